@@ -1,0 +1,263 @@
+"""The one place that writes state files, and the failpoints at each of its fsync boundaries.
+
+Three promises, each true after `kill -9` or a power cut at any instant: a file written by `replace` holds the old or
+the new bytes, never a mixture; a line that `AppendLog.append` returned from is on disk; two processes never hold the same
+`lock`. A full or failing disk raises `CannotWriteState` and leaves what was there.
+
+Failpoints: `failpoint("name")` marks an instant at which a fault test may kill the process or make the disk fail. They are
+armed by the environment variable HISTOFED_FAILPOINTS (`name=kill`, `name=kill:3` at the third passage, `name=ENOSPC`,
+several separated by commas), read once at import; when it is not set a failpoint is one comparison with None.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import re
+import shutil
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Final
+
+from histofed.base.errors import AlreadyThere, CannotWriteState, ConfigError
+
+FAILPOINTS: Final = frozenset(
+    {
+        # every file written by `replace` and every journal line
+        "replace.before_rename",
+        "replace.after_rename",
+        "journal.before_fsync",
+        "journal.after_fsync",
+        # aggregator
+        "aggregator.sample_planned",
+        "aggregator.task_offered",
+        "aggregator.update_received",
+        "aggregator.update_admitted",
+        "aggregator.aggregate_written",
+        "aggregator.model_committed",
+        "aggregator.rows_committed",
+        # transfer, both ends
+        "blob.chunk_written",
+        "blob.before_complete",
+        "blob.complete",
+        # agent
+        "agent.task_accepted",
+        "agent.weights_stored",
+        "agent.checkpoint_written",
+        "agent.update_in_outbox",
+        "agent.update_acknowledged",
+        "agent.private_state_advanced",
+    }
+)
+"""Every name that may be passed to `failpoint`; a fault run walks this set."""
+
+
+_PASSAGE = re.compile(r"[1-9]\d{0,8}\Z", re.ASCII)
+
+
+class _Armed:
+    """One armed failpoint: what to do, and at which passage."""
+
+    def __init__(self, action: str, passage: int) -> None:
+        self.action = action
+        self.left = passage
+
+    def pass_by(self, name: str) -> None:
+        self.left -= 1
+        if self.left != 0:
+            return
+        if self.action == "kill":
+            os.kill(os.getpid(), signal.SIGKILL)
+        number = getattr(errno, self.action)
+        raise OSError(number, f"failpoint {name}: {os.strerror(number)}")
+
+
+def _parse(text: str) -> dict[str, _Armed] | None:
+    """`a=kill,b=ENOSPC:2` as a table; None when nothing is armed. Raises `ConfigError`."""
+    armed: dict[str, _Armed] = {}
+    for item in filter(None, text.split(",")):
+        name, _, rest = item.partition("=")
+        action, _, passage = rest.partition(":")
+        known = action == "kill" or action in errno.errorcode.values()
+        if name not in FAILPOINTS or not known or not _PASSAGE.match(passage or "1"):
+            raise ConfigError(f"HISTOFED_FAILPOINTS: {item!r} is not NAME=kill|ERRNO[:PASSAGE] with a known name")
+        armed[name] = _Armed(action, int(passage or "1"))
+    return armed or None
+
+
+_armed = _parse(os.environ.get("HISTOFED_FAILPOINTS", ""))
+
+
+def failpoint(name: str) -> None:
+    """An instant at which a fault test may strike; free when nothing is armed."""
+    if _armed is not None and name in _armed:
+        _armed[name].pass_by(name)
+
+
+@contextlib.contextmanager
+def state_errors(what: str) -> Iterator[None]:
+    """Turn the operating system's refusal to write into `CannotWriteState` with a sentence."""
+    try:
+        yield
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        raise CannotWriteState(
+            f"cannot write {what}: {reason}; free space or repair the disk, nothing was acknowledged"
+        ) from error
+
+
+def fsync_directory(directory: Path) -> None:
+    """Make a rename or an unlink inside `directory` durable."""
+    descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def make_directory(directory: Path, mode: int = 0o700) -> Path:
+    """Create `directory` and its parents (mode of the last one: `mode`), durable. Raises `CannotWriteState`."""
+    with state_errors(f"directory {directory}"):
+        missing = [path for path in (directory, *directory.parents) if not path.exists()]
+        directory.mkdir(mode=mode, parents=True, exist_ok=True)
+        for path in missing:
+            fsync_directory(path.parent)
+    return directory
+
+
+def replace(path: Path, data: bytes, mode: int = 0o600) -> None:
+    """Write `data` to `path`, all or nothing, durable on return. Raises `CannotWriteState`."""
+    with writing(path, mode) as file:
+        file.write(data)
+
+
+@contextlib.contextmanager
+def writing(path: Path, mode: int = 0o600) -> Iterator[IO[bytes]]:
+    """Open a temporary file that becomes `path`, durable, when the block ends without an error.
+
+    An error inside the block removes the temporary file and leaves `path` as it was. Raises `CannotWriteState`.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with state_errors(str(path)):
+        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC, mode)
+        try:
+            with os.fdopen(descriptor, "w+b") as file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            failpoint("replace.before_rename")
+            temporary.rename(path)
+        except BaseException:
+            with contextlib.suppress(FileNotFoundError):
+                temporary.unlink()
+            raise
+        fsync_directory(path.parent)
+        failpoint("replace.after_rename")
+
+
+def adopt(source: Path, target: Path) -> None:
+    """Rename a complete, fsynced file into place (same file system), durable. Raises `CannotWriteState`."""
+    with state_errors(str(target)):
+        source.rename(target)
+        fsync_directory(target.parent)
+
+
+def remove(path: Path) -> None:
+    """Delete a file or a folder if it is there; the removal is durable. Raises `CannotWriteState`."""
+    with state_errors(str(path)):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+        if path.parent.exists():
+            fsync_directory(path.parent)
+
+
+class AppendLog:
+    """A file that only grows: each `append` is on disk when it returns.
+
+    A torn last line, left by a crash in the middle of a write, is cut off when the file is opened again: it was never
+    acknowledged. A failed write is taken back, so that the next append does not follow half a line.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with state_errors(str(path)):
+            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+            try:
+                fsync_directory(path.parent)
+                size = os.fstat(self._descriptor).st_size
+                self._end = _end_of_last_line(self._descriptor, size)
+                if self._end != size:
+                    os.ftruncate(self._descriptor, self._end)
+                    os.fsync(self._descriptor)
+            except OSError:
+                os.close(self._descriptor)
+                raise
+
+    @property
+    def size(self) -> int:
+        """Bytes that are acknowledged."""
+        return self._end
+
+    def append(self, line: bytes) -> None:
+        """Add one line (without its newline). Raises `CannotWriteState`; then nothing was added."""
+        data = line + b"\n"
+        with state_errors(str(self.path)):
+            # a failed append whose half line could not be taken back then must not stay behind this one
+            if os.fstat(self._descriptor).st_size != self._end:
+                os.ftruncate(self._descriptor, self._end)
+            try:
+                written = 0
+                while written < len(data):
+                    written += os.pwrite(self._descriptor, data[written:], self._end + written)
+                failpoint("journal.before_fsync")
+                os.fdatasync(self._descriptor)
+                failpoint("journal.after_fsync")
+            except OSError:
+                os.ftruncate(self._descriptor, self._end)
+                raise
+        self._end += len(data)
+
+    def close(self) -> None:
+        """Release the file."""
+        os.close(self._descriptor)
+
+
+def _end_of_last_line(descriptor: int, size: int) -> int:
+    """The offset just behind the last newline; 0 when there is none."""
+    end = size
+    while end > 0:
+        begin = max(0, end - 65536)
+        found = os.pread(descriptor, end - begin, begin).rfind(b"\n")
+        if found >= 0:
+            return begin + found + 1
+        end = begin
+    return 0
+
+
+@contextlib.contextmanager
+def lock(path: Path, holder: str) -> Iterator[None]:
+    """Hold `path` alone as long as the block lasts; the kernel lets go when the process dies.
+
+    Raises `AlreadyThere` with the holder's name and process when somebody else holds it.
+    """
+    with state_errors(str(path)):
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            other = os.pread(descriptor, 200, 0).decode(errors="replace").strip()
+            raise AlreadyThere(
+                f"another process uses {path.parent} ({other or 'unknown'}); stop it first, two would corrupt the state"
+            ) from error
+        with state_errors(str(path)):
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, f"{holder}, process {os.getpid()}".encode(), 0)
+        yield
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,143 @@
+"""One class per kind of failure: the single table of exit codes and gRPC statuses.
+
+Each class's docstring is the sentence an operator reads in the manual; each *message* says what happened here and
+what to do about it. `transport/server.py` turns an error into its gRPC status, `transport/channel.py` turns the status
+back into the same class, and the command lines exit with its code (`tests/unit/base/test_errors.py` holds the table).
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class HistofedError(Exception):
+    """Something failed inside histofed; the log has the details, please report it."""
+
+    exit_code: ClassVar[int] = 70
+    status: ClassVar[str] = "INTERNAL"
+
+
+class UsageError(HistofedError):
+    """The command was called in a way it does not understand; `--help` shows how."""
+
+    exit_code = 2
+    status = "INVALID_ARGUMENT"
+
+
+class BadData(HistofedError):
+    """Input cannot be used as it is (a tile folder, a weights file, an experiment, an update)."""
+
+    exit_code = 65
+    status = "INVALID_ARGUMENT"
+
+
+class NotFound(BadData):
+    """The thing named does not exist here."""
+
+    status = "NOT_FOUND"
+
+
+class AlreadyThere(BadData):
+    """The thing exists already, or somebody else holds it."""
+
+    status = "ALREADY_EXISTS"
+
+
+class Stale(BadData):
+    """It comes too late, or at a moment when it cannot be done; the state has moved on."""
+
+    status = "FAILED_PRECONDITION"
+
+
+class DigestMismatch(BadData):
+    """The bytes are not the ones that were announced."""
+
+    status = "DATA_LOSS"
+
+
+class TooLarge(BadData):
+    """It is larger than the limit that both sides agreed on."""
+
+    status = "OUT_OF_RANGE"
+
+
+class AggregatorUnavailable(HistofedError):
+    """The aggregator cannot be reached; it may be down, or the network or its name may be wrong."""
+
+    exit_code = 69
+    status = "UNAVAILABLE"
+
+
+class CannotWriteState(HistofedError):
+    """State cannot be written: the disk is full, read-only or failing; nothing was acknowledged."""
+
+    exit_code = 73
+    status = "RESOURCE_EXHAUSTED"
+
+
+class TryLater(HistofedError):
+    """It cannot be done right now and may succeed later without any change."""
+
+    exit_code = 75
+    status = "ABORTED"
+
+
+class Cancelled(TryLater):
+    """It was stopped before it was done, on request; state is kept."""
+
+    status = "CANCELLED"
+
+
+class DeadlineExceeded(TryLater):
+    """It did not finish in the time allowed."""
+
+    status = "DEADLINE_EXCEEDED"
+
+
+class NotAuthorised(HistofedError):
+    """The certificate presented does not allow this."""
+
+    exit_code = 77
+    status = "PERMISSION_DENIED"
+
+
+class NotEnrolled(NotAuthorised):
+    """There is no valid identity: enrol first, or the certificate is expired or foreign."""
+
+    status = "UNAUTHENTICATED"
+
+
+class ConfigError(HistofedError):
+    """The configuration is wrong; the sentence names the file, the line and the nearest valid key."""
+
+    exit_code = 78
+    status = "FAILED_PRECONDITION"
+
+
+class VersionMismatch(ConfigError):
+    """The two sides run versions that do not work together: upgrade the aggregator first, agents later."""
+
+    status = "UNIMPLEMENTED"
+
+
+class TrainingFailed(HistofedError):
+    """The trainer process ended without a result (killed, out of memory, or diverged)."""
+
+    exit_code = 71
+    status = "UNKNOWN"
+
+
+def all_errors() -> tuple[type[HistofedError], ...]:
+    """Every class of the table, parents before children."""
+    found: list[type[HistofedError]] = [HistofedError]
+    for cls in found:
+        found.extend(sorted(cls.__subclasses__(), key=lambda c: c.__name__))
+    return tuple(found)
+
+
+def from_status(status: str, message: str) -> HistofedError:
+    """The error that a gRPC status name stands for; an unknown status is an internal error."""
+    for cls in all_errors():
+        if cls.status == status and "status" in vars(cls):
+            return cls(message)
+    return HistofedError(message or status)

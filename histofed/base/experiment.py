@@ -1,0 +1,133 @@
+"""An experiment: data, never code. The operator's TOML file, checked by this one model at the aggregator and at each site.
+
+The `[config]` table belongs to the recipe and is checked by it (`histofed/recipes/contract.py`); here it is only carried.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from histofed.base.errors import BadData
+from histofed.base.ids import Digest, ExperimentId, experiment_id, sha256, site_id
+
+SIZE_LIMIT = 64 * 1024
+"""Bytes of an experiment file; a task offer carries the whole file."""
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Sampling(_Table):
+    """Which sites take part in a round (McMahan et al. 2017, "client fraction C")."""
+
+    fraction: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Share of the eligible sites; rounded up."""
+    minimum: Annotated[int, Field(ge=1)] = 2
+    """A round waits until this many sites are eligible, and samples at least this many."""
+    sites: tuple[str, ...] = ()
+    """Only these sites; every enrolled site when empty."""
+
+    @model_validator(mode="after")
+    def _names(self) -> Sampling:
+        for name in self.sites:
+            site_id(name)
+        return self
+
+
+class RoundRules(_Table):
+    """When a round closes."""
+
+    quorum: Annotated[int, Field(ge=1)] = 1
+    """Admitted updates without which the round is abandoned at its deadline."""
+    deadline_s: Annotated[int, Field(ge=5, le=7 * 86400)] = 6 * 3600
+    """Seconds from the opening to the deadline, by the wall clock; survives a restart."""
+    attempts: Annotated[int, Field(ge=1, le=20)] = 3
+    """How often a task that failed at a site is offered again."""
+    abandoned_limit: Annotated[int, Field(ge=1, le=100)] = 3
+    """After this many abandoned rounds in a row the experiment has failed."""
+
+
+class Aggregation(_Table):
+    """How updates become the next model."""
+
+    strategy: Literal["fedavg"] = "fedavg"
+    weights: Literal["tiles", "patients", "uniform"] = "tiles"
+    """What a site's update counts by."""
+    max_norm: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1e4
+    """Largest L2 norm of (update - base): a site clips to it, the aggregator refuses above it."""
+    encoding: Literal["float32"] = "float32"
+    """How an update's tensors are written."""
+    max_update_bytes: Annotated[int, Field(ge=1024, le=1 << 34)] = 1 << 30
+    """Larger updates are refused before their first byte."""
+
+
+class ExperimentFile(_Table):
+    """The whole file. Unknown keys are errors."""
+
+    name: str
+    recipe: str
+    rounds: Annotated[int, Field(ge=1, le=100_000)]
+    """Rounds to commit."""
+    sampling: Sampling = Sampling()
+    round: RoundRules = RoundRules()
+    aggregation: Aggregation = Aggregation()
+    recipe_config: Mapping[str, Any] = Field(default_factory=dict, alias="config")
+    """The recipe's own table, `[config]`."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> ExperimentFile:
+        experiment_id(self.name)
+        if self.round.quorum > self.sampling.minimum:
+            raise ValueError(
+                f"round.quorum = {self.round.quorum} is above sampling.minimum = {self.sampling.minimum}: "
+                "a round could never reach it"
+            )
+        return self
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A checked experiment with the exact text it came from; its digest is what consent and audit refer to."""
+
+    name: ExperimentId
+    toml: str
+    sha256: Digest
+    file: ExperimentFile
+
+
+def parse_experiment(toml: str) -> Experiment:
+    """The experiment in a TOML text. Raises `BadData` with one sentence per mistake; the recipe checks `[config]`."""
+    if len(toml.encode()) > SIZE_LIMIT:
+        raise BadData(f"the experiment file is larger than {SIZE_LIMIT} bytes")
+    try:
+        document = tomllib.loads(toml)
+    except tomllib.TOMLDecodeError as error:
+        raise BadData(f"the experiment file is not TOML: {error}") from error
+    except RecursionError as error:
+        raise BadData("the experiment file is nested too deeply") from error
+    try:
+        file = ExperimentFile.model_validate(document)
+    except ValidationError as error:
+        raise BadData("the experiment file cannot be used: " + "; ".join(sentences(error))) from error
+    return Experiment(ExperimentId(file.name), toml, sha256(toml.encode()), file)
+
+
+def sentences(error: ValidationError) -> tuple[str, ...]:
+    """pydantic's findings, one clause each: `sampling.fraction: Input should be less than or equal to 1 (it is 2)`."""
+    found = []
+    for item in error.errors(include_url=False):
+        where = ".".join(str(part) for part in item["loc"]) or "file"
+        if item["type"] == "extra_forbidden":
+            found.append(f"{where}: no such key")
+        elif item["type"] == "missing":
+            found.append(f"{where}: missing")
+        else:
+            value = "" if isinstance(item["input"], Mapping) else f" (it is {item['input']!r})"
+            found.append(f"{where}: {item['msg'].removeprefix('Value error, ')}{value}")
+    return tuple(found)

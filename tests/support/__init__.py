@@ -1,0 +1,1 @@
+"""What several tests share: a certificate authority, an OTLP receiver."""

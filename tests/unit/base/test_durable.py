@@ -1,0 +1,235 @@
+"""Files that survive crashes and full disks."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from histofed.base import durable
+from histofed.base.durable import AppendLog, adopt, failpoint, lock, make_directory, remove, replace, writing
+from histofed.base.errors import AlreadyThere, CannotWriteState, ConfigError
+
+
+@contextlib.contextmanager
+def armed(monkeypatch: pytest.MonkeyPatch, text: str) -> Iterator[None]:
+    with monkeypatch.context() as patch:
+        patch.setattr(durable, "_armed", durable._parse(text))
+        yield
+
+
+# -- replace and writing -------------------------------------------------------------------------------------------------
+
+
+def test_replace_writes_all_or_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "state"
+    replace(path, b"old")
+    with (
+        armed(monkeypatch, "replace.before_rename=ENOSPC"),
+        pytest.raises(CannotWriteState, match="No space left on device"),
+    ):
+        replace(path, b"new")
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+    replace(path, b"new")
+    assert path.read_bytes() == b"new"
+    assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_an_error_in_the_block_leaves_the_old_file(tmp_path: Path) -> None:
+    path = tmp_path / "state"
+    replace(path, b"old")
+    with pytest.raises(KeyError), writing(path) as file:
+        file.write(b"half")
+        raise KeyError
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(("name", "content"), [("replace.before_rename", "old"), ("replace.after_rename", "new")])
+def test_a_kill_leaves_the_old_or_the_new_file(tmp_path: Path, name: str, content: str) -> None:
+    path = tmp_path / "state"
+    replace(path, b"old")
+    code = f"from pathlib import Path; from histofed.base.durable import replace; replace(Path({str(path)!r}), b'new')"
+    killed = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "HISTOFED_FAILPOINTS": f"{name}=kill"}, check=False
+    )
+    assert killed.returncode == -signal.SIGKILL
+    assert path.read_text() == content
+
+
+def test_a_folder_that_is_not_there_cannot_be_written(tmp_path: Path) -> None:
+    with pytest.raises(CannotWriteState, match="nothing was acknowledged"):
+        replace(tmp_path / "missing" / "state", b"x")
+
+
+def test_adopt_renames(tmp_path: Path) -> None:
+    (tmp_path / "a").write_bytes(b"x")
+    adopt(tmp_path / "a", tmp_path / "b")
+    assert (tmp_path / "b").read_bytes() == b"x"
+    with pytest.raises(CannotWriteState):
+        adopt(tmp_path / "a", tmp_path / "b")
+
+
+def test_remove_takes_files_folders_and_nothing(tmp_path: Path) -> None:
+    (tmp_path / "folder" / "inner").mkdir(parents=True)
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to(tmp_path / "folder")
+    remove(tmp_path / "link")
+    assert (tmp_path / "folder").exists()
+    for name in ("folder", "file", "nothing"):
+        remove(tmp_path / name)
+    remove(tmp_path / "no" / "such" / "place")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_directories_are_for_their_owner(tmp_path: Path) -> None:
+    made = make_directory(tmp_path / "a" / "b")
+    assert make_directory(made) == made
+    assert made.stat().st_mode & 0o777 == 0o700
+
+
+# -- AppendLog -----------------------------------------------------------------------------------------------------------
+
+
+def test_appended_lines_are_there_after_reopening(tmp_path: Path) -> None:
+    log = AppendLog(tmp_path / "log")
+    log.append(b"one")
+    log.append(b"two")
+    log.close()
+    log = AppendLog(tmp_path / "log")
+    assert log.size == 8
+    log.append(b"three")
+    log.close()
+    assert (tmp_path / "log").read_bytes() == b"one\ntwo\nthree\n"
+
+
+@pytest.mark.parametrize("torn", [b"", b"hal", b"x" * 200_000])
+def test_a_torn_line_is_cut_off(tmp_path: Path, torn: bytes) -> None:
+    (tmp_path / "log").write_bytes(b"one\n" + torn)
+    log = AppendLog(tmp_path / "log")
+    log.append(b"two")
+    log.close()
+    assert (tmp_path / "log").read_bytes() == b"one\ntwo\n"
+
+
+def test_a_file_that_is_one_torn_line_becomes_empty(tmp_path: Path) -> None:
+    (tmp_path / "log").write_bytes(b"half")
+    log = AppendLog(tmp_path / "log")
+    assert (log.size, (tmp_path / "log").read_bytes()) == (0, b"")
+    log.close()
+
+
+@pytest.mark.parametrize("name", ["journal.before_fsync", "journal.after_fsync"])
+@pytest.mark.parametrize("number", ["ENOSPC", "EIO"])
+def test_a_failed_append_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, number: str) -> None:
+    log = AppendLog(tmp_path / "log")
+    log.append(b"one")
+    with armed(monkeypatch, f"{name}={number}"), pytest.raises(CannotWriteState):
+        log.append(b"a long line that fails")
+    assert (tmp_path / "log").read_bytes() == b"one\n"
+    log.append(b"two")
+    log.close()
+    assert (tmp_path / "log").read_bytes() == b"one\ntwo\n"
+
+
+def test_half_a_line_that_could_not_be_taken_back_at_once_is_taken_back_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = AppendLog(tmp_path / "log")
+    log.append(b"one")
+
+    def refuse(descriptor: int, length: int) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patch, armed(monkeypatch, "journal.before_fsync=EIO"):
+        patch.setattr(os, "ftruncate", refuse)
+        with pytest.raises(CannotWriteState):
+            log.append(b"a long line that fails and stays")
+    log.append(b"2")
+    log.close()
+    assert (tmp_path / "log").read_bytes() == b"one\n2\n"
+
+
+def test_short_writes_are_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write = os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda descriptor, data, offset: write(descriptor, data[:3], offset))
+    log = AppendLog(tmp_path / "log")
+    log.append(b"a line of words")
+    log.close()
+    assert (tmp_path / "log").read_bytes() == b"a line of words\n"
+
+
+# -- lock ----------------------------------------------------------------------------------------------------------------
+
+
+def test_a_lock_is_held_by_one(tmp_path: Path) -> None:
+    other = lock(tmp_path / "lock", "other")
+    with (
+        lock(tmp_path / "lock", "histofed-agent"),
+        pytest.raises(AlreadyThere, match=f"agent, process {os.getpid()}"),
+        other,
+    ):
+        pytest.fail("two hold it")
+    with lock(tmp_path / "lock", "x"):
+        assert (tmp_path / "lock").read_text() == f"x, process {os.getpid()}"
+
+
+def test_the_kernel_lets_go_of_a_killed_holder(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from histofed.base.durable import lock\n"
+        f"with lock(Path({str(tmp_path / 'lock')!r}), 'child'):\n    print('held', flush=True)\n    sys.stdin.read()"
+    )
+    child = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert child.stdout is not None
+    assert child.stdout.readline() == b"held\n"
+    with pytest.raises(AlreadyThere, match="child"), lock(tmp_path / "lock", "x"):
+        pass
+    child.kill()
+    child.communicate()
+    with lock(tmp_path / "lock", "x"):
+        pass
+
+
+# -- failpoints ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_failpoint_strikes_at_its_passage(monkeypatch: pytest.MonkeyPatch) -> None:
+    with armed(monkeypatch, "blob.complete=EIO:3,blob.before_complete=ENOSPC"):
+        failpoint("blob.complete")
+        failpoint("blob.complete")
+        with pytest.raises(OSError, match=r"blob\.complete") as caught:
+            failpoint("blob.complete")
+        assert caught.value.errno == errno.EIO
+        failpoint("blob.complete")
+        failpoint("agent.task_accepted")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "x",
+        "nowhere=kill",
+        "blob.complete",
+        "blob.complete=",
+        "blob.complete=explode",
+        "blob.complete=errorcode",
+        "blob.complete=kill:0",
+        "blob.complete=kill:x",
+        "blob.complete=kill:²",
+    ],
+)
+def test_a_misspelt_failpoint_is_an_error(text: str) -> None:
+    with pytest.raises(ConfigError, match="HISTOFED_FAILPOINTS"):
+        durable._parse(text)
+
+
+def test_nothing_is_armed_by_default() -> None:
+    assert durable._parse("") is None

@@ -1,0 +1,127 @@
+"""An experiment file: what may stand in it, what it means when it does not, and a sentence for each mistake."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from histofed.base.errors import BadData
+from histofed.base.experiment import SIZE_LIMIT, ExperimentFile, parse_experiment
+from histofed.base.ids import sha256
+
+LEAST = """
+name = "crc-msi"
+recipe = "mean"
+rounds = 3
+"""
+
+
+def test_the_least_that_must_be_said() -> None:
+    experiment = parse_experiment(LEAST)
+    assert experiment.name == "crc-msi"
+    assert experiment.toml == LEAST
+    assert experiment.sha256 == sha256(LEAST.encode())
+    assert experiment.file == ExperimentFile(name="crc-msi", recipe="mean", rounds=3)
+
+
+def test_defaults_are_safe() -> None:
+    file = parse_experiment(LEAST).file
+    assert (file.sampling.fraction, file.sampling.minimum, file.sampling.sites) == (1.0, 2, ())
+    assert (file.round.quorum, file.round.attempts, file.round.abandoned_limit) == (1, 3, 3)
+    assert (file.aggregation.strategy, file.aggregation.weights, file.aggregation.encoding) == ("fedavg", "tiles", "float32")
+    assert file.recipe_config == {}
+
+
+def test_everything_that_can_be_said() -> None:
+    file = parse_experiment(
+        LEAST
+        + """
+        [sampling]
+        fraction = 0.5
+        minimum = 3
+        sites = ["north-clinic", "south-clinic"]
+        [round]
+        quorum = 2
+        deadline_s = 600
+        attempts = 5
+        abandoned_limit = 4
+        [aggregation]
+        strategy = "fedavg"
+        weights = "patients"
+        max_norm = 12.5
+        encoding = "float32"
+        max_update_bytes = 4096
+        [config]
+        anything = { the = ["recipe", "understands"] }
+        """
+    ).file
+    assert file.sampling.sites == ("north-clinic", "south-clinic")
+    assert (file.round.quorum, file.round.deadline_s, file.aggregation.max_norm) == (2, 600, 12.5)
+    assert file.recipe_config == {"anything": {"the": ["recipe", "understands"]}}
+
+
+def test_the_digest_is_of_the_text_so_even_a_comment_is_another_experiment() -> None:
+    assert parse_experiment(LEAST).sha256 != parse_experiment(LEAST + "# approved by the board\n").sha256
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("name =", "not TOML"),
+        ("", "name: missing; recipe: missing; rounds: missing"),
+        (LEAST + "epochs = 3", "epochs: no such key"),
+        (LEAST + "[sampling]\nfractoin = 0.5", r"sampling\.fractoin: no such key"),
+        (LEAST + "[sampling]\nfraction = 2", r"sampling\.fraction: Input should be less than or equal to 1 \(it is 2\)"),
+        (LEAST + "[sampling]\nfraction = 0", r"sampling\.fraction: Input should be greater than 0"),
+        (LEAST + "[sampling]\nfraction = nan", r"sampling\.fraction: "),
+        (LEAST + "[sampling]\nminimum = 0", r"sampling\.minimum: .* greater than or equal to 1"),
+        (LEAST + '[sampling]\nsites = ["North"]', "site name 'North' is not allowed"),
+        (LEAST + "[round]\nquorum = 0", r"round\.quorum: "),
+        (LEAST + "[round]\nquorum = 3", r"round\.quorum = 3 is above sampling\.minimum = 2: a round could never reach it"),
+        (LEAST + "[round]\ndeadline_s = 4", r"round\.deadline_s: .* greater than or equal to 5"),
+        (LEAST + "[round]\ndeadline_s = 604801", r"round\.deadline_s: .* less than or equal to 604800"),
+        (LEAST + "[round]\nattempts = 21", r"round\.attempts: "),
+        (LEAST + '[aggregation]\nstrategy = "fedavgm"', r"aggregation\.strategy: .*'fedavg'.* \(it is 'fedavgm'\)"),
+        (LEAST + '[aggregation]\nweights = "beds"', r"aggregation\.weights: "),
+        (LEAST + '[aggregation]\nencoding = "int8"', r"aggregation\.encoding: "),
+        (LEAST + "[aggregation]\nmax_norm = 0", r"aggregation\.max_norm: "),
+        (LEAST + "[aggregation]\nmax_norm = inf", r"aggregation\.max_norm: .* finite"),
+        (LEAST + "[aggregation]\nmax_norm = nan", r"aggregation\.max_norm: "),
+        (LEAST.replace("rounds = 3", "rounds = 0"), "rounds: "),
+        (LEAST.replace("rounds = 3", "rounds = 100001"), "rounds: "),
+        (LEAST.replace("crc-msi", "../state"), "experiment name '../state' is not allowed"),
+        (LEAST.replace("crc-msi", "-crc"), "experiment name '-crc' is not allowed"),
+        (LEAST + "#" * SIZE_LIMIT, "larger than 65536 bytes"),
+        (LEAST + "deep = " + "[" * 30_000, "nested too deeply"),
+    ],
+)
+def test_each_mistake_has_its_sentence(text: str, words: str) -> None:
+    with pytest.raises(BadData, match=words):
+        parse_experiment(text)
+
+
+def test_all_mistakes_are_told_at_once() -> None:
+    with pytest.raises(BadData) as caught:
+        parse_experiment('name = "crc"\n[sampling]\nfraction = 2\n[round]\nquorum = 0\n')
+    for words in ("recipe: missing", "rounds: missing", "sampling.fraction", "round.quorum"):
+        assert words in str(caught.value)
+
+
+KEYS = st.sampled_from(["name", "recipe", "rounds", "sampling.fraction", "sampling.sites", "round.quorum", "config.a", "x"])
+VALUES = st.sampled_from(["1", "-1", '"crc"', "true", "[]", "{}", "nan", "1e400", "2026-01-01", "[[1]]", '"\\u0000"'])
+
+
+@given(
+    text=st.text(max_size=200)
+    | st.dictionaries(KEYS, VALUES, max_size=8).map(
+        lambda pairs: "\n".join(f"{key} = {value}" for key, value in pairs.items())
+    )
+)
+def test_any_text_is_an_experiment_or_refused(text: str) -> None:
+    try:
+        experiment = parse_experiment(text)
+    except BadData:
+        return
+    assert experiment.file.rounds >= 1
+    assert experiment.sha256 == sha256(text.encode())
