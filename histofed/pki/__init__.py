@@ -1,0 +1,1 @@
+"""Who is who: identities in certificates, the federation's CA, join tokens, enrolment and signatures."""
