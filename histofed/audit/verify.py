@@ -1,0 +1,115 @@
+"""Prove a journal from its files alone: nothing was edited, removed, added or moved since it was written.
+
+A chain cannot know about records that were cut off at its very end; for that, hand in a head that was noted elsewhere
+(`Journal.head`, counter-signed by the sites). Called by the operator's CLI and by tests; needs no key and no daemon.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from histofed.audit.record import GENESIS, AuditRecord, Sealed, parse_line
+from histofed.audit.segments import lines, segments
+from histofed.base.errors import BadData, DigestMismatch, NotFound
+
+
+@dataclass(frozen=True)
+class Head:
+    """The last record of a chain; sequence 0 stands for an empty one."""
+
+    sequence: int
+    hash: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `verify` found; `segment`, `line` (from 1) and `problem` name the first bad line, or the end that is missing."""
+
+    records: int
+    """Records that are proven, from the first one on."""
+    head: Head
+    """The last of them."""
+    ok: bool
+    segment: str | None = None
+    line: int | None = None
+    problem: str | None = None
+
+
+class _Broken(Exception):
+    """Where the proof ends."""
+
+    def __init__(self, segment: str | None, line: int | None, problem: str) -> None:
+        super().__init__(problem)
+        self.segment, self.line, self.problem = segment, line, problem
+
+
+def verify(directory: Path, expected: Head | None = None) -> Report:
+    """Walk the whole chain; with `expected`, also prove that it still contains that record. Raises `NotFound`."""
+    head = Head(0, GENESIS)
+    seen_expected = expected is None or expected == head
+    try:
+        for sealed in _walk(directory):
+            head = Head(sealed.record.sequence, sealed.hash)
+            seen_expected = seen_expected or head == expected
+    except _Broken as broken:
+        return Report(head.sequence, head, False, broken.segment, broken.line, broken.problem)
+    if expected is not None and not seen_expected:
+        return Report(head.sequence, head, False, problem=_missing(head, expected))
+    return Report(head.sequence, head, True)
+
+
+def records(directory: Path) -> Iterator[AuditRecord]:
+    """Every record, oldest first, each proven before it is given. Raises `NotFound`, and `DigestMismatch` at a bad line."""
+    try:
+        for sealed in _walk(directory):
+            yield sealed.record
+    except _Broken as broken:
+        raise DigestMismatch(f"the audit journal cannot be trusted: {_place(broken)}{broken.problem}") from broken
+
+
+def _walk(directory: Path) -> Iterator[Sealed]:
+    """The chain, link by link; ends with `_Broken` at the first line that does not belong."""
+    if not directory.is_dir():
+        raise NotFound(f"there is no audit journal in {directory}; name the folder that holds its .jsonl files")
+    head = Head(0, GENESIS)
+    for segment in segments(directory):
+        if segment.first != head.sequence + 1:
+            raise _Broken(segment.path.name, None, _gap(head.sequence + 1, segment.first))
+        for number, (line, complete) in enumerate(lines(segment.path), 1):
+            sealed = _link(line, complete, head, segment.path.name, number)
+            head = Head(sealed.record.sequence, sealed.hash)
+            yield sealed
+
+
+def _link(line: bytes, complete: bool, head: Head, segment: str, number: int) -> Sealed:
+    """The record in `line`, if it is whole, unchanged and the one that follows `head`."""
+    if not complete:
+        raise _Broken(segment, number, "the line is not complete: cut short, or damaged, or a crash while it was written")
+    try:
+        sealed = parse_line(line)
+    except BadData as error:
+        raise _Broken(segment, number, f"this is not the record that was written: {error}") from error
+    if sealed.record.sequence != head.sequence + 1:
+        raise _Broken(segment, number, _gap(head.sequence + 1, sealed.record.sequence))
+    if sealed.previous != head.hash:
+        raise _Broken(segment, number, "the record does not continue the one before it: one of the two was replaced")
+    return sealed
+
+
+def _gap(due: int, found: int) -> str:
+    """Say what a wrong sequence means."""
+    if found > due:
+        return f"record {found} stands where record {due} is due: {found - due} records were removed or moved"
+    return f"record {found} stands where record {due} is due: a record was inserted, repeated or moved"
+
+
+def _missing(head: Head, expected: Head) -> str:
+    if head.sequence < expected.sequence:
+        return f"the journal ends at record {head.sequence}; records up to {expected.sequence} were cut off"
+    return f"record {expected.sequence} is another one than the head that was noted: the chain was rewritten"
+
+
+def _place(broken: _Broken) -> str:
+    return "".join((f"{broken.segment} " if broken.segment else "", f"line {broken.line}: " if broken.line else ""))

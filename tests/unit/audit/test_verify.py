@@ -1,0 +1,167 @@
+"""Every way of tampering with a journal is found, and named."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from histofed.audit.journal import Journal
+from histofed.audit.record import AuditRecord, Who
+from histofed.audit.verify import Head, records, verify
+from histofed.base.clock import FakeClock
+from histofed.base.errors import DigestMismatch, NotFound
+
+FILE = "000000000001.jsonl"
+
+
+@pytest.fixture(scope="module")
+def lines() -> list[bytes]:
+    """Five records, as they stand in the file."""
+    with tempfile.TemporaryDirectory() as directory:
+        journal = Journal(Path(directory), FakeClock(), "aggregator")
+        for number in range(5):
+            journal.append(
+                "round.opened",
+                who=Who("spiffe://demo/operator/ann", "1f"),
+                subject={"round": number},
+                reason="geplant für März",
+            )
+        journal.close()
+        return (Path(directory) / FILE).read_bytes().splitlines(keepends=True)
+
+
+def store(directory: Path, lines: list[bytes]) -> Path:
+    (directory / FILE).write_bytes(b"".join(lines))
+    return directory
+
+
+def rewritten(previous: Head, sequence: int, action: str) -> tuple[bytes, Head]:
+    """A record as somebody would forge it who knows the format."""
+    record = AuditRecord(
+        sequence, "2026-01-01T00:00:00.000000Z", 0, "aggregator", action, Who("system"), {}, "success", "", None
+    )
+    line, own = record.line(previous.hash)
+    return line + b"\n", Head(sequence, own)
+
+
+def test_an_untouched_journal_is_proven(tmp_path: Path, lines: list[bytes]) -> None:
+    report = verify(store(tmp_path, lines))
+    assert (report.ok, report.records, report.head.sequence, report.problem) == (True, 5, 5, None)
+    assert report.head.hash == json.loads(lines[-1])["hash"]
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.data())
+def test_any_single_byte_that_changes_is_found(lines: list[bytes], data: st.DataObject) -> None:
+    number = data.draw(st.integers(0, len(lines) - 1), label="line")
+    position = data.draw(st.integers(0, len(lines[number]) - 1), label="byte")
+    changed = bytearray(lines[number])
+    changed[position] = data.draw(st.integers(0, 255).filter(lambda value: value != changed[position]), label="value")
+    with tempfile.TemporaryDirectory() as directory:
+        report = verify(store(Path(directory), [*lines[:number], bytes(changed), *lines[number + 1 :]]))
+    assert not report.ok
+    assert report.records <= number
+    assert report.line == report.records + 1
+    assert report.segment == FILE
+
+
+@settings(max_examples=100, deadline=None)
+@given(data=st.data())
+def test_any_byte_that_is_added_or_taken_away_is_found(lines: list[bytes], data: st.DataObject) -> None:
+    whole = b"".join(lines)
+    position = data.draw(st.integers(0, len(whole) - 1), label="byte")
+    added = data.draw(st.binary(max_size=1), label="added")
+    changed = whole[:position] + added + whole[position + (not added) :]
+    with tempfile.TemporaryDirectory() as directory:
+        assert not verify(store(Path(directory), [changed])).ok
+
+
+def test_an_edit_is_named(tmp_path: Path, lines: list[bytes]) -> None:
+    edited = lines[2].replace(b"round.opened", b"round.closed")
+    report = verify(store(tmp_path, [*lines[:2], edited, *lines[3:]]))
+    assert (report.ok, report.records, report.line) == (False, 2, 3)
+    assert "was changed after it was written" in str(report.problem)
+
+
+def test_a_deletion_is_named(tmp_path: Path, lines: list[bytes]) -> None:
+    report = verify(store(tmp_path, lines[:1] + lines[3:]))
+    assert report.problem == "record 4 stands where record 2 is due: 2 records were removed or moved"
+    assert report.line == 2
+
+
+def test_a_deletion_at_the_beginning_is_named(tmp_path: Path, lines: list[bytes]) -> None:
+    assert "1 records were removed" in str(verify(store(tmp_path, lines[1:])).problem)
+
+
+def test_an_insertion_is_named(tmp_path: Path, lines: list[bytes]) -> None:
+    report = verify(store(tmp_path, [*lines[:3], lines[1], *lines[3:]]))
+    assert "was inserted, repeated or moved" in str(report.problem)
+    assert report.line == 4
+
+
+def test_a_forged_insertion_breaks_the_chain_behind_it(tmp_path: Path, lines: list[bytes]) -> None:
+    forged, _ = rewritten(Head(2, json.loads(lines[1])["hash"]), 3, "round.opened")
+    report = verify(store(tmp_path, [*lines[:2], forged, *lines[3:]]))
+    assert "does not continue the one before it" in str(report.problem)
+    assert report.line == 4
+
+
+def test_a_change_of_order_is_found(tmp_path: Path, lines: list[bytes]) -> None:
+    report = verify(store(tmp_path, [lines[0], lines[2], lines[1], *lines[3:]]))
+    assert (report.ok, report.line) == (False, 2)
+
+
+def test_a_cut_at_the_end_is_found_with_a_head_that_was_noted(tmp_path: Path, lines: list[bytes]) -> None:
+    head = verify(store(tmp_path, lines)).head
+    store(tmp_path, lines[:3])
+    assert verify(tmp_path).ok
+    report = verify(tmp_path, head)
+    assert (report.ok, report.records) == (False, 3)
+    assert report.problem == "the journal ends at record 3; records up to 5 were cut off"
+
+
+def test_a_chain_that_was_written_anew_is_found_with_a_head_that_was_noted(tmp_path: Path, lines: list[bytes]) -> None:
+    noted = Head(5, json.loads(lines[4])["hash"])
+    forged, _ = rewritten(Head(4, json.loads(lines[3])["hash"]), 5, "nothing.happened")
+    report = verify(store(tmp_path, [*lines[:4], forged]), noted)
+    assert "the chain was rewritten" in str(report.problem)
+
+
+def test_a_head_from_the_middle_is_still_contained(tmp_path: Path, lines: list[bytes]) -> None:
+    noted = Head(3, json.loads(lines[2])["hash"])
+    assert verify(store(tmp_path, lines), noted).ok
+
+
+def test_a_missing_segment_is_found(tmp_path: Path) -> None:
+    journal = Journal(tmp_path, FakeClock(), "aggregator", segment_bytes=500)
+    for number in range(6):
+        journal.append("round.opened", subject={"round": number})
+    journal.close()
+    files = sorted(tmp_path.glob("*.jsonl"))
+    files[1].unlink()
+    report = verify(tmp_path)
+    assert (report.ok, report.segment, report.line) == (False, files[2].name, None)
+    assert "removed or moved" in str(report.problem)
+
+
+def test_a_line_of_an_unknown_format_is_not_trusted(tmp_path: Path, lines: list[bytes]) -> None:
+    newer = lines[0].replace(b'"version":1', b'"version":2')
+    assert "format that this version" in str(verify(store(tmp_path, [newer])).problem)
+
+
+def test_reading_stops_at_the_first_bad_line(tmp_path: Path, lines: list[bytes]) -> None:
+    store(tmp_path, [lines[0], lines[1].replace(b"round.opened", b"round.closed")])
+    reader = records(tmp_path)
+    assert next(reader).sequence == 1
+    with pytest.raises(DigestMismatch, match=f"{FILE} line 2: this is not the record"):
+        next(reader)
+
+
+def test_a_folder_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(NotFound, match="no audit journal"):
+        verify(tmp_path / "elsewhere")
