@@ -1,0 +1,1 @@
+"""gRPC with mutual TLS: limits, authorisation, errors in words, and resumable transfer of files."""

@@ -1,0 +1,91 @@
+"""Why a connection does not come about, in words.
+
+gRPC says UNAVAILABLE and "Socket closed" for a wrong port, a foreign CA and an expired certificate alike. When that
+happens, and only then, the same connection is tried once with the standard library, which tells them apart. Called by
+`channel.py`; blocks up to about ten seconds, so in a thread.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from datetime import datetime
+from typing import Final
+
+from histofed.base.errors import AggregatorUnavailable, HistofedError, NotAuthorised, NotEnrolled
+from histofed.pki.credentials import Credentials
+from histofed.transport import tls
+
+CONNECT_S: Final = 5.0
+ANSWER_S: Final = 2.0
+"""A server that accepts our certificate greets at once (HTTP/2 SETTINGS)."""
+
+
+def split(address: str) -> tuple[str, int]:
+    """HOST:PORT as a pair; an IPv6 address loses its brackets."""
+    host, _, port = address.rpartition(":")
+    return host.strip("[]"), int(port)
+
+
+def diagnose(address: str, ca_pem: bytes, credentials: Credentials | None, now: datetime, hint: str) -> HistofedError:
+    """The error that explains why `address` cannot be called; `hint` is what gRPC said. Blocks, never raises."""
+    if credentials is not None and not credentials.not_before <= now <= credentials.not_after:
+        return NotEnrolled(
+            f"the certificate of {credentials.identity} is valid from {credentials.not_before:%Y-%m-%d %H:%M} to "
+            f"{credentials.not_after:%Y-%m-%d %H:%M} UTC, and it is {now:%Y-%m-%d %H:%M}: enrol again, or set the clock"
+        )
+    host, port = split(address)
+    try:
+        with socket.create_connection((host, port), CONNECT_S) as plain:
+            return _shake_hands(address, host, plain, tls.client_context(ca_pem, credentials), hint)
+    except socket.gaierror:
+        return AggregatorUnavailable(f"the name {host} of the aggregator cannot be resolved: check it, and the DNS")
+    except ConnectionRefusedError:
+        return AggregatorUnavailable(f"nobody listens at {address}: the aggregator may be down, or the port is wrong")
+    except TimeoutError:
+        return AggregatorUnavailable(f"{address} does not answer: a firewall may be between, or the address is wrong")
+    except OSError as error:
+        return AggregatorUnavailable(f"{address} cannot be reached: {error.strerror or error}")
+
+
+def _shake_hands(address: str, host: str, plain: socket.socket, context: ssl.SSLContext, hint: str) -> HistofedError:
+    try:
+        with context.wrap_socket(plain, server_hostname=host) as secure:
+            return _after_handshake(address, secure, hint)
+    except ssl.SSLCertVerificationError as error:
+        if error.verify_code in _WRONG_NAME:
+            return NotAuthorised(
+                f"the server at {address} has a certificate of our federation, but for another name than {host}: use a "
+                "name that was given to histofed-aggregator init"
+            )
+        return NotAuthorised(
+            f"the server at {address} is not the aggregator of this federation ({error.verify_message}): "
+            "check the address; if the federation has a new CA, enrol again"
+        )
+    except (ssl.SSLEOFError, ConnectionResetError):
+        return AggregatorUnavailable(f"{address} closed the connection in the middle of the TLS handshake: try again")
+    except ssl.SSLError as error:
+        return AggregatorUnavailable(
+            f"{address} does not speak TLS 1.3 as an aggregator does ({error.reason or error}): check the port"
+        )
+
+
+def _after_handshake(address: str, secure: ssl.SSLSocket, hint: str) -> HistofedError:
+    """Under TLS 1.3 a server judges the client's certificate only after the client's handshake is over."""
+    secure.settimeout(ANSWER_S)
+    try:
+        greeted = bool(secure.recv(1))
+    except TimeoutError:
+        return AggregatorUnavailable(f"{address} accepts connections but does not answer: it may be overloaded or frozen")
+    except OSError:
+        greeted = False
+    if not greeted:
+        return NotEnrolled(
+            f"the aggregator at {address} does not accept our certificate: it is of another federation, expired by the "
+            "aggregator's clock, or missing; enrol again"
+        )
+    return AggregatorUnavailable(f"the connection to {address} was lost and the aggregator answers again now ({hint})")
+
+
+_WRONG_NAME: Final = frozenset({62, 64})
+"""X509_V_ERR_HOSTNAME_MISMATCH, X509_V_ERR_IP_ADDRESS_MISMATCH (OpenSSL, x509_vfy.h)."""

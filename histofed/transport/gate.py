@@ -1,0 +1,234 @@
+"""The gate that every call passes before a handler sees it, and every error on its way back.
+
+In this order: TLS version, identity (URI in the certificate), deny list by serial, role, rate, deadline. On streams the
+deny list is asked again at every message, for a stream outlives the moment it was opened in. Errors of ours become their
+gRPC status with their sentence and their class's name; anything else becomes INTERNAL with a number to look up in the
+log, and its text never leaves the machine. Built by `server.py`; handlers ask `caller(context)` who calls.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import logging
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+import grpc
+import grpc.aio
+from cryptography import x509
+
+from histofed.base.clock import Clock
+from histofed.base.errors import BadData, HistofedError, NotAuthorised, NotEnrolled
+from histofed.pki.identity import Identity, identity_of, serial_of
+from histofed.pki.keys import der_of
+from histofed.transport import authz, limits
+from histofed.transport.rate import RateLimiter
+
+ERROR_CLASS: Final = "histofed-error"
+"""Trailing metadata: the class of the error, so that the other end raises the same one."""
+_log = logging.getLogger(__name__)
+
+Context = Any
+"""grpc.aio.ServicerContext[request, response]; the gate does not care which."""
+
+
+@dataclass(frozen=True)
+class Caller:
+    """Who calls, as the certificate says."""
+
+    identity: Identity
+    serial: str
+    certificate: bytes
+    """DER."""
+    peer: str
+    """The address, for the log: `ipv4:10.0.0.7:51234`."""
+
+    @property
+    def name(self) -> str:
+        """The site's or operator's name."""
+        return self.identity.name
+
+
+def caller(context: Context) -> Caller:
+    """Who calls; for handlers behind a member gate, which has checked it. Raises `NotEnrolled` or `NotAuthorised`."""
+    read = _read(_pem(context))
+    return Caller(read.identity, read.serial, read.der, peer=context.peer())
+
+
+def _pem(context: Context) -> bytes:
+    pem = context.auth_context().get("x509_pem_cert")
+    if not pem:
+        raise NotEnrolled("the connection shows no certificate: enrol first, with a join line of the operator")
+    return bytes(pem[0])
+
+
+@dataclass(frozen=True)
+class _Read:
+    identity: Identity
+    serial: str
+    der: bytes
+    ends: float
+    """End of validity, seconds since the epoch."""
+
+
+@functools.lru_cache(maxsize=1024)
+def _read(pem: bytes) -> _Read:
+    """What a certificate says: the same for the same bytes, and asked for at every message of a stream."""
+    certificate = x509.load_pem_x509_certificate(pem)
+    ends = certificate.not_valid_after_utc.timestamp()
+    return _Read(identity_of(certificate, None), serial_of(certificate), der_of(certificate), ends)
+
+
+class Admission(Protocol):
+    """What a call must pass; the difference between the two ports."""
+
+    def admit(self, method: str, context: Context) -> None:
+        """Raises a `HistofedError` for a call that may not go on."""
+        ...
+
+    def still(self, context: Context) -> None:
+        """Asked at every message of a stream; raises when the caller has lost its right meanwhile."""
+        ...
+
+
+class Members:
+    """The mTLS port: certificate, deny list, role, rate."""
+
+    def __init__(self, federation: str, denied: Callable[[str], bool], limiter: RateLimiter, clock: Clock) -> None:
+        self._federation = federation
+        self._denied = denied
+        self._limiter = limiter
+        self._clock = clock
+
+    def admit(self, method: str, context: Context) -> None:
+        who = self._identify(context)
+        authz.check(who.identity, method)
+        self._limiter.take(who.identity.uri)
+
+    def still(self, context: Context) -> None:
+        self._identify(context)
+
+    def _identify(self, context: Context) -> Caller:
+        who = caller(context)
+        if who.identity.federation != self._federation:
+            raise NotAuthorised(
+                f"the certificate is of federation {who.identity.federation!r}, this is {self._federation!r}"
+            )
+        if _read(_pem(context)).ends < self._clock.now().timestamp():
+            raise NotEnrolled(f"the certificate of {who.identity} has expired: enrol again with a new join line")
+        if self._denied(who.serial):
+            raise NotAuthorised(f"the certificate of {who.identity} was revoked: ask the operator")
+        return who
+
+
+class Strangers:
+    """The enrolment port: nothing to identify; one method, a rate per address."""
+
+    def __init__(self, limiter: RateLimiter) -> None:
+        self._limiter = limiter
+
+    def admit(self, method: str, context: Context) -> None:
+        authz.check_open(method)
+        self._limiter.take(context.peer().rpartition(":")[0])
+
+    def still(self, context: Context) -> None:
+        """Nothing can change about a stranger."""
+
+
+class Gate(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in the stubs only
+    """The interceptor: admits, hands over, and turns errors into statuses."""
+
+    def __init__(self, admission: Admission) -> None:
+        self._admission = admission
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Any:
+        """Wrap the handler of one call; a method nobody serves stays UNIMPLEMENTED."""
+        handler = await continuation(handler_call_details)
+        if handler is None:
+            return None
+        wrap = self._streaming if handler.response_streaming else self._unary
+        inner = (
+            (handler.stream_stream if handler.request_streaming else handler.unary_stream)
+            if handler.response_streaming
+            else (handler.stream_unary if handler.request_streaming else handler.unary_unary)
+        )
+        make = _HANDLERS[handler.request_streaming, handler.response_streaming]
+        return make(
+            wrap(inner, str(handler_call_details.method), handler.request_streaming),
+            request_deserializer=handler.request_deserializer,
+            response_serializer=handler.response_serializer,
+        )
+
+    def _unary(self, inner: Callable[..., Awaitable[Any]], method: str, streaming_in: bool) -> Callable[..., Any]:
+        async def handle(request: Any, context: Context) -> Any:
+            async with self._answering(method, context, unary=not streaming_in):
+                return await inner(self._screened(request, context) if streaming_in else request, context)
+
+        return handle
+
+    def _streaming(self, inner: Callable[..., AsyncIterator[Any]], method: str, streaming_in: bool) -> Callable[..., Any]:
+        async def handle(request: Any, context: Context) -> AsyncIterator[Any]:
+            async with self._answering(method, context, unary=False):
+                responses = inner(self._screened(request, context) if streaming_in else request, context)
+                async for response in responses:
+                    self._admission.still(context)
+                    yield response
+
+        return handle
+
+    async def _screened(self, requests: AsyncIterator[Any], context: Context) -> AsyncIterator[Any]:
+        async for request in requests:
+            self._admission.still(context)
+            yield request
+
+    @contextlib.asynccontextmanager
+    async def _answering(self, method: str, context: Context, *, unary: bool) -> AsyncIterator[None]:
+        """Admit the call; turn whatever comes out of it into an answer."""
+        try:
+            _require_tls13(context)
+            self._admission.admit(method, context)
+            if unary and context.time_remaining() is None:
+                raise BadData(f"the call of {method.rpartition('v1.')[2]} has no deadline: every unary call needs one")
+            yield
+        except HistofedError as error:
+            await context.abort(
+                grpc.StatusCode[error.status],
+                str(error)[: limits.DETAILS],
+                trailing_metadata=((ERROR_CLASS, type(error).__name__),),
+            )
+        except (asyncio.CancelledError, grpc.aio.AbortError):
+            raise
+        except Exception as error:
+            if context.cancelled():
+                raise asyncio.CancelledError from error  # the peer left in the middle of a write: nobody to answer
+            number = secrets.token_hex(4)
+            _log.exception("internal error %s in %s", number, method)
+            await context.abort(
+                grpc.StatusCode.INTERNAL, f"internal error, see the aggregator's log (id {number}) and report it"
+            )
+
+
+def _require_tls13(context: Context) -> None:
+    """TLS at all, and, where gRPC tells the version (it does from 1.85 on), 1.3; `tls.py` refuses older handshakes."""
+    auth = context.auth_context()
+    if auth.get("transport_security_type", [b""])[0] not in (b"ssl", b"tls"):
+        raise NotEnrolled("the connection is not encrypted: TLS 1.3 is required")
+    version = auth.get("ssl_tls_version", [b"TLSv1.3"])[0]
+    if version != b"TLSv1.3":
+        raise NotEnrolled(f"the connection uses {version.decode(errors='replace')}: TLS 1.3 is required")
+
+
+_HANDLERS: Final[dict[tuple[bool, bool], Callable[..., Any]]] = {
+    (False, False): grpc.unary_unary_rpc_method_handler,
+    (False, True): grpc.unary_stream_rpc_method_handler,
+    (True, False): grpc.stream_unary_rpc_method_handler,
+    (True, True): grpc.stream_stream_rpc_method_handler,
+}

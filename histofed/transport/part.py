@@ -1,0 +1,122 @@
+"""A file that grows towards a known digest: the receiving half of every transfer, on both ends.
+
+Bytes are appended in order, hashed as they come and synced in stretches; what `commit` returned is on disk. When the disk
+refuses, the file goes back to what was committed. A part that was left behind is hashed again when it is opened: journaling
+file systems grow a file only after its data, so its length is trustworthy; if it is not, the digest at the end finds out
+and the part is thrown away, so that the next attempt starts from nothing instead of failing for ever.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from pathlib import Path
+
+from histofed.base import durable
+from histofed.base.errors import BadData, DigestMismatch, TooLarge, TryLater
+from histofed.base.ids import Digest
+from histofed.transport import limits
+
+
+class PartFile:
+    """One growing file. Not thread-safe: whoever shares it locks."""
+
+    def __init__(self, path: Path, expected: Digest, size: int) -> None:
+        """Open or create `path`, to become `size` bytes with digest `expected`. Raises `CannotWriteState`."""
+        self.size = size
+        self._path = path
+        self._expected = expected
+        self._what = f"blob {expected[:12]}…"
+        self._hash = hashlib.sha256()
+        with durable.state_errors(self._what):
+            self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                self.written = self._recover()
+            except BaseException:
+                os.close(self._descriptor)
+                raise
+        self.committed = self.written
+        self._committed_hash = self._hash.copy()
+
+    def _recover(self) -> int:
+        """Hash what an earlier process left; returns its length."""
+        length = os.fstat(self._descriptor).st_size
+        if length > self.size:
+            os.ftruncate(self._descriptor, 0)  # cannot be a beginning of this blob
+            length = 0
+        os.fdatasync(self._descriptor)
+        offset = 0
+        while offset < length:
+            data = os.pread(self._descriptor, limits.CHUNK, offset)
+            if not data:
+                break
+            self._hash.update(data)
+            offset += len(data)
+        return offset
+
+    def append(self, offset: int, data: bytes) -> None:
+        """Add the next bytes. Raises `TryLater` (not the next byte), `TooLarge`, or `CannotWriteState` (then back at
+        `committed`)."""
+        if offset != self.written:
+            raise TryLater(f"{self._what}: the next byte is {self.written}, not {offset}; resume from there")
+        if offset + len(data) > self.size:
+            raise TooLarge(f"{self._what}: more bytes came than the {self.size} that were announced")
+        with durable.state_errors(self._what):
+            try:
+                done = os.pwrite(self._descriptor, data, offset)
+                while done < len(data):
+                    done += os.pwrite(self._descriptor, memoryview(data)[done:], offset + done)
+                durable.failpoint("blob.chunk_written")
+            except OSError:
+                self._take_back()
+                raise
+        self._hash.update(data)
+        self.written += len(data)
+
+    def commit(self) -> int:
+        """Make everything written durable; returns how much that is. Raises `CannotWriteState`."""
+        if self.committed != self.written:
+            with durable.state_errors(self._what):
+                try:
+                    os.fdatasync(self._descriptor)
+                except OSError:
+                    self._take_back()
+                    raise
+            self.committed = self.written
+            self._committed_hash = self._hash.copy()
+        return self.committed
+
+    def _take_back(self) -> None:
+        """Forget what was not committed, on disk and in the digest."""
+        with contextlib.suppress(OSError):  # a disk that refuses this too leaves a tail, which the digest catches
+            os.ftruncate(self._descriptor, self.committed)
+        self.written = self.committed
+        self._hash = self._committed_hash.copy()
+
+    def verify(self) -> None:
+        """Commit, then check length and digest.
+
+        Raises `BadData` (bytes are missing; the part stays), `DigestMismatch` (the part is gone), `CannotWriteState`.
+        """
+        self.commit()
+        if self.written != self.size:
+            raise BadData(f"{self._what} has {self.written} of {self.size} bytes: it is not complete")
+        if self._hash.hexdigest() != self._expected:
+            durable.remove(self._path)
+            raise DigestMismatch(
+                f"{self._what}: the bytes have SHA-256 {self._hash.hexdigest()[:12]}…, they were dropped; "
+                "check the file, then send it again from the beginning"
+            )
+
+    def adopt(self, target: Path) -> None:
+        """Rename what was verified into place, durable. Raises `CannotWriteState`."""
+        with durable.state_errors(self._what):
+            durable.failpoint("blob.before_complete")
+            self._path.rename(target)
+            durable.fsync_directory(target.parent)
+            durable.failpoint("blob.complete")
+
+    def close(self) -> None:
+        """Release the file; what was written stays."""
+        os.close(self._descriptor)

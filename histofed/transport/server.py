@@ -1,0 +1,61 @@
+"""A gRPC server that says no by default: options, gate and port in one place. Used by the aggregator's daemon.
+
+The mTLS port and the enrolment port are two servers, because Python's gRPC cannot make the client's certificate
+optional per call.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import grpc
+import grpc.aio
+
+from histofed.base.clock import Clock
+from histofed.base.errors import AlreadyThere
+from histofed.transport import limits, rate
+from histofed.transport.gate import Caller, Gate, Members, Strangers, caller
+from histofed.transport.rate import Rate, RateLimiter
+
+__all__ = ["Caller", "Gate", "bind", "bind_plain", "caller", "enrolment_gate", "fleet_gate", "make_server"]
+
+
+def fleet_gate(federation: str, *, denied: Callable[[str], bool], clock: Clock, limit: Rate = rate.MEMBER) -> Gate:
+    """The gate of the mTLS port. `denied(serial)` is asked at every call and every message: it must be quick."""
+    return Gate(Members(federation, denied, RateLimiter(limit, clock), clock))
+
+
+def enrolment_gate(*, clock: Clock, limit: Rate = rate.STRANGER) -> Gate:
+    """The gate of the enrolment port."""
+    return Gate(Strangers(RateLimiter(limit, clock)))
+
+
+def make_server(gate: Gate, inner: Sequence[grpc.aio.ServerInterceptor[Any, Any]] = ()) -> grpc.aio.Server:
+    """A server behind `gate`; `inner` interceptors (tracing) see only what the gate admitted."""
+    return grpc.aio.server(
+        interceptors=(gate, *inner),
+        options=limits.server_options(),
+        maximum_concurrent_rpcs=limits.CONCURRENT_RPCS,
+        compression=grpc.Compression.NoCompression,
+    )
+
+
+def bind(server: grpc.aio.Server, address: str, credentials: grpc.ServerCredentials) -> int:
+    """Listen on `address` (HOST:PORT; port 0 picks one) and say which port it is. Raises `AlreadyThere`."""
+    return _bound(address, lambda: server.add_secure_port(address, credentials))
+
+
+def bind_plain(server: grpc.aio.Server, address: str) -> int:
+    """The same without TLS: for probes on loopback or inside a pod only."""
+    return _bound(address, lambda: server.add_insecure_port(address))
+
+
+def _bound(address: str, add: Callable[[], int]) -> int:
+    try:
+        port = add()
+    except RuntimeError:
+        port = 0
+    if port == 0:
+        raise AlreadyThere(f"cannot listen on {address}: another process does, or the address is not ours")
+    return port

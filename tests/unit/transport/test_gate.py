@@ -1,0 +1,121 @@
+"""What the gate lets through, in which order it refuses, and how errors come out of it."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import grpc
+import grpc.aio
+import pytest
+
+from histofed.base.clock import FakeClock, SystemClock
+from histofed.base.errors import HistofedError, NotAuthorised, NotEnrolled, TryLater, all_errors
+from histofed.transport.channel import open_connection
+from histofed.transport.gate import caller
+from histofed.transport.rate import Rate
+from histofed.v1 import admin_pb2, admin_pb2_grpc, rounds_pb2, rounds_pb2_grpc
+from tests.support.pki import Federation
+from tests.support.wire import serving
+
+FEDERATION = Federation()
+SITE = FEDERATION.site()
+HELLO = rounds_pb2.HelloRequest(version="0.1.0")
+
+
+async def test_the_handler_learns_who_calls_from_the_certificate(tmp_path: Path) -> None:
+    async with serving(tmp_path, FEDERATION) as wire, open_connection(wire.address, SITE) as connection:
+        answer = await connection.call(rounds_pb2_grpc.FleetServiceStub(connection.channel).Hello, HELLO)
+    assert answer.identity == "spiffe://test.example/site/north-clinic"
+
+
+async def test_an_operator_is_let_in_too(tmp_path: Path) -> None:
+    async with serving(tmp_path, FEDERATION) as wire, open_connection(wire.address, FEDERATION.operator()) as connection:
+        stub = admin_pb2_grpc.OperatorServiceStub(connection.channel)
+        assert (await connection.call(stub.GetStatus, admin_pb2.GetStatusRequest())).version == "0.1.0"
+
+
+@pytest.mark.parametrize("cls", all_errors())
+async def test_every_error_arrives_as_itself(tmp_path: Path, cls: type[HistofedError]) -> None:
+    async with serving(tmp_path, FEDERATION) as wire, open_connection(wire.address, SITE) as connection:
+        wire.fleet.fail = cls("what happened … and what to do")
+        with pytest.raises(HistofedError, match="what happened … and what to do") as caught:
+            await connection.call(rounds_pb2_grpc.FleetServiceStub(connection.channel).Hello, HELLO)
+    assert type(caught.value) is cls
+
+
+async def test_an_unexpected_error_stays_in_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    async with serving(tmp_path, FEDERATION) as wire, open_connection(wire.address, SITE) as connection:
+        wire.fleet.fail = KeyError("secret of the house")
+        with pytest.raises(HistofedError, match=r"internal error, see the aggregator's log \(id [0-9a-f]{8}\)") as caught:
+            await connection.call(rounds_pb2_grpc.FleetServiceStub(connection.channel).Hello, HELLO)
+    assert "secret" not in str(caught.value)
+    number = str(caught.value).split("id ")[1][:8]
+    (record,) = [each for each in caplog.records if each.levelno == logging.ERROR]
+    assert number in record.getMessage()
+    assert record.exc_info is not None
+
+
+async def test_a_unary_call_needs_a_deadline(tmp_path: Path) -> None:
+    async with serving(tmp_path, FEDERATION) as wire, open_connection(wire.address, SITE) as connection:
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await rounds_pb2_grpc.FleetServiceStub(connection.channel).Hello(HELLO)
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert caught.value.details() == "the call of FleetService/Hello has no deadline: every unary call needs one"
+
+
+async def test_calls_are_counted_per_member(tmp_path: Path) -> None:
+    clock = FakeClock(SystemClock().now())
+    async with (
+        serving(tmp_path, FEDERATION, clock=clock, limit=Rate(per_second=1, burst=2)) as wire,
+        open_connection(wire.address, SITE) as north,
+        open_connection(wire.address, FEDERATION.site("south")) as south,
+    ):
+        for _ in range(2):
+            await north.call(rounds_pb2_grpc.FleetServiceStub(north.channel).Hello, HELLO)
+        with pytest.raises(TryLater, match="too many calls"):
+            await north.call(rounds_pb2_grpc.FleetServiceStub(north.channel).Hello, HELLO)
+        await south.call(rounds_pb2_grpc.FleetServiceStub(south.channel).Hello, HELLO)
+
+
+async def test_a_revoked_certificate_is_refused_at_the_next_call(tmp_path: Path) -> None:
+    async with serving(tmp_path, FEDERATION) as wire, open_connection(wire.address, SITE) as connection:
+        hello = rounds_pb2_grpc.FleetServiceStub(connection.channel).Hello
+        await connection.call(hello, HELLO)
+        wire.denied.add(SITE.serial)
+        with pytest.raises(NotAuthorised, match="was revoked: ask the operator"):
+            await connection.call(hello, HELLO)
+
+
+async def test_a_revoked_certificate_ends_an_open_stream(tmp_path: Path) -> None:
+    async with serving(tmp_path, FEDERATION) as wire, open_connection(wire.address, SITE) as connection:
+        stub = rounds_pb2_grpc.FleetServiceStub(connection.channel)
+        work = connection.stream(stub.WaitForWork, rounds_pb2.WaitForWorkRequest())
+        wire.fleet.beat.put_nowait(True)
+        assert (await anext(work)).HasField("beat")
+        wire.denied.add(SITE.serial)
+        wire.fleet.beat.put_nowait(True)
+        with pytest.raises(NotAuthorised, match="revoked"):
+            await anext(work)
+
+
+async def test_a_certificate_that_expires_ends_an_open_stream(tmp_path: Path) -> None:
+    clock = FakeClock(SystemClock().now())
+    async with serving(tmp_path, FEDERATION, clock=clock) as wire, open_connection(wire.address, SITE) as connection:
+        stub = rounds_pb2_grpc.FleetServiceStub(connection.channel)
+        work = connection.stream(stub.WaitForWork, rounds_pb2.WaitForWorkRequest())
+        wire.fleet.beat.put_nowait(True)
+        await anext(work)
+        clock.advance(8 * 86400)
+        wire.fleet.beat.put_nowait(True)
+        with pytest.raises(NotEnrolled, match="has expired"):
+            await anext(work)
+
+
+async def test_a_handler_behind_no_tls_knows_nobody() -> None:
+    class Plain:
+        def auth_context(self) -> dict[str, list[bytes]]:
+            return {}
+
+    with pytest.raises(NotEnrolled, match="shows no certificate"):
+        caller(Plain())
