@@ -1,0 +1,1 @@
+"""What bounds one hospital's influence on the global model; numpy only, in the agent's child process."""
