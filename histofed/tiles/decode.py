@@ -1,0 +1,79 @@
+"""One image file → one square uint8 array, or a reason why not. Images are untrusted input and are opened that way.
+
+Only JPEG, PNG and TIFF decoders are reachable; size and mode are judged from the header, before a pixel is decoded.
+"""
+
+from __future__ import annotations
+
+import struct
+import warnings
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, UnidentifiedImageError
+
+Pixels: TypeAlias = npt.NDArray[np.uint8]
+
+FORMATS: Final = ("JPEG", "PNG", "TIFF")
+MINIMUM_EDGE: Final = 32
+"""Pixels; a smaller picture is a thumbnail or a rest at a slide's border, not a tile."""
+MAXIMUM_PIXELS: Final = 64 * 1024 * 1024
+"""Tiles have 0.05 to 1 million pixels; what claims more than this is a decompression bomb or a whole slide."""
+
+_NOT_RGB: Final = {"L": "grey", "1": "black and white", "P": "palette", "CMYK": "CMYK", "RGBA": "alpha", "LA": "alpha"}
+
+
+class Refused(Exception):
+    """A verdict on a file, counted by its caller and never an error of the program; the message is the reason."""
+
+
+def read_tile(path: Path, size: int, minimum_edge: int = MINIMUM_EDGE) -> Pixels:
+    """Decode, cut the middle square, resize to `size` pixels: uint8 (3, size, size). Raises `Refused`."""
+    try:
+        with warnings.catch_warnings():
+            # Pillow warns about what it only suspects; for a tile a suspicion is enough
+            warnings.simplefilter("error")
+            with Image.open(path, formats=FORMATS) as image:
+                _judge(image, minimum_edge)
+                return _square(image, size)
+    except UnidentifiedImageError as error:
+        raise Refused("not a JPEG, PNG or TIFF image") from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise Refused("far too many pixels for a tile") from error
+    except PermissionError as error:
+        raise Refused("may not be read by this user") from error
+    except (OSError, SyntaxError, ValueError, EOFError, struct.error, Warning) as error:
+        raise Refused("truncated or damaged") from error
+
+
+def _judge(image: Image.Image, minimum_edge: int) -> None:
+    """Refuse by the header alone."""
+    if image.width * image.height > MAXIMUM_PIXELS:
+        raise Refused("far too many pixels for a tile")
+    if min(image.size) < minimum_edge:
+        raise Refused(f"smaller than {minimum_edge} pixels")
+    if getattr(image, "n_frames", 1) != 1:
+        raise Refused("more than one picture in the file")
+    if _is_16_bit(image):
+        raise Refused("not 8-bit RGB: 16 bits")
+    if image.mode != "RGB":
+        raise Refused(f"not 8-bit RGB: {_NOT_RGB.get(image.mode, 'another mode')}")
+    if "transparency" in image.info:
+        raise Refused("not 8-bit RGB: alpha")
+
+
+def _is_16_bit(image: Image.Image) -> bool:
+    """Pillow opens 16-bit RGB as 8-bit RGB and says so only in the raw mode of its decoder's tiles."""
+    raw: Any = getattr(image, "tile", ())
+    return image.mode.startswith(("I", "F")) or any("16" in str(part[3]) for part in raw)
+
+
+def _square(image: Image.Image, size: int) -> Pixels:
+    edge = min(image.size)
+    left, top = (image.width - edge) // 2, (image.height - edge) // 2
+    # box averages every source pixel once: no aliasing of nuclei when shrinking, no ringing at their edges
+    how = Image.Resampling.BOX if edge >= size else Image.Resampling.BICUBIC
+    resized = image.resize((size, size), how, box=(left, top, left + edge, top + edge))
+    return np.ascontiguousarray(np.asarray(resized, dtype=np.uint8).transpose(2, 0, 1))

@@ -1,0 +1,123 @@
+"""Every kind of file that is no tile has a reason; none is a crash."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from histofed.tiles.decode import Refused, read_tile
+
+
+def _picture(mode: str, size: tuple[int, int] = (64, 64)) -> Image.Image:
+    return Image.new(mode, size)
+
+
+def _sixteen_bit_png(path: Path) -> None:
+    """A valid 64 x 64 PNG of 16 bits per channel; Pillow cannot write one."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    header = struct.pack(">IIBBBBB", 64, 64, 16, 2, 0, 0, 0)
+    rows = zlib.compress(b"".join(b"\0" + bytes(64 * 6) for _ in range(64)))
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b""))
+
+
+def _bomb(path: Path) -> None:
+    """A PNG header that claims 60000 x 60000 pixels."""
+    _sixteen_bit_png(path)
+    header = b"IHDR" + struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0)
+    data = bytearray(path.read_bytes())
+    data[12:33] = header + struct.pack(">I", zlib.crc32(header))
+    path.write_bytes(bytes(data))
+
+
+def _truncated(path: Path) -> None:
+    Image.effect_noise((128, 128), 50).convert("RGB").save(path, "JPEG")
+    path.write_bytes(path.read_bytes()[:2000])
+
+
+def _animation(path: Path) -> None:
+    _picture("RGB").save(path, "TIFF", save_all=True, append_images=[_picture("RGB")])
+
+
+@pytest.mark.parametrize(
+    ("write", "reason"),
+    [
+        (lambda path: path.write_bytes(b""), "not a JPEG, PNG or TIFF image"),
+        (lambda path: path.write_text("a letter"), "not a JPEG, PNG or TIFF image"),
+        (lambda path: _picture("RGB").save(path, "GIF"), "not a JPEG, PNG or TIFF image"),
+        (lambda path: _picture("RGB").save(path, "BMP"), "not a JPEG, PNG or TIFF image"),
+        (lambda path: _picture("L").save(path, "JPEG"), "not 8-bit RGB: grey"),
+        (lambda path: _picture("CMYK").save(path, "JPEG"), "not 8-bit RGB: CMYK"),
+        (lambda path: _picture("RGBA").save(path, "PNG"), "not 8-bit RGB: alpha"),
+        (lambda path: _picture("RGB").save(path, "PNG", transparency=(0, 0, 0)), "not 8-bit RGB: alpha"),
+        (lambda path: _picture("P").save(path, "PNG"), "not 8-bit RGB: palette"),
+        (lambda path: _picture("I;16").save(path, "PNG"), "not 8-bit RGB: 16 bits"),
+        (_sixteen_bit_png, "not 8-bit RGB: 16 bits"),
+        (lambda path: _picture("RGB", (31, 64)).save(path, "PNG"), "smaller than 32 pixels"),
+        (_truncated, "truncated or damaged"),
+        (_animation, "more than one picture in the file"),
+        (_bomb, "far too many pixels for a tile"),
+    ],
+)
+def test_what_is_no_tile_is_refused_with_its_reason(tmp_path: Path, write: Callable[[Path], object], reason: str) -> None:
+    path = tmp_path / "secret-name.jpg"
+    write(path)
+    with pytest.raises(Refused) as caught:
+        read_tile(path, 32)
+    assert str(caught.value) == reason
+
+
+def test_a_file_that_vanished_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(Refused, match="truncated or damaged"):
+        read_tile(tmp_path / "gone.png", 32)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF"])
+def test_a_tile_is_read_in_channel_order(tmp_path: Path, kind: str) -> None:
+    Image.new("RGB", (64, 64), (250, 120, 10)).save(tmp_path / "tile", kind)
+    pixels = read_tile(tmp_path / "tile", 32)
+    assert pixels.shape == (3, 32, 32)
+    assert pixels.dtype == np.uint8
+    assert np.abs(pixels.mean((1, 2)) - [250, 120, 10]).max() <= 2
+
+
+def test_the_middle_square_is_kept_and_averaged(tmp_path: Path) -> None:
+    source = np.zeros((64, 128, 3), np.uint8)
+    source[:, 32:96, 0] = 200  # the middle square
+    source[::2, :, 1] = 100  # stripes of one pixel
+    Image.fromarray(source).save(tmp_path / "tile.png")
+    pixels = read_tile(tmp_path / "tile.png", 32)
+    assert (pixels[0] == 200).all()
+    assert (pixels[1] == 50).all(), "shrinking must average, or stripes and nuclei alias"
+
+
+def test_a_small_tile_is_enlarged(tmp_path: Path) -> None:
+    Image.new("RGB", (32, 32), (9, 9, 9)).save(tmp_path / "tile.png")
+    assert (read_tile(tmp_path / "tile.png", 64) == 9).all()
+
+
+@given(cut=st.integers(0, 1500), noise=st.binary(max_size=40), place=st.integers(0, 1500))
+def test_damaged_bytes_give_a_tile_or_a_reason(
+    tmp_path_factory: pytest.TempPathFactory, cut: int, noise: bytes, place: int
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "fuzzed.jpg"
+    Image.linear_gradient("L").resize((64, 64)).convert("RGB").save(path, "JPEG")
+    data = bytearray(path.read_bytes())
+    data[place : place + len(noise)] = noise
+    path.write_bytes(bytes(data[: len(data) - cut] if cut < len(data) else b""))
+    try:
+        pixels = read_tile(path, 32)
+    except Refused as reason:
+        assert str(path) not in str(reason)
+    else:
+        assert pixels.shape == (3, 32, 32)
