@@ -1,0 +1,140 @@
+"""The loop: learns, repeats bit for bit, stops and goes on, refuses to end in NaN."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from histofed.base.clock import FakeClock
+from histofed.base.errors import BadData, Cancelled, TrainingFailed
+from histofed.training.batches import Batches
+from histofed.training.checkpoint import CheckpointStore
+from histofed.training.loop import CHECKPOINT_SECONDS, Contest, Step, train
+
+MakeContest = Callable[..., Contest]
+
+
+class _Stop:
+    """Turns true at its n-th question."""
+
+    def __init__(self, after: int) -> None:
+        self.left = after
+
+    def __call__(self) -> bool:
+        self.left -= 1
+        return self.left < 0
+
+
+def _train(
+    contest: Contest, batches: Batches, folder: Path, steps: int = 6, stop: Callable[[], bool] = lambda: False
+) -> dict[str, float]:
+    steps_seen: list[Step] = []
+    losses = train(contest, batches, steps, 2, CheckpointStore(folder, "work"), FakeClock(), steps_seen.append, stop)
+    assert steps_seen[-1].number == steps
+    return dict(losses)
+
+
+def _bytes(contest: Contest) -> dict[str, bytes]:
+    return {name: array.tobytes() for name, array in contest.state().items()}
+
+
+def test_a_run_repeats_bit_for_bit(make_contest: MakeContest, batches: Batches, tmp_path: Path) -> None:
+    one = make_contest()
+    losses = _train(one, batches, tmp_path)
+    other = make_contest()
+    assert _train(other, batches, tmp_path) == losses
+    assert _bytes(one) == _bytes(other)
+    of_another_seed = make_contest(seed=2)
+    _train(of_another_seed, batches, tmp_path)
+    assert _bytes(one) != _bytes(of_another_seed)
+
+
+@pytest.mark.parametrize("discriminator", ["cnn", "vit-mini"])
+def test_a_run_stopped_twice_ends_in_the_same_bytes(
+    make_contest: MakeContest, batches: Batches, tmp_path: Path, discriminator: str
+) -> None:
+    whole = make_contest(discriminator=discriminator)
+    losses = _train(whole, batches, tmp_path / "none")
+    folder = tmp_path / "task"
+    folder.mkdir()
+    for after in (2, 3):
+        with pytest.raises(Cancelled, match=r"of 6 steps; it goes on from there"):
+            _train(make_contest(discriminator=discriminator), batches, folder, stop=_Stop(after))
+        torch.randn(7)  # the process did other things in between
+    resumed = make_contest(discriminator=discriminator)
+    assert _train(resumed, batches, folder) == losses
+    assert _bytes(resumed) == _bytes(whole)
+
+
+def test_a_stop_before_the_first_step_loses_nothing(make_contest: MakeContest, batches: Batches, tmp_path: Path) -> None:
+    with pytest.raises(Cancelled):
+        _train(make_contest(), batches, tmp_path, stop=_Stop(0))
+    resumed = make_contest()
+    _train(resumed, batches, tmp_path)
+    whole = make_contest()
+    _train(whole, batches, tmp_path / "none")
+    assert _bytes(resumed) == _bytes(whole)
+
+
+def test_a_killed_run_goes_on_from_its_last_regular_checkpoint(
+    make_contest: MakeContest, batches: Batches, tmp_path: Path
+) -> None:
+    clock, store = FakeClock(), CheckpointStore(tmp_path, "work")
+    asked = 0
+
+    def killed_at_the_fifth_step() -> bool:
+        nonlocal asked
+        asked += 1
+        clock.advance(CHECKPOINT_SECONDS / 2.5)
+        if asked == 5:
+            raise KeyboardInterrupt
+        return False
+
+    with pytest.raises(KeyboardInterrupt):
+        train(make_contest(), batches, 6, 2, store, clock, lambda _: None, killed_at_the_fifth_step)
+    assert (checkpoint := store.load()) is not None
+    assert checkpoint.step == 2
+    resumed = make_contest()
+    _train(resumed, batches, tmp_path)
+    whole = make_contest()
+    _train(whole, batches, tmp_path / "none")
+    assert _bytes(resumed) == _bytes(whole)
+
+
+def test_the_discriminator_learns_what_is_easy_to_tell(make_contest: MakeContest, batches: Batches, tmp_path: Path) -> None:
+    contest = make_contest(rate=2e-3)
+    steps: list[Step] = []
+    clock = FakeClock()
+
+    def tick() -> bool:
+        clock.advance(1)
+        return False
+
+    train(contest, batches, 40, 2, CheckpointStore(tmp_path, "work"), clock, steps.append, tick)
+    first, last = steps[0].losses["discriminator_loss"], steps[-1].losses["discriminator_loss"]
+    assert last < 0.6 * first
+    assert len(steps) == 40
+    assert steps[-1].images_per_second == pytest.approx(4, rel=0.1)
+
+
+@pytest.mark.parametrize("what", ["generator", "discriminator"])
+def test_a_loss_that_is_not_finite_ends_the_task(
+    make_contest: MakeContest, batches: Batches, tmp_path: Path, what: str
+) -> None:
+    contest = make_contest()
+    broken = contest.generator if what == "generator" else contest.discriminator
+    with torch.no_grad():
+        next(broken.parameters()).fill_(float("nan"))
+    with pytest.raises(TrainingFailed, match=r"loss is nan at step 1 of 6; lower the learning rates"):
+        _train(contest, batches, tmp_path)
+
+
+def test_weights_of_another_network_are_refused(make_contest: MakeContest) -> None:
+    contest = make_contest()
+    state = contest.state()
+    state["generator.to_rgb.bias"] = state["generator.to_rgb.bias"][:2]
+    with pytest.raises(BadData, match=r"not those of this generator: to_rgb\.bias has shape"):
+        contest.load(state)
