@@ -1,0 +1,165 @@
+"""The heavy half of the recipe `gan`: builds the networks, trains a task, draws sample sheets. Only in child processes.
+
+Which tensors go where is one line: everything that `Contest.state` names is shared when `_is_shared` says so, else private.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+import torch
+
+from histofed import weights
+from histofed.base.clock import SystemClock
+from histofed.base.errors import BadData, TrainingFailed
+from histofed.base.ids import Json, canonical, sha256
+from histofed.models.networks import Discriminator, Generator, floating_state, load_floating_state
+from histofed.models.registry import build_discriminator, build_generator
+from histofed.models.timm_discriminator import LocalWeights
+from histofed.recipes.contract import Counts, Progress, Stop, TrainResult, TrainTask
+from histofed.recipes.gan.config import GanConfig
+from histofed.recipes.sections import parse_section
+from histofed.tiles import cache, folder
+from histofed.tiles.cache import TileCache
+from histofed.tiles.tileset import check_patients
+from histofed.training.batches import Batches, BatchPlan
+from histofed.training.checkpoint import CheckpointStore
+from histofed.training.loop import Contest, Step, train
+from histofed.training.runtime import prepare
+from histofed.training.sheet import draw_sheet
+from histofed.training.tensors import to_arrays, with_prefix
+from histofed.weights import Array
+
+_COLUMNS: Final = 8
+"""Samples per class on a sheet."""
+
+
+class GanWorkshop:
+    """See `histofed.recipes.contract.Workshop`."""
+
+    def initialise(self, config: Mapping[str, Json], seed: int, target: Path) -> None:
+        """Fresh networks; a shared discriminator starts from its local weights file where one is configured."""
+        wanted = parse_section(GanConfig, config)
+        prepare("cpu", 0, seed)
+        tensors = to_arrays(floating_state(_generator(wanted)), "generator.")
+        if _is_shared(wanted, "discriminator."):
+            tensors |= to_arrays(floating_state(_discriminator(wanted)), "discriminator.")
+        weights.save(target, tensors)
+
+    def train(self, task: TrainTask, report: Callable[[Progress], None], stop: Stop) -> TrainResult:
+        """Tiles, networks, loop, two files. Raises `BadData`, `Cancelled`, `ConfigError` or `TrainingFailed`."""
+        config = parse_section(GanConfig, task.config)
+        tiles = _tiles(task, config)
+        device = prepare(task.device, task.threads, task.seed)
+        contest = _contest(config, task, device)
+        batches = Batches(
+            tiles.pixels,
+            tiles.labels,
+            len(config.classes),
+            BatchPlan(config.batch, task.seed, config.balanced, config.flips),
+        )
+        store = CheckpointStore(task.output, _fingerprint(task, tiles))
+
+        def tell(step: Step) -> None:
+            report(Progress(step.number, config.steps, step.losses, step.images_per_second))
+
+        losses = train(contest, batches, config.steps, len(config.classes), store, SystemClock(), tell, stop)
+        _write(contest.state(), config, task.output)
+        store.clear()
+        counts = Counts(len(tiles.tileset.tiles), len(tiles.tileset.patients()))
+        return TrainResult(counts, config.steps, losses, tiles.tileset.notes())
+
+    def sample_sheet(self, config: Mapping[str, Json], tensors: Path, seed: int, target: Path) -> bool:
+        """Rows by class from the released generator (`ema.*`). Raises `BadData` when the tensors are of another model."""
+        wanted = parse_section(GanConfig, config)
+        prepare("cpu", 0, seed)
+        generator = _generator(wanted)
+        try:
+            load_floating_state(generator, with_prefix(weights.read(tensors), "ema."))
+        except (KeyError, ValueError) as error:
+            raise BadData(f"the tensors are not those of this experiment's generator: {error}") from error
+        draw_sheet(generator, wanted.classes, _COLUMNS, seed, target)
+        return True
+
+
+def _is_shared(config: GanConfig, name: str) -> bool:
+    return name.startswith("generator.") or (name.startswith("discriminator.") and config.share == "generator+discriminator")
+
+
+def _tiles(task: TrainTask, config: GanConfig) -> TileCache:
+    if task.data is None:
+        raise BadData("this experiment reads tiles and the site has configured no data root; set one for it")
+    tiles = cache.load(folder.scan(task.data, config.classes), config.image_size)
+    check_patients(tiles.tileset, task.minimum_patients)
+    return tiles
+
+
+def _generator(config: GanConfig) -> Generator:
+    return build_generator(config.generator, config.image_size, len(config.classes), config.latent)
+
+
+def _discriminator(config: GanConfig) -> Discriminator:
+    chosen = config.discriminator
+    start = LocalWeights(Path(chosen.weights.path), chosen.weights.sha256) if chosen.weights else None
+    return build_discriminator(chosen.name, config.image_size, len(config.classes), start)
+
+
+def _contest(config: GanConfig, task: TrainTask, device: torch.device) -> Contest:
+    """The two players with the round's weights and this site's private state."""
+    generator, discriminator = _generator(config), _discriminator(config)
+    for network in (generator, discriminator):
+        # channels-last: a third faster, and the same numbers in another order in memory
+        network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
+    contest = Contest(
+        generator,
+        discriminator,
+        torch.optim.Adam(generator.parameters(), config.generator_rate, config.betas, fused=True),
+        torch.optim.Adam(discriminator.parameters(), config.discriminator_rate, config.betas, fused=True),
+        device,
+    )
+    shared = weights.read(task.shared)
+    expected = {name for name in contest.state() if _is_shared(config, name)}
+    if shared.keys() != expected:
+        raise BadData("the global weights are not those of this experiment's networks; they belong to other work")
+    contest.load(shared)
+    if task.private is not None:
+        contest.load(weights.read(task.private))
+    return contest
+
+
+def _write(state: Mapping[str, Array], config: GanConfig, output: Path) -> None:
+    """Private first: a shared file means that the work is complete. Raises `TrainingFailed` for weights that broke."""
+    shared = {name: array for name, array in state.items() if _is_shared(config, name)}
+    private = {
+        name: array
+        for name, array in state.items()
+        if name not in shared and (config.persist_moments or not name.startswith("adam."))
+    }
+    if not all(np.isfinite(array).all() for array in (*shared.values(), *private.values())):
+        raise TrainingFailed("training diverged: a weight is not finite; lower the learning rates of the experiment")
+    weights.save(output / "private.safetensors", private)
+    weights.save(output / "shared.safetensors", shared)
+
+
+def _fingerprint(task: TrainTask, tiles: TileCache) -> str:
+    """What a checkpoint must have in common with the task that resumes it."""
+    return sha256(
+        canonical(
+            {
+                "config": task.config,
+                "seed": task.seed,
+                "shared": _file_digest(task.shared),
+                "private": _file_digest(task.private) if task.private else None,
+                "tiles": tiles.fingerprint(),
+            }
+        )
+    )
+
+
+def _file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

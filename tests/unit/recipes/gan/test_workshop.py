@@ -1,0 +1,171 @@
+"""A `gan` task from files to files, on real tiles where there are some."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from histofed import weights
+from histofed.base.errors import BadData, Cancelled, TrainingFailed
+from histofed.recipes.contract import Progress, TrainTask
+from histofed.recipes.gan.recipe import GanRecipe
+from tests.support.tiles import TilesRoot
+
+CONFIG: Mapping[str, Any] = {
+    "image_size": 32,
+    "steps": 3,
+    "batch": 4,
+    "latent": 8,
+    "discriminator": {"name": "cnn"},
+    "flips": True,
+}
+WORKSHOP = GanRecipe().workshop()
+
+
+def _task(folder: Path, data: Path, **config: Any) -> TrainTask:
+    merged = {**CONFIG, **config}
+    folder.mkdir(parents=True, exist_ok=True)
+    WORKSHOP.initialise(merged, 1, folder / "global.safetensors")
+    (folder / "out").mkdir()
+    return TrainTask(merged, folder / "global.safetensors", None, data, 2, 7, folder / "out", 1, "cpu")
+
+
+def _never() -> bool:
+    return False
+
+
+def _train(task: TrainTask) -> dict[str, bytes]:
+    WORKSHOP.train(task, lambda _: None, _never)
+    return {path.name: path.read_bytes() for path in task.output.iterdir()}
+
+
+def _groups(path: Path) -> set[str]:
+    return {spec.name.partition(".")[0] for spec in weights.read_header(path)}
+
+
+def test_a_task_trains_and_reports(tiles_root: TilesRoot, tmp_path: Path) -> None:
+    print(f"on {tiles_root.kind} tiles")
+    task, seen = _task(tmp_path, tiles_root.path), list[Progress]()
+    result = WORKSHOP.train(task, seen.append, _never)
+    assert result.counts.tiles == len([*tiles_root.path.glob("*/*.jpg")])
+    assert 2 <= result.counts.patients < result.counts.tiles
+    assert result.steps == 3 == seen[-1].step
+    assert result.metrics.keys() == {"generator_loss", "discriminator_loss"}
+    assert result.notes == ()
+    before, after = weights.read(task.shared), weights.read(task.output / "shared.safetensors")
+    assert {name: array.shape for name, array in before.items()} == {name: array.shape for name, array in after.items()}
+    assert all(array.dtype == np.float32 for array in after.values())
+    assert not np.array_equal(before["generator.linear.weight"], after["generator.linear.weight"])
+    assert sorted(path.name for path in task.output.iterdir()) == ["private.safetensors", "shared.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("share", "persist", "shared", "private"),
+    [
+        ("generator+discriminator", False, {"generator", "discriminator"}, set()),
+        ("generator+discriminator", True, {"generator", "discriminator"}, {"adam"}),
+        ("generator", False, {"generator"}, {"discriminator"}),
+        ("generator", True, {"generator"}, {"discriminator", "adam"}),
+    ],
+)
+def test_what_travels_and_what_stays(
+    tiles_root: TilesRoot, tmp_path: Path, share: str, persist: bool, shared: set[str], private: set[str]
+) -> None:
+    task = _task(tmp_path, tiles_root.path, share=share, persist_moments=persist, steps=1)
+    assert _groups(task.shared) == shared
+    first = _train(task)
+    assert _groups(task.output / "shared.safetensors") == shared
+    assert _groups(task.output / "private.safetensors") == private
+
+    # the next round: the same task, with the private state that this round leaves
+    adopted = tmp_path / "private.safetensors"
+    (task.output / "private.safetensors").rename(adopted)
+    second = _train(replace(task, private=adopted))
+    assert (first["shared.safetensors"] == second["shared.safetensors"]) == (not private)
+    steps = weights.read(task.output / "private.safetensors").get("adam.generator.linear.weight.step")
+    assert (None if steps is None else float(steps)) == (2 if persist else None)
+
+
+def test_a_stopped_task_goes_on_and_ends_in_the_same_bytes(tiles_root: TilesRoot, tmp_path: Path) -> None:
+    config = {"share": "generator", "persist_moments": True, "discriminator": {"name": "vit-mini"}}
+    whole = _train(_task(tmp_path / "whole", tiles_root.path, **config))
+    task = _task(tmp_path / "stopped", tiles_root.path, **config)
+    answers = iter([False, True])
+    with pytest.raises(Cancelled, match="after 1 of 3 steps"):
+        WORKSHOP.train(task, lambda _: None, lambda: next(answers))
+    assert not (task.output / "shared.safetensors").exists()
+    assert _train(task) == whole
+
+
+def test_a_checkpoint_of_another_seed_is_not_used(tiles_root: TilesRoot, tmp_path: Path) -> None:
+    whole = _train(_task(tmp_path / "whole", tiles_root.path))
+    task = _task(tmp_path / "other", tiles_root.path)
+    answers = iter([False, True])
+    with pytest.raises(Cancelled):
+        WORKSHOP.train(replace(task, seed=8), lambda _: None, lambda: next(answers))
+    assert _train(task) == whole
+
+
+def test_the_start_depends_on_the_seed_alone(tmp_path: Path) -> None:
+    for name, seed in (("a", 1), ("b", 1), ("c", 2)):
+        WORKSHOP.initialise(CONFIG, seed, tmp_path / name)
+    a, b, c = ((tmp_path / name).read_bytes() for name in "abc")
+    assert a == b != c
+
+
+def test_a_sheet_is_drawn_from_the_released_generator(tmp_path: Path) -> None:
+    WORKSHOP.initialise(CONFIG, 1, tmp_path / "global")
+    released = {f"ema.{name.removeprefix('generator.')}": array for name, array in weights.read(tmp_path / "global").items()}
+    weights.save(tmp_path / "ema", {name: array for name, array in released.items() if "discriminator" not in name})
+    assert WORKSHOP.sample_sheet(CONFIG, tmp_path / "ema", 1, tmp_path / "sheet.png")
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.height == 2 * 100 + 4
+    with pytest.raises(BadData, match="not those of this experiment's generator"):
+        WORKSHOP.sample_sheet(CONFIG, tmp_path / "global", 1, tmp_path / "other.png")
+
+
+def test_refused_tiles_are_reported_by_count_and_reason(tiles_root: TilesRoot, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    for folder in sorted(path for path in tiles_root.path.iterdir() if path.is_dir()):
+        shutil.copytree(folder, data / folder.name)
+        (data / folder.name / "TCGA-ZZ-0001-01Z-00-DX1.jpg").write_bytes(b"no image")
+        (data / folder.name / "secret name.jpg").write_bytes(b"no image")
+    result = WORKSHOP.train(_task(tmp_path, data, steps=1), lambda _: None, _never)
+    assert result.notes == ("2 files refused: no patient id in the name", "2 files refused: not a JPEG, PNG or TIFF image")
+
+
+def test_a_site_with_too_few_patients_is_refused(tiles_root: TilesRoot, tmp_path: Path) -> None:
+    with pytest.raises(BadData, match="this site requires at least 500"):
+        _train(replace(_task(tmp_path, tiles_root.path), minimum_patients=500))
+
+
+def test_a_site_without_a_data_root_is_told_so(tiles_root: TilesRoot, tmp_path: Path) -> None:
+    with pytest.raises(BadData, match="no data root"):
+        _train(replace(_task(tmp_path, tiles_root.path), data=None))
+
+
+def test_weights_of_another_experiment_are_refused(tiles_root: TilesRoot, tmp_path: Path) -> None:
+    task = _task(tmp_path, tiles_root.path)
+    WORKSHOP.initialise({**CONFIG, "discriminator": {"name": "vit-mini"}}, 1, task.shared)
+    with pytest.raises(BadData, match="belong to other work"):
+        _train(task)
+    WORKSHOP.initialise({**CONFIG, "image_size": 36}, 1, task.shared)
+    with pytest.raises(BadData, match="not those of this generator"):
+        _train(task)
+
+
+def test_a_run_that_diverges_leaves_no_update(tiles_root: TilesRoot, tmp_path: Path) -> None:
+    task = _task(tmp_path, tiles_root.path)
+    tensors = weights.read(task.shared)
+    tensors["discriminator.heads.validity.bias"][:] = np.nan
+    weights.save(task.shared, tensors)
+    with pytest.raises(TrainingFailed, match="diverged"):
+        _train(task)
+    assert not [*task.output.glob("*.safetensors")]
