@@ -1,0 +1,226 @@
+"""Federated averaging as one pure function: a round's admitted updates become the next model.
+
+`aggregate` walks the updates' safetensors tensor by tensor and piece by piece, so that its memory does not depend on the
+number of sites nor on the size of the model: two float64 buffers that stay in a core's L2 cache; the files are page cache.
+(Measured with 86M float32: `madvise` and `readinto` instead of faults gained nothing, so there is neither.)
+
+Invariants. The result depends on the set of updates alone: they are sorted by site, each element is summed in float64 in
+that order by elementwise IEEE operations, never by BLAS, so neither the order of arrival nor threads nor the processor
+change a bit. One update, or equal ones, give exactly their own bytes. Types are kept. Nothing is left behind where it fails.
+
+It runs in a child process (`aggregator/worker.py`); admission has checked the updates, and a fault that it should have
+caught is refused here with the site and the tensor named.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from histofed.base.errors import BadData
+from histofed.recipes.contract import ServerRule
+from histofed.weights import PIECE, Array, TensorFile, Written, check_same_meaning, pieces, save_stream
+
+
+@dataclass(frozen=True)
+class UpdateInput:
+    """One site's admitted update. `weight` is what it counts by: tiles, patients or 1; above zero."""
+
+    site: str
+    path: Path
+    weight: int
+
+
+@dataclass(frozen=True)
+class AggregateJob:
+    """Everything the next model depends on. Paths are the aggregator's own."""
+
+    base: Path
+    """Shared tensors that the round started from."""
+    updates: tuple[UpdateInput, ...]
+    """In any order; one per site."""
+    state: Path | None
+    """The server tensors before; None where there are none yet."""
+    rules: tuple[ServerRule, ...]
+    round: int
+    """The round that is being committed, from 1."""
+    out_shared: Path
+    out_server: Path | None
+    """Needed where there are rules."""
+
+
+@dataclass(frozen=True)
+class Share:
+    """One site's part of the average; all parts sum to 1."""
+
+    site: str
+    weight: float
+
+
+@dataclass(frozen=True)
+class AggregateResult:
+    """The two files that were written, durable, and each site's share, sorted by site."""
+
+    shared: Written
+    server: Written | None
+    shares: tuple[Share, ...]
+
+
+def aggregate(job: AggregateJob) -> AggregateResult:
+    """FedAvg (McMahan et al. 2017, algorithm 1) over full weights, then the server tensors by their rules.
+
+    Raises `BadData` naming the site and the tensor that cannot be averaged, and `CannotWriteState`.
+    """
+    updates = tuple(sorted(job.updates, key=lambda update: update.site))
+    shares = shares_of(updates)
+    with contextlib.ExitStack() as stack:
+        base = stack.enter_context(_open(job.base, "the base model"))
+        files = [stack.enter_context(_open_update(update, base)) for update in updates]
+        shared = save_stream(job.out_shared, _headers(base), averages(files, shares))
+    server = follow(job.out_shared, job.state, job.rules, job.round, job.out_server) if job.rules else None
+    return AggregateResult(shared, server, shares)
+
+
+def shares_of(updates: Sequence[UpdateInput]) -> tuple[Share, ...]:
+    """weight / sum of weights, in float64, in the order given. Raises `BadData`."""
+    if not updates:
+        raise BadData("there is no update to average")
+    sites = [update.site for update in updates]
+    for site in sites:
+        if sites.count(site) > 1:
+            raise BadData(f"site {site} has more than one update in the round")
+    for update in updates:
+        if update.weight <= 0:
+            raise BadData(f"the update of site {update.site} counts by {update.weight}; it must be above zero")
+    total = sum(update.weight for update in updates)
+    return tuple(Share(update.site, update.weight / total) for update in updates)
+
+
+def follow(shared: Path, state: Path | None, rules: Sequence[ServerRule], round_number: int, target: Path | None) -> Written:
+    """Write the server tensors that follow the model in `shared`, one per rule; a missing one starts as a copy.
+
+    The decay of round r is min(decay, (r - 1) / (r + 4)), `ServerRule`. Raises `BadData` and `CannotWriteState`.
+    """
+    if target is None:
+        raise BadData("the recipe keeps server tensors, but there is no file to write them to")
+    ordered = sorted(rules, key=lambda rule: rule.target)
+    with contextlib.ExitStack() as stack:
+        model = stack.enter_context(_open(shared, "the new model"))
+        before = stack.enter_context(_open(state, "the server tensors")) if state else None
+        _check_rules(ordered, model, before)
+        headers = [(rule.target, *model.specs[rule.source].meaning[1:]) for rule in ordered]
+        return save_stream(target, headers, _followers(ordered, model, before, round_number))
+
+
+class WeightedMean:
+    """Means of pieces, weighted by `shares` (which sum to 1), in two float64 buffers of `PIECE` elements."""
+
+    def __init__(self, shares: Sequence[float]) -> None:
+        self._shares = tuple(shares)
+        self._total = np.empty(PIECE, np.float64)
+        self._term = np.empty(PIECE, np.float64)
+
+    def of(self, parts: Sequence[Array]) -> Array | None:
+        """The mean of as many pieces as there are shares, in their type; None when a value is not finite."""
+        total, term = self._total[: parts[0].size], self._term[: parts[0].size]
+        # infinite and undefined values are looked for at the end, in one pass
+        with np.errstate(over="ignore", invalid="ignore"):
+            # the first is stored, not added to zero: 0.0 + -0.0 would lose the sign
+            np.copyto(total, parts[0])
+            total *= self._shares[0]
+            for part, share in zip(parts[1:], self._shares[1:], strict=True):
+                np.copyto(term, part)
+                term *= share
+                total += term
+            if parts[0].dtype == np.float64:
+                return _between(total, parts)
+            # narrower types cannot overflow a float64 sum of one piece
+            return total.astype(parts[0].dtype) if math.isfinite(total.sum()) else None
+
+
+def _between(total: Array, parts: Sequence[Array]) -> Array | None:
+    """`total` moved into the range of the float64 `parts`, where a true mean lies; None when one is not finite.
+
+    Narrower types lose the sum's rounding when it is cast to them; for float64 this makes the mean of equal values exact.
+    """
+    low, high = np.minimum.reduce(parts), np.maximum.reduce(parts)
+    if not (np.isfinite(low).all() and np.isfinite(high).all()):
+        return None
+    clipped: Array = np.clip(total, low, high)
+    return clipped
+
+
+def averages(files: Sequence[TensorFile], shares: Sequence[Share]) -> Iterator[Array]:
+    """Every tensor's mean in pieces, sorted by name. The files hold the same tensors. Raises `BadData`."""
+    mean = WeightedMean([share.weight for share in shares])
+    for name in files[0].names:
+        for parts in zip(*(pieces(file.array(name)) for file in files), strict=True):
+            found = mean.of(parts)
+            if found is None:
+                site = next(share.site for share, part in zip(shares, parts, strict=True) if not np.isfinite(part).all())
+                raise BadData(
+                    f"the update of site {site} cannot be averaged: tensor {name!r} holds values that are not finite"
+                )
+            yield found
+
+
+def _followers(
+    rules: Sequence[ServerRule], model: TensorFile, before: TensorFile | None, round_number: int
+) -> Iterator[Array]:
+    """Every server tensor in pieces, in the order of `rules`."""
+    for rule in rules:
+        decay = min(rule.decay, (round_number - 1) / (round_number + 4))
+        source = pieces(model.array(rule.source))
+        if before is None or rule.target not in before.specs or decay <= 0.0:
+            yield from source
+            continue
+        mean = WeightedMean((decay, 1.0 - decay))
+        for parts in zip(pieces(before.array(rule.target)), source, strict=True):
+            found = mean.of(parts)
+            if found is None:
+                raise BadData(f"server tensor {rule.target!r} holds values that are not finite")
+            yield found
+
+
+def _check_rules(rules: Sequence[ServerRule], model: TensorFile, before: TensorFile | None) -> None:
+    """Each rule can be followed, and each server tensor has exactly one. Raises `BadData`."""
+    targets = [rule.target for rule in rules]
+    kept = before.specs if before else {}
+    if loose := sorted({*kept} - {*targets}):
+        raise BadData(f"server tensor {loose[0]!r} follows no rule of the recipe")
+    for rule in rules:
+        if targets.count(rule.target) > 1:
+            raise BadData(f"server tensor {rule.target!r} follows two rules of the recipe")
+        source, target = model.specs.get(rule.source), kept.get(rule.target)
+        if source is None:
+            raise BadData(f"server tensor {rule.target!r} follows {rule.source!r}, which the model does not have")
+        if target is not None and target.meaning[1:] != source.meaning[1:]:
+            raise BadData(f"server tensor {rule.target!r} has another type or shape than {rule.source!r}, which it follows")
+
+
+def _headers(file: TensorFile) -> list[tuple[str, str, tuple[int, ...]]]:
+    return [spec.meaning for spec in file.specs.values()]
+
+
+def _open(path: Path, what: str) -> TensorFile:
+    try:
+        return TensorFile(path)
+    except OSError as error:
+        raise BadData(f"{what} cannot be read: {os.strerror(error.errno or 0)}; restore it from a backup") from error
+    except BadData as error:
+        raise BadData(f"{what} cannot be used: {error}") from error
+
+
+def _open_update(update: UpdateInput, base: TensorFile) -> TensorFile:
+    file = _open(update.path, f"the update of site {update.site}")
+    try:
+        check_same_meaning(file, base)
+    except BadData as error:
+        raise BadData(f"the update of site {update.site} cannot be averaged: {error}") from error
+    return file

@@ -1,0 +1,269 @@
+"""Wires the aggregator; nothing else constructs its parts.
+
+Start: identity, journal, database, then the servers, then what was open is taken up. Stop: no new rounds, streams end,
+children stop, everything that was acknowledged is on disk already.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+from contextlib import AsyncExitStack
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1._async import HealthServicer
+
+from aggregator import setup
+from aggregator.config import AggregatorConfig, Telemetry
+from aggregator.database import Database
+from aggregator.door import EnrolmentDoor
+from aggregator.engine import Engine
+from aggregator.fleet import Changes, Fleet
+from aggregator.members import Members
+from aggregator.models import ModelForge
+from aggregator.pool import Workers
+from aggregator.scheduler import Scheduler
+from aggregator.services.admin import OperatorServicer
+from aggregator.services.enrollment import EnrollmentServicer
+from aggregator.services.rounds import FleetServicer, SitePermissions
+from aggregator.store import Store
+from histofed import __version__
+from histofed.audit.journal import Journal
+from histofed.audit.record import SYSTEM
+from histofed.base import durable
+from histofed.base.clock import Clock
+from histofed.base.errors import HistofedError
+from histofed.base.health import Health
+from histofed.base.ids import Digest
+from histofed.pki.tokens import JoinLine
+from histofed.telemetry import attributes as names
+from histofed.telemetry.logs import fields
+from histofed.telemetry.metrics import PrometheusMetrics
+from histofed.telemetry.tracing import Resource, Tracing
+from histofed.transport import tls
+from histofed.transport.blob_service import BlobService
+from histofed.transport.server import bind, bind_plain, enrolment_gate, fleet_gate, make_server
+from histofed.transport.store import BlobStore
+from histofed.v1 import admin_pb2_grpc, enrollment_pb2_grpc, rounds_pb2_grpc, transfer_pb2_grpc
+
+log = logging.getLogger(__name__)
+
+STOP_GRACE_S = 5.0
+"""Seconds that running calls get when the daemon stops; uploads are resumed, so none needs more."""
+
+
+class AggregatorService:
+    """The aggregator as a service of `histofed/base/daemon.py`."""
+
+    def __init__(self, config: AggregatorConfig, clock: Clock) -> None:
+        self._config = config
+        self._clock = clock
+        self._stack = AsyncExitStack()
+        self._health = Health(clock, required=("journal", "listening"))
+        self._failure: HistofedError | None = None
+        self._drain: asyncio.Event | None = None
+
+    # --- the daemon's contract ---------------------------------------------------------------------------------------
+
+    async def start(self) -> None:
+        """Open the state and listen. Raises the errors of every part, in words."""
+        config, clock, stack = self._config, self._clock, self._stack
+        state = config.state_dir
+        stack.enter_context(durable.lock(durable.make_directory(state) / "lock", "histofed-aggregator"))
+        identity = setup.load(config, clock)
+        self._credentials = identity.credentials
+        instance = setup.instance(state)
+        journal = Journal(durable.make_directory(state / "journal"), clock, instance)
+        stack.callback(journal.close)
+        self._health.set("journal", True, "audit records are written")
+        tracing = _tracing(config.telemetry, instance)
+        stack.push_async_callback(asyncio.to_thread, tracing.close)
+        metrics = PrometheusMetrics()
+        database = Database(state / "state.db")
+        stack.callback(database.close)
+        store, members = Store(database, clock), Members(database, clock)
+        blobs = BlobStore(durable.make_directory(state / "blobs"))
+        changes = Changes()
+        fleet = Fleet(clock, changes)
+        fleet.expect(tuple(row.name for row in members.sites() if row.left_at is None))
+        workers = Workers(clock, limit=config.workers)
+        forge = ModelForge(
+            store=store,
+            blobs=blobs,
+            workers=workers,
+            credentials=identity.credentials,
+            scratch=durable.make_directory(state / "scratch"),
+            clock=clock,
+        )
+        engine = Engine(
+            store=store,
+            journal=journal,
+            clock=clock,
+            fleet=fleet,
+            forge=forge,
+            changes=changes,
+            tracing=tracing,
+            metrics=metrics,
+            entropy=random.Random(),
+            fatal=self._fail,
+        )
+        self._engine, self._metrics, self._fleet, self._members = engine, metrics, fleet, members
+        self._scheduler = Scheduler(engine, members, clock, self._health)
+        enrolment = EnrollmentServicer(
+            members=members,
+            journal=journal,
+            authority=identity.authority,
+            token_key=identity.token_key,
+            address=setup.public_address(config),
+        )
+        self._door = EnrolmentDoor(members, identity.token_key, lambda: self._open_enrolment(enrolment))
+        journal.append("aggregator.started", who=SYSTEM, subject={"version": __version__, "instance": instance})
+        engine.recover()
+        stack.push_async_callback(engine.close)
+
+        denied = members.revoked_serials()
+        server = make_server(fleet_gate(config.federation, denied=denied.__contains__, clock=clock))
+        rounds_pb2_grpc.add_FleetServiceServicer_to_server(
+            FleetServicer(
+                engine=engine,
+                members=members,
+                fleet=fleet,
+                changes=changes,
+                blobs=blobs,
+                credentials=identity.credentials,
+                tracing=tracing,
+                clock=clock,
+            ),
+            server,
+        )
+        transfer_pb2_grpc.add_BlobServiceServicer_to_server(BlobService(blobs, SitePermissions(engine), clock), server)
+        enrollment_pb2_grpc.add_EnrollmentServiceServicer_to_server(enrolment, server)
+        admin_pb2_grpc.add_OperatorServiceServicer_to_server(
+            OperatorServicer(
+                engine=engine,
+                members=members,
+                scheduler=self._scheduler,
+                fleet=fleet,
+                changes=changes,
+                door=self._door,
+                journal=journal,
+                health=self._health,
+                clock=clock,
+                federation=config.federation,
+                join_line=lambda token: str(self._join_line(token, identity.authority.sha256)),
+            ),
+            server,
+        )
+        bind(server, config.listen.grpc, tls.server_credentials(identity.credentials))
+        await server.start()
+        stack.push_async_callback(server.stop, STOP_GRACE_S)
+        host, _, port = config.listen.grpc.rpartition(":")
+        await tls.prove_tls13_only(_reachable(host), int(port))
+        await self._serve_health()
+        self._serve_metrics()
+        self._health.set("listening", True, f"sites reach it on {config.listen.grpc}")
+        log.info("listening", extra=fields(grpc=config.listen.grpc, version=__version__, federation=config.federation))
+
+    async def serve(self, drain: asyncio.Event) -> None:
+        """Plan rounds until the daemon drains. Raises what made the aggregator unable to go on."""
+        self._drain = drain
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._scheduler.run(drain), name="scheduler")
+            group.create_task(self._door.run(drain), name="enrolment door")
+            group.create_task(self._gauges(drain), name="gauges")
+        if self._failure is not None:
+            raise self._failure
+
+    async def reload(self) -> str:
+        """Nothing in the file can change while it runs."""
+        return "the aggregator reads its configuration at start only; restart it to apply changes"
+
+    async def stop(self) -> None:
+        """Release everything, newest first."""
+        await self._stack.aclose()
+
+    def status(self) -> str:
+        """One line for systemd."""
+        open_rounds = ", ".join(
+            f"{state.key} {state.state} ({len(state.admitted)} of {len(state.tasks)} in)"
+            for state in self._engine.open_rounds
+        )
+        return f"{len(self._fleet.connected)} sites connected; {open_rounds or 'no round is open'}"
+
+    def turning(self) -> bool:
+        """The scheduler's loop turned lately."""
+        return self._health.live
+
+    # --- parts -------------------------------------------------------------------------------------------------------
+
+    def _fail(self, error: HistofedError) -> None:
+        """Something that must work does not: end the daemon, its manager starts it again, state is kept."""
+        log.critical("the aggregator cannot go on", extra=fields(reason=str(error)))
+        self._failure = self._failure or error
+        if self._drain is not None:
+            self._drain.set()
+
+    def _join_line(self, token: str, ca_sha256: Digest) -> JoinLine:
+        port = int(self._config.listen.enrolment.rpartition(":")[2])
+        return JoinLine(self._config.public_hosts[0], port, token, ca_sha256)
+
+    async def _open_enrolment(self, servicer: EnrollmentServicer) -> grpc.aio.Server:
+        server = make_server(enrolment_gate(clock=self._clock))
+        enrollment_pb2_grpc.add_EnrollmentServiceServicer_to_server(servicer, server)
+        bind(server, self._config.listen.enrolment, tls.enrolment_credentials(self._credentials))
+        await server.start()
+        return server
+
+    async def _serve_health(self) -> None:
+        """grpc.health.v1 for probes: `liveness`, `startup`, and FleetService for readiness."""
+        servicer = HealthServicer()
+        server = grpc.aio.server(maximum_concurrent_rpcs=16)
+        health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
+        bind_plain(server, self._config.listen.health)
+        await server.start()
+        self._stack.push_async_callback(server.stop, 0.5)
+        for service in ("", "startup", "liveness", "histofed.v1.FleetService"):
+            await servicer.set(service, health_pb2.HealthCheckResponse.SERVING)
+        self._probe = servicer
+
+    def _serve_metrics(self) -> None:
+        host, _, port = self._config.listen.metrics.rpartition(":")
+        server = self._metrics.serve(host, int(port))
+        self._stack.callback(server.close)
+
+    async def _gauges(self, drain: asyncio.Event) -> None:
+        """Values that are read rather than counted, and what the probes answer."""
+        while not drain.is_set():
+            self._metrics.set(names.SITES_CONNECTED, len(self._fleet.connected))
+            for row in self._members.sites():
+                if row.certificate_expires_at is not None:
+                    left = (row.certificate_expires_at - self._clock.now()).total_seconds()
+                    self._metrics.set(names.SITE_CERTIFICATE_EXPIRY, left, site=row.name)
+            serving, not_serving = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
+            await self._probe.set("liveness", serving if self._health.live else not_serving)
+            await self._probe.set("histofed.v1.FleetService", serving if self._health.ready else not_serving)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(drain.wait(), 5.0)
+        await self._probe.set("histofed.v1.FleetService", health_pb2.HealthCheckResponse.NOT_SERVING)
+
+
+def _tracing(config: Telemetry, instance: str) -> Tracing:
+    if not config.otlp_endpoint:
+        return Tracing.off()
+    resource = Resource("histofed-aggregator", __version__, instance, config.environment)
+    return Tracing.otlp(config.otlp_endpoint, resource, credentials=_otlp_credentials(config))
+
+
+def _otlp_credentials(config: Telemetry) -> grpc.ChannelCredentials:
+    ca, key, certificate = (
+        None if path is None else path.read_bytes() for path in (config.ca_file, config.key_file, config.certificate_file)
+    )
+    return grpc.ssl_channel_credentials(ca, key, certificate)
+
+
+def _reachable(host: str) -> str:
+    """An address at which a daemon that listens on `host` reaches itself."""
+    return {"0.0.0.0": "127.0.0.1", "[::]": "::1"}.get(host, host.strip("[]"))  # noqa: S104

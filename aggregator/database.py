@@ -1,0 +1,91 @@
+"""The aggregator's database: SQLite (WAL, synchronous=FULL) through SQLAlchemy Core, brought up to date by Alembic.
+
+Each `writing` block is one transaction and is durable when it ends. What the tables mean is said by their users:
+`aggregator/store.py` (experiments, rounds, models) and `aggregator/members.py` (sites, certificates, tokens).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import sqlalchemy as sa
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy.exc import DBAPIError
+
+from histofed.base.durable import failpoint
+from histofed.base.errors import CannotWriteState, VersionMismatch
+
+# it reports its own start at length, each time
+logging.getLogger("alembic").setLevel(logging.WARNING)
+
+
+class Database:
+    """One file. Not for several threads at once: the daemon's loop is its only user."""
+
+    def __init__(self, path: Path) -> None:
+        """Open or create the database and bring its tables up to date.
+
+        Raises `CannotWriteState`, and `VersionMismatch` when a newer release has written it.
+        """
+        self.engine = sa.create_engine(f"sqlite:///{path}")
+        sa.event.listen(self.engine, "connect", _configure_sqlite)
+        sa.event.listen(self.engine, "begin", lambda connection: connection.exec_driver_sql("BEGIN IMMEDIATE"))
+        with _state_errors():
+            self._migrate()
+
+    def close(self) -> None:
+        """Release the file."""
+        self.engine.dispose()
+
+    def _migrate(self) -> None:
+        scripts = Config()
+        scripts.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+        known = {script.revision for script in ScriptDirectory.from_config(scripts).walk_revisions()}
+        with self.engine.connect() as connection, connection.begin():
+            current = MigrationContext.configure(connection).get_current_revision()
+            if current is not None and current not in known:
+                raise VersionMismatch(
+                    f"the state was written by a newer histofed (schema {current}): install that release again, "
+                    "or restore a backup made with this one"
+                )
+            scripts.attributes["connection"] = connection
+            command.upgrade(scripts, "head")
+
+    @contextmanager
+    def writing(self) -> Iterator[sa.Connection]:
+        """One transaction, durable when the block ends. Raises `CannotWriteState`; then nothing has changed."""
+        with _state_errors(), self.engine.begin() as connection:
+            yield connection
+        failpoint("aggregator.rows_committed")
+
+    @contextmanager
+    def reading(self) -> Iterator[sa.Connection]:
+        """One consistent view."""
+        with _state_errors(), self.engine.begin() as connection:
+            yield connection
+
+
+def _configure_sqlite(connection: Any, _record: object) -> None:
+    # the driver must not begin transactions by itself, or BEGIN IMMEDIATE would come second
+    connection.isolation_level = None
+    cursor = connection.cursor()
+    for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "busy_timeout=5000"):
+        cursor.execute(f"PRAGMA {pragma}")
+    cursor.close()
+
+
+@contextmanager
+def _state_errors() -> Iterator[None]:
+    try:
+        yield
+    except DBAPIError as error:
+        raise CannotWriteState(
+            f"the aggregator's database refused ({error.orig}); free space or repair the disk, nothing was acknowledged"
+        ) from error

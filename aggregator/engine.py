@@ -1,0 +1,355 @@
+"""Carries out what the round machine decides: journal, then persist, then act.
+
+`dispatch` is the only way a round changes: it asks `rounds.step`, writes the audit journal, writes rows and event in one
+transaction, and only then starts the effects. It runs without a break in the daemon's loop, so no two transitions can
+interleave; the arithmetic (admission's checks, aggregation) runs in child processes and comes back as an event.
+
+After a restart `recover` reads what is open and starts the effects that the states imply. Effects may therefore happen
+twice; each is harmless then: an offer is a message, a check reads, an aggregation makes the same bytes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict
+from datetime import datetime
+from functools import partial
+from typing import Final
+
+from aggregator import events, rounds
+from aggregator.events import Effect, Event
+from aggregator.fleet import Changes, Fleet, OfferTask, WithdrawTask
+from aggregator.models import ModelForge
+from aggregator.rounds import Round
+from aggregator.rows import ModelRow
+from aggregator.store import Store
+from histofed.audit.journal import Journal
+from histofed.audit.record import SYSTEM, Who
+from histofed.base.clock import Clock
+from histofed.base.durable import failpoint
+from histofed.base.errors import CannotWriteState, HistofedError, Stale
+from histofed.base.experiment import Experiment, parse_experiment
+from histofed.base.ids import Digest, ExperimentId, Json, RoundKey, SiteId, TaskKey
+from histofed.pki.signing import Envelope
+from histofed.telemetry import attributes as names
+from histofed.telemetry.context import TraceContext, round_parent
+from histofed.telemetry.logs import fields
+from histofed.telemetry.metrics import Metrics
+from histofed.telemetry.tracing import Tracing
+from histofed.transport.backoff import Backoff
+
+log = logging.getLogger(__name__)
+
+DISK_ATTEMPTS: Final = 30
+"""How often a job that cannot write is tried again (about half an hour) before the daemon ends with exit code 73."""
+
+
+class Engine:
+    """The rounds that are open, and what is being done about them."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        journal: Journal,
+        clock: Clock,
+        fleet: Fleet,
+        forge: ModelForge,
+        changes: Changes,
+        tracing: Tracing,
+        metrics: Metrics,
+        entropy: random.Random,
+        fatal: Callable[[HistofedError], None],
+    ) -> None:
+        self.store = store
+        self.fleet = fleet
+        self.forge = forge
+        self._journal = journal
+        self._clock = clock
+        self._changes = changes
+        self._tracing = tracing
+        self._metrics = metrics
+        self._entropy = entropy
+        self._fatal = fatal
+        self._rounds: dict[RoundKey, Round] = {}
+        self._experiments: dict[ExperimentId, Experiment] = {}
+        self._jobs: dict[str, asyncio.Task[None]] = {}
+        self._ended = asyncio.Event()
+        """Set whenever the scheduler may have something to plan."""
+
+    # --- life --------------------------------------------------------------------------------------------------------
+
+    def recover(self) -> None:
+        """Take up what was open when the last process ended."""
+        for row in self.store.experiments(only_open=True):
+            if row.state == "draft":
+                self.initialise(self.experiment(row.name))
+        for state in self.store.rounds(only_open=True):
+            self._rounds[state.key] = state
+            log.info("taking up an open round", extra=fields(round=str(state.key), state=state.state))
+            self._carry_out(state, rounds.pending_effects(state))
+
+    async def close(self) -> None:
+        """Stop the child processes; what they did is repeated after the next start."""
+        jobs = tuple(self._jobs.values())
+        for job in jobs:
+            job.cancel()
+        await asyncio.gather(*jobs, return_exceptions=True)
+
+    async def idle(self, seconds: float) -> None:
+        """Wait until something may have to be planned, at most `seconds`."""
+        try:
+            await asyncio.wait_for(self._ended.wait(), seconds)
+        except TimeoutError:
+            return
+        self._ended.clear()
+
+    def wake(self) -> None:
+        """Something happened that may allow the next round."""
+        self._ended.set()
+        self._changes.notify()
+
+    # --- reading -----------------------------------------------------------------------------------------------------
+
+    @property
+    def open_rounds(self) -> tuple[Round, ...]:
+        """Rounds that are not ended, by key."""
+        return tuple(self._rounds[key] for key in sorted(self._rounds))
+
+    def open_round(self, experiment: ExperimentId) -> Round | None:
+        """The experiment's round that is not ended; there is at most one."""
+        return next((state for key, state in self._rounds.items() if key.experiment == experiment), None)
+
+    def round_of(self, task: TaskKey) -> Round:
+        """The round of a task, open or not. Raises `NotFound`, and `Stale` when the site is not in its sample."""
+        state = self._rounds.get(task.round) or self.store.round(task.round)
+        state.task(task.site)
+        return state
+
+    def experiment(self, name: ExperimentId) -> Experiment:
+        """The experiment as it was submitted. Raises `NotFound`."""
+        if name not in self._experiments:
+            self._experiments[name] = parse_experiment(self.store.experiment(name).toml)
+        return self._experiments[name]
+
+    def tasks_of(self, site: SiteId) -> tuple[TaskKey, ...]:
+        """Tasks that the site still has to do."""
+        return tuple(
+            state.task_key(site)
+            for state in self.open_rounds
+            for task in state.tasks
+            if task.site == site and task.state in rounds.WITH_SITE and state.state is rounds.RoundState.OPEN
+        )
+
+    # --- changing ----------------------------------------------------------------------------------------------------
+
+    def submit(self, experiment: Experiment, who: Who) -> None:
+        """A new experiment. Raises `AlreadyThere`."""
+        self.audit("experiment.submitted", who, {"experiment": experiment.name, "sha256": experiment.sha256})
+        self.store.add_experiment(experiment.name, experiment.toml, experiment.sha256, who.name)
+        self.initialise(experiment)
+
+    def initialise(self, experiment: Experiment) -> None:
+        """Make the experiment's first model in the background."""
+        self._start_job(f"initialise {experiment.name}", partial(self._initialise, experiment))
+
+    def plan(
+        self, experiment: Experiment, number: int, base: Digest, eligible: tuple[SiteId, ...], sample: tuple[SiteId, ...]
+    ) -> None:
+        """Plan and open the next round."""
+        rules = experiment.file.round
+        key = RoundKey(experiment.name, number)
+        state = rounds.plan(key, base, eligible, sample, rules.quorum, rules.attempts, rules.deadline_s)
+        attributes = _round_attributes(key) | {names.SITES_ELIGIBLE: len(eligible), names.SITES_SAMPLED: len(sample)}
+        with self._tracing.root(names.ROUND_SAMPLE, round_parent(key.experiment, key.number), attributes):
+            self.audit("round.planned", SYSTEM, {"round": str(key), "base": base, "eligible": eligible, "sample": sample})
+            self.store.add_round(state)
+            failpoint("aggregator.sample_planned")
+        self._rounds[key] = state
+        self._carry_out(state, rounds.pending_effects(state))
+
+    def dispatch(
+        self,
+        key: RoundKey,
+        event: Event,
+        *,
+        who: Who = SYSTEM,
+        update: Envelope | None = None,
+        model: ModelRow | None = None,
+        trace: TraceContext | None = None,
+    ) -> Round:
+        """One event of one round. Raises `Stale` (too late) and `CannotWriteState`; then nothing has changed.
+
+        `trace` is the span that led to it, at a site perhaps; without one the event belongs to the round itself.
+        """
+        before = self._rounds.get(key) or self.store.round(key)
+        after, effects = rounds.step(before, event)
+        if after == before:
+            return before
+        action = f"round.{type(event).__name__.lower()}"
+        subject: dict[str, Json] = {"round": str(key), "state": after.state} | _facts(event)
+        trace = trace or round_parent(key.experiment, key.number)
+        self.audit(action, who, subject, reason=getattr(event, "reason", ""), trace=trace)
+        self.store.save_round(before, after, event, update, model)
+        self._rounds[key] = after
+        self._count(before, after)
+        self._carry_out(after, effects, trace)
+        self._changes.notify()
+        return after
+
+    def end_experiment(self, name: ExperimentId, state: str, reason: str) -> None:
+        """The experiment is finished or has failed."""
+        self.audit(f"experiment.{state}", SYSTEM, {"experiment": name}, reason=reason)
+        self.store.set_experiment(name, state, reason)
+        log.info("experiment ended", extra=fields(experiment=name, state=state, reason=reason))
+        self._changes.notify()
+
+    def audit(
+        self, action: str, who: Who, subject: dict[str, Json], reason: str = "", trace: TraceContext | None = None
+    ) -> None:
+        """No audit, no action: raises `CannotWriteState`, and then nothing may be done."""
+        self._journal.append(action, who=who, subject=subject, reason=reason, trace=trace)
+        self._metrics.count(names.JOURNAL_RECORDS_TOTAL, 1)
+
+    # --- effects -----------------------------------------------------------------------------------------------------
+
+    def _carry_out(self, state: Round, effects: tuple[Effect, ...], trace: TraceContext | None = None) -> None:
+        for effect in effects:
+            match effect:
+                case events.Open():
+                    self.dispatch(state.key, events.Opened(self._clock.now()))
+                case events.Offer(site):
+                    self._offer(state, site)
+                case events.Withdraw(site, reason):
+                    self.fleet.send(site, WithdrawTask(state.task_key(site), reason))
+                case events.Inspect(site):
+                    self._start_job(f"inspect {state.task_key(site)}", partial(self._inspect, state.key, site, trace))
+                case events.Aggregate():
+                    self._start_job(f"aggregate {state.key}", partial(self._aggregate, state.key))
+                case events.Ended():
+                    self._end_round(state)
+
+    def _offer(self, state: Round, site: SiteId) -> None:
+        attributes = _round_attributes(state.key) | {names.SITE_ID: site, names.ATTEMPT: state.task(site).attempt}
+        with self._tracing.span(names.TASK_OFFER, attributes, parent=round_parent(state.key.experiment, state.key.number)):
+            failpoint("aggregator.task_offered")
+            self.fleet.send(site, OfferTask(state.task_key(site)))
+
+    def _end_round(self, state: Round) -> None:
+        self._rounds.pop(state.key, None)
+        self.fleet.forget(tuple(state.task_key(site) for site in state.sampled))
+        try:
+            self.forge.forget_updates(state)
+        except CannotWriteState as error:
+            log.warning("updates of an ended round stay on disk", extra=fields(round=str(state.key), reason=str(error)))
+        log.info("round ended", extra=fields(round=str(state.key), state=state.state, reason=state.reason))
+        self.wake()
+
+    async def _initialise(self, experiment: Experiment) -> None:
+        try:
+            model = await self.forge.first(experiment)
+        except CannotWriteState:
+            raise
+        except HistofedError as error:
+            self.end_experiment(experiment.name, "failed", f"the first model cannot be made: {error}")
+            return
+        self.audit("model.created", SYSTEM, {"experiment": experiment.name, "round": 0, "model": model.digest})
+        self.store.add_first_model(model)
+        failpoint("aggregator.model_committed")
+        self.wake()
+
+    async def _inspect(self, key: RoundKey, site: SiteId, trace: TraceContext | None) -> None:
+        state = self._rounds[key]
+        experiment = self.experiment(key.experiment)
+        attributes = _round_attributes(key) | {names.SITE_ID: site}
+        parent = trace or round_parent(key.experiment, key.number)
+        with self._tracing.span(names.TASK_ADMIT, attributes, parent=parent) as span:
+            event: Event
+            try:
+                norm = await self.forge.inspect(experiment, state, site)
+                span.set({names.UPDATE_NORM: norm})
+                span.outcome("ok")
+                event = events.Admitted(site)
+            except CannotWriteState:
+                raise
+            except HistofedError as error:
+                log.warning("update rejected", extra=fields(task=str(state.task_key(site)), reason=str(error)))
+                span.outcome("rejected")
+                event = events.Rejected(site, str(error))
+            self.dispatch(key, event)
+            failpoint("aggregator.update_admitted")
+
+    async def _aggregate(self, key: RoundKey) -> None:
+        state = self._rounds[key]
+        experiment = self.experiment(key.experiment)
+        parent = round_parent(key.experiment, key.number)
+        attributes = _round_attributes(key) | {names.UPDATES_ADMITTED: len(state.admitted)}
+        try:
+            with self._tracing.span(names.ROUND_AGGREGATE, attributes, parent=parent):
+                made = await self.forge.next(experiment, state)
+        except CannotWriteState:
+            raise
+        except HistofedError as error:
+            # an arithmetic that keeps failing must not take the other experiments down with it
+            self.dispatch(key, events.Abandoned(f"the updates cannot be averaged: {error}"))
+            return
+        with self._tracing.span(
+            names.ROUND_COMMIT, _round_attributes(key) | {names.MODEL_DIGEST: made.model.digest}, parent=parent
+        ):
+            self.store.set_round_metrics(key, made.metrics)
+            self.dispatch(key, events.Aggregated(made.model.digest, self._clock.now()), model=made.model)
+            failpoint("aggregator.model_committed")
+
+    # --- jobs --------------------------------------------------------------------------------------------------------
+
+    def _start_job(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
+        if name in self._jobs:
+            return
+        job = asyncio.get_running_loop().create_task(self._run_job(name, work), name=name)
+        self._jobs[name] = job
+        job.add_done_callback(lambda _done: self._jobs.pop(name, None))
+
+    async def _run_job(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
+        """Do the work; wait for a disk that is full; end the daemon for anything that it cannot go on with."""
+        delays = Backoff(first_s=1.0, most_s=60.0, attempts=DISK_ATTEMPTS).delays(self._entropy)
+        while True:
+            try:
+                await work()
+                return
+            except Stale as error:
+                log.info("not needed any more", extra=fields(job=name, reason=str(error)))
+                return
+            except CannotWriteState as error:
+                delay = next(delays, None)
+                log.error("cannot write", extra=fields(job=name, again_in_s=delay, reason=str(error)))
+                if delay is None:
+                    self._fatal(error)
+                    return
+                await self._clock.sleep(delay)
+            except Exception as error:
+                log.exception("a job failed unexpectedly", extra=fields(job=name))
+                self._fatal(HistofedError(f"{name}: {type(error).__name__}"))
+                return
+
+    def _count(self, before: Round, after: Round) -> None:
+        if before.state is not after.state:
+            self._metrics.count(names.ROUNDS_TOTAL, 1, state=after.state.value)
+            if after.committed_at is not None and after.opened_at is not None:
+                self._metrics.observe(names.ROUND_SECONDS, (after.committed_at - after.opened_at).total_seconds())
+        for old, new in zip(before.tasks, after.tasks, strict=True):
+            if old.state is not new.state:
+                self._metrics.count(names.TASKS_TOTAL, 1, state=new.state.value)
+                if new.state is rounds.TaskState.RECEIVED:
+                    self._metrics.count(names.UPDATES_BYTES_TOTAL, new.update_bytes)
+
+
+def _round_attributes(key: RoundKey) -> dict[str, str | int | float | bool]:
+    return {names.EXPERIMENT_ID: key.experiment, names.ROUND_NUMBER: key.number}
+
+
+def _facts(event: Event) -> dict[str, Json]:
+    """What the journal says about an event; times and reasons have places of their own."""
+    return {name: value for name, value in asdict(event).items() if name != "reason" and not isinstance(value, datetime)}

@@ -1,0 +1,1 @@
+"""Alembic's folder: each release's change of the tables, forward only."""

@@ -1,0 +1,182 @@
+"""Makes global models: runs the arithmetic in child processes, stores the files by content, signs what they mean.
+
+A model is named by the digest of its signed statement, which holds no time and nothing random: an aggregation that a
+crash interrupted is repeated from the durable updates and makes the same model.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from aggregator.admission import weight_of
+from aggregator.aggregate import AggregateJob, UpdateInput
+from aggregator.jobs import InitialiseJob, InspectJob
+from aggregator.pool import Workers
+from aggregator.rounds import Round
+from aggregator.rows import ModelRow
+from aggregator.store import Store
+from histofed import statements, weights
+from histofed.base import durable
+from histofed.base.clock import Clock
+from histofed.base.durable import failpoint
+from histofed.base.experiment import Experiment
+from histofed.base.ids import Digest, SiteId, sha256
+from histofed.base.seeds import seed
+from histofed.pki.credentials import Credentials
+from histofed.pki.signing import sign
+from histofed.recipes.registry import recipe
+from histofed.statements import Contribution, File, ModelStatement, UpdateManifest, decode_model, decode_update
+from histofed.transport.store import BlobStore, owner_of
+from histofed.weights import Written
+
+SHARED, SERVER = "shared", "server"
+"""A model's parts: what sites train from, and what the aggregator keeps (the EMA generator)."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """A model that is on disk and signed, but not committed yet."""
+
+    model: ModelRow
+    metrics: Mapping[str, float]
+    """The sites' metrics, weighted as their updates."""
+
+
+class ModelForge:
+    """Where models are made. `scratch` is on the same file system as the blobs."""
+
+    def __init__(
+        self, *, store: Store, blobs: BlobStore, workers: Workers, credentials: Credentials, scratch: Path, clock: Clock
+    ) -> None:
+        self._store = store
+        self._blobs = blobs
+        self._workers = workers
+        self._credentials = credentials
+        self._scratch = scratch
+        self._clock = clock
+
+    async def first(self, experiment: Experiment) -> ModelRow:
+        """The model that every site starts from; the same for the same experiment. Raises `BadData`."""
+        shared, server = self._outputs(f"{experiment.name}-0")
+        made = await self._workers.run(
+            InitialiseJob(
+                recipe=experiment.file.recipe,
+                config=experiment.file.recipe_config,
+                seed=seed("initialise", experiment.name),
+                out_shared=shared,
+                out_server=server,
+            )
+        )
+        parts = await self._keep({SHARED: (shared, made.shared), SERVER: (server, made.server)})
+        return self._signed(experiment, round_number=0, base="", parts=parts, contributions=[])
+
+    async def inspect(self, experiment: Experiment, state: Round, site: SiteId) -> float:
+        """The L2 norm of the site's (update - base). Raises `BadData` when the update may not enter."""
+        update = state.task(site).weights
+        assert update is not None, "a received task has its weights"
+        base = self._store.part(state.base, SHARED)
+        job = InspectJob(
+            self._blobs.path(update), self._blobs.path(Digest(base.sha256)), experiment.file.aggregation.max_norm
+        )
+        return (await self._workers.run(job)).norm
+
+    async def next(self, experiment: Experiment, state: Round) -> Made:
+        """The model after the round: the mean of the admitted updates. Raises `BadData`."""
+        manifests = {site: self._manifest(state, site) for site in state.admitted}
+        rule = experiment.file.aggregation.weights
+        base = decode_model(self._store.model(state.base).statement.payload)
+        shared, server = self._outputs(f"{experiment.name}-{state.key.number}")
+        base_shared = self._blobs.path(Digest(base.parts[SHARED].sha256))
+        rules = recipe(experiment.file.recipe).server_rules(
+            experiment.file.recipe_config, tuple(spec.name for spec in weights.read_header(base_shared))
+        )
+        job = AggregateJob(
+            base=base_shared,
+            updates=tuple(
+                UpdateInput(site, self._blobs.path(_weights_of(manifest)), weight_of(manifest, rule))
+                for site, manifest in manifests.items()
+            ),
+            state=self._blobs.path(Digest(base.parts[SERVER].sha256)) if SERVER in base.parts else None,
+            rules=rules,
+            round=state.key.number,
+            out_shared=shared,
+            out_server=server if rules else None,
+        )
+        made = await self._workers.run(job)
+        parts = await self._keep({SHARED: (shared, made.shared), SERVER: (server, made.server)})
+        failpoint("aggregator.aggregate_written")
+        contributions = [
+            Contribution(
+                share.site, _manifest_digest(state, share.site), _weights_of(manifests[SiteId(share.site)]), share.weight
+            )
+            for share in made.shares
+        ]
+        model = self._signed(experiment, state.key.number, state.base, parts, contributions)
+        return Made(model, _mean_metrics({share.site: share.weight for share in made.shares}, manifests))
+
+    def forget_updates(self, state: Round) -> None:
+        """The round ended: its updates' bytes are not needed again. Files that are part of a model stay."""
+        for task in state.tasks:
+            self._blobs.discard_uploads(owner_of(str(state.task_key(task.site))))
+            if task.weights is not None and not self._store.is_part(task.weights):
+                self._blobs.remove(task.weights)
+
+    def _outputs(self, name: str) -> tuple[Path, Path]:
+        outputs = tuple(self._scratch / f"{name}-{part}.safetensors" for part in (SHARED, SERVER))
+        for path in outputs:
+            durable.remove(path)
+        return outputs[0], outputs[1]
+
+    async def _keep(self, written: Mapping[str, tuple[Path, Written | None]]) -> dict[str, File]:
+        """Move the files that were written to the blob store."""
+        parts = {}
+        for name, (path, file) in written.items():
+            if file is not None:
+                await asyncio.to_thread(self._blobs.import_file, path, move=True)
+                parts[name] = File(**asdict(file))
+        return parts
+
+    def _signed(
+        self, experiment: Experiment, round_number: int, base: str, parts: dict[str, File], contributions: list[Contribution]
+    ) -> ModelRow:
+        statement = ModelStatement(
+            federation=self._credentials.federation,
+            experiment=experiment.name,
+            experiment_sha256=experiment.sha256,
+            recipe=experiment.file.recipe,
+            round=round_number,
+            base=base,
+            parts=parts,
+            release=recipe(experiment.file.recipe).release,
+            strategy=experiment.file.aggregation.strategy,
+            contributions=contributions,
+        )
+        payload = statements.encode(statement)
+        envelope = sign(statements.MODEL_TYPE, payload, self._credentials)
+        return ModelRow(sha256(payload), experiment.name, round_number, "candidate", envelope, self._clock.now())
+
+    def _manifest(self, state: Round, site: SiteId) -> UpdateManifest:
+        return decode_update(self._store.update(_manifest_digest(state, site)).payload)
+
+
+def _manifest_digest(state: Round, site: str) -> Digest:
+    manifest = state.task(SiteId(site)).manifest
+    assert manifest is not None, "an admitted task has its manifest"
+    return manifest
+
+
+def _weights_of(manifest: UpdateManifest) -> Digest:
+    assert manifest.weights is not None, "an admitted update of kind train has weights"
+    return Digest(manifest.weights.sha256)
+
+
+def _mean_metrics(shares: Mapping[str, float], manifests: Mapping[SiteId, UpdateManifest]) -> dict[str, float]:
+    """The mean of each metric that every site reported."""
+    tables = [manifest.metrics for manifest in manifests.values()]
+    common = set.intersection(*(set(table) for table in tables)) if tables else set()
+    return {
+        name: sum(shares[site] * manifest.metrics[name] for site, manifest in manifests.items()) for name in sorted(common)
+    }

@@ -1,0 +1,120 @@
+"""Runs the aggregator's arithmetic in child processes, a bounded number at a time, and brings back results or errors.
+
+Invariants: a child that crashes (a signal, most often the kernel's out-of-memory killer) is repeated a bounded number of
+times, with a pause and a line in the log; a child that refuses its job raises the same error here; when the caller is
+cancelled or the time is up, the child is killed and waited for. Jobs write their files all or nothing, so repeating one
+is always safe. The daemon makes one `Workers` and hands it to whoever has work.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from dataclasses import dataclass
+from typing import Final, overload
+
+from aggregator.aggregate import AggregateJob, AggregateResult
+from aggregator.jobs import (
+    InitialiseJob,
+    InitialiseResult,
+    InspectJob,
+    InspectResult,
+    Job,
+    Result,
+    SheetJob,
+    SheetResult,
+    decode_result,
+    encode_job,
+    kind_of,
+)
+from histofed.base.clock import Clock
+from histofed.base.errors import DeadlineExceeded, HistofedError
+
+log = logging.getLogger(__name__)
+
+_PAUSE_S: Final = 1.0
+"""Seconds before a crashed job is tried again; doubles each time."""
+_ONE_THREAD: Final = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+"""A child is one core's work; the pool decides how many there are. It also saves numpy's start a thread pool."""
+
+
+@dataclass(frozen=True)
+class _Ended:
+    """How a child ended: its exit code (negative: the signal) and what it printed."""
+
+    code: int
+    output: bytes
+    complaint: str
+
+
+class Workers:
+    """At most `limit` children at a time; each job gets `timeout_s` seconds per attempt."""
+
+    def __init__(self, clock: Clock, *, limit: int = 2, attempts: int = 3, timeout_s: float = 3600.0) -> None:
+        self._clock = clock
+        self._free = asyncio.Semaphore(limit)
+        self._attempts = attempts
+        self._timeout_s = timeout_s
+
+    @overload
+    async def run(self, job: AggregateJob) -> AggregateResult: ...
+    @overload
+    async def run(self, job: InitialiseJob) -> InitialiseResult: ...
+    @overload
+    async def run(self, job: InspectJob) -> InspectResult: ...
+    @overload
+    async def run(self, job: SheetJob) -> SheetResult: ...
+    async def run(self, job: Job) -> Result:
+        """Do the job in a child process. Raises what the job raises, `DeadlineExceeded`, and `HistofedError` for a child
+        that cannot be kept alive.
+        """
+        async with self._free:
+            ended = await self._persist(job)
+        try:
+            return decode_result(job, ended.output)
+        except ValueError as error:
+            log.error("%s process ended with exit code %d:\n%s", kind_of(job), ended.code, ended.complaint)
+            raise HistofedError(
+                f"the {kind_of(job)} process failed (exit code {ended.code}); the aggregator's log has its last words"
+            ) from error
+
+    async def _persist(self, job: Job) -> _Ended:
+        """Start children until one ends by itself, a bounded number of times."""
+        for attempt in range(1, self._attempts + 1):
+            ended = await self._child(job)
+            if ended.code >= 0:
+                return ended
+            name = signal.Signals(-ended.code).name
+            log.warning("%s process was killed by %s, attempt %d of %d", kind_of(job), name, attempt, self._attempts)
+            if attempt < self._attempts:
+                await self._clock.sleep(_PAUSE_S * 2 ** (attempt - 1))
+        raise HistofedError(
+            f"the {kind_of(job)} process was killed by {name} {self._attempts} times; if the kernel's log says "
+            "out of memory, give the aggregator more"
+        )
+
+    async def _child(self, job: Job) -> _Ended:
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-P", "-m", "aggregator.worker", str(os.getpid())),
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env={**os.environ, **_ONE_THREAD},
+            start_new_session=True,  # ctrl-C at a terminal is for the daemon, which drains
+        )
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                output, complaint = await process.communicate(encode_job(job))
+        except TimeoutError as error:
+            raise DeadlineExceeded(
+                f"the {kind_of(job)} process did not end within {self._timeout_s:g} s and was stopped"
+            ) from error
+        finally:
+            if process.returncode is None:
+                process.kill()
+                await process.communicate()
+        assert process.returncode is not None, "communicate() waits for the end"
+        return _Ended(process.returncode, output, complaint.decode(errors="replace")[-4000:])

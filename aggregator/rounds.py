@@ -1,0 +1,323 @@
+"""A round as a pure state machine: `(state, event) -> (state, effects)`. No time, no disk, no network in here.
+
+    round: planned -> open -> aggregating -> committed | abandoned
+    task:  offered -> accepted -> uploading -> received -> admitted | rejected,  or declined | expired
+
+Invariants, held by `tests/unit/aggregator/test_rounds.py` (a hypothesis state machine):
+
+- the eligible set, the sample and the base never change once the round is planned;
+- an event that already happened changes nothing and has no effects (every message may come twice);
+- an event that comes too late, or from nobody in the sample, raises `Stale` and changes nothing;
+- a round always ends: when every task is settled, or at its deadline once what was received is judged;
+- the updates in the aggregate are exactly the admitted ones, sorted by site.
+
+`aggregator/engine.py` journals and persists each new state before it carries out the effects. After a restart
+`pending_effects` derives what is still to be done from the state alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from aggregator.events import (
+    Abandoned,
+    Accepted,
+    Admitted,
+    Aggregate,
+    Aggregated,
+    Announced,
+    DeadlinePassed,
+    Declined,
+    Effect,
+    Ended,
+    Event,
+    Failed,
+    Inspect,
+    Offer,
+    Open,
+    Opened,
+    Received,
+    Rejected,
+    Withdraw,
+)
+from histofed.base.errors import Stale
+from histofed.base.ids import Digest, RoundKey, SiteId, TaskKey
+
+
+class RoundState(StrEnum):
+    """Where a round is."""
+
+    PLANNED = "planned"
+    OPEN = "open"
+    AGGREGATING = "aggregating"
+    COMMITTED = "committed"
+    ABANDONED = "abandoned"
+
+
+class TaskState(StrEnum):
+    """Where one site's task is."""
+
+    OFFERED = "offered"
+    ACCEPTED = "accepted"
+    UPLOADING = "uploading"
+    RECEIVED = "received"
+    ADMITTED = "admitted"
+    REJECTED = "rejected"
+    DECLINED = "declined"
+    EXPIRED = "expired"
+
+
+WITH_SITE = frozenset({TaskState.OFFERED, TaskState.ACCEPTED, TaskState.UPLOADING})
+"""The site still has something to do."""
+LIVE = WITH_SITE | {TaskState.RECEIVED}
+"""Not settled yet."""
+
+
+@dataclass(frozen=True)
+class Task:
+    """One site's part in a round."""
+
+    site: SiteId
+    state: TaskState = TaskState.OFFERED
+    attempt: int = 1
+    reason: str = ""
+    manifest: Digest | None = None
+    """SHA-256 of the signed manifest, once received."""
+    weights: Digest | None = None
+    """SHA-256 of the update's file, once announced."""
+    update_bytes: int = 0
+
+
+@dataclass(frozen=True)
+class Round:
+    """A round. Everything a restart needs is in here."""
+
+    key: RoundKey
+    base: Digest
+    """The model it starts from."""
+    eligible: tuple[SiteId, ...]
+    tasks: tuple[Task, ...]
+    """One per sampled site, sorted by site."""
+    quorum: int
+    attempts: int
+    """How often a failing task is offered."""
+    deadline_s: int
+    kind: str = "train"
+    state: RoundState = RoundState.PLANNED
+    reason: str = ""
+    opened_at: datetime | None = None
+    deadline: datetime | None = None
+    """A wall-clock instant, so that it means the same after a restart."""
+    committed_at: datetime | None = None
+    model: Digest | None = None
+    """The model it made."""
+
+    def task(self, site: SiteId) -> Task:
+        """The site's task. Raises `Stale` when the site is not in the sample."""
+        for task in self.tasks:
+            if task.site == site:
+                return task
+        raise Stale(f"site {site} has no task in round {self.key}")
+
+    def task_key(self, site: SiteId) -> TaskKey:
+        """The name under which the site's task travels."""
+        return TaskKey(self.key, self.kind, site)
+
+    @property
+    def ended(self) -> bool:
+        """No event will change it any more."""
+        return self.state in {RoundState.COMMITTED, RoundState.ABANDONED}
+
+    @property
+    def sampled(self) -> tuple[SiteId, ...]:
+        """Sites that were asked."""
+        return tuple(task.site for task in self.tasks)
+
+    @property
+    def admitted(self) -> tuple[SiteId, ...]:
+        """Sites whose update is, or will be, in the model."""
+        return tuple(task.site for task in self.tasks if task.state is TaskState.ADMITTED)
+
+
+def plan(
+    key: RoundKey,
+    base: Digest,
+    eligible: tuple[SiteId, ...],
+    sampled: tuple[SiteId, ...],
+    quorum: int,
+    attempts: int,
+    deadline_s: int,
+) -> Round:
+    """A round that nobody knows of yet."""
+    assert set(sampled) <= set(eligible) and len(set(sampled)) == len(sampled) > 0, (
+        "the sample comes from the eligible sites"
+    )
+    return Round(
+        key=key,
+        base=base,
+        eligible=tuple(sorted(eligible)),
+        tasks=tuple(Task(site) for site in sorted(sampled)),
+        # a sample may be smaller than the quorum only when fewer sites were eligible than the experiment's minimum
+        quorum=min(quorum, len(sampled)),
+        attempts=attempts,
+        deadline_s=deadline_s,
+    )
+
+
+def step(state: Round, event: Event) -> tuple[Round, tuple[Effect, ...]]:
+    """The round after the event, and what is to be done. Raises `Stale` for an event that cannot happen any more."""
+    match event:
+        case Opened(now):
+            return _open(state, now)
+        case DeadlinePassed(now):
+            return _deadline(state, now)
+        case Aggregated(model, now):
+            return _commit(state, model, now)
+        case Abandoned(reason):
+            return _abandon(state, reason)
+        case _:
+            return _task_event(state, event)
+
+
+def pending_effects(state: Round) -> tuple[Effect, ...]:
+    """What a process that just started has to do for this round; it repeats nothing that is settled."""
+    match state.state:
+        case RoundState.PLANNED:
+            return (Open(),)
+        case RoundState.OPEN:
+            offers = (Offer(task.site) for task in state.tasks if task.state in WITH_SITE)
+            checks = (Inspect(task.site) for task in state.tasks if task.state is TaskState.RECEIVED)
+            return (*offers, *checks)
+        case RoundState.AGGREGATING:
+            return (Aggregate(state.admitted),)
+        case _:
+            return ()
+
+
+def _open(state: Round, now: datetime) -> tuple[Round, tuple[Effect, ...]]:
+    if state.state is not RoundState.PLANNED:
+        return state, ()
+    opened = replace(state, state=RoundState.OPEN, opened_at=now, deadline=now + timedelta(seconds=state.deadline_s))
+    return opened, tuple(Offer(task.site) for task in opened.tasks)
+
+
+def _task_event(
+    state: Round, event: Accepted | Declined | Failed | Announced | Received | Admitted | Rejected
+) -> tuple[Round, tuple[Effect, ...]]:
+    task = state.task(event.site)
+    changed, effects = _step_task(state, task, event)
+    if changed == task:
+        return state, ()
+    if state.state is not RoundState.OPEN:
+        raise Stale(_late(state))
+    tasks = tuple(changed if each.site == task.site else each for each in state.tasks)
+    settled, more = _settle(replace(state, tasks=tasks))
+    return settled, (*effects, *more)
+
+
+def _step_task(
+    state: Round, task: Task, event: Accepted | Declined | Failed | Announced | Received | Admitted | Rejected
+) -> tuple[Task, tuple[Effect, ...]]:
+    match event, task.state:
+        case Accepted(attempt=attempt), TaskState.OFFERED if attempt == task.attempt:
+            return replace(task, state=TaskState.ACCEPTED), ()
+        case Accepted(attempt=attempt), (TaskState.ACCEPTED | TaskState.UPLOADING | TaskState.RECEIVED) if (
+            attempt == task.attempt
+        ):
+            return task, ()
+        case Declined(reason=reason, attempt=attempt), (TaskState.OFFERED | TaskState.ACCEPTED) if attempt == task.attempt:
+            return replace(task, state=TaskState.DECLINED, reason=reason), ()
+        case Declined(), TaskState.DECLINED:
+            return task, ()
+        case Failed(attempt=attempt), _ if attempt < task.attempt or task.state is TaskState.DECLINED:
+            return task, ()
+        case Failed(reason=reason, retryable=retryable), _ if task.state in WITH_SITE:
+            return _failed(task, reason, retryable and task.attempt < state.attempts)
+        case Announced(weights=weights, update_bytes=size), (TaskState.ACCEPTED | TaskState.UPLOADING):
+            return replace(task, state=TaskState.UPLOADING, weights=weights, update_bytes=size), ()
+        case Received(attempt=attempt), (TaskState.ACCEPTED | TaskState.UPLOADING) if attempt == task.attempt:
+            received = replace(
+                task,
+                state=TaskState.RECEIVED,
+                manifest=event.manifest,
+                weights=event.weights,
+                update_bytes=event.update_bytes,
+            )
+            return received, (Inspect(task.site),)
+        case Received(manifest=manifest), (TaskState.RECEIVED | TaskState.ADMITTED | TaskState.REJECTED) if (
+            manifest == task.manifest
+        ):
+            return task, ()
+        case Admitted(), TaskState.RECEIVED:
+            return replace(task, state=TaskState.ADMITTED), ()
+        case Admitted(), TaskState.ADMITTED:
+            return task, ()
+        case Rejected(reason=reason), (TaskState.ACCEPTED | TaskState.UPLOADING | TaskState.RECEIVED):
+            return replace(task, state=TaskState.REJECTED, reason=reason), ()
+        case Rejected(), TaskState.REJECTED:
+            return task, ()
+        case _:
+            raise Stale(
+                f"task {state.task_key(task.site)} is {task.state} (attempt {task.attempt}"
+                f"{', ' + task.reason if task.reason else ''}); {type(event).__name__.lower()} comes too late or too early"
+            )
+
+
+def _failed(task: Task, reason: str, again: bool) -> tuple[Task, tuple[Effect, ...]]:
+    if again:
+        return Task(task.site, TaskState.OFFERED, task.attempt + 1, reason), (Offer(task.site),)
+    words = reason if task.attempt == 1 else f"{reason} (attempt {task.attempt}, the last)"
+    return replace(task, state=TaskState.DECLINED, reason=words), ()
+
+
+def _deadline(state: Round, now: datetime) -> tuple[Round, tuple[Effect, ...]]:
+    if state.state is not RoundState.OPEN or state.deadline is None or now < state.deadline:
+        return state, ()
+    late = tuple(task.site for task in state.tasks if task.state in WITH_SITE)
+    if not late:
+        return state, ()
+    reason = "the round's deadline passed"
+    tasks = tuple(
+        replace(task, state=TaskState.EXPIRED, reason=reason) if task.site in late else task for task in state.tasks
+    )
+    settled, effects = _settle(replace(state, tasks=tasks))
+    return settled, (*(Withdraw(site, reason) for site in late), *effects)
+
+
+def _settle(state: Round) -> tuple[Round, tuple[Effect, ...]]:
+    """Close the round when nothing is outstanding."""
+    if any(task.state in LIVE for task in state.tasks):
+        return state, ()
+    admitted = state.admitted
+    if len(admitted) >= state.quorum:
+        return replace(state, state=RoundState.AGGREGATING), (Aggregate(admitted),)
+    words = "; ".join(f"{task.site}: {task.reason}" for task in state.tasks if task.reason)
+    reason = f"{len(admitted)} of {state.quorum} needed updates ({words})"
+    return replace(state, state=RoundState.ABANDONED, reason=reason), (Ended(),)
+
+
+def _commit(state: Round, model: Digest, now: datetime) -> tuple[Round, tuple[Effect, ...]]:
+    if state.state is RoundState.COMMITTED and state.model == model:
+        return state, ()
+    if state.state is not RoundState.AGGREGATING:
+        raise Stale(_late(state))
+    return replace(state, state=RoundState.COMMITTED, model=model, committed_at=now), (Ended(),)
+
+
+def _abandon(state: Round, reason: str) -> tuple[Round, tuple[Effect, ...]]:
+    if state.ended:
+        return state, ()
+    tasks = tuple(
+        replace(task, state=TaskState.EXPIRED, reason=reason) if task.state in LIVE else task for task in state.tasks
+    )
+    abandoned = replace(state, state=RoundState.ABANDONED, reason=reason, tasks=tasks)
+    withdrawn = (Withdraw(task.site, reason) for task in state.tasks if task.state in WITH_SITE)
+    return abandoned, (*withdrawn, Ended())
+
+
+def _late(state: Round) -> str:
+    return (
+        f"round {state.key} is {state.state}{f': {state.reason}' if state.reason else ''}; the task is not wanted any more"
+    )

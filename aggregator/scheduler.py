@@ -1,0 +1,144 @@
+"""Decides when the next round begins, and with whom; ends experiments; closes rounds at their deadline.
+
+Planning is a pure function (`next_move`) of the experiment, its past rounds and the sites that are present. A site is
+present while it is connected and for a grace time after, so that a restart, here or there, does not change who is sampled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final, TypeAlias
+
+from aggregator.engine import Engine
+from aggregator.events import DeadlinePassed
+from aggregator.members import Members
+from aggregator.rounds import Round, RoundState, TaskState
+from histofed.base.clock import Clock
+from histofed.base.experiment import Experiment
+from histofed.base.health import Health
+from histofed.base.ids import ExperimentId, SiteId
+from histofed.base.seeds import sample_sites
+from histofed.telemetry.logs import fields
+
+log = logging.getLogger(__name__)
+
+TICK_S: Final = 1.0
+"""Longest sleep: the wall clock may be set while we wait, and the watchdog wants to see the loop turn."""
+GRACE_S: Final = 120.0
+"""A site that is away longer than this is not sampled."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Open this round."""
+
+    number: int
+    eligible: tuple[SiteId, ...]
+    sample: tuple[SiteId, ...]
+
+
+@dataclass(frozen=True)
+class Wait:
+    """Not now; the reason is shown to the operator."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Finish:
+    """All rounds are committed."""
+
+
+@dataclass(frozen=True)
+class GiveUp:
+    """Rounds keep failing."""
+
+    reason: str
+
+
+Move: TypeAlias = Plan | Wait | Finish | GiveUp
+
+
+def next_move(experiment: Experiment, committed: int, recent: Sequence[Round], present: frozenset[SiteId]) -> Move:
+    """What to do for an experiment without an open round.
+
+    `recent` are its newest rounds, oldest first, at least `round.abandoned_limit` of them where there are so many.
+    """
+    rules = experiment.file
+    if committed >= rules.rounds:
+        return Finish()
+    limit = rules.round.abandoned_limit
+    tail = recent[-limit:]
+    if len(tail) == limit and all(state.state is RoundState.ABANDONED for state in tail):
+        return GiveUp(f"{limit} rounds in a row were abandoned; the last: {tail[-1].reason}")
+    allowed = present & frozenset(map(SiteId, rules.sampling.sites)) if rules.sampling.sites else present
+    eligible = _without_recent_refusals(allowed, recent, rules.sampling.minimum)
+    if len(eligible) < rules.sampling.minimum:
+        return Wait(f"waiting for sites: {len(eligible)} of {rules.sampling.minimum} needed are present")
+    number = recent[-1].key.number + 1 if recent else 1
+    count = max(rules.sampling.minimum, math.ceil(rules.sampling.fraction * len(eligible) - 1e-9))
+    return Plan(number, eligible, sample_sites(experiment.name, number, eligible, count))
+
+
+def _without_recent_refusals(allowed: frozenset[SiteId], recent: Sequence[Round], minimum: int) -> tuple[SiteId, ...]:
+    """A site that declined the last round is left out of the next one, where enough others are there."""
+    declined = {task.site for state in recent[-1:] for task in state.tasks if task.state is TaskState.DECLINED}
+    willing = allowed - declined
+    return tuple(sorted(willing if len(willing) >= minimum else allowed))
+
+
+class Scheduler:
+    """The loop that plans. It is also the loop whose turning feeds the watchdog."""
+
+    def __init__(self, engine: Engine, members: Members, clock: Clock, health: Health) -> None:
+        self._engine = engine
+        self._members = members
+        self._clock = clock
+        self._health = health
+        self._waiting: dict[ExperimentId, str] = {}
+
+    def waiting_for(self, experiment: ExperimentId) -> str:
+        """Why no round is open; empty when there is nothing to wait for."""
+        return self._waiting.get(experiment, "")
+
+    async def run(self, drain: asyncio.Event) -> None:
+        """Plan until the daemon drains. Raises `CannotWriteState` only through the engine's `fatal`."""
+        while not drain.is_set():
+            self.tick()
+            self._health.beat()
+            await self._engine.idle(TICK_S)
+
+    def tick(self) -> None:
+        """One turn: deadlines, absent sites, the next rounds."""
+        now = self._clock.now()
+        for state in self._engine.open_rounds:
+            if state.deadline is not None and now >= state.deadline:
+                self._engine.dispatch(state.key, DeadlinePassed(now))
+        for site in self._engine.fleet.given_up(GRACE_S):
+            log.info("site is away", extra=fields(site=site))
+            self._members.site_left(site)
+        for row in self._engine.store.experiments(only_open=True):
+            if row.state == "running" and self._engine.open_round(row.name) is None:
+                self._advance(self._engine.experiment(row.name))
+
+    def _advance(self, experiment: Experiment) -> None:
+        name = experiment.name
+        recent = self._engine.store.rounds(name, last=experiment.file.round.abandoned_limit)
+        committed = self._engine.store.rounds_committed(name)
+        move = next_move(experiment, committed, recent, self._engine.fleet.present())
+        self._waiting.pop(name, None)
+        match move:
+            case Plan(number, eligible, sample):
+                base = self._engine.store.latest_model(name)
+                assert base is not None, "a running experiment has a model"
+                self._engine.plan(experiment, number, base.digest, eligible, sample)
+            case Wait(reason):
+                self._waiting[name] = reason
+            case Finish():
+                self._engine.end_experiment(name, "finished", "")
+            case GiveUp(reason):
+                self._engine.end_experiment(name, "failed", reason)

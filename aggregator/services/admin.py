@@ -1,0 +1,184 @@
+"""OperatorService: what operators see and start."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+import grpc
+
+from aggregator.door import EnrolmentDoor
+from aggregator.engine import Engine
+from aggregator.fleet import Changes, Fleet
+from aggregator.members import Members
+from aggregator.rows import ExperimentRow
+from aggregator.scheduler import Scheduler
+from aggregator.services import convert
+from aggregator.store import OPEN_EXPERIMENTS
+from histofed import __version__
+from histofed.audit.journal import Journal
+from histofed.audit.record import Who
+from histofed.base.clock import Clock, iso
+from histofed.base.errors import AlreadyThere, BadData
+from histofed.base.experiment import parse_experiment
+from histofed.base.health import Health
+from histofed.base.ids import RoundKey, experiment_id, site_id
+from histofed.recipes.registry import recipe
+from histofed.transport.server import caller
+from histofed.v1 import admin_pb2, admin_pb2_grpc
+
+TTL_S: Final = (60, 7 * 86400)
+"""Shortest and longest life of a join token, in seconds."""
+
+
+class OperatorServicer(admin_pb2_grpc.OperatorServiceServicer):
+    """Converts, asks, converts back."""
+
+    def __init__(
+        self,
+        *,
+        engine: Engine,
+        members: Members,
+        scheduler: Scheduler,
+        fleet: Fleet,
+        changes: Changes,
+        door: EnrolmentDoor,
+        journal: Journal,
+        health: Health,
+        clock: Clock,
+        federation: str,
+        join_line: Callable[[str], str],
+    ) -> None:
+        self._engine = engine
+        self._store = engine.store
+        self._members = members
+        self._scheduler = scheduler
+        self._fleet = fleet
+        self._changes = changes
+        self._door = door
+        self._journal = journal
+        self._health = health
+        self._clock = clock
+        self._federation = federation
+        self._join_line = join_line
+        self._started_at: datetime = clock.now()
+
+    async def GetStatus(
+        self, request: admin_pb2.GetStatusRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> admin_pb2.GetStatusResponse:
+        return admin_pb2.GetStatusResponse(
+            version=__version__,
+            federation=self._federation,
+            now=iso(self._clock.now()),
+            started_at=iso(self._started_at),
+            sites_connected=len(self._fleet.connected),
+            sites_enrolled=len(self._members.sites()),
+            experiments=[self._experiment(row) for row in self._store.experiments(only_open=True)],
+            conditions=[f"{each.name}: {each.words}" for each in self._health.conditions() if not each.ok],
+            journal_records=self._journal.head.sequence,
+        )
+
+    async def SubmitExperiment(
+        self, request: admin_pb2.SubmitExperimentRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> admin_pb2.SubmitExperimentResponse:
+        who = caller(context)
+        experiment = parse_experiment(request.toml)
+        recipe(experiment.file.recipe).parse(experiment.file.recipe_config)
+        try:
+            self._engine.submit(experiment, Who(who.identity.uri, who.serial))
+        except AlreadyThere:
+            # the same file again is the same experiment: a repeated submission must be harmless
+            if self._store.experiment(experiment.name).sha256 != experiment.sha256:
+                raise
+        return admin_pb2.SubmitExperimentResponse(experiment=self._experiment(self._store.experiment(experiment.name)))
+
+    async def ListExperiments(
+        self, request: admin_pb2.ListExperimentsRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> admin_pb2.ListExperimentsResponse:
+        return admin_pb2.ListExperimentsResponse(experiments=[self._experiment(row) for row in self._store.experiments()])
+
+    async def GetExperiment(
+        self, request: admin_pb2.GetExperimentRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> admin_pb2.GetExperimentResponse:
+        row = self._store.experiment(request.name)
+        return admin_pb2.GetExperimentResponse(experiment=self._experiment(row), toml=row.toml)
+
+    async def ListRounds(
+        self, request: admin_pb2.ListRoundsRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> admin_pb2.ListRoundsResponse:
+        if request.experiment:
+            self._store.experiment(request.experiment)
+        states = self._store.rounds(request.experiment)
+        metrics = self._store.metrics(request.experiment)
+        return admin_pb2.ListRoundsResponse(rounds=[convert.round_(state, metrics=metrics[state.key]) for state in states])
+
+    async def GetRound(
+        self, request: admin_pb2.GetRoundRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> admin_pb2.GetRoundResponse:
+        key = RoundKey(experiment_id(request.experiment), request.round)
+        state = self._store.round(key)
+        return admin_pb2.GetRoundResponse(round=convert.round_(state, self._fleet, self._store.round_metrics(key)))
+
+    async def WatchRounds(
+        self, request: admin_pb2.WatchRoundsRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> AsyncIterator[admin_pb2.WatchRoundsResponse]:
+        last: admin_pb2.WatchRoundsResponse | None = None
+        while True:
+            row = self._store.experiment(request.experiment)
+            newest = self._store.rounds(row.name, last=1)
+            message = admin_pb2.WatchRoundsResponse(
+                experiment=self._experiment(row),
+                round=convert.round_(newest[0], self._fleet, self._store.round_metrics(newest[0].key)) if newest else None,
+            )
+            if message != last:
+                yield message
+                last = message
+            if row.state not in OPEN_EXPERIMENTS:
+                return
+            await self._changes.wait(1.0)
+
+    async def ListSites(
+        self, request: admin_pb2.ListSitesRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> admin_pb2.ListSitesResponse:
+        connected = self._fleet.connected
+        return admin_pb2.ListSitesResponse(sites=[convert.site(row, row.name in connected) for row in self._members.sites()])
+
+    async def ListModels(
+        self, request: admin_pb2.ListModelsRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> admin_pb2.ListModelsResponse:
+        return admin_pb2.ListModelsResponse(models=[convert.model(row) for row in self._store.models(request.experiment)])
+
+    async def GetModel(
+        self, request: admin_pb2.GetModelRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> admin_pb2.GetModelResponse:
+        row = self._store.model(request.model)
+        return admin_pb2.GetModelResponse(model=convert.model(row), statement=convert.envelope(row.statement))
+
+    async def CreateToken(
+        self, request: admin_pb2.CreateTokenRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> admin_pb2.CreateTokenResponse:
+        who = caller(context)
+        site = site_id(request.site)
+        if not TTL_S[0] <= request.ttl_s <= TTL_S[1]:
+            raise BadData(f"a token lives {TTL_S[0]} seconds to {TTL_S[1] // 86400} days, not {request.ttl_s} seconds")
+        expires_at = self._clock.now() + timedelta(seconds=request.ttl_s)
+        token, digest = self._door.new_token()
+        self._journal.append(
+            "token.created", who=Who(who.identity.uri, who.serial), subject={"site": site, "expires_at": iso(expires_at)}
+        )
+        self._members.create_token(digest, site, expires_at)
+        await self._door.adjust()
+        return admin_pb2.CreateTokenResponse(join_line=self._join_line(token), expires_at=iso(expires_at))
+
+    def _experiment(self, row: ExperimentRow) -> admin_pb2.Experiment:
+        file = self._engine.experiment(row.name).file
+        model = self._store.latest_model(row.name)
+        return convert.experiment(
+            row,
+            file.rounds,
+            file.recipe,
+            self._store.rounds_committed(row.name),
+            self._scheduler.waiting_for(row.name),
+            None if model is None else model.digest,
+        )

@@ -1,0 +1,303 @@
+"""FleetService: a site's side of the rounds. The site is always the caller's certificate, never a field."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from datetime import datetime
+from typing import Any, Final
+
+import grpc
+
+from aggregator import events, rounds
+from aggregator.admission import Expected, open_manifest
+from aggregator.engine import Engine
+from aggregator.fleet import Changes, Fleet, OfferTask, Replaced, TaskProgress, WithdrawTask
+from aggregator.members import Members
+from aggregator.models import SHARED
+from aggregator.rounds import Round, RoundState, TaskState
+from aggregator.services import convert
+from histofed import __version__
+from histofed.audit.record import Who
+from histofed.base.clock import Clock, iso
+from histofed.base.durable import failpoint
+from histofed.base.errors import AlreadyThere, BadData, NotAuthorised, Stale, VersionMismatch
+from histofed.base.ids import Digest, SiteId, TaskKey, digest, sha256
+from histofed.pki.credentials import Credentials
+from histofed.pki.identity import Role
+from histofed.pki.signing import Envelope
+from histofed.telemetry.context import TraceContext, round_parent
+from histofed.telemetry.logs import fields
+from histofed.telemetry.tracing import Tracing
+from histofed.transport.server import Caller, caller
+from histofed.transport.store import BlobStore, owner_of
+from histofed.v1 import rounds_pb2, rounds_pb2_grpc, types_pb2
+
+log = logging.getLogger(__name__)
+
+BEAT_S: Final = 10.0
+"""Seconds between two messages on an idle stream."""
+REASON_LIMIT: Final = 500
+"""Characters of a site's reason that are kept."""
+CAPABILITIES: Final = ("encoding:float32", "kind:train")
+
+
+class FleetServicer(rounds_pb2_grpc.FleetServiceServicer):
+    """Converts, asks the engine, converts back."""
+
+    def __init__(
+        self,
+        *,
+        engine: Engine,
+        members: Members,
+        fleet: Fleet,
+        changes: Changes,
+        blobs: BlobStore,
+        credentials: Credentials,
+        tracing: Tracing,
+        clock: Clock,
+    ) -> None:
+        self._engine = engine
+        self._tracing = tracing
+        self._members = members
+        self._fleet = fleet
+        self._changes = changes
+        self._blobs = blobs
+        self._credentials = credentials
+        self._clock = clock
+
+    async def Hello(
+        self, request: rounds_pb2.HelloRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> rounds_pb2.HelloResponse:
+        who = caller(context)
+        _check_version(request.version)
+        if not 8 <= len(request.instance) <= 64:
+            raise BadData("the agent's instance must be 8 to 64 characters")
+        self._members.site_seen(SiteId(who.name), request.version[:40], request.instance)
+        log.info("site says hello", extra=fields(site=who.name, version=request.version))
+        return rounds_pb2.HelloResponse(
+            version=__version__, capabilities=CAPABILITIES, identity=who.identity.uri, now=iso(self._clock.now())
+        )
+
+    async def WaitForWork(
+        self, request: rounds_pb2.WaitForWorkRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> AsyncIterator[rounds_pb2.WaitForWorkResponse]:
+        site = SiteId(caller(context).name)
+        connection = self._fleet.connect(site, request.instance)
+        self._engine.wake()
+        try:
+            for task in self._engine.tasks_of(site):
+                connection.send(OfferTask(task))
+            while True:
+                try:
+                    message = await asyncio.wait_for(connection.messages.get(), BEAT_S)
+                except TimeoutError:
+                    yield rounds_pb2.WaitForWorkResponse(beat=rounds_pb2.Beat())
+                    continue
+                match message:
+                    case OfferTask(task):
+                        offer = self._offer(task)
+                        if offer is not None:
+                            yield rounds_pb2.WaitForWorkResponse(offer=offer)
+                    case WithdrawTask(task, reason):
+                        withdrawal = rounds_pb2.TaskWithdrawal(task=str(task), reason=reason)
+                        yield rounds_pb2.WaitForWorkResponse(withdrawal=withdrawal)
+                    case Replaced():
+                        raise AlreadyThere("a newer connection of this agent took over")
+        finally:
+            self._fleet.disconnect(connection)
+
+    async def AcceptTask(
+        self, request: rounds_pb2.AcceptTaskRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> rounds_pb2.AcceptTaskResponse:
+        who, task = _own_task(context, request.task)
+        self._engine.dispatch(task.round, events.Accepted(task.site, request.attempt), who=_who(who))
+        return rounds_pb2.AcceptTaskResponse()
+
+    async def DeclineTask(
+        self, request: rounds_pb2.DeclineTaskRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> rounds_pb2.DeclineTaskResponse:
+        who, task = _own_task(context, request.task)
+        event = events.Declined(task.site, request.attempt, _words(request.reason))
+        self._engine.dispatch(task.round, event, who=_who(who))
+        return rounds_pb2.DeclineTaskResponse()
+
+    async def FailTask(
+        self, request: rounds_pb2.FailTaskRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> rounds_pb2.FailTaskResponse:
+        who, task = _own_task(context, request.task)
+        event = events.Failed(task.site, request.attempt, _words(request.reason), request.retryable)
+        self._engine.dispatch(task.round, event, who=_who(who))
+        return rounds_pb2.FailTaskResponse()
+
+    async def ReportProgress(
+        self, request: rounds_pb2.ReportProgressRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> rounds_pb2.ReportProgressResponse:
+        _, task = _own_task(context, request.task)
+        state = self._engine.round_of(task)
+        mine = state.task(task.site)
+        if state.state is not RoundState.OPEN or mine.state not in rounds.LIVE or mine.attempt != request.attempt:
+            reason = mine.reason or f"round {state.key} is {state.state}"
+            return rounds_pb2.ReportProgressResponse(wanted=False, reason=reason)
+        progress = TaskProgress(request.phase[:20], request.done, request.total, dict(request.losses), request.rate)
+        self._fleet.report(task, progress)
+        return rounds_pb2.ReportProgressResponse(wanted=True)
+
+    async def SubmitUpdate(
+        self, request: rounds_pb2.SubmitUpdateRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> rounds_pb2.SubmitUpdateResponse:
+        who, task = _own_task(context, request.task)
+        envelope = Envelope(
+            request.manifest.payload_type,
+            request.manifest.payload,
+            request.manifest.signature,
+            request.manifest.certificate,
+        )
+        state = self._engine.round_of(task)
+        if state.task(task.site).state in {TaskState.ACCEPTED, TaskState.UPLOADING}:
+            trace = self._tracing.extract(context.invocation_metadata() or ())
+            self._receive(state, task, request.attempt, envelope, who, trace)
+        elif state.task(task.site).manifest != sha256(envelope.payload):
+            raise Stale(f"task {task} is {state.task(task.site).state}; this update comes too late or is another one")
+        return await self._verdict(task)
+
+    def _receive(
+        self, state: Round, task: TaskKey, attempt: int, envelope: Envelope, who: Caller, trace: TraceContext | None
+    ) -> None:
+        """Check what the manifest says and take the update, or reject it."""
+        mine = state.task(task.site)
+        if attempt != mine.attempt:
+            # a forgotten copy of the site: refusing it must not spoil the attempt in hand
+            raise Stale(f"task {task} is at attempt {mine.attempt}; this update is of attempt {attempt}")
+        try:
+            manifest = open_manifest(
+                envelope,
+                ca=self._credentials.ca,
+                signer=who.identity,
+                at=self._clock.now(),
+                expected=self._expected(state, task, attempt),
+            )
+        except (BadData, NotAuthorised) as error:
+            log.warning("update rejected", extra=fields(task=str(task), reason=str(error)))
+            self._engine.dispatch(state.key, events.Rejected(task.site, str(error)), who=_who(who), trace=trace)
+            return
+        assert manifest.weights is not None, "admission requires weights of a train task"
+        weights = digest(manifest.weights.sha256)
+        if not self._blobs.received(weights, owner_of(str(task))):
+            raise Stale(f"task {task}: upload the update's bytes before its manifest")
+        event = events.Received(task.site, attempt, sha256(envelope.payload), weights, manifest.weights.bytes)
+        self._engine.dispatch(state.key, event, who=_who(who), update=envelope, trace=trace)
+        failpoint("aggregator.update_received")
+
+    async def _verdict(self, task: TaskKey) -> rounds_pb2.SubmitUpdateResponse:
+        """Wait until the update is judged."""
+        while True:
+            mine = self._engine.round_of(task).task(task.site)
+            if mine.state is not TaskState.RECEIVED:
+                return rounds_pb2.SubmitUpdateResponse(state=convert.task_state(mine.state), reason=mine.reason)
+            await self._changes.wait(1.0)
+
+    def _expected(self, state: Round, task: TaskKey, attempt: int) -> Expected:
+        experiment = self._engine.experiment(task.round.experiment)
+        rules = experiment.file.aggregation
+        return Expected(
+            federation=self._credentials.federation,
+            task=task,
+            attempt=attempt,
+            experiment_sha256=experiment.sha256,
+            base=Digest(self._engine.store.part(state.base, SHARED).sha256),
+            encoding=rules.encoding,
+            weights=rules.weights,
+            max_update_bytes=rules.max_update_bytes,
+        )
+
+    def _offer(self, task: TaskKey) -> rounds_pb2.TaskOffer | None:
+        """The offer as it stands now; None when it is not wanted any more."""
+        state = self._engine.round_of(task)
+        mine = state.task(task.site)
+        if state.state is not RoundState.OPEN or mine.state not in rounds.WITH_SITE:
+            return None
+        experiment = self._engine.experiment(task.round.experiment)
+        base = self._engine.store.part(state.base, SHARED)
+        return rounds_pb2.TaskOffer(
+            task=str(task),
+            kind=f"TASK_KIND_{task.kind.upper()}",
+            attempt=mine.attempt,
+            experiment_toml=experiment.toml,
+            experiment_sha256=experiment.sha256,
+            base=types_pb2.Blob(sha256=base.sha256, bytes=base.bytes),
+            settled_round=self._engine.store.settled_round(task.round.experiment, task.site),
+            deadline=_deadline(state.deadline),
+            traceparent=round_parent(task.round.experiment, task.round.number).traceparent,
+        )
+
+
+class SitePermissions:
+    """Which bytes a caller may send and read (`histofed/transport/blob_service.py`, Permissions)."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    async def may_upload(self, who: Caller, task: TaskKey, sha256: Digest, size: int) -> None:
+        """Only the update of the caller's own accepted task, within the experiment's limit."""
+        _check_own(who, task)
+        limit = self._engine.experiment(task.round.experiment).file.aggregation.max_update_bytes
+        if size > limit:
+            reason = f"the update has {size} bytes, the experiment's limit is {limit} (aggregation.max_update_bytes)"
+            self._engine.dispatch(task.round, events.Rejected(task.site, reason), who=_who(who))
+            raise BadData(f"task {task}: {reason}")
+        self._engine.dispatch(task.round, events.Announced(task.site, sha256, size), who=_who(who))
+
+    async def may_download(self, who: Caller, sha256: Digest) -> None:
+        """A site reads the base of its live tasks; an operator reads every model."""
+        if who.identity.role is Role.OPERATOR:
+            allowed = self._engine.store.is_part(sha256)
+        else:
+            bases = {self._engine.round_of(task).base for task in self._engine.tasks_of(SiteId(who.name))}
+            allowed = sha256 in {self._engine.store.part(base, SHARED).sha256 for base in bases}
+        if not allowed:
+            raise NotAuthorised(f"blob {sha256[:12]} is not part of a task or model that {who.identity.uri} may read")
+
+    async def received(self, who: Caller, task: TaskKey, sha256: Digest, size: int) -> None:
+        """The bytes are complete; the manifest that follows is what counts."""
+        _check_own(who, task)
+        log.info("update uploaded", extra=fields(task=str(task), bytes=size))
+
+
+def _who(who: Caller) -> Who:
+    return Who(who.identity.uri, who.serial)
+
+
+def _own_task(context: grpc.aio.ServicerContext[Any, Any], text: str) -> tuple[Caller, TaskKey]:
+    who, task = caller(context), TaskKey.parse(text)
+    _check_own(who, task)
+    return who, task
+
+
+def _check_own(who: Caller, task: TaskKey) -> None:
+    if task.site != who.name:
+        raise NotAuthorised(f"task {task} belongs to another site than {who.identity.uri}")
+
+
+def _words(reason: str) -> str:
+    """A site's reason, on one line and bounded: it is shown to operators."""
+    return " ".join(reason.split())[:REASON_LIMIT] or "no reason given"
+
+
+def _check_version(theirs: str) -> None:
+    """Agents may be older, never newer (MAJOR.MINOR). Raises `VersionMismatch`."""
+    try:
+        agent, ours = (tuple(int(part) for part in text.split(".")[:2]) for text in (theirs, __version__))
+    except ValueError as error:
+        raise BadData(f"{theirs[:40]!r} is not a version (MAJOR.MINOR.PATCH)") from error
+    if agent > ours:
+        raise VersionMismatch(
+            f"this agent is histofed {theirs[:40]}, newer than the aggregator's {__version__}: "
+            "upgrade the aggregator first, or install the agent of its release"
+        )
+
+
+def _deadline(moment: datetime | None) -> str:
+    assert moment is not None, "an open round has a deadline"
+    return iso(moment)

@@ -1,0 +1,119 @@
+"""Makes a federation: its CA, the aggregator's identity, the first operator. Run once, by `histofed-aggregator init`.
+
+STATE/identity/ca.pem, ca.key      the federation's CA; the key never leaves this host
+STATE/identity/aggregator.pem      the daemon's own key and certificate, renewed at start when half its life is over
+STATE/identity/token.key           the key under which join tokens are stored
+"""
+
+from __future__ import annotations
+
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from aggregator.config import AggregatorConfig
+from histofed.audit.journal import Journal
+from histofed.base import durable
+from histofed.base.clock import Clock
+from histofed.base.errors import AlreadyThere, NotEnrolled
+from histofed.pki import keys, tokens
+from histofed.pki.authority import Authority, Issued
+from histofed.pki.credentials import Credentials
+
+RENEW_AFTER: Final = 0.5
+"""Share of the aggregator's certificate life after which a start renews it."""
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What the daemon needs to be itself."""
+
+    authority: Authority
+    credentials: Credentials
+    token_key: bytes
+
+
+def create(config: AggregatorConfig, clock: Clock) -> Identity:
+    """A new federation in an empty state directory. Raises `AlreadyThere` rather than replace a CA."""
+    folder = config.state_dir / "identity"
+    if (folder / "ca.key").exists():
+        raise AlreadyThere(f"{folder} holds a federation already; a new CA would lock every enrolled site out")
+    durable.make_directory(folder)
+    durable.replace(folder / "token.key", tokens.new_server_key())
+    authority = Authority.create(config.federation, clock)
+    authority.save(folder)
+    return Identity(authority, _own_certificate(config, authority), (folder / "token.key").read_bytes())
+
+
+def load(config: AggregatorConfig, clock: Clock) -> Identity:
+    """The federation in the state directory. Raises `NotEnrolled` when `init` was not run."""
+    folder = config.state_dir / "identity"
+    if not (folder / "ca.key").exists():
+        raise NotEnrolled(f"{folder} holds no federation; run `histofed-aggregator init` first")
+    authority = Authority.load(folder, clock)
+    if authority.federation != config.federation:
+        raise NotEnrolled(
+            f"the state directory belongs to federation {authority.federation!r}, "
+            f"the configuration says {config.federation!r}"
+        )
+    path = folder / "aggregator.pem"
+    credentials = Credentials.load(path) if path.exists() else _own_certificate(config, authority)
+    half = credentials.not_before + RENEW_AFTER * (credentials.not_after - credentials.not_before)
+    if clock.now() >= half:
+        credentials = _own_certificate(config, authority)
+    return Identity(authority, credentials, (folder / "token.key").read_bytes())
+
+
+def _own_certificate(config: AggregatorConfig, authority: Authority) -> Credentials:
+    key = keys.new_key()
+    issued = authority.issue(authority.aggregator(), keys.signing_request(key), hosts=config.public_hosts)
+    credentials = Credentials.make(key, issued.certificate_pem, authority.certificate_pem)
+    credentials.save(config.state_dir / "identity" / "aggregator.pem")
+    return credentials
+
+
+def write_operator(folder: Path, name: str, config: AggregatorConfig, authority: Authority, clock: Clock) -> Issued:
+    """An operator's folder: `operator.toml`, certificate, key, CA; copy it to the operator's machine.
+
+    Raises `AlreadyThere` rather than overwrite a key, and while the daemon runs: it holds the journal.
+    """
+    if (folder / "operator.key").exists():
+        raise AlreadyThere(f"{folder} holds an operator's key already; name another folder")
+    durable.make_directory(folder)
+    key = keys.new_key()
+    issued = authority.issue(authority.operator(name), keys.signing_request(key))
+    _audit(config, clock, issued)
+    durable.replace(folder / "operator.key", keys.key_pem(key))
+    durable.replace(folder / "operator.crt", issued.certificate_pem)
+    durable.replace(folder / "ca.crt", authority.certificate_pem)
+    durable.replace(
+        folder / "operator.toml",
+        f'aggregator = "{public_address(config)}"\ncertificate = "operator.crt"\nkey = "operator.key"\n'
+        'ca = "ca.crt"\n'.encode(),
+    )
+    return issued
+
+
+def _audit(config: AggregatorConfig, clock: Clock, issued: Issued) -> None:
+    """No audit, no action: an operator's certificate is in the journal before it is on disk."""
+    with durable.lock(config.state_dir / "lock", "histofed-aggregator operator"):
+        journal = Journal(durable.make_directory(config.state_dir / "journal"), clock, instance(config.state_dir))
+        try:
+            journal.append("operator.issued", subject={"identity": issued.identity.uri, "serial": issued.serial})
+        finally:
+            journal.close()
+
+
+def instance(state: Path) -> str:
+    """A random name of this state directory, for the journal and the traces."""
+    path = state / "instance"
+    if not path.exists():
+        durable.replace(path, str(uuid.uuid4()).encode())
+    return path.read_text()
+
+
+def public_address(config: AggregatorConfig) -> str:
+    """HOST:PORT where sites and operators reach the mTLS port."""
+    host, port = config.public_hosts[0], config.listen.grpc.rpartition(":")[2]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

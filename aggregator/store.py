@@ -1,0 +1,334 @@
+"""What the aggregator has to finish and what it made: experiments, rounds with their tasks and updates, models.
+
+A round's new state and the event that led to it are written together, so that the rows are always a state of the machine
+in `aggregator/rounds.py`. Recovery reads only experiments and rounds that are not ended: ten thousand past rounds cost
+nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import datetime
+from typing import Any, Final
+
+import sqlalchemy as sa
+
+from aggregator import schema
+from aggregator.database import Database
+from aggregator.events import Event
+from aggregator.rounds import Round, RoundState, Task, TaskState
+from aggregator.rows import (
+    ExperimentRow,
+    ModelRow,
+    envelope_values,
+    round_values,
+    task_values,
+    to_experiment,
+    to_model,
+    to_round,
+    to_task,
+)
+from histofed.base.clock import Clock, iso
+from histofed.base.errors import AlreadyThere, NotFound
+from histofed.base.ids import Digest, ExperimentId, RoundKey, SiteId
+from histofed.pki.signing import Envelope
+from histofed.statements import UPDATE_TYPE, File, decode_model
+
+OPEN_EXPERIMENTS: Final = ("draft", "running", "paused")
+
+
+class Store:
+    """The tables `experiments`, `rounds`, `tasks`, `updates`, `models` and `events`."""
+
+    def __init__(self, database: Database, clock: Clock) -> None:
+        self._database = database
+        self._clock = clock
+
+    # --- experiments -------------------------------------------------------------------------------------------------
+
+    def add_experiment(self, name: ExperimentId, toml: str, sha256: Digest, submitted_by: str) -> None:
+        """A new experiment, as a draft. Raises `AlreadyThere` when the name is taken."""
+        row = {
+            "name": name,
+            "toml": toml,
+            "sha256": sha256,
+            "state": "draft",
+            "submitted_by": submitted_by,
+            "created_at": iso(self._clock.now()),
+        }
+        with self._database.writing() as connection:
+            if connection.execute(sa.select(schema.experiments.c.name).where(schema.experiments.c.name == name)).first():
+                raise AlreadyThere(f"experiment {name} exists already; names are never used twice, choose another")
+            connection.execute(sa.insert(schema.experiments).values(row))
+
+    def set_experiment(self, name: ExperimentId, state: str, reason: str = "") -> None:
+        """The experiment moves on; an ended one never moves again."""
+        values: dict[str, Any] = {"state": state, "reason": reason}
+        if state not in OPEN_EXPERIMENTS:
+            values["ended_at"] = iso(self._clock.now())
+        table = schema.experiments
+        with self._database.writing() as connection:
+            connection.execute(
+                sa.update(table).where(table.c.name == name, table.c.state.in_(OPEN_EXPERIMENTS)).values(values)
+            )
+
+    def experiments(self, *, only_open: bool = False) -> tuple[ExperimentRow, ...]:
+        """Experiments, newest first."""
+        query = sa.select(schema.experiments).order_by(schema.experiments.c.created_at.desc(), schema.experiments.c.name)
+        if only_open:
+            query = query.where(schema.experiments.c.state.in_(OPEN_EXPERIMENTS))
+        with self._database.reading() as connection:
+            return tuple(to_experiment(row) for row in connection.execute(query))
+
+    def experiment(self, name: str) -> ExperimentRow:
+        """One experiment. Raises `NotFound`."""
+        with self._database.reading() as connection:
+            row = connection.execute(sa.select(schema.experiments).where(schema.experiments.c.name == name)).first()
+        if row is None:
+            raise NotFound(f"there is no experiment {name!r}; `histofed experiments list` shows them")
+        return to_experiment(row)
+
+    # --- rounds ------------------------------------------------------------------------------------------------------
+
+    def add_round(self, state: Round) -> None:
+        """A planned round: its eligible set and its sample are on disk from now on."""
+        with self._database.writing() as connection:
+            connection.execute(sa.insert(schema.rounds).values(round_values(state)))
+            connection.execute(sa.insert(schema.tasks), [task_values(state.key, task) for task in state.tasks])
+            _insert_event(connection, state.key, "Planned", {}, self._clock)
+
+    def save_round(
+        self, before: Round, after: Round, event: Event, update: Envelope | None = None, model: ModelRow | None = None
+    ) -> None:
+        """A transition: the rows that changed, the event, and the update or model that came with it, together."""
+        key = after.key
+        changed = [task for task in after.tasks if task not in before.tasks]
+        with self._database.writing() as connection:
+            where = (schema.rounds.c.experiment == key.experiment, schema.rounds.c.number == key.number)
+            connection.execute(sa.update(schema.rounds).where(*where).values(round_values(after)))
+            for task in changed:
+                connection.execute(
+                    sa.update(schema.tasks)
+                    .where(
+                        schema.tasks.c.experiment == key.experiment,
+                        schema.tasks.c.round == key.number,
+                        schema.tasks.c.site == task.site,
+                    )
+                    .values(task_values(key, task))
+                )
+            if update is not None:
+                _insert_update(connection, changed[0], key, update, self._clock)
+            if model is not None:
+                _insert_model(connection, model)
+            _insert_event(connection, key, type(event).__name__, asdict(event), self._clock)
+
+    def set_round_metrics(self, key: RoundKey, metrics: Mapping[str, float]) -> None:
+        """Averaged metrics of a round, for people; not part of the model."""
+        with self._database.writing() as connection:
+            connection.execute(
+                sa.update(schema.rounds)
+                .where(schema.rounds.c.experiment == key.experiment, schema.rounds.c.number == key.number)
+                .values(metrics=json.dumps(dict(metrics), sort_keys=True))
+            )
+
+    def rounds(self, experiment: str = "", *, only_open: bool = False, last: int | None = None) -> tuple[Round, ...]:
+        """Rounds of one or all experiments, oldest first; `last` keeps the newest ones only."""
+        query = sa.select(schema.rounds, schema.experiments.c.created_at).join(schema.experiments)
+        if experiment:
+            query = query.where(schema.rounds.c.experiment == experiment)
+        if only_open:
+            query = query.where(schema.rounds.c.state.not_in((RoundState.COMMITTED, RoundState.ABANDONED)))
+        order = (schema.experiments.c.created_at, schema.rounds.c.experiment, schema.rounds.c.number)
+        query = query.order_by(*(column.desc() for column in order)).limit(last) if last else query.order_by(*order)
+        with self._database.reading() as connection:
+            rows = connection.execute(query).all()
+            keys = [RoundKey(ExperimentId(row.experiment), row.number) for row in rows]
+            tasks = _tasks_of(connection, experiment, keys)
+        found = [to_round(row, tasks.get(key, ())) for row, key in zip(rows, keys, strict=True)]
+        return tuple(reversed(found)) if last else tuple(found)
+
+    def round(self, key: RoundKey) -> Round:
+        """One round. Raises `NotFound`."""
+        query = sa.select(schema.rounds).where(
+            schema.rounds.c.experiment == key.experiment, schema.rounds.c.number == key.number
+        )
+        with self._database.reading() as connection:
+            row = connection.execute(query).first()
+            if row is None:
+                raise NotFound(f"there is no round {key}; `histofed rounds list` shows them")
+            return to_round(row, _tasks_of(connection, key.experiment, [key]).get(key, ()))
+
+    def metrics(self, experiment: str = "") -> Mapping[RoundKey, Mapping[str, float]]:
+        """The averaged metrics of all rounds of one or all experiments."""
+        table = schema.rounds
+        query = sa.select(table.c.experiment, table.c.number, table.c.metrics)
+        if experiment:
+            query = query.where(table.c.experiment == experiment)
+        with self._database.reading() as connection:
+            rows = connection.execute(query).all()
+        return {RoundKey(ExperimentId(row.experiment), row.number): json.loads(row.metrics) for row in rows}
+
+    def round_metrics(self, key: RoundKey) -> Mapping[str, float]:
+        """The averaged metrics of a round; empty before its commit."""
+        query = sa.select(schema.rounds.c.metrics).where(
+            schema.rounds.c.experiment == key.experiment, schema.rounds.c.number == key.number
+        )
+        with self._database.reading() as connection:
+            metrics: Mapping[str, float] = json.loads(connection.execute(query).scalar_one())
+        return metrics
+
+    def rounds_committed(self, experiment: str) -> int:
+        """How many rounds of the experiment are committed."""
+        query = (
+            sa.select(sa.func.count())
+            .select_from(schema.rounds)
+            .where(schema.rounds.c.experiment == experiment, schema.rounds.c.state == RoundState.COMMITTED)
+        )
+        with self._database.reading() as connection:
+            return int(connection.execute(query).scalar_one())
+
+    def settled_round(self, experiment: ExperimentId, site: SiteId) -> int:
+        """The newest committed round with the site's update in it; 0 when there is none."""
+        query = (
+            sa.select(sa.func.max(schema.tasks.c.round))
+            .join(
+                schema.rounds,
+                (schema.rounds.c.experiment == schema.tasks.c.experiment) & (schema.rounds.c.number == schema.tasks.c.round),
+            )
+            .where(
+                schema.tasks.c.experiment == experiment,
+                schema.tasks.c.site == site,
+                schema.tasks.c.state == TaskState.ADMITTED,
+                schema.rounds.c.state == RoundState.COMMITTED,
+            )
+        )
+        with self._database.reading() as connection:
+            return connection.execute(query).scalar_one() or 0
+
+    def update(self, manifest: Digest) -> Envelope:
+        """The signed manifest of an update. Raises `NotFound`."""
+        with self._database.reading() as connection:
+            row = connection.execute(sa.select(schema.updates).where(schema.updates.c.manifest == manifest)).first()
+        if row is None:
+            raise NotFound(f"no update with manifest {manifest}")
+        return Envelope(UPDATE_TYPE, row.payload, row.signature, row.certificate)
+
+    # --- models ------------------------------------------------------------------------------------------------------
+
+    def add_first_model(self, model: ModelRow) -> None:
+        """The model that an experiment starts from; with it the experiment begins to run. Idempotent."""
+        with self._database.writing() as connection:
+            if (
+                connection.execute(sa.select(schema.models.c.digest).where(schema.models.c.digest == model.digest)).first()
+                is None
+            ):
+                _insert_model(connection, model)
+            connection.execute(
+                sa.update(schema.experiments)
+                .where(schema.experiments.c.name == model.experiment, schema.experiments.c.state == "draft")
+                .values(state="running", reason="")
+            )
+
+    def models(self, experiment: str = "") -> tuple[ModelRow, ...]:
+        """Models, oldest first."""
+        query = sa.select(schema.models).order_by(schema.models.c.created_at, schema.models.c.round)
+        if experiment:
+            query = query.where(schema.models.c.experiment == experiment)
+        with self._database.reading() as connection:
+            return tuple(to_model(row) for row in connection.execute(query))
+
+    def model(self, name: str) -> ModelRow:
+        """A model by digest, by an unambiguous beginning of it (8 digits or more), or the newest of an experiment.
+
+        Raises `NotFound`.
+        """
+        table = schema.models
+        by_experiment = (
+            sa.select(table)
+            .where(table.c.experiment == name)
+            .order_by(table.c.round.desc(), table.c.created_at.desc())
+            .limit(1)
+        )
+        matches = table.c.digest.startswith(name, autoescape=True) if len(name) >= 8 else sa.false()
+        by_digest = sa.select(table).where(matches).limit(2)
+        with self._database.reading() as connection:
+            rows = connection.execute(by_digest).all() or connection.execute(by_experiment).all()
+        if len(rows) != 1:
+            problem = "is ambiguous" if rows else "does not exist"
+            raise NotFound(f"model {name!r} {problem}; `histofed models list` shows them")
+        return to_model(rows[0])
+
+    def latest_model(self, experiment: ExperimentId) -> ModelRow | None:
+        """The experiment's newest model."""
+        table = schema.models
+        query = sa.select(table).where(table.c.experiment == experiment).order_by(table.c.round.desc()).limit(1)
+        with self._database.reading() as connection:
+            row = connection.execute(query).first()
+        return None if row is None else to_model(row)
+
+    def part(self, model: Digest, name: str) -> File:
+        """One file of a model. Raises `NotFound`."""
+        table = schema.model_parts
+        query = sa.select(table.c.sha256, table.c.bytes).where(table.c.model == model, table.c.name == name)
+        with self._database.reading() as connection:
+            row = connection.execute(query).first()
+        if row is None:
+            raise NotFound(f"model {model[:12]} has no part {name!r}")
+        return File(row.sha256, row.bytes)
+
+    def is_part(self, sha256: Digest) -> bool:
+        """The file belongs to some model."""
+        query = sa.select(schema.model_parts.c.model).where(schema.model_parts.c.sha256 == sha256).limit(1)
+        with self._database.reading() as connection:
+            return connection.execute(query).first() is not None
+
+
+def _insert_event(connection: sa.Connection, key: RoundKey, name: str, content: Mapping[str, Any], clock: Clock) -> None:
+    document = {"event": name} | {
+        field: iso(value) if isinstance(value, datetime) else value for field, value in content.items()
+    }
+    row = {"at": iso(clock.now()), "experiment": key.experiment, "round": key.number, "event": json.dumps(document)}
+    connection.execute(sa.insert(schema.events).values(row))
+
+
+def _insert_update(connection: sa.Connection, task: Task, key: RoundKey, update: Envelope, clock: Clock) -> None:
+    row = {"manifest": task.manifest, "experiment": key.experiment, "round": key.number, "site": task.site}
+    values = row | envelope_values(update) | {"received_at": iso(clock.now())}
+    if (
+        connection.execute(sa.select(schema.updates.c.site).where(schema.updates.c.manifest == task.manifest)).first()
+        is None
+    ):
+        connection.execute(sa.insert(schema.updates).values(values))
+
+
+def _insert_model(connection: sa.Connection, model: ModelRow) -> None:
+    row = {"digest": model.digest, "experiment": model.experiment, "round": model.round, "state": model.state}
+    values = row | envelope_values(model.statement) | {"created_at": iso(model.created_at)}
+    connection.execute(sa.insert(schema.models).values(values))
+    parts = decode_model(model.statement.payload).parts
+    rows = [
+        {"model": model.digest, "name": name, "sha256": file.sha256, "bytes": file.bytes} for name, file in parts.items()
+    ]
+    connection.execute(sa.insert(schema.model_parts), rows)
+
+
+def _tasks_of(connection: sa.Connection, experiment: str, keys: Sequence[RoundKey]) -> dict[RoundKey, tuple[Task, ...]]:
+    """The tasks of the rounds, by round, sorted by site."""
+    if not keys:
+        return {}
+    table = schema.tasks
+    query = sa.select(table).order_by(table.c.experiment, table.c.round, table.c.site)
+    if experiment:
+        numbers = [key.number for key in keys]
+        query = query.where(table.c.experiment == experiment, table.c.round.between(min(numbers), max(numbers)))
+    elif len(keys) <= 100:
+        query = query.where(
+            sa.or_(*((table.c.experiment == key.experiment) & (table.c.round == key.number) for key in keys))
+        )
+    found: dict[RoundKey, tuple[Task, ...]] = {}
+    for row in connection.execute(query):
+        key = RoundKey(ExperimentId(row.experiment), row.round)
+        found[key] = (*found.get(key, ()), to_task(row))
+    return found

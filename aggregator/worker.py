@@ -1,0 +1,99 @@
+"""The child process that does the aggregator's arithmetic: one job, then it ends.
+
+The daemon's loop never waits for arithmetic, and what goes wrong here (a killed process, a full memory) goes wrong here
+alone. `python -m aggregator.worker PARENT` reads a job as JSON from standard input, prints its result or its error as one
+JSON document, and exits with 0 or the error's code. It dies with its parent.
+
+Start-up is part of every round, so only numpy and the standard library are imported for `aggregate` and `inspect`; torch
+comes with a recipe's workshop, for `initialise` and `sheet`. `aggregator/pool.py` starts it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+from typing import Final
+
+from aggregator.aggregate import AggregateJob, aggregate, follow
+from aggregator.inspection import check_tensors
+from aggregator.jobs import (
+    InitialiseJob,
+    InitialiseResult,
+    InspectJob,
+    InspectResult,
+    Job,
+    Result,
+    SheetJob,
+    SheetResult,
+    decode_job,
+    encode_error,
+    encode_result,
+)
+from histofed.base.errors import BadData, HistofedError
+from histofed.base.hashing import sha256_file
+from histofed.recipes.contract import Recipe
+from histofed.weights import TensorFile, Written, difference
+
+_PR_SET_PDEATHSIG: Final = 1
+"""linux/prctl.h: the signal that the kernel sends when the parent ends."""
+
+
+def main() -> int:
+    """Do the job on standard input. Returns the exit code."""
+    die_with(int(sys.argv[1]))
+    try:
+        output, code = encode_result(perform(decode_job(sys.stdin.buffer.read()))), 0
+    except HistofedError as error:
+        output, code = encode_error(error), error.exit_code
+    sys.stdout.buffer.write(output)
+    return code
+
+
+def perform(job: Job) -> Result:
+    """Any job. Raises what it raises: `BadData`, `CannotWriteState`."""
+    match job:
+        case AggregateJob():
+            return aggregate(job)
+        case InspectJob():
+            return InspectResult(check_tensors(job.update, job.base, job.max_norm))
+        case InitialiseJob():
+            return _initialise(job)
+        case SheetJob():
+            return SheetResult(_recipe(job.recipe).workshop().sample_sheet(job.config, job.tensors, job.seed, job.target))
+
+
+def _initialise(job: InitialiseJob) -> InitialiseResult:
+    recipe = _recipe(job.recipe)
+    recipe.workshop().initialise(job.config, job.seed, job.out_shared)
+    names = _usable(job)
+    shared = Written(sha256_file(job.out_shared), job.out_shared.stat().st_size)
+    rules = recipe.server_rules(job.config, names)
+    return InitialiseResult(shared, follow(job.out_shared, None, rules, 1, job.out_server) if rules else None)
+
+
+def _usable(job: InitialiseJob) -> tuple[str, ...]:
+    """The first tensors' names; they are floating and finite, or no site's update could ever enter. Raises `BadData`."""
+    with TensorFile(job.out_shared) as first:
+        if bad := difference(first, first).not_finite:
+            raise BadData(f"recipe {job.recipe!r} begins with values that are not finite in tensor {bad[0]!r}")
+        return first.names
+
+
+def _recipe(name: str) -> Recipe:
+    from histofed.recipes.registry import recipe
+
+    return recipe(name)
+
+
+def die_with(parent: int) -> None:
+    """Have the kernel kill this process when `parent` ends, also when it has ended already."""
+    if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL) != 0:
+        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
+    if os.getppid() != parent:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

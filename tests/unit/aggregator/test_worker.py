@@ -1,0 +1,257 @@
+"""Jobs in child processes: results and errors come back, crashes are repeated, nothing outlives its parent."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import select
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from aggregator.aggregate import AggregateJob, UpdateInput, aggregate
+from aggregator.jobs import (
+    InitialiseJob,
+    InspectJob,
+    Job,
+    SheetJob,
+    decode_job,
+    decode_result,
+    encode_error,
+    encode_job,
+)
+from aggregator.pool import Workers
+from histofed import weights
+from histofed.base.clock import FakeClock, SystemClock
+from histofed.base.errors import BadData, CannotWriteState, DeadlineExceeded, HistofedError, NotFound, all_errors
+from histofed.base.hashing import sha256_file
+from histofed.recipes.contract import ServerRule
+
+MEAN = {"dimension": 5, "steps": 1}
+HERE = Path("/a/file")
+
+
+@pytest.fixture
+def workers() -> Workers:
+    return Workers(SystemClock(), timeout_s=60)
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    path = tmp_path / "model.safetensors"
+    weights.save(path, {"w": np.arange(6, dtype=np.float32)})
+    return path
+
+
+@pytest.fixture
+def endless(tmp_path: Path, model: Path) -> InspectJob:
+    """A job that waits for ever: its update is a pipe that nobody opens to write."""
+    os.mkfifo(tmp_path / "pipe")
+    return InspectJob(tmp_path / "pipe", model, 1.0)
+
+
+def children(parent: int) -> list[int]:
+    """The living children of a process's main thread."""
+    return [int(pid) for pid in Path(f"/proc/{parent}/task/{parent}/children").read_text().split()]
+
+
+async def started(count: int, parent: int) -> list[int]:
+    """Wait for `count` children; pidfds, so that a reused number cannot deceive."""
+    async with asyncio.timeout(30):
+        # another process may start them, so there is no event to wait for
+        while len(found := children(parent)) < count:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+    return [os.pidfd_open(pid) for pid in found]
+
+
+async def gone(child: int) -> bool:
+    """Wait until the child of a pidfd has ended."""
+    waiting = select.poll()
+    waiting.register(child, select.POLLIN)
+    events = await asyncio.to_thread(waiting.poll, 30_000)
+    os.close(child)
+    return bool(events)
+
+
+# -- what comes back ---------------------------------------------------------------------------------------------------
+
+
+async def test_aggregation_gives_what_the_function_gives(workers: Workers, tmp_path: Path, model: Path) -> None:
+    def job(name: str) -> AggregateJob:
+        return AggregateJob(
+            base=model,
+            updates=(UpdateInput("north", model, 2), UpdateInput("east", model, 1)),
+            state=None,
+            rules=(ServerRule("ema.w", "w", 0.9),),
+            round=1,
+            out_shared=tmp_path / f"{name}-shared",
+            out_server=tmp_path / f"{name}-server",
+        )
+
+    assert await workers.run(job("child")) == aggregate(job("here"))
+    assert sha256_file(tmp_path / "child-shared") == sha256_file(model)
+    assert children(os.getpid()) == []
+
+
+async def test_the_first_model_of_a_recipe_and_the_tensors_that_follow_it(workers: Workers, tmp_path: Path) -> None:
+    def job(name: str, seed: int) -> InitialiseJob:
+        return InitialiseJob("mean", MEAN, seed, tmp_path / f"{name}-shared", tmp_path / f"{name}-server")
+
+    first = await workers.run(job("first", 1))
+    assert await workers.run(job("same", 1)) == first != await workers.run(job("other", 2))
+    for written, path in ((first.shared, tmp_path / "first-shared"), (first.server, tmp_path / "first-server")):
+        assert written == weights.Written(sha256_file(path), path.stat().st_size)
+    shared, server = weights.read(tmp_path / "first-shared"), weights.read(tmp_path / "first-server")
+    np.testing.assert_array_equal(server["ema.value"], shared["mean.value"])
+
+
+async def test_an_update_is_inspected(workers: Workers, tmp_path: Path, model: Path) -> None:
+    far = tmp_path / "far"
+    weights.save(far, {"w": np.arange(6, dtype=np.float32) + np.float32(3)})
+    assert (await workers.run(InspectJob(far, model, 10))).norm == pytest.approx(3 * 6**0.5)
+    with pytest.raises(BadData, match=r"too far from its base: its norm is 7\.34847"):
+        await workers.run(InspectJob(far, model, 7))
+
+
+async def test_a_recipe_that_draws_nothing_says_so(workers: Workers, tmp_path: Path, model: Path) -> None:
+    result = await workers.run(SheetJob("mean", MEAN, model, 1, tmp_path / "sheet.png"))
+    assert not result.drawn
+    assert not (tmp_path / "sheet.png").exists()
+
+
+async def test_errors_come_back_as_they_were_raised(workers: Workers, tmp_path: Path, model: Path) -> None:
+    with pytest.raises(NotFound, match="'mode'"):
+        await workers.run(InitialiseJob("mode", {}, 1, tmp_path / "a", tmp_path / "b"))
+    with pytest.raises(BadData, match="dimension"):
+        await workers.run(InitialiseJob("mean", {"dimension": 0, "steps": 1}, 1, tmp_path / "a", tmp_path / "b"))
+    nowhere = AggregateJob(model, (UpdateInput("n", model, 1),), None, (), 1, tmp_path / "no folder" / "out", None)
+    with pytest.raises(CannotWriteState, match="No such file or directory"):
+        await workers.run(nowhere)
+
+
+@pytest.mark.parametrize("cls", all_errors())
+def test_every_error_survives_the_way_back(cls: type[HistofedError], endless: InspectJob) -> None:
+    with pytest.raises(cls, match="what happened") as caught:
+        decode_result(endless, encode_error(cls("what happened")))
+    assert type(caught.value) is cls
+
+
+@pytest.mark.parametrize(
+    "job",
+    [
+        AggregateJob(HERE, (UpdateInput("s", HERE, 3),), HERE, (ServerRule("t", "s", 0.5),), 4, HERE, HERE),
+        AggregateJob(HERE, (), None, (), 1, HERE, None),
+        InitialiseJob("gan", {"classes": ["MSIH"], "nested": {"a": None}}, 2**63 - 1, HERE, HERE),
+        InspectJob(HERE, HERE, 0.1),
+        SheetJob("gan", {}, HERE, 7, HERE),
+    ],
+)
+def test_a_job_survives_the_way_there(job: Job) -> None:
+    assert decode_job(encode_job(job)) == job
+
+
+async def test_a_failure_that_is_not_in_the_table_is_internal_and_logged(
+    workers: Workers, tmp_path: Path, model: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(HistofedError, match="the inspect process failed") as caught:
+        await workers.run(InspectJob(tmp_path / "lost", model, 1.0))
+    assert caught.value.exit_code == HistofedError.exit_code
+    assert "FileNotFoundError" in caplog.text
+
+
+# -- crashes, time, cancellation ---------------------------------------------------------------------------------------
+
+
+async def test_a_child_that_is_killed_every_time_is_given_up(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("HISTOFED_FAILPOINTS", "replace.before_rename=kill")
+    clock = FakeClock()
+    with pytest.raises(HistofedError, match="initialise process was killed by SIGKILL 3 times"):
+        await Workers(clock, attempts=3).run(InitialiseJob("mean", MEAN, 1, tmp_path / "a", tmp_path / "b"))
+    assert [record.getMessage() for record in caplog.records if record.levelname == "WARNING"] == [
+        f"initialise process was killed by SIGKILL, attempt {attempt} of 3" for attempt in (1, 2, 3)
+    ]
+    assert clock.monotonic() == 1 + 2, "it pauses between attempts, longer each time, and not after the last"
+
+
+async def test_a_child_that_is_killed_once_is_repeated_with_the_same_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Healing(FakeClock):
+        async def sleep(self, seconds: float) -> None:
+            monkeypatch.delenv("HISTOFED_FAILPOINTS")
+            await super().sleep(seconds)
+
+    undisturbed = await Workers(FakeClock()).run(InitialiseJob("mean", MEAN, 1, tmp_path / "a", tmp_path / "b"))
+    monkeypatch.setenv("HISTOFED_FAILPOINTS", "replace.after_rename=kill")
+    clock = Healing()
+    repeated = await Workers(clock).run(InitialiseJob("mean", MEAN, 1, tmp_path / "c", tmp_path / "d"))
+    assert repeated == undisturbed
+    assert clock.monotonic() == 1
+
+
+async def test_a_job_that_takes_too_long_is_stopped(endless: InspectJob) -> None:
+    running = asyncio.create_task(Workers(SystemClock(), timeout_s=1.5).run(endless))
+    (child,) = await started(1, os.getpid())
+    with pytest.raises(DeadlineExceeded, match=r"inspect process did not end within 1\.5 s"):
+        await running
+    assert await gone(child)
+
+
+async def test_cancelling_the_caller_ends_the_child(workers: Workers, endless: InspectJob) -> None:
+    running = asyncio.create_task(workers.run(endless))
+    (child,) = await started(1, os.getpid())
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert await gone(child)
+
+
+@pytest.mark.parametrize("limit", [1, 2])
+async def test_no_more_children_than_the_limit(endless: InspectJob, limit: int) -> None:
+    workers = Workers(SystemClock(), limit=limit)
+    running = [asyncio.create_task(workers.run(endless)) for _ in range(limit + 2)]
+    first = await started(limit, os.getpid())
+    for _ in range(100):
+        await asyncio.sleep(0)
+    assert len(children(os.getpid())) == limit
+    running[0].cancel()
+    assert await gone(first.pop(0)), "the place is given to a job that waits"
+    following = await started(limit, os.getpid())
+    for task in running:
+        task.cancel()
+    await asyncio.gather(*running, return_exceptions=True)
+    assert all([await gone(child) for child in (*first, *following)])
+
+
+async def test_a_child_dies_with_its_parent(endless: InspectJob) -> None:
+    code = (
+        "import asyncio, sys; from aggregator.jobs import decode_job; from aggregator.pool import Workers;"
+        "from histofed.base.clock import SystemClock;"
+        "asyncio.run(Workers(SystemClock()).run(decode_job(sys.stdin.buffer.read())))"
+    )
+    parent = await asyncio.create_subprocess_exec(sys.executable, "-c", code, stdin=asyncio.subprocess.PIPE)
+    assert parent.stdin is not None
+    parent.stdin.write(encode_job(endless))
+    parent.stdin.write_eof()
+    (child,) = await started(1, parent.pid)
+    parent.kill()
+    await parent.wait()
+    assert await gone(child)
+
+
+def test_a_child_whose_parent_is_gone_already_does_nothing(endless: InspectJob) -> None:
+    done = subprocess.run([sys.executable, "-m", "aggregator.worker", "1"], input=encode_job(endless), check=False)
+    assert done.returncode == -signal.SIGKILL
+
+
+def test_the_child_imports_nothing_heavy() -> None:
+    code = "import sys, aggregator.worker; print(*{name.partition('.')[0] for name in sys.modules})"
+    found = set(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True).stdout.split())
+    assert "numpy" in found
+    assert not found & {"pydantic", "grpc", "google", "sqlalchemy", "torch", "cryptography", "asyncio", "rich"}
