@@ -1,0 +1,99 @@
+"""What the daemon hands its trainer, and what the trainer hands back: two JSON files that never leave the site.
+
+The assignment holds no attempt and no time, so that a repeated attempt is the same assignment and resumes the same
+checkpoint. Written with `durable.replace`: a result that is there is complete. `agent/training.py` (the daemon's side) and
+`agent/trainer.py` (the child) are the two users.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Final, TypeVar
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass as checked
+
+from histofed.base import durable
+from histofed.base.errors import BadData
+from histofed.statements import File
+
+ASSIGNMENT_FILE: Final = "assignment.json"
+RESULT_FILE: Final = "result.json"
+UPDATE_FILE: Final = "update.safetensors"
+PRIVATE_FILE: Final = "private.safetensors"
+SHARED_FILE: Final = "shared.safetensors"
+
+_strict = ConfigDict(extra="forbid", strict=True)
+
+
+@checked(frozen=True, config=_strict)
+class Assignment:
+    """One training, without a word about which attempt it is."""
+
+    recipe: str
+    config: dict[str, Any]
+    """The experiment's `[config]` table; the recipe checks it."""
+    base: Path
+    """The round's global tensors."""
+    base_sha256: str
+    private: Path | None
+    """The site's committed private tensors."""
+    private_round: int
+    """The round that wrote them; 0 for a fresh start."""
+    data: Path | None
+    minimum_patients: int
+    seed: int
+    max_norm: float
+    """Largest L2 norm of the update."""
+    output: Path
+    """Existing folder for checkpoints and results."""
+    threads: int
+    device: str
+    nice: int
+
+
+@checked(frozen=True, config=_strict)
+class Result:
+    """What a finished training says beside its tensors."""
+
+    weights: File
+    """`update.safetensors` in the output folder: base + clipped difference."""
+    norm_before: float
+    norm: float
+    clipped: bool
+    tiles: int
+    patients: int
+    steps: int
+    metrics: dict[str, float]
+    notes: tuple[str, ...]
+
+
+Document = TypeVar("Document", Assignment, Result)
+
+
+def write(path: Path, document: Assignment | Result) -> None:
+    """Store a document, durable. Raises `CannotWriteState`."""
+    durable.replace(path, encode(document))
+
+
+def encode(document: Assignment | Result) -> bytes:
+    """The document as JSON."""
+    return TypeAdapter(type(document)).dump_json(document, indent=1)
+
+
+def read_assignment(path: Path) -> Assignment:
+    """The stored assignment. Raises `BadData`."""
+    return _read(path, TypeAdapter(Assignment))
+
+
+def read_result(path: Path) -> Result:
+    """The stored result. Raises `BadData`."""
+    return _read(path, TypeAdapter(Result))
+
+
+def _read(path: Path, adapter: TypeAdapter[Document]) -> Document:
+    try:
+        document: Document = adapter.validate_json(path.read_bytes())
+    except (OSError, ValidationError) as error:
+        raise BadData(f"{path.name} in the agent's work folder cannot be read ({type(error).__name__})") from error
+    return document

@@ -1,0 +1,130 @@
+"""`histofed-agent`: what an administrator types. Errors are one sentence on stderr and the exit code of `base/errors.py`.
+
+Imports are late, so that `--help` and `status` answer at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from histofed import __version__
+from histofed.base.errors import ConfigError, HistofedError, UsageError
+
+if TYPE_CHECKING:
+    from agent.config import AgentConfig
+    from histofed.base.config import Loaded
+    from histofed.base.ids import Json
+
+LINE_LIMIT: Final = 4096
+"""Characters of a join line that are read."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; gives its exit code."""
+    parser = _parser()
+    options = parser.parse_args(argv)
+    try:
+        code: int = options.command(options)
+    except HistofedError as error:
+        sys.stderr.write(f"histofed-agent: {error}\n")
+        return error.exit_code
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="histofed-agent",
+        description="The agent of one hospital: trains locally on request, sends model updates only.",
+        epilog="Exit codes: 0 done, 1 warnings, 2 usage, 65 data, 69 aggregator, 73 disk, 77 identity, 78 configuration.",
+    )
+    parser.add_argument("--version", action="version", version=f"histofed-agent {__version__}")
+    commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
+    _command(commands, "run", _run, "be the daemon, in the foreground; systemd starts this")
+    enroll = _command(commands, "enroll", _enroll, "get this site's identity with a join line of the operator")
+    enroll.add_argument(
+        "--join-line-file", metavar="FILE", default="-", help="where the join line is; - is standard input (default)"
+    )
+    enroll.add_argument("--again", action="store_true", help="replace an identity that is still valid")
+    _command(commands, "check", _check, "check the configuration and say where each value comes from")
+    _command(commands, "status", _status, "say what the running agent does")
+    return parser
+
+
+def _command(commands: Any, name: str, function: Callable[[argparse.Namespace], int], words: str) -> argparse.ArgumentParser:
+    command: argparse.ArgumentParser = commands.add_parser(name, help=words, description=words)
+    command.add_argument("--config", type=Path, metavar="FILE", help="default: /etc/histofed/agent.toml, if it exists")
+    command.add_argument("--state-dir", metavar="DIR", help="overrides state_dir")
+    command.set_defaults(command=function)
+    return command
+
+
+def _run(options: argparse.Namespace) -> int:
+    from histofed.telemetry.logs import configure
+
+    loaded = _load(options)
+    configure(loaded.config.log_level)
+    from agent.daemon import run
+
+    return run(loaded, lambda: _load(options))
+
+
+def _enroll(options: argparse.Namespace) -> int:
+    from agent.enrolment import enroll
+    from agent.layout import Layout
+    from histofed.base.clock import SystemClock
+
+    config = _load(options).config
+    text = _join_line(options.join_line_file)
+    done = enroll(text, Layout(config.state_dir), config.aggregator, SystemClock(), again=options.again)
+    sys.stdout.write(
+        f"enrolled as {done.identity}, valid until {done.valid_until:%Y-%m-%d %H:%M} UTC; aggregator: {done.aggregator}\n"
+    )
+    return 0
+
+
+def _join_line(source: str) -> str:
+    """The first line of a file or of standard input. Raises `UsageError`."""
+    if source == "-":
+        return sys.stdin.readline(LINE_LIMIT)
+    try:
+        with Path(source).open(encoding="utf-8") as file:
+            return file.readline(LINE_LIMIT)
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"the join line cannot be read from {source}; give --join-line-file a readable file") from error
+
+
+def _check(options: argparse.Namespace) -> int:
+    from agent.consent import load_policy
+    from histofed.base.config import explain
+
+    loaded = _load(options)
+    settings = explain(loaded)
+    width = max(len(f"{setting.key} = {setting.value}") for setting in settings)
+    for setting in settings:
+        sys.stdout.write(f"{f'{setting.key} = {setting.value}':<{width}}  # {setting.source}\n")
+    root = loaded.config.data.root
+    if root is not None and not root.is_dir():
+        raise ConfigError(f"data.root = {root} is not a folder; mount the tiles or correct the setting")
+    if load_policy(loaded.config.consent).missing:
+        sys.stdout.write(f"{loaded.config.consent} does not exist: nothing is allowed to run here\n")
+    return 0
+
+
+def _status(options: argparse.Namespace) -> int:
+    from agent.layout import Layout
+    from agent.status import read_status
+
+    found = read_status(Layout(_load(options).config.state_dir))
+    sys.stdout.write("".join(f"{line}\n" for line in found.lines()))
+    return 0 if found.connected else 1
+
+
+def _load(options: argparse.Namespace) -> Loaded[AgentConfig]:
+    from agent.config import load_config
+
+    flags: dict[str, Json] = {"state_dir": options.state_dir}
+    return load_config(options.config, flags)

@@ -1,0 +1,94 @@
+"""The agent's configuration: `agent.toml`, checked, with every default and its reason.
+
+The site's name is not here: it is in the certificate. No secret is here: keys are files. Every path can be changed, so that
+several agents run on one machine (`make demo`). `histofed/base/config.py` finds and merges the sources.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator
+
+from histofed.base.config import Loaded, load
+from histofed.base.ids import Json
+
+DEFAULT_PATH: Final = Path("/etc/histofed/agent.toml")
+
+_ADDRESS = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}\Z")
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataConfig(_Table):
+    """Where the hospital's tiles are. Only the trainer opens them, read-only."""
+
+    root: Path | None = None
+    """Folder of tiles by class; without one only recipes that read no tiles can run."""
+
+
+class TrainerConfig(_Table):
+    """What a training may use of this machine."""
+
+    device: str = "auto"
+    """`auto`, `cpu`, `cuda`, `cuda:1` ..."""
+    threads: Annotated[int, Field(ge=0, le=1024)] = 0
+    """CPU threads; 0 leaves the choice to the library."""
+    nice: Annotated[int, Field(ge=0, le=19)] = 5
+    """How far training steps back behind the machine's other work."""
+    stop_seconds: Annotated[float, Field(gt=0, le=280)] = 120.0
+    """Time for a checkpoint after SIGTERM; then SIGKILL. systemd's TimeoutStopSec is 300."""
+
+
+class TelemetryConfig(_Table):
+    """Traces for auditing; nothing is sent where no endpoint is named."""
+
+    otlp_endpoint: str | None = None
+    """`https://host:4317` of an OTLP/gRPC collector."""
+    ca_file: Path | None = None
+    """CA of the collector; the system's where none is named."""
+    certificate_file: Path | None = None
+    key_file: Path | None = None
+    environment: str = "production"
+    """The trace's `deployment.environment.name`."""
+
+
+class AgentConfig(_Table):
+    """The whole file. Unknown keys are errors."""
+
+    aggregator: str | None = None
+    """`host:port` of the aggregator's mTLS port; without it, the address that enrolment was told."""
+    state_dir: Path = Path("/var/lib/histofed")
+    """Identity, task in hand, outbox, private tensors, journal."""
+    consent: Path = Path("/etc/histofed/consent.toml")
+    """What this hospital allows; read again for every task."""
+    minimum_patients: Annotated[int, Field(ge=1)] = 2
+    """Fewer patients than this in a class: this site does not train on it."""
+    log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    data: DataConfig = DataConfig()
+    trainer: TrainerConfig = TrainerConfig()
+    telemetry: TelemetryConfig = TelemetryConfig()
+
+    @field_validator("aggregator")
+    @classmethod
+    def _address(cls, value: str | None) -> str | None:
+        if value is not None and not _ADDRESS.match(value):
+            raise ValueError("write it as host:port, for example aggregator.example.org:8443")
+        return value
+
+
+def load_config(
+    path: Path | None, flags: Mapping[str, Json], environ: Mapping[str, str] | None = None
+) -> Loaded[AgentConfig]:
+    """Defaults < file and conf.d < HISTOFED_ environment < flags. Raises `ConfigError` with file, line and nearest key.
+
+    Without `path` the default file is read where it exists.
+    """
+    if path is None and DEFAULT_PATH.exists():
+        path = DEFAULT_PATH
+    return load(AgentConfig, name="agent", path=path, flags=flags, environ=environ)

@@ -1,0 +1,192 @@
+"""Wires the agent: the only place that constructs its parts. `histofed-agent run` is the caller.
+
+Ready means: this site is enrolled, its state is open and the loop runs. An aggregator that cannot be reached does not make
+an agent fail; it says so in STATUS and keeps trying. One process per state directory, held by a lock.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from random import Random
+from typing import Final
+
+from agent.config import AgentConfig
+from agent.layout import Layout, aggregator_address
+from agent.link import Link, collector_credentials, own_site
+from agent.outbox import Outbox
+from agent.private import PrivateTensors
+from agent.sessions import Sessions
+from agent.state import State
+from agent.status import Status, write_status
+from agent.work import Desk, Work
+from histofed import __version__
+from histofed.audit.journal import Journal
+from histofed.base import durable
+from histofed.base.clock import Clock, SystemClock, iso
+from histofed.base.config import Loaded, changed
+from histofed.base.daemon import Daemon
+from histofed.base.errors import CannotWriteState
+from histofed.base.ids import SiteId
+from histofed.pki.credentials import Credentials
+from histofed.telemetry.tracing import Resource, Tracing
+
+log = logging.getLogger(__name__)
+
+STATUS_SECONDS: Final = 2.0
+RELOADABLE: Final = ("consent", "data.", "log_level", "minimum_patients", "trainer.")
+"""Settings that a reload changes, by the beginning of their keys; the others need a restart."""
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """What `start` built."""
+
+    site: SiteId
+    link: Link
+    state: State
+    outbox: Outbox
+    work: Work
+    sessions: Sessions
+
+
+class AgentService:
+    """The agent inside `histofed.base.daemon.Daemon`."""
+
+    def __init__(
+        self,
+        loaded: Loaded[AgentConfig],
+        read_again: Callable[[], Loaded[AgentConfig]],
+        clock: Clock,
+        random: Random,
+    ) -> None:
+        self._loaded = loaded
+        self._read_again = read_again
+        self._clock = clock
+        self._random = random
+        self._layout = Layout(loaded.config.state_dir)
+        self._closing = contextlib.AsyncExitStack()
+        self._parts: _Parts | None = None
+        self._talking: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Open everything. Raises `NotEnrolled`, `AlreadyThere`, `CannotWriteState`, `ConfigError`, `VersionMismatch`."""
+        config, layout, closing = self._loaded.config, self._layout, self._closing
+        address = aggregator_address(config.aggregator, layout)
+        site = own_site(Credentials.load(layout.identity))
+        durable.make_directory(layout.root)
+        closing.enter_context(durable.lock(layout.lock, f"histofed-agent of {site}"))
+        state = State(layout.state, self._clock)
+        closing.callback(state.close)
+        journal = Journal(layout.journal, self._clock, f"agent-{site}")
+        closing.callback(journal.close)
+        tracing = _tracing(config, site)
+        closing.push_async_callback(asyncio.to_thread, tracing.close)
+        link = Link(address, layout.identity, self._clock, self._random, tracing)
+        closing.push_async_callback(link.close)
+        outbox = Outbox(layout.outbox)
+        desk = Desk(
+            clock=self._clock,
+            random=self._random,
+            link=link,
+            state=state,
+            outbox=outbox,
+            private=PrivateTensors(layout.private, state),
+            journal=journal,
+            tracing=tracing,
+        )
+        work = Work(desk, layout.work, config)
+        sessions = Sessions(link, work, journal, site, state.instance, self._clock, self._random)
+        journal.append("agent.started", subject={"site": site, "version": __version__, "instance": state.instance})
+        self._parts = _Parts(site, link, state, outbox, work, sessions)
+
+    async def serve(self, drain: asyncio.Event) -> None:
+        """Talk to the aggregator until drained; then the trainer writes its checkpoint and stops."""
+        assert self._parts is not None, "serve comes after start"
+        self._talking = asyncio.create_task(self._parts.sessions.run())
+        waiting = asyncio.create_task(drain.wait())
+        publishing = asyncio.create_task(self._publish())
+        try:
+            done, _ = await asyncio.wait({self._talking, waiting, publishing}, return_when=asyncio.FIRST_COMPLETED)
+            for task in done - {waiting}:
+                await task
+        finally:
+            for task in (publishing, waiting, self._talking):
+                task.cancel()
+            await asyncio.wait({publishing, waiting, self._talking})
+
+    async def reload(self) -> str:
+        """Read the configuration again. Raises `ConfigError`; then the old one stays."""
+        found = self._read_again()
+        keys = changed(self._loaded, found)
+        late = tuple(key for key in keys if not key.startswith(RELOADABLE))
+        self._loaded = found
+        if self._parts is not None:
+            self._parts.work.config = found.config
+        logging.getLogger().setLevel(found.config.log_level)
+        if not keys:
+            return "nothing changed"
+        return f"changed: {', '.join(keys)}" + (f"; a restart is needed for {', '.join(late)}" if late else "")
+
+    async def stop(self) -> None:
+        """Close everything, in the reverse order."""
+        await self._closing.aclose()
+
+    def status(self) -> str:
+        """One line for `systemctl status`."""
+        return self._parts.sessions.words if self._parts else "starts"
+
+    def turning(self) -> bool:
+        """The conversation goes on; an aggregator that is away does not stop it."""
+        return self._talking is None or not self._talking.done()
+
+    async def _publish(self) -> None:
+        """Keep `status.json` current for `histofed-agent status`; a full disk is said once and harms nothing."""
+        told: Status | None = None
+        failed = False
+        while True:
+            status = self._status()
+            if status != told:
+                try:
+                    write_status(self._layout, status)
+                    told, failed = status, False
+                except CannotWriteState as error:
+                    if not failed:
+                        log.error("%s", error)
+                    failed = True
+            await self._clock.sleep(STATUS_SECONDS)
+
+    def _status(self) -> Status:
+        assert self._parts is not None, "there is a status after start"
+        parts, held = self._parts, self._parts.state.task_in_hand()
+        return Status(
+            version=__version__,
+            site=parts.site,
+            aggregator=parts.link.address,
+            connected=parts.sessions.connected,
+            words=parts.sessions.words,
+            task=None if held is None else str(held.task),
+            updates_waiting=len(parts.outbox.entries()),
+            certificate_expires_at=iso(parts.link.credentials.not_after),
+            process=os.getpid(),
+        )
+
+
+def run(loaded: Loaded[AgentConfig], read_again: Callable[[], Loaded[AgentConfig]]) -> int:
+    """The daemon from start to end; its exit code."""
+    clock = SystemClock()
+    service = AgentService(loaded, read_again, clock, Random())
+    return Daemon("histofed-agent", service, clock=clock).main()
+
+
+def _tracing(config: AgentConfig, site: SiteId) -> Tracing:
+    telemetry = config.telemetry
+    if telemetry.otlp_endpoint is None:
+        return Tracing.off()
+    resource = Resource("histofed-agent", __version__, instance=site, environment=telemetry.environment)
+    credentials = collector_credentials(telemetry.ca_file, telemetry.certificate_file, telemetry.key_file)
+    return Tracing.otlp(telemetry.otlp_endpoint, resource, credentials=credentials)

@@ -1,0 +1,49 @@
+"""`histofed-agent enroll`: a join line becomes this site's identity.
+
+The join line holds a secret, so it comes from a file or from standard input, never from the command line, where every user
+of the machine could read it. The key is made here and never leaves.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from datetime import datetime
+
+from agent.layout import Layout
+from histofed.base import durable
+from histofed.base.clock import Clock
+from histofed.base.errors import AlreadyThere
+from histofed.pki.credentials import Credentials
+from histofed.pki.tokens import JoinLine
+from histofed.transport.enrolment import enrol
+
+
+@dataclass(frozen=True)
+class Enrolled:
+    """What enrolment brought."""
+
+    identity: str
+    valid_until: datetime
+    aggregator: str
+
+
+def enroll(text: str, layout: Layout, aggregator: str | None, clock: Clock, *, again: bool) -> Enrolled:
+    """Trade the join line for an identity and store it.
+
+    Raises `AlreadyThere` when this agent has a valid identity (unless `again`), `BadData` for a line that is none,
+    `NotAuthorised` for another CA or a used or expired token, `AggregatorUnavailable` and `CannotWriteState`.
+    """
+    line = JoinLine.parse(text.strip())
+    if layout.identity.exists() and not again:
+        held = Credentials.load(layout.identity)
+        if held.not_after > clock.now():
+            raise AlreadyThere(
+                f"this agent is {held.identity} until {held.not_after:%Y-%m-%d %H:%M} UTC; to replace that, add --again"
+            )
+    durable.make_directory(layout.identity.parent)
+    joined = asyncio.run(enrol(line))
+    credentials, address = joined.credentials, aggregator or joined.aggregator
+    durable.replace(layout.aggregator, f"{address}\n".encode())
+    credentials.save(layout.identity)
+    return Enrolled(str(credentials.identity), credentials.not_after, address)

@@ -1,0 +1,328 @@
+"""The only module of the agent that speaks to the aggregator: grpc and protobuf stop here, frozen dataclasses go on.
+
+The agent dials out; nothing listens. One connection carries everything: the stream of offers, the calls about the task in
+hand, the blobs. When the certificate is past its half life the link asks for a newer one, for a new key, and opens a new
+connection beside the old one, which is closed when nobody uses it any more. Every error that leaves here is one of
+`histofed/base/errors.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from random import Random
+from typing import Any, Final, TypeAlias, cast
+
+import grpc
+
+from histofed import __version__
+from histofed.base.clock import Clock, from_iso
+from histofed.base.errors import AggregatorUnavailable, BadData, ConfigError, NotEnrolled
+from histofed.base.ids import Digest, SiteId, TaskKey, digest, sha256, site_id
+from histofed.pki.credentials import Credentials
+from histofed.pki.identity import Role
+from histofed.pki.signing import Envelope
+from histofed.recipes import registry as recipes
+from histofed.telemetry.context import TraceContext
+from histofed.telemetry.tracing import Tracing
+from histofed.transport import blobs
+from histofed.transport.channel import Connection, open_connection
+from histofed.transport.enrolment import renew
+from histofed.transport.limits import CALL_S
+from histofed.v1 import rounds_pb2 as wire
+from histofed.v1 import rounds_pb2_grpc, types_pb2
+
+log = logging.getLogger(__name__)
+
+CAPABILITIES: Final = ("encoding:float32", "kind:train", *(f"recipe:{name}" for name in recipes.names()))
+BEAT_LIMIT_S: Final = 120.0
+"""Seconds without a message (a beat comes every few seconds) after which the connection is taken for dead."""
+
+SUBMIT_S: Final = 600.0
+"""Admission reads the whole update before it answers."""
+
+Transfer: TypeAlias = Callable[[int, int], None]
+"""Told (bytes done, bytes in all)."""
+
+
+@dataclass(frozen=True)
+class Offer:
+    """A task for this site."""
+
+    task: TaskKey
+    attempt: int
+    experiment_toml: str
+    experiment_sha256: Digest
+    base: Digest
+    base_bytes: int
+    settled_round: int
+    """The latest round that was committed with this site's update in it; 0 for none."""
+    deadline: datetime
+    trace: TraceContext | None
+
+
+@dataclass(frozen=True)
+class Withdrawal:
+    """A task that is not wanted any more."""
+
+    task: TaskKey
+    reason: str
+
+
+@dataclass(frozen=True)
+class Beat:
+    """The connection lives."""
+
+
+Message: TypeAlias = Offer | Withdrawal | Beat
+
+
+@dataclass(frozen=True)
+class Greeting:
+    """What the aggregator says about itself."""
+
+    version: str
+    identity: str
+    now: datetime
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """Whether to go on with a task."""
+
+    wanted: bool
+    reason: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What admission said about an update."""
+
+    admitted: bool
+    reason: str
+
+
+@dataclass
+class _Line:
+    """A connection and how many calls use it now."""
+
+    connection: Connection
+    uses: int = 0
+    retired: bool = False
+
+
+class Link:
+    """The way to one aggregator, as one site. Every call raises `AggregatorUnavailable` when it is not there."""
+
+    def __init__(self, address: str, identity_file: Path, clock: Clock, random: Random, tracing: Tracing) -> None:
+        """Nothing is sent yet. Raises `NotEnrolled` without an identity."""
+        self.address = address
+        self._identity_file = identity_file
+        self._clock = clock
+        self._random = random
+        self._tracing = tracing
+        self._jitter = random.random()
+        self._credentials = Credentials.load(identity_file)
+        self._line = _Line(open_connection(address, self._credentials, clock=clock))
+
+    @property
+    def credentials(self) -> Credentials:
+        """This site's identity, the newest one."""
+        return self._credentials
+
+    async def hello(self, instance: str) -> Greeting:
+        """The first call on every connection. Raises `VersionMismatch`, `NotEnrolled`, `AlreadyThere`."""
+        request = wire.HelloRequest(version=__version__, capabilities=CAPABILITIES, instance=instance)
+        response = await self._call("Hello", request)
+        return Greeting(response.version, response.identity, _moment(response.now))
+
+    async def work(self, instance: str) -> AsyncGenerator[Message, None]:
+        """Offers, withdrawals and beats, until the stream ends or breaks."""
+        request = wire.WaitForWorkRequest(instance=instance)
+        async with self._connection() as connection:
+            stub = rounds_pb2_grpc.FleetServiceStub(connection.channel)
+            stream = cast("AsyncGenerator[Any, None]", connection.stream(stub.WaitForWork, request))
+            async with contextlib.aclosing(stream):
+                while True:
+                    try:
+                        async with asyncio.timeout(BEAT_LIMIT_S):
+                            response = await anext(stream)
+                    except StopAsyncIteration:
+                        return
+                    except TimeoutError as error:
+                        raise AggregatorUnavailable(f"the aggregator was silent for {BEAT_LIMIT_S:.0f} s") from error
+                    yield _message(response)
+
+    async def accept(self, task: TaskKey, attempt: int, policy_sha256: Digest) -> None:
+        """The site's consent allows the task."""
+        request = wire.AcceptTaskRequest(task=str(task), attempt=attempt, policy_sha256=policy_sha256)
+        await self._call("AcceptTask", request)
+
+    async def decline(self, task: TaskKey, attempt: int, reason: str, policy_sha256: Digest) -> None:
+        """The site will not do the task in this round."""
+        request = wire.DeclineTaskRequest(task=str(task), attempt=attempt, reason=reason, policy_sha256=policy_sha256)
+        await self._call("DeclineTask", request)
+
+    async def report(
+        self,
+        task: TaskKey,
+        attempt: int,
+        phase: str,
+        done: int,
+        total: int,
+        losses: Mapping[str, float],
+        rate: float,
+    ) -> Wanted:
+        """Where the task is; the answer says whether it is still wanted."""
+        request = wire.ReportProgressRequest(
+            task=str(task), attempt=attempt, phase=phase, done=done, total=total, losses=losses, rate=rate
+        )
+        response = await self._call("ReportProgress", request)
+        return Wanted(response.wanted, response.reason)
+
+    async def submit(self, task: TaskKey, attempt: int, envelope: Envelope) -> Verdict:
+        """The manifest of an update whose weights were uploaded; the answer is final."""
+        manifest = types_pb2.Envelope(
+            payload_type=envelope.payload_type,
+            payload=envelope.payload,
+            signature=envelope.signature,
+            certificate=envelope.certificate,
+        )
+        request = wire.SubmitUpdateRequest(task=str(task), attempt=attempt, manifest=manifest)
+        response = await self._call("SubmitUpdate", request, SUBMIT_S)
+        return Verdict(response.state == types_pb2.TASK_STATE_ADMITTED, response.reason)
+
+    async def fail(self, task: TaskKey, attempt: int, reason: str, retryable: bool) -> None:
+        """The task failed here."""
+        request = wire.FailTaskRequest(task=str(task), attempt=attempt, reason=reason, retryable=retryable)
+        await self._call("FailTask", request)
+
+    async def download(self, blob: Digest, size: int, target: Path, progress: Transfer) -> None:
+        """Fetch a blob to `target`, from where an earlier try stopped; its digest is checked."""
+        async with self._connection() as connection:
+            await blobs.download(
+                connection, blob, target, size=size, clock=self._clock, random=self._random, progress=progress
+            )
+
+    async def upload(self, path: Path, task: TaskKey, blob: Digest, progress: Transfer) -> None:
+        """Send a blob, from where an earlier try stopped."""
+        async with self._connection() as connection:
+            await blobs.upload(
+                connection, path, blob, task=str(task), clock=self._clock, random=self._random, progress=progress
+            )
+
+    def renewal_due(self) -> bool:
+        """The certificate is past its half life, give or take this agent's own jitter."""
+        return self._clock.now() >= self._credentials.renew_at(self._jitter)
+
+    async def renew(self) -> None:
+        """Get a newer certificate for a new key, store both at once, and use them from the next call on."""
+        async with self._connection() as connection:
+            renewed = await renew(connection, self._credentials)
+        renewed.save(self._identity_file)
+        await self._use(renewed)
+
+    async def reload_identity(self) -> None:
+        """Use the identity file as it is now, if somebody enrolled again."""
+        found = Credentials.load(self._identity_file)
+        if found.serial != self._credentials.serial:
+            await self._use(found)
+
+    async def close(self) -> None:
+        """Hang up."""
+        await self._line.connection.close()
+
+    async def _call(self, method: str, request: Any, timeout_s: float = CALL_S) -> Any:
+        """One unary call of the fleet service; it carries the trace of the span around it."""
+        async with self._connection() as connection:
+            stub = rounds_pb2_grpc.FleetServiceStub(connection.channel)
+            metadata = self._tracing.inject()
+            return await connection.call(getattr(stub, method), request, timeout_s=timeout_s, metadata=metadata)
+
+    async def _use(self, credentials: Credentials) -> None:
+        old, self._credentials = self._line, credentials
+        self._line = _Line(open_connection(self.address, credentials, clock=self._clock))
+        self._jitter = self._random.random()
+        old.retired = True
+        await _close_unused(old)
+
+    @contextlib.asynccontextmanager
+    async def _connection(self) -> AsyncIterator[Connection]:
+        """The newest connection, kept open as long as the block lasts."""
+        line = self._line
+        line.uses += 1
+        try:
+            yield line.connection
+        finally:
+            line.uses -= 1
+            await _close_unused(line)
+
+
+def own_site(credentials: Credentials) -> SiteId:
+    """The site that an identity speaks for. Raises `NotEnrolled` for another role's identity."""
+    if credentials.identity.role is not Role.SITE:
+        raise NotEnrolled(f"the identity here is {credentials.identity}, not a site's: enrol with a site's join line")
+    return site_id(credentials.identity.name)
+
+
+async def _close_unused(line: _Line) -> None:
+    if line.retired and line.uses == 0:
+        await line.connection.close()
+
+
+def _message(response: wire.WaitForWorkResponse) -> Message:
+    """What came on the stream, checked; what cannot be understood is told and treated as a beat."""
+    try:
+        match response.WhichOneof("message"):
+            case "offer":
+                return _offer(response.offer)
+            case "withdrawal":
+                return Withdrawal(TaskKey.parse(response.withdrawal.task), response.withdrawal.reason)
+    except BadData as error:
+        log.error("the aggregator sent something that this agent does not understand: %s", error)
+    return Beat()
+
+
+def _offer(offer: wire.TaskOffer) -> Offer:
+    task = TaskKey.parse(offer.task)
+    if offer.kind != types_pb2.TASK_KIND_TRAIN or task.kind != "train":
+        raise BadData(f"task {task} is of a kind that this version cannot do")
+    if sha256(offer.experiment_toml.encode()) != offer.experiment_sha256:
+        raise BadData(f"the experiment in the offer of {task} is not the one whose digest it names")
+    return Offer(
+        task=task,
+        attempt=offer.attempt,
+        experiment_toml=offer.experiment_toml,
+        experiment_sha256=digest(offer.experiment_sha256),
+        base=digest(offer.base.sha256),
+        base_bytes=offer.base.bytes,
+        settled_round=offer.settled_round,
+        deadline=_moment(offer.deadline),
+        trace=TraceContext.parse(offer.traceparent) if offer.traceparent else None,
+    )
+
+
+def _moment(text: str) -> datetime:
+    try:
+        return from_iso(text)
+    except ValueError as error:
+        raise BadData(f"{text[:40]!r} is not a moment in UTC") from error
+
+
+def collector_credentials(ca: Path | None, certificate: Path | None, key: Path | None) -> grpc.ChannelCredentials:
+    """TLS towards an OTLP collector. Raises `ConfigError` for a file that cannot be read."""
+    if (certificate is None) != (key is None):
+        raise ConfigError("telemetry.certificate_file and telemetry.key_file go together: set both or neither")
+    return grpc.ssl_channel_credentials(_file(ca), _file(key), _file(certificate))
+
+
+def _file(path: Path | None) -> bytes | None:
+    try:
+        return None if path is None else path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"{path} (named in [telemetry]) cannot be read: {error.strerror}") from error

@@ -1,0 +1,110 @@
+"""Finished updates that wait for the aggregator's verdict: on disk before they are mentioned to anybody, gone only after it.
+
+    outbox/EXPERIMENT.ROUND.KIND/manifest.json         the signed envelope
+                                 update.safetensors    the weights that it names
+
+The envelope is written first and the weights are renamed in last, so an entry with weights is complete; one without is the
+trace of a crash, and the work folder still holds the weights. The daemon is the only caller.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from histofed.base import durable
+from histofed.base.errors import BadData
+from histofed.base.ids import Digest, TaskKey, canonical, digest
+from histofed.pki.signing import Envelope
+from histofed.statements import File, decode_update
+
+_MANIFEST: Final = "manifest.json"
+_WEIGHTS: Final = "update.safetensors"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One finished update."""
+
+    task: TaskKey
+    attempt: int
+    envelope: Envelope
+    weights: Path
+    sha256: Digest
+    bytes: int
+
+
+def folder_name(task: TaskKey) -> str:
+    """A task as the name of a folder; the site is always this one."""
+    return f"{task.round.experiment}.{task.round.number}.{task.kind}"
+
+
+class Outbox:
+    """The entries of one site."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = durable.make_directory(folder)
+
+    def put(self, envelope: Envelope, weights: Path) -> Entry:
+        """Take over `weights` (a complete file on the same disk) with its signed manifest. Durable on return.
+
+        An entry of the same task is replaced. Raises `CannotWriteState`.
+        """
+        manifest = decode_update(envelope.payload)
+        folder = durable.make_directory(self._folder / folder_name(manifest.task))
+        target = folder / _WEIGHTS
+        # never a new manifest beside old weights
+        durable.remove(target)
+        durable.replace(folder / _MANIFEST, _encode(envelope))
+        durable.adopt(weights, target)
+        durable.failpoint("agent.update_in_outbox")
+        return _entry(envelope, target)
+
+    def get(self, task: TaskKey) -> Entry | None:
+        """The finished update of `task`, if there is one."""
+        folder = self._folder / folder_name(task)
+        if not (folder / _WEIGHTS).exists():
+            return None
+        return _entry(_decode((folder / _MANIFEST).read_bytes()), folder / _WEIGHTS)
+
+    def entries(self) -> tuple[Entry, ...]:
+        """Every finished update, by task."""
+        complete = sorted(path.parent for path in self._folder.glob(f"*/{_WEIGHTS}"))
+        return tuple(_entry(_decode((folder / _MANIFEST).read_bytes()), folder / _WEIGHTS) for folder in complete)
+
+    def remove(self, task: TaskKey) -> None:
+        """There is a verdict, or nobody wants it any more."""
+        durable.remove(self._folder / folder_name(task))
+
+
+def _entry(envelope: Envelope, weights: Path) -> Entry:
+    manifest = decode_update(envelope.payload)
+    file: File | None = manifest.weights
+    if file is None:
+        raise BadData(f"the manifest of {manifest.task} in the outbox names no weights")
+    return Entry(manifest.task, manifest.attempt, envelope, weights, digest(file.sha256), file.bytes)
+
+
+def _encode(envelope: Envelope) -> bytes:
+    return canonical(
+        {
+            "payload_type": envelope.payload_type,
+            "payload": base64.b64encode(envelope.payload).decode(),
+            "signature": base64.b64encode(envelope.signature).decode(),
+            "certificate": base64.b64encode(envelope.certificate).decode(),
+        }
+    )
+
+
+def _decode(data: bytes) -> Envelope:
+    try:
+        document = json.loads(data)
+        return Envelope(
+            str(document["payload_type"]),
+            *(base64.b64decode(document[name], validate=True) for name in ("payload", "signature", "certificate")),
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise BadData("a manifest in the outbox cannot be read; remove the outbox to drop unsent updates") from error

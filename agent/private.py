@@ -1,0 +1,69 @@
+"""Private tensors (Adam's moments, a local discriminator) that never leave the site and advance only with the round.
+
+A training writes the private tensors of its round as *pending*, beside what is committed. Only when the aggregator says
+"round r was committed with your update in it" (`settled_round` of the next offer) do the pending tensors of r become the
+committed ones. An update that was rejected, or came too late, so leaves no trace in the site's next training.
+
+On disk: `private/EXPERIMENT/ROUND.safetensors`, one file per round that may still matter, and the committed round's number
+in the state file. Order of an advance: the row first, then the deletion of the others, so that a crash between the two
+leaves at most a file too many.
+"""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from agent.state import State
+from histofed.base import durable
+from histofed.base.ids import ExperimentId, RoundKey
+from histofed.telemetry.logs import fields
+
+log = logging.getLogger(__name__)
+
+
+class PrivateTensors:
+    """The private tensors of one site, over all experiments."""
+
+    def __init__(self, folder: Path, state: State) -> None:
+        self._folder = durable.make_directory(folder)
+        self._state = state
+
+    def settle(self, work: RoundKey, settled_round: int) -> int:
+        """Before work on `work` begins: commit what the aggregator says was committed. Returns the committed round.
+
+        Pending tensors of `work` itself stay: its update may be on its way. A committed round whose tensors this site
+        does not have (its state was lost) means a fresh start, and returns 0.
+        """
+        experiment = work.experiment
+        committed = settled_round if settled_round and self._file(RoundKey(experiment, settled_round)).exists() else 0
+        if settled_round and not committed and self._state.private_round(experiment) != 0:
+            log.warning(
+                "the private tensors of round %d are not here any more; training starts with fresh ones",
+                settled_round,
+                extra=fields(experiment=experiment, round=work.number),
+            )
+        if committed != self._state.private_round(experiment):
+            self._state.set_private_round(experiment, committed)
+        durable.failpoint("agent.private_state_advanced")
+        self._forget_all_but(experiment, {committed, work.number})
+        return committed
+
+    def committed(self, experiment: ExperimentId) -> Path | None:
+        """The tensors to start from; None for a fresh start."""
+        number = self._state.private_round(experiment)
+        return self._file(RoundKey(experiment, number)) if number else None
+
+    def add_pending(self, work: RoundKey, written: Path) -> None:
+        """Take over what training on `work` wrote. Nothing happens when it wrote nothing, or it was taken over before."""
+        if written.exists():
+            durable.make_directory(self._file(work).parent)
+            durable.adopt(written, self._file(work))
+
+    def _file(self, key: RoundKey) -> Path:
+        return self._folder / key.experiment / f"{key.number}.safetensors"
+
+    def _forget_all_but(self, experiment: ExperimentId, rounds: set[int]) -> None:
+        for path in sorted((self._folder / experiment).glob("*.safetensors")):
+            if path.name not in {f"{number}.safetensors" for number in rounds}:
+                durable.remove(path)

@@ -1,0 +1,188 @@
+"""The conversation with the aggregator, one connection after the other, for as long as the agent lives.
+
+    say hello → hand over what waits in the outbox → listen: an offer begins a task, a withdrawal ends one
+
+A task goes on while the connection is away: training needs no aggregator. There is at most one task at a time, and at most
+one offer waiting behind it. Whatever goes wrong is said in words, once per attempt, in the log and in `words`; then it is
+tried again, for ever: soon when the aggregator is away, once a minute when a person must do something.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from datetime import datetime, timedelta
+from random import Random
+from typing import Final
+
+from agent.link import Beat, Link, Message, Offer, Withdrawal
+from agent.work import Work
+from histofed.audit.journal import Journal
+from histofed.base.clock import Clock
+from histofed.base.errors import AlreadyThere, ConfigError, HistofedError, NotAuthorised
+from histofed.base.ids import SiteId
+from histofed.telemetry.logs import fields
+from histofed.transport.backoff import Backoff
+
+log = logging.getLogger(__name__)
+
+RECONNECT: Final = Backoff(first_s=0.5, most_s=30.0, attempts=None)
+SLOWLY_S: Final = 60.0
+"""Pause after an error that only a person can repair."""
+FOR_A_PERSON: Final = (NotAuthorised, ConfigError, AlreadyThere)
+STABLE_S: Final = 30.0
+"""A connection that lasted this long was a good one: the pauses begin small again."""
+SKEW: Final = timedelta(seconds=60)
+"""A clock that differs more than this from the aggregator's is said."""
+RENEW_AGAIN: Final = timedelta(minutes=10)
+"""After a failed renewal."""
+
+
+class Sessions:
+    """The connections of one agent."""
+
+    def __init__(
+        self, link: Link, work: Work, journal: Journal, site: SiteId, instance: str, clock: Clock, random: Random
+    ) -> None:
+        self._link = link
+        self._work = work
+        self._journal = journal
+        self._site = site
+        self._instance = instance
+        self._clock = clock
+        self._random = random
+        self._words = f"connects to {link.address}"
+        self._job: tuple[Offer, asyncio.Task[None]] | None = None
+        self._waiting: Offer | None = None
+        self._renew_from = datetime.min.replace(tzinfo=clock.now().tzinfo)
+        self._reconnect = False
+        self.connected = False
+
+    @property
+    def words(self) -> str:
+        """What is going on, in one line."""
+        if self.connected:
+            return self._work.words
+        return f"{self._words}; meanwhile {self._work.words}" if self._job else self._words
+
+    async def run(self) -> None:
+        """Never returns. Cancelling it checkpoints the task in hand; errors of histofed itself leave."""
+        delays = RECONNECT.delays(self._random)
+        try:
+            while True:
+                began = self._clock.monotonic()
+                error = await self._attempt()
+                if self._clock.monotonic() - began > STABLE_S:
+                    delays = RECONNECT.delays(self._random)
+                pause = SLOWLY_S * self._random.uniform(0.5, 1.0) if isinstance(error, FOR_A_PERSON) else next(delays)
+                if error is None:
+                    self._words = f"reconnects to {self._link.address}"
+                else:
+                    self._words = f"not connected to {self._link.address}: {error}"
+                    log.warning("not connected to %s: %s; next try in %.1f s", self._link.address, error, pause)
+                await self._clock.sleep(pause)
+        finally:
+            await self._end_job()
+
+    async def _attempt(self) -> HistofedError | None:
+        """One connection and what ended it; None when the aggregator, or this agent, closed it in good order."""
+        try:
+            await self._link.reload_identity()
+            await self._session()
+        except HistofedError as error:
+            return error
+        finally:
+            self.connected = self._reconnect = False
+        return None
+
+    async def _session(self) -> None:
+        """One connection, until it ends or breaks."""
+        greeting = await self._link.hello(self._instance)
+        self.connected = True
+        log.info("connected to %s (histofed %s) as %s", self._link.address, greeting.version, greeting.identity)
+        skew = self._clock.now() - greeting.now
+        if abs(skew) > SKEW:
+            log.warning(
+                "this machine's clock differs from the aggregator's by %.0f s; set one of them", skew.total_seconds()
+            )
+        if self._job is None:
+            await self._work.flush()
+        async with contextlib.aclosing(self._link.work(self._instance)) as messages:
+            async for message in messages:
+                await self._hear(message)
+                if self._reconnect or await self._renewed():
+                    return
+
+    async def _hear(self, message: Message) -> None:
+        match message:
+            case Offer() if message.task.site != self._site:
+                log.error("the aggregator offered a task of site %s to this site; it is ignored", message.task.site)
+            case Offer():
+                self._begin(message)
+            case Withdrawal():
+                await self._withdraw(message)
+            case Beat():
+                pass
+
+    def _begin(self, offer: Offer) -> None:
+        """Start on the offer, or keep it until the task in hand has ended; a repeated offer changes nothing."""
+        if self._job is None:
+            self._job = offer, asyncio.create_task(self._do(offer))
+        elif (offer.task, offer.attempt) != (self._job[0].task, self._job[0].attempt):
+            # also a further attempt at the task in hand: it comes before the call that reports the failure returns
+            self._waiting = offer
+
+    async def _do(self, offer: Offer) -> None:
+        """The task in hand and, when it has ended, the one that waits behind it."""
+        next_offer: Offer | None = offer
+        while next_offer is not None:
+            try:
+                await self._work.run(next_offer)
+            except HistofedError as error:
+                # offers are repeated on a new connection only
+                self._reconnect = True
+                log.error(
+                    "task %s waits until it is offered again: %s", next_offer.task, error, extra=fields(site=self._site)
+                )
+            next_offer, self._waiting = self._waiting, None
+            if next_offer is not None and self._job is not None:
+                self._job = next_offer, self._job[1]
+        self._job = None
+
+    async def _withdraw(self, message: Withdrawal) -> None:
+        """Stop and forget the task."""
+        log.info("task %s is withdrawn: %s", message.task, message.reason)
+        if self._waiting is not None and self._waiting.task == message.task:
+            self._waiting = None
+        if self._job is not None and self._job[0].task == message.task:
+            await self._end_job()
+        if (attempt := self._work.attempt_of(message.task)) is not None:
+            self._work.drop(message.task, attempt, message.reason)
+        if self._job is None and (following := self._waiting) is not None:
+            self._waiting = None
+            self._begin(following)
+
+    async def _end_job(self) -> None:
+        """Cancel the task in hand and wait for its checkpoint."""
+        if self._job is None:
+            return
+        _, running = self._job
+        running.cancel()
+        await asyncio.wait({running})
+        self._job = None
+
+    async def _renewed(self) -> bool:
+        """Renew the certificate when it is time; True when there is a new one, for which a new connection is due."""
+        if not self._link.renewal_due() or self._clock.now() < self._renew_from:
+            return False
+        subject = {"site": self._site, "serial": self._link.credentials.serial}
+        self._journal.append("identity.renewal", subject=subject)
+        try:
+            await self._link.renew()
+        except HistofedError as error:
+            self._renew_from = self._clock.now() + RENEW_AGAIN
+            log.warning("the certificate (valid until %s) could not be renewed: %s", self._link.credentials.not_after, error)
+            return False
+        log.info("the certificate was renewed, valid until %s", self._link.credentials.not_after)
+        return True

@@ -1,0 +1,87 @@
+"""`status.json`: what the running daemon says about itself, and how `histofed-agent status` reads it.
+
+The daemon replaces the file when something changed; nobody else writes it. It is a view: nothing is decided by it.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass as checked
+
+from agent.layout import Layout
+from histofed.base import durable
+from histofed.base.errors import BadData, NotFound
+
+
+@checked(frozen=True, config=ConfigDict(extra="ignore", strict=True))
+class Status:
+    """One moment of one daemon."""
+
+    version: str
+    site: str
+    aggregator: str
+    connected: bool
+    words: str
+    """What it does, in one line."""
+    task: str | None
+    updates_waiting: int
+    """Finished updates without a verdict."""
+    certificate_expires_at: str
+    process: int
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A status as its reader finds it."""
+
+    status: Status
+    running: bool
+    """The process that wrote it is alive."""
+
+    @property
+    def connected(self) -> bool:
+        """It is alive and said that it was connected."""
+        return self.running and self.status.connected
+
+    def lines(self) -> tuple[str, ...]:
+        """For a terminal."""
+        status = self.status
+        return (
+            f"site          {status.site} (histofed {status.version})",
+            f"agent         {f'runs, process {status.process}' if self.running else 'does not run'}",
+            f"aggregator    {status.aggregator}, {'connected' if self.connected else 'not connected'}",
+            f"now           {status.words if self.running else 'nothing'}",
+            f"task          {status.task or 'none'}",
+            f"outbox        {status.updates_waiting} updates wait for a verdict",
+            f"certificate   valid until {status.certificate_expires_at}",
+        )
+
+
+def write_status(layout: Layout, status: Status) -> None:
+    """Replace the file. Raises `CannotWriteState`."""
+    durable.replace(layout.status, TypeAdapter(Status).dump_json(status))
+
+
+def read_status(layout: Layout) -> Seen:
+    """What the daemon last said. Raises `NotFound` when none ever ran here, `BadData` for a damaged file."""
+    try:
+        found: Any = TypeAdapter(Status).validate_json(layout.status.read_bytes())
+    except FileNotFoundError as error:
+        raise NotFound(f"no agent ever ran with the state directory {layout.root}; start histofed-agent run") from error
+    except ValidationError as error:
+        raise BadData(f"{layout.status} cannot be read; it is written again when the agent runs") from error
+    return Seen(found, _alive(found.process))
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True

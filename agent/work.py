@@ -1,0 +1,405 @@
+"""One task, from the offer to the verdict, as steps that can each be repeated after a crash.
+
+    offer → journal → consent → accept or decline → settle private tensors → download the base → train and clip (child
+    process) → sign → outbox → upload → submit → verdict
+
+Invariants: the audit journal is written before each effect; the consent file is asked for every offer, also for one that
+was accepted before; what is finished is on disk before the next step begins, so an offer that comes again after a restart
+continues where the last life ended. A task ends in exactly one of: declined, failed, admitted, rejected, dropped. The
+daemon calls `run` for one task at a time; cancelling it checkpoints and stops the trainer and keeps everything.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import TypeVar
+
+from agent.assignment import (
+    ASSIGNMENT_FILE,
+    PRIVATE_FILE,
+    RESULT_FILE,
+    UPDATE_FILE,
+    Assignment,
+    Result,
+    encode,
+    read_result,
+)
+from agent.config import AgentConfig
+from agent.consent import Decision, decide, load_policy
+from agent.handover import HandOver, about, spoken
+from agent.link import Link, Offer
+from agent.outbox import Entry, Outbox, folder_name
+from agent.patience import PASSING, until
+from agent.private import PrivateTensors
+from agent.progress import Board, watched
+from agent.state import State
+from agent.training import train
+from histofed.audit.journal import Journal
+from histofed.base import durable
+from histofed.base.clock import Clock, iso
+from histofed.base.errors import (
+    AggregatorUnavailable,
+    BadData,
+    CannotWriteState,
+    ConfigError,
+    HistofedError,
+    NotAuthorised,
+    NotFound,
+    Stale,
+    TrainingFailed,
+    TryLater,
+)
+from histofed.base.experiment import Experiment, parse_experiment
+from histofed.base.ids import TaskKey, sha256
+from histofed.base.seeds import training_seed
+from histofed.pki.signing import sign
+from histofed.recipes.registry import recipe
+from histofed.statements import UPDATE_TYPE, UpdateManifest
+from histofed.statements import encode as encode_statement
+from histofed.telemetry import attributes as names
+from histofed.telemetry.logs import fields
+from histofed.telemetry.tracing import Tracing
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Desk:
+    """What the work needs around it; the daemon lays it out."""
+
+    clock: Clock
+    random: Random
+    link: Link
+    state: State
+    outbox: Outbox
+    private: PrivateTensors
+    journal: Journal
+    tracing: Tracing
+
+
+class Work:
+    """The tasks of one site, one at a time."""
+
+    def __init__(self, desk: Desk, folder: Path, config: AgentConfig) -> None:
+        self._desk = desk
+        self.config = config
+        """What a reload may change; the next step of a task sees it."""
+        self._folder = durable.make_directory(folder)
+        self._handover = HandOver(desk.link, desk.outbox, desk.journal, desk.tracing)
+        self._words = "waits for work"
+        self._board: Board | None = None
+
+    @property
+    def words(self) -> str:
+        """What is going on, for STATUS."""
+        return f"{self._words}: {self._board.words()}" if self._board else self._words
+
+    async def run(self, offer: Offer) -> None:
+        """Do the task, or say why not. Raises only what concerns the connection: the offer will come again."""
+        task = offer.task
+        self._words = f"round {task.round.number} of {task.round.experiment}"
+        try:
+            await self._steps(offer)
+        except (Stale, NotFound) as error:
+            self.drop(task, offer.attempt, str(error))
+        except (AggregatorUnavailable, NotAuthorised):
+            raise
+        except HistofedError as error:
+            await self._fail(offer, error)
+        except Exception as error:
+            log.exception("task %s ended by an error of the agent itself; please report it", task)
+            await self._fail(
+                offer, HistofedError(f"the agent failed with {type(error).__name__}; the site's log has the place")
+            )
+        finally:
+            self._words, self._board = "waits for work", None
+
+    async def flush(self) -> None:
+        """Hand over what an earlier connection left in the outbox."""
+        await self._handover.flush()
+
+    def attempt_of(self, task: TaskKey) -> int | None:
+        """The attempt at `task` that is in hand or waits in the outbox; None when nothing is known of it."""
+        held, entry = self._desk.state.task_in_hand(), self._desk.outbox.get(task)
+        if held is not None and held.task == task:
+            return held.attempt
+        return None if entry is None else entry.attempt
+
+    def drop(self, task: TaskKey, attempt: int, reason: str) -> None:
+        """Nobody wants `task` any more: forget it and everything that was made for it."""
+        desk = self._desk
+        desk.journal.append("task.dropped", subject=spoken(task, attempt), outcome="refused", reason=reason)
+        self._handover.forget(task, attempt, reason)
+        self._clear(task)
+        log.info("task %s is dropped: %s", task, reason, extra=fields(round=task.round.number))
+
+    # -- the steps, in their order -------------------------------------------------------------------------------------
+
+    async def _steps(self, offer: Offer) -> None:
+        desk = self._desk
+        desk.journal.append("task.offered", subject=spoken(offer.task, offer.attempt), trace=offer.trace)
+        experiment, decision = self._ask_consent(offer)
+        if experiment is None or not decision.allowed:
+            await self._decline(offer, decision)
+            return
+        await self._accept(offer, decision)
+        private_round = desk.private.settle(offer.task.round, offer.settled_round)
+        base = await self._download(offer)
+        assignment = self._assign(offer, experiment, base, private_round)
+        result = await self._train(offer, assignment)
+        entry = self._finish(offer, assignment, result, decision)
+        await self._hand_over(offer, entry)
+
+    def _ask_consent(self, offer: Offer) -> tuple[Experiment | None, Decision]:
+        """The experiment as this site understands it, and the hospital's answer, both journalled."""
+        desk = self._desk
+        with desk.tracing.span(names.TASK_CONSENT, about(offer.task, offer.attempt), parent=offer.trace) as span:
+            experiment, decision = self._decide(offer)
+            desk.journal.append(
+                "consent.allowed" if decision.allowed else "consent.denied",
+                subject={**spoken(offer.task, offer.attempt), "policy_sha256": decision.policy_sha256},
+                outcome="success" if decision.allowed else "refused",
+                reason=decision.reason,
+                trace=span.context,
+            )
+            span.outcome("ok" if decision.allowed else "declined")
+        return experiment, decision
+
+    def _decide(self, offer: Offer) -> tuple[Experiment | None, Decision]:
+        config = self.config
+        try:
+            policy = load_policy(config.consent)
+        except ConfigError as error:
+            log.error("nothing is allowed until this is repaired: %s", error)
+            words = (
+                "the consent file of this site cannot be read, so nothing is allowed; its administrator finds why in the log"
+            )
+            return None, Decision(False, words, sha256(b""))
+        try:
+            experiment = parse_experiment(offer.experiment_toml)
+            demands = recipe(experiment.file.recipe).demands(experiment.file.recipe_config)
+        except BadData as error:
+            return None, Decision(False, f"this site cannot run the experiment: {error}", policy.sha256)
+        decision = decide(policy, experiment, demands)
+        if decision.allowed and demands.image_size is not None and config.data.root is None:
+            return None, Decision(False, "this site has no tiles: its agent's [data] root is not set", policy.sha256)
+        return experiment, decision
+
+    async def _decline(self, offer: Offer, decision: Decision) -> None:
+        log.warning("task %s is declined: %s", offer.task, decision.reason)
+        link, task = self._desk.link, offer.task
+        await self._until_deadline(
+            offer, "decline the task", lambda: link.decline(task, offer.attempt, decision.reason, decision.policy_sha256)
+        )
+        self._clear(task)
+
+    async def _accept(self, offer: Offer, decision: Decision) -> None:
+        desk, task = self._desk, offer.task
+        self._keep_only(task)
+        desk.state.take(task, offer.attempt, offer.experiment_sha256, offer.base)
+        durable.failpoint("agent.task_accepted")
+        await self._until_deadline(
+            offer, "accept the task", lambda: desk.link.accept(task, offer.attempt, decision.policy_sha256)
+        )
+        log.info("task %s is accepted", task, extra=fields(round=task.round.number, attempt=offer.attempt))
+
+    async def _download(self, offer: Offer) -> Path:
+        """The round's global tensors; a file that is there was checked when it came."""
+        desk = self._desk
+        target = durable.make_directory(self._room(offer.task)) / f"{offer.base}.safetensors"
+        attributes = {
+            **about(offer.task, offer.attempt),
+            names.MODEL_DIGEST: offer.base,
+            names.MODEL_BYTES: offer.base_bytes,
+        }
+        with desk.tracing.span(names.TASK_DOWNLOAD, attributes, parent=offer.trace) as span:
+            if not target.exists():
+                self._board = board = Board("download", desk.clock)
+                await self._until_deadline(
+                    offer,
+                    "download the model",
+                    lambda: self._watched(
+                        offer, board, lambda: desk.link.download(offer.base, offer.base_bytes, target, board.transferred)
+                    ),
+                    # a full disk here is this site's, and waiting does not empty it
+                    passing=(AggregatorUnavailable, TryLater),
+                )
+            span.outcome("ok")
+        durable.failpoint("agent.weights_stored")
+        return target
+
+    def _assign(self, offer: Offer, experiment: Experiment, base: Path, private_round: int) -> Assignment:
+        config, task = self.config, offer.task
+        return Assignment(
+            recipe=experiment.file.recipe,
+            config=dict(experiment.file.recipe_config),
+            base=base,
+            base_sha256=offer.base,
+            private=self._desk.private.committed(experiment.name),
+            private_round=private_round,
+            data=config.data.root,
+            minimum_patients=config.minimum_patients,
+            seed=training_seed(experiment.name, task.round.number, task.site),
+            max_norm=experiment.file.aggregation.max_norm,
+            output=durable.make_directory(self._room(task) / "output"),
+            threads=config.trainer.threads,
+            device=config.trainer.device,
+            nice=config.trainer.nice,
+        )
+
+    async def _train(self, offer: Offer, assignment: Assignment) -> Result:
+        """Train in a child process, or take what a child finished before a restart."""
+        desk, room = self._desk, self._room(offer.task)
+        with desk.tracing.span(names.TASK_TRAIN, about(offer.task, offer.attempt), parent=offer.trace) as span:
+            done = _already_done(room, assignment)
+            if done is None:
+                self._start_afresh_if_different(room, assignment)
+                self._board = board = Board("train", desk.clock)
+                stop = self.config.trainer.stop_seconds
+                done = await self._watched(offer, board, lambda: train(room, assignment, board.trained, stop))
+            span.set(
+                {
+                    names.STEPS: done.steps,
+                    names.TILES_BUCKET: names.tiles_bucket(done.tiles),
+                    names.UPDATE_NORM: done.norm,
+                    names.UPDATE_CLIPPED: done.clipped,
+                }
+            )
+            span.outcome("ok")
+        for note in done.notes:
+            log.info("training: %s", note)
+        return done
+
+    def _finish(self, offer: Offer, assignment: Assignment, result: Result, decision: Decision) -> Entry:
+        """Journal what was made, keep the private tensors as pending, sign, and put the update into the outbox."""
+        desk, task = self._desk, offer.task
+        subject = {
+            **spoken(task, offer.attempt),
+            "base": offer.base,
+            "sha256": result.weights.sha256,
+            "steps": result.steps,
+            "norm": result.norm,
+            "clipped": result.clipped,
+        }
+        desk.journal.append("task.trained", subject=subject, trace=offer.trace)
+        desk.private.add_pending(task.round, assignment.output / PRIVATE_FILE)
+        manifest = UpdateManifest(
+            federation=desk.link.credentials.federation,
+            experiment=task.round.experiment,
+            experiment_sha256=offer.experiment_sha256,
+            round=task.round.number,
+            kind=task.kind,
+            site=task.site,
+            attempt=offer.attempt,
+            base=offer.base,
+            encoding="float32",
+            weights=result.weights,
+            tiles=result.tiles,
+            patients=result.patients,
+            steps=result.steps,
+            metrics={**result.metrics, "update_norm": result.norm},
+            private_round=assignment.private_round,
+            policy_sha256=decision.policy_sha256,
+            created_at=iso(desk.clock.now()),
+        )
+        envelope = sign(UPDATE_TYPE, encode_statement(manifest), desk.link.credentials)
+        return desk.outbox.put(envelope, assignment.output / UPDATE_FILE)
+
+    async def _hand_over(self, offer: Offer, entry: Entry) -> None:
+        self._board = board = Board("upload", self._desk.clock)
+        await self._until_deadline(
+            offer,
+            "hand the update over",
+            lambda: self._watched(offer, board, lambda: self._handover.deliver(entry, board.transferred, offer.trace)),
+        )
+        self._clear(offer.task)
+
+    async def _fail(self, offer: Offer, error: HistofedError) -> None:
+        """Tell the site's log everything and the aggregator what may leave the site."""
+        desk, task = self._desk, offer.task
+        retryable = may_succeed_later(error)
+        log.error("task %s failed: %s", task, error, extra=fields(round=task.round.number, attempt=offer.attempt))
+        reason = for_the_operator(error, self.config)
+        try:
+            desk.journal.append(
+                "task.failed", subject=spoken(task, offer.attempt), outcome="failed", reason=reason, trace=offer.trace
+            )
+        except CannotWriteState as unwritten:
+            # the one message that goes out unjournalled: that nothing can be journalled here
+            log.error("the failure is not in the audit journal: %s", unwritten)
+        try:
+            await self._until_deadline(
+                offer, "report the failure", lambda: desk.link.fail(task, offer.attempt, reason, retryable)
+            )
+        except (Stale, NotFound) as late:
+            log.info("nobody waits for task %s any more: %s", task, late)
+        if not retryable:
+            self._handover.forget(task, offer.attempt, reason)
+            self._clear(task)
+
+    # -- small things --------------------------------------------------------------------------------------------------
+
+    async def _until_deadline(
+        self,
+        offer: Offer,
+        what: str,
+        operation: Callable[[], Awaitable[T]],
+        passing: tuple[type[HistofedError], ...] = PASSING,
+    ) -> T:
+        desk = self._desk
+        return await until(offer.deadline, what, operation, clock=desk.clock, random=desk.random, passing=passing)
+
+    async def _watched(self, offer: Offer, board: Board, operation: Callable[[], Awaitable[T]]) -> T:
+        return await watched(self._desk.link, offer.task, offer.attempt, board, operation, self._desk.clock)
+
+    def _room(self, task: TaskKey) -> Path:
+        return self._folder / folder_name(task)
+
+    def _clear(self, task: TaskKey) -> None:
+        """The task is over here."""
+        durable.remove(self._room(task))
+        held = self._desk.state.task_in_hand()
+        if held is not None and held.task == task:
+            self._desk.state.put_down()
+
+    def _keep_only(self, task: TaskKey) -> None:
+        """A new task in hand: what others left behind will not be asked for again."""
+        for room in sorted(self._folder.iterdir()):
+            if room != self._room(task):
+                durable.remove(room)
+
+    def _start_afresh_if_different(self, room: Path, assignment: Assignment) -> None:
+        """A checkpoint counts only for the assignment that it was made for."""
+        stored = room / ASSIGNMENT_FILE
+        if stored.exists() and stored.read_bytes() != encode(assignment):
+            durable.remove(assignment.output)
+            durable.make_directory(assignment.output)
+
+
+def _already_done(room: Path, assignment: Assignment) -> Result | None:
+    """The result of exactly this assignment, if its update is still here."""
+    stored, result, update = room / ASSIGNMENT_FILE, assignment.output / RESULT_FILE, assignment.output / UPDATE_FILE
+    if not (stored.exists() and result.exists() and update.exists()) or stored.read_bytes() != encode(assignment):
+        return None
+    return read_result(result)
+
+
+def may_succeed_later(error: HistofedError) -> bool:
+    """Whether another attempt at the same task could end differently: never with the same data or the same bytes."""
+    return isinstance(error, TrainingFailed | CannotWriteState | TryLater)
+
+
+def for_the_operator(error: HistofedError, config: AgentConfig) -> str:
+    """The error's sentence, or its class's where the sentence names a place on this machine."""
+    places = (config.state_dir, config.data.root, config.consent)
+    sentence = str(error)
+    if any(place is not None and str(place) in sentence for place in places):
+        doc = (type(error).__doc__ or type(error).__name__).strip()
+        return f"{doc} The site's log says where."
+    return sentence

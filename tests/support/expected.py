@@ -1,0 +1,107 @@
+"""What an experiment must end with: the same arithmetic as in a federation, but one step after the other in this process.
+
+No daemon, no wire, no disk that fails: the recipe, the clipping and the averaging alone. A federation that was killed,
+cut or restarted has to make these very bytes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from agent import trainer
+from agent.assignment import UPDATE_FILE, Assignment
+from aggregator import worker
+from aggregator.aggregate import AggregateJob, AggregateResult, UpdateInput
+from aggregator.jobs import InitialiseJob, InitialiseResult
+from histofed.base.experiment import Experiment, parse_experiment
+from histofed.base.ids import SiteId
+from histofed.base.seeds import seed, training_seed
+from histofed.recipes.contract import Progress
+from histofed.recipes.registry import recipe
+
+Parts = dict[str, str]
+"""Part of a model → SHA-256."""
+
+
+class _Quiet(trainer.Reporter):
+    """Nobody listens to this training."""
+
+    def __init__(self) -> None:
+        super().__init__(-1)
+
+    def progress(self, progress: Progress) -> None:
+        """Nothing."""
+
+
+def models(toml: str, sites: Sequence[str], scratch: Path) -> list[Parts]:
+    """The parts of every model of an experiment in which all of `sites` take part in every round, the first model first.
+
+    Sites count equally, as they do in the recipe `mean`.
+    """
+    experiment = parse_experiment(toml)
+    made = _first(experiment, scratch)
+    found = [made]
+    for number in range(1, experiment.file.rounds + 1):
+        updates = tuple(_update(experiment, number, site, scratch) for site in sites)
+        found.append(_average(experiment, number, updates, scratch))
+    return found
+
+
+def _first(experiment: Experiment, scratch: Path) -> Parts:
+    result = worker.perform(
+        InitialiseJob(
+            recipe=experiment.file.recipe,
+            config=experiment.file.recipe_config,
+            seed=seed("initialise", experiment.name),
+            out_shared=scratch / "shared-0",
+            out_server=scratch / "server-0",
+        )
+    )
+    assert isinstance(result, InitialiseResult)
+    return _parts(result)
+
+
+def _update(experiment: Experiment, number: int, site: str, scratch: Path) -> UpdateInput:
+    output = scratch / f"{site}-{number}"
+    output.mkdir()
+    assignment = Assignment(
+        recipe=experiment.file.recipe,
+        config=dict(experiment.file.recipe_config) | {"delay_s": 0.0},
+        base=scratch / f"shared-{number - 1}",
+        base_sha256="",
+        private=None,
+        private_round=0,
+        data=None,
+        minimum_patients=1,
+        seed=training_seed(experiment.name, number, SiteId(site)),
+        max_norm=experiment.file.aggregation.max_norm,
+        output=output,
+        threads=1,
+        device="cpu",
+        nice=0,
+    )
+    trainer.run(assignment, _Quiet(), lambda: False)
+    return UpdateInput(site, output / UPDATE_FILE, 1)
+
+
+def _average(experiment: Experiment, number: int, updates: tuple[UpdateInput, ...], scratch: Path) -> Parts:
+    rules = recipe(experiment.file.recipe).server_rules(experiment.file.recipe_config, ())
+    result = worker.perform(
+        AggregateJob(
+            base=scratch / f"shared-{number - 1}",
+            updates=updates,
+            state=scratch / f"server-{number - 1}",
+            rules=rules,
+            round=number,
+            out_shared=scratch / f"shared-{number}",
+            out_server=scratch / f"server-{number}",
+        )
+    )
+    assert isinstance(result, AggregateResult)
+    return _parts(result)
+
+
+def _parts(result: InitialiseResult | AggregateResult) -> Parts:
+    assert result.server is not None
+    return {"shared": result.shared.sha256, "server": result.server.sha256}

@@ -1,0 +1,55 @@
+"""What /proc knows about our own children: for tests that kill, freeze and count processes."""
+
+from __future__ import annotations
+
+import os
+import select
+from pathlib import Path
+
+
+def children(process: int | None = None) -> list[int]:
+    """The living children of `process`, by default of this one."""
+    tasks = Path(f"/proc/{process or os.getpid()}/task")
+    found = [int(word) for task in tasks.iterdir() for word in (task / "children").read_text().split()]
+    return [child for child in found if _state(child) != "Z"]
+
+
+def trainers(process: int | None = None) -> list[int]:
+    """Those children that are trainers of an agent."""
+    return [child for child in children(process) if b"agent.trainer" in Path(f"/proc/{child}/cmdline").read_bytes()]
+
+
+def open_descriptors() -> int:
+    """How many files this process has open."""
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+def resident_bytes(process: int) -> int:
+    """The resident set of `process`."""
+    pages = int(Path(f"/proc/{process}/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def mapped_files(process: int) -> set[str]:
+    """Every file in the address space of `process`, its shared libraries among them."""
+    lines = Path(f"/proc/{process}/maps").read_text().splitlines()
+    return {words[5] for line in lines if len(words := line.split(maxsplit=5)) == 6}
+
+
+def has_ended(process: int, seconds: float) -> bool:
+    """Wait until `process`, which need not be our child, has ended."""
+    try:
+        descriptor = os.pidfd_open(process)
+    except ProcessLookupError:
+        return True
+    try:
+        return bool(select.select([descriptor], [], [], seconds)[0])
+    finally:
+        os.close(descriptor)
+
+
+def _state(process: int) -> str:
+    try:
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return "Z"

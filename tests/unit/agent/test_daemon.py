@@ -1,0 +1,189 @@
+"""The agent as a real process under a notify socket: start, stop, restart, kill at every failpoint."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import sys
+from collections.abc import AsyncIterator
+from pathlib import Path
+from random import Random
+from typing import Final
+
+import pytest
+
+from agent.config import AgentConfig
+from agent.daemon import AgentService
+from agent.layout import Layout
+from histofed.base.clock import SystemClock
+from histofed.base.config import Loaded
+from histofed.base.errors import AlreadyThere, ConfigError, NotEnrolled
+from histofed.pki.credentials import Credentials
+from tests.support.agent_site import CONSENT, task, until
+from tests.support.fake_aggregator import FakeAggregator
+from tests.support.federation import DaemonProcess
+from tests.support.pki import Federation
+from tests.support.processes import has_ended, mapped_files, resident_bytes, trainers
+
+SITE = "north-clinic"
+IDLE_LIMIT: Final = 100 * 1000 * 1000
+"""Bytes of resident memory that an idle agent may use."""
+
+
+@pytest.fixture
+async def aggregator(tmp_path: Path) -> AsyncIterator[FakeAggregator]:
+    async with FakeAggregator(tmp_path / "aggregator", Federation()) as running:
+        yield running
+
+
+def enrolled(folder: Path, credentials: Credentials, address: str, extra: str = "") -> Path:
+    """A site's configuration file, with an identity in place."""
+    layout = Layout(folder / "state")
+    layout.identity.parent.mkdir(parents=True, exist_ok=True)
+    credentials.save(layout.identity)
+    (folder / "consent.toml").write_text(CONSENT)
+    (folder / "agent.toml").write_text(
+        f'aggregator = "{address}"\nstate_dir = "{layout.root}"\nconsent = "{folder / "consent.toml"}"\n{extra}\n'
+        '[trainer]\ndevice = "cpu"\nthreads = 1\nnice = 0\n'
+    )
+    return folder / "agent.toml"
+
+
+def start(folder: Path, config: Path, failpoints: str = "") -> DaemonProcess:
+    env = {"HISTOFED_FAILPOINTS": failpoints} if failpoints else {}
+    return DaemonProcess("agent", [sys.executable, "-m", "agent", "run", "--config", str(config)], folder, env)
+
+
+def status_of(folder: Path) -> dict[str, object]:
+    """What the daemon last wrote about itself."""
+    path = folder / "state" / "status.json"
+    found: dict[str, object] = json.loads(path.read_bytes()) if path.exists() else {}
+    return found
+
+
+async def ended(daemon: DaemonProcess) -> int:
+    """The exit code of a daemon that ends by itself."""
+    await asyncio.to_thread(daemon.process.wait, 60)
+    return await asyncio.to_thread(daemon.stop)
+
+
+async def notified(daemon: DaemonProcess, wanted: str) -> str:
+    return await asyncio.to_thread(daemon.wait_notified, wanted)
+
+
+async def test_it_is_ready_without_an_aggregator_and_says_what_is_wrong(tmp_path: Path) -> None:
+    config = enrolled(tmp_path, Federation().site(SITE), "127.0.0.1:1")
+    daemon = start(tmp_path, config)
+    await notified(daemon, "READY=1")
+    assert "nobody listens at 127.0.0.1:1" in await notified(daemon, "STATUS=not connected")
+    assert await asyncio.to_thread(daemon.stop) == 0
+    assert '"msg": "not connected to 127.0.0.1:1' in daemon.log.read_text()
+
+
+async def test_an_idle_agent_is_small(tmp_path: Path, aggregator: FakeAggregator) -> None:
+    config = enrolled(tmp_path, aggregator.federation.site(SITE), aggregator.address)
+    daemon = start(tmp_path, config)
+    try:
+        await aggregator.wait_for("WaitForWork")
+        await until(lambda: status_of(tmp_path).get("connected") is True)
+        assert resident_bytes(daemon.pid) <= IDLE_LIMIT
+        assert not any("torch" in path for path in mapped_files(daemon.pid))
+        status = status_of(tmp_path)
+        assert (status["site"], status["process"], status["task"]) == (SITE, daemon.pid, None)
+        assert status["words"] == "waits for work"
+    finally:
+        assert await asyncio.to_thread(daemon.stop) == 0
+
+
+async def test_sigterm_in_mid_training_keeps_the_work(tmp_path: Path, aggregator: FakeAggregator) -> None:
+    config = enrolled(tmp_path, aggregator.federation.site(SITE), aggregator.address)
+    aggregator.offer(aggregator.make_offer(task(), config="steps = 60\ndelay_s = 0.03"))
+    daemon = start(tmp_path, config)
+    while (await aggregator.wait_for("ReportProgress", aggregator.called("ReportProgress") + 1)).request.phase != "train":
+        pass
+    (trainer,) = trainers(daemon.pid)
+    assert await asyncio.to_thread(daemon.stop) == 0
+    assert has_ended(trainer, 0)
+    reports = aggregator.called("ReportProgress")
+    daemon = start(tmp_path, config)
+    heard = await aggregator.wait_for("ReportProgress", reports + 1)
+    assert (heard.request.phase, heard.request.done > 1) == ("train", True)
+    await aggregator.wait_for("SubmitUpdate")
+    assert await asyncio.to_thread(daemon.stop) == 0
+
+
+@pytest.mark.parametrize(
+    "failpoint",
+    [
+        "agent.task_accepted",
+        "agent.private_state_advanced",
+        "agent.weights_stored",
+        "agent.update_in_outbox",
+        "agent.update_acknowledged",
+        "journal.before_fsync:3",
+    ],
+)
+async def test_a_kill_anywhere_loses_nothing(tmp_path: Path, aggregator: FakeAggregator, failpoint: str) -> None:
+    name, _, passage = failpoint.partition(":")
+    config = enrolled(tmp_path, aggregator.federation.site(SITE), aggregator.address)
+    aggregator.offer(aggregator.make_offer(task()))
+    daemon = start(tmp_path, config, f"{name}=kill:{passage or 1}")
+    assert await ended(daemon) == -signal.SIGKILL
+    submitted = aggregator.called("SubmitUpdate")
+    daemon = start(tmp_path, config)
+    await aggregator.wait_for("SubmitUpdate", submitted + 1)
+    await until(lambda: not list((tmp_path / "state" / "outbox").iterdir()))
+    assert await asyncio.to_thread(daemon.stop) == 0
+    assert {manifest.weights for manifest in aggregator.manifests()} == {aggregator.manifests()[0].weights}
+
+
+async def test_a_second_agent_on_the_same_state_is_refused(tmp_path: Path) -> None:
+    config = enrolled(tmp_path, Federation().site(SITE), "127.0.0.1:1")
+    first = start(tmp_path, config)
+    await notified(first, "READY=1")
+    (tmp_path / "second").mkdir()
+    second = start(tmp_path / "second", config)
+    assert await ended(second) == AlreadyThere.exit_code
+    assert "another process uses" in second.log.read_text()
+    assert await asyncio.to_thread(first.stop) == 0
+
+
+def service(folder: Path, config: AgentConfig, again: AgentConfig | None = None) -> AgentService:
+    return AgentService(Loaded(config, {}), lambda: Loaded(again or config, {}), SystemClock(), Random(1))
+
+
+async def test_without_an_identity_it_says_how_to_enrol(tmp_path: Path) -> None:
+    built = service(tmp_path, AgentConfig(state_dir=tmp_path / "state"))
+    with pytest.raises(NotEnrolled, match="histofed-agent enroll"):
+        await built.start()
+    await built.stop()
+
+
+async def test_an_operators_identity_is_no_sites(tmp_path: Path) -> None:
+    enrolled(tmp_path, Federation().operator("ada"), "127.0.0.1:1")
+    built = service(tmp_path, AgentConfig(state_dir=tmp_path / "state", aggregator="127.0.0.1:1"))
+    with pytest.raises(NotEnrolled, match="not a site's"):
+        await built.start()
+    await built.stop()
+
+
+async def test_a_reload_says_what_changed_and_what_waits_for_a_restart(tmp_path: Path) -> None:
+    config = AgentConfig(state_dir=tmp_path / "state")
+    again = config.model_copy(update={"minimum_patients": 5, "aggregator": "a.example:8443"})
+    assert await service(tmp_path, config, again).reload() == (
+        "changed: aggregator, minimum_patients; a restart is needed for aggregator"
+    )
+    assert await service(tmp_path, config).reload() == "nothing changed"
+
+
+async def test_telemetry_files_that_are_not_there_are_a_configuration_error(tmp_path: Path) -> None:
+    enrolled(tmp_path, Federation().site(SITE), "127.0.0.1:1")
+    telemetry = {"otlp_endpoint": "https://localhost:4317", "ca_file": tmp_path / "missing.pem"}
+    config = AgentConfig.model_validate(
+        {"state_dir": tmp_path / "state", "aggregator": "127.0.0.1:1", "telemetry": telemetry}
+    )
+    built = service(tmp_path, config)
+    with pytest.raises(ConfigError, match=r"missing\.pem"):
+        await built.start()
+    await built.stop()

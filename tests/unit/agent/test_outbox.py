@@ -1,0 +1,112 @@
+"""Finished updates: complete or absent, and there until somebody removes them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from agent.outbox import Outbox, folder_name
+from histofed.base import durable
+from histofed.base.errors import BadData, CannotWriteState
+from histofed.base.ids import TaskKey, sha256
+from histofed.pki.signing import Envelope, sign
+from histofed.statements import UPDATE_TYPE, File, UpdateManifest, encode
+from tests.support.pki import Federation
+
+CREDENTIALS = Federation().site("north")
+
+
+def manifest(number: int = 1, data: bytes = b"weights", attempt: int = 1) -> UpdateManifest:
+    return UpdateManifest(
+        federation="test.example",
+        experiment="pilot",
+        experiment_sha256=sha256(b"experiment"),
+        round=number,
+        kind="train",
+        site="north",
+        attempt=attempt,
+        base=sha256(b"base"),
+        encoding="float32",
+        weights=File(sha256(data), len(data)),
+        tiles=10,
+        patients=3,
+        steps=5,
+        metrics={"distance": 0.5},
+        private_round=0,
+        policy_sha256=sha256(b"policy"),
+        created_at="2026-01-01T00:00:00.000000Z",
+    )
+
+
+def signed(statement: UpdateManifest) -> Envelope:
+    return sign(UPDATE_TYPE, encode(statement), CREDENTIALS)
+
+
+def put(outbox: Outbox, folder: Path, statement: UpdateManifest, data: bytes = b"weights") -> TaskKey:
+    (folder / "made").write_bytes(data)
+    return outbox.put(signed(statement), folder / "made").task
+
+
+def test_an_update_is_there_after_a_restart(tmp_path: Path) -> None:
+    envelope = signed(manifest())
+    (tmp_path / "made").write_bytes(b"weights")
+    entry = Outbox(tmp_path / "outbox").put(envelope, tmp_path / "made")
+    again = Outbox(tmp_path / "outbox").get(manifest().task)
+    assert again == entry
+    assert again is not None
+    assert again.envelope == envelope
+    assert (again.sha256, again.bytes) == (sha256(b"weights"), 7)
+    assert again.weights.read_bytes() == b"weights"
+    assert not (tmp_path / "made").exists()
+
+
+def test_updates_wait_side_by_side_until_they_are_removed(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path / "outbox")
+    first, second = put(outbox, tmp_path, manifest(1)), put(outbox, tmp_path, manifest(2))
+    assert [entry.task for entry in outbox.entries()] == [first, second]
+    outbox.remove(first)
+    outbox.remove(first)
+    assert [entry.task for entry in outbox.entries()] == [second]
+    assert outbox.get(first) is None
+
+
+def test_another_attempt_takes_the_place_of_the_first(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path / "outbox")
+    put(outbox, tmp_path, manifest())
+    put(outbox, tmp_path, manifest(data=b"others", attempt=2), b"others")
+    (entry,) = outbox.entries()
+    assert (entry.attempt, entry.weights.read_bytes()) == (2, b"others")
+
+
+@pytest.mark.parametrize(
+    "boundary", ["replace.before_rename", "replace.after_rename"], ids=["manifest not written", "weights not renamed in"]
+)
+def test_a_full_disk_leaves_no_half_entry(tmp_path: Path, boundary: str, arm: Callable[[str], None]) -> None:
+    outbox = Outbox(tmp_path / "outbox")
+    (tmp_path / "made").write_bytes(b"weights")
+    arm(f"{boundary}=ENOSPC")
+    with pytest.raises(CannotWriteState, match="No space left"):
+        outbox.put(signed(manifest()), tmp_path / "made")
+    assert outbox.entries() == ()
+    assert outbox.get(manifest().task) is None
+    assert (tmp_path / "made").read_bytes() == b"weights"
+
+
+def test_a_damaged_manifest_is_told(tmp_path: Path) -> None:
+    outbox = Outbox(tmp_path / "outbox")
+    task = put(outbox, tmp_path, manifest())
+    (tmp_path / "outbox" / folder_name(task) / "manifest.json").write_bytes(b"{}")
+    with pytest.raises(BadData, match="remove the outbox"):
+        outbox.get(task)
+
+
+@pytest.fixture
+def arm(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Arm failpoints in this process, as HISTOFED_FAILPOINTS does at start."""
+
+    def arm(text: str) -> None:
+        monkeypatch.setattr(durable, "_armed", durable._parse(text))
+
+    return arm

@@ -1,0 +1,52 @@
+"""Trying again until the round closes, with pauses that grow, a line each time, and no attempt after the deadline."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from random import Random
+
+import pytest
+
+from agent.patience import until
+from histofed.base.clock import FakeClock
+from histofed.base.errors import AggregatorUnavailable, BadData, Stale
+
+
+class Flaky:
+    """Fails a number of times."""
+
+    def __init__(self, failures: int, error: Exception | None = None) -> None:
+        self.calls = 0
+        self._failures = failures
+        self._error = error or AggregatorUnavailable("nobody listens")
+
+    async def __call__(self) -> str:
+        self.calls += 1
+        if self.calls <= self._failures:
+            raise self._error
+        return "done"
+
+
+async def test_it_is_tried_until_it_succeeds(caplog: pytest.LogCaptureFixture) -> None:
+    clock, operation = FakeClock(), Flaky(5)
+    deadline = clock.now() + timedelta(hours=1)
+    assert await until(deadline, "accept the task", operation, clock=clock, random=Random(1)) == "done"
+    assert operation.calls == 6
+    assert len(caplog.records) == 5
+    assert "cannot accept the task: nobody listens; next try in" in caplog.records[0].getMessage()
+
+
+async def test_the_deadline_is_the_wall_clocks() -> None:
+    clock, operation = FakeClock(), Flaky(10**6)
+    deadline = clock.now() + timedelta(minutes=5)
+    with pytest.raises(Stale, match="the round closed while this site could not accept the task: nobody listens"):
+        await until(deadline, "accept the task", operation, clock=clock, random=Random(1))
+    assert clock.now() < deadline + timedelta(seconds=31)
+    assert 10 <= operation.calls <= 60
+
+
+async def test_other_errors_leave_at_once() -> None:
+    clock, operation = FakeClock(), Flaky(1, BadData("not a task"))
+    with pytest.raises(BadData):
+        await until(clock.now() + timedelta(hours=1), "accept the task", operation, clock=clock, random=Random(1))
+    assert operation.calls == 1

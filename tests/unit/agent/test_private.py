@@ -1,0 +1,100 @@
+"""Private tensors advance with the round and with nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from agent.private import PrivateTensors
+from agent.state import State
+from histofed.base.clock import FakeClock
+from histofed.base.ids import ExperimentId, RoundKey
+
+PILOT = ExperimentId("pilot")
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Iterator[State]:
+    state = State(tmp_path / "state.db", FakeClock())
+    yield state
+    state.close()
+
+
+@pytest.fixture
+def private(tmp_path: Path, state: State) -> PrivateTensors:
+    return PrivateTensors(tmp_path / "private", state)
+
+
+def trained(private: PrivateTensors, folder: Path, number: int) -> None:
+    """Training on round `number` wrote its private tensors."""
+    (folder / "written").write_bytes(b"round %d" % number)
+    private.add_pending(RoundKey(PILOT, number), folder / "written")
+
+
+def content(private: PrivateTensors) -> bytes | None:
+    path = private.committed(PILOT)
+    return None if path is None else path.read_bytes()
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(path.name for path in (folder / "private" / PILOT).iterdir())
+
+
+def test_the_first_round_starts_fresh(private: PrivateTensors) -> None:
+    assert private.settle(RoundKey(PILOT, 1), 0) == 0
+    assert content(private) is None
+
+
+def test_a_committed_round_is_adopted(private: PrivateTensors, tmp_path: Path) -> None:
+    private.settle(RoundKey(PILOT, 1), 0)
+    trained(private, tmp_path, 1)
+    assert content(private) is None
+    assert private.settle(RoundKey(PILOT, 2), 1) == 1
+    assert content(private) == b"round 1"
+
+
+def test_a_round_that_was_lost_leaves_no_trace(private: PrivateTensors, tmp_path: Path) -> None:
+    trained(private, tmp_path, 1)
+    private.settle(RoundKey(PILOT, 2), 1)
+    trained(private, tmp_path, 2)
+    assert private.settle(RoundKey(PILOT, 3), 1) == 1
+    assert content(private) == b"round 1"
+    assert files(tmp_path) == ["1.safetensors"]
+
+
+def test_the_same_offer_again_keeps_what_is_on_its_way(private: PrivateTensors, tmp_path: Path) -> None:
+    trained(private, tmp_path, 1)
+    private.settle(RoundKey(PILOT, 2), 1)
+    trained(private, tmp_path, 2)
+    assert private.settle(RoundKey(PILOT, 2), 1) == 1
+    assert files(tmp_path) == ["1.safetensors", "2.safetensors"]
+    assert private.settle(RoundKey(PILOT, 3), 2) == 2
+    assert content(private) == b"round 2"
+
+
+def test_lost_tensors_mean_a_fresh_start_and_are_told(
+    private: PrivateTensors, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    trained(private, tmp_path, 1)
+    private.settle(RoundKey(PILOT, 2), 1)
+    (tmp_path / "private" / PILOT / "1.safetensors").unlink()
+    assert private.settle(RoundKey(PILOT, 3), 1) == 0
+    assert content(private) is None
+    assert "not here any more" in caplog.text
+
+
+def test_a_recipe_without_private_tensors_is_no_trouble(
+    private: PrivateTensors, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    private.add_pending(RoundKey(PILOT, 1), tmp_path / "nothing was written")
+    assert private.settle(RoundKey(PILOT, 2), 1) == 0
+    assert caplog.text == ""
+
+
+def test_the_committed_round_survives_a_restart(private: PrivateTensors, tmp_path: Path, state: State) -> None:
+    trained(private, tmp_path, 1)
+    private.settle(RoundKey(PILOT, 2), 1)
+    again = PrivateTensors(tmp_path / "private", state)
+    assert content(again) == b"round 1"

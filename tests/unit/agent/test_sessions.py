@@ -1,0 +1,513 @@
+"""The agent against an aggregator that does what the test says: whole tasks, refusals, interruptions, and what is told."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from histofed import weights
+from histofed.base.clock import SystemClock
+from histofed.base.errors import AlreadyThere, CannotWriteState, Stale, TryLater, VersionMismatch
+from histofed.base.ids import sha256
+from histofed.pki.credentials import Credentials
+from histofed.pki.signing import verify
+from histofed.statements import UPDATE_TYPE
+from histofed.v1 import rounds_pb2, types_pb2
+from tests.support.agent_site import AgentSite, task, until
+from tests.support.fake_aggregator import FakeAggregator
+from tests.support.pki import Federation
+from tests.support.processes import trainers
+
+SITE = "north-clinic"
+LONG = "steps = 400\ndelay_s = 0.02"
+
+
+GAN = """
+name = "pilot"
+recipe = "gan"
+rounds = 1
+[config]
+classes = ["MSIH", "nonMSIH"]
+image_size = 32
+steps = 1
+discriminator = { name = "cnn" }
+"""
+
+
+@pytest.fixture
+def federation() -> Federation:
+    return Federation()
+
+
+@pytest.fixture
+async def aggregator(tmp_path: Path, federation: Federation) -> AsyncIterator[FakeAggregator]:
+    async with FakeAggregator(tmp_path / "aggregator", federation) as running:
+        yield running
+
+
+@pytest.fixture
+async def site(tmp_path: Path, federation: Federation, aggregator: FakeAggregator) -> AsyncIterator[AgentSite]:
+    async with AgentSite(tmp_path / "site", federation.site(SITE), aggregator.address) as built:
+        yield built
+
+
+async def training(aggregator: FakeAggregator) -> None:
+    """The trainer has reported a step."""
+    count = 1
+    while (await aggregator.wait_for("ReportProgress", count)).request.phase != "train":
+        count += 1
+
+
+# -- a task from the offer to the verdict ------------------------------------------------------------------------------
+
+
+async def test_an_offer_becomes_a_signed_update(site: AgentSite, aggregator: FakeAggregator, federation: Federation) -> None:
+    offer = aggregator.make_offer(task(), extra="[aggregation]\nmax_norm = 0.5")
+    aggregator.offer(offer)
+    site.start()
+    await aggregator.wait_for("SubmitUpdate")
+    (manifest,) = aggregator.manifests()
+    assert manifest.task == task()
+    assert (manifest.base, manifest.experiment_sha256) == (offer.base.sha256, offer.experiment_sha256)
+    assert (manifest.tiles, manifest.patients, manifest.steps, manifest.private_round) == (100, 10, 3, 0)
+    assert manifest.policy_sha256 == sha256(site.consent.read_bytes())
+    verify(
+        aggregator.envelope(),
+        ca=site.link.credentials.ca,
+        payload_type=UPDATE_TYPE,
+        signer=federation.authority.site(SITE),
+        at=SystemClock().now(),
+    )
+    assert manifest.weights is not None
+    with (
+        weights.TensorFile(aggregator.store.path(manifest.weights.sha256)) as update,
+        weights.TensorFile(aggregator.store.path(offer.base.sha256)) as base,
+    ):
+        assert 0 < weights.difference(update, base).norm <= 0.5
+    await until(lambda: site.state.task_in_hand() is None)
+    assert site.outbox.entries() == ()
+    assert not list(site.layout.work.iterdir())
+
+
+async def test_every_effect_is_journalled_before_it_happens(site: AgentSite, aggregator: FakeAggregator) -> None:
+    seen: dict[str, list[str]] = {}
+
+    async def remember(call: str) -> None:
+        await aggregator.wait_for(call)
+        seen[call] = site.actions()
+
+    aggregator.offer(aggregator.make_offer(task()))
+    watching = [asyncio.create_task(remember(call)) for call in ("AcceptTask", "SubmitUpdate")]
+    site.start()
+    await asyncio.gather(*watching)
+    await until(lambda: site.actions()[-1] == "update.verdict")
+    assert seen["AcceptTask"][:2] == ["task.offered", "consent.allowed"]
+    assert seen["SubmitUpdate"][:4] == ["task.offered", "consent.allowed", "task.trained", "update.sent"]
+    assert {record.trace.trace_id for record in site.audit() if record.trace} == {
+        aggregator.make_offer(task()).traceparent.split("-")[1]
+    }
+
+
+async def test_calls_carry_the_trace_of_the_round(site: AgentSite, aggregator: FakeAggregator) -> None:
+    offer = aggregator.make_offer(task())
+    aggregator.offer(offer)
+    site.start()
+    heard = await aggregator.wait_for("SubmitUpdate")
+    assert heard.metadata["traceparent"].split("-")[1] == offer.traceparent.split("-")[1]
+
+
+async def test_private_tensors_advance_only_with_a_committed_round(site: AgentSite, aggregator: FakeAggregator) -> None:
+    async def train(number: int, settled: int) -> tuple[int, float]:
+        aggregator.offer(aggregator.make_offer(task(number), settled_round=settled))
+        await aggregator.wait_for("SubmitUpdate", number)
+        pending = site.layout.private / "pilot" / f"{number}.safetensors"
+        return aggregator.manifests()[-1].private_round, float(weights.read(pending)["mean.steps"][0])
+
+    site.start()
+    assert await train(1, 0) == (0, 3)
+    # round 1 was committed with this site's update: its private tensors count on
+    assert await train(2, 1) == (1, 6)
+    # round 2 was not: training begins once more where round 1 ended
+    assert await train(3, 1) == (1, 6)
+    assert sorted(path.name for path in (site.layout.private / "pilot").iterdir()) == ["1.safetensors", "3.safetensors"]
+
+
+async def test_a_rejected_update_is_told_and_gone(
+    site: AgentSite, aggregator: FakeAggregator, caplog: pytest.LogCaptureFixture
+) -> None:
+    rejected = rounds_pb2.SubmitUpdateResponse(state=types_pb2.TASK_STATE_REJECTED, reason="its norm is above the bound")
+    aggregator.answers["SubmitUpdate"] = [rejected]
+    aggregator.offer(aggregator.make_offer(task()))
+    site.start()
+    await until(lambda: "rejected: its norm is above the bound" in caplog.text)
+    await until(lambda: site.state.task_in_hand() is None)
+    assert site.outbox.entries() == ()
+    (verdict,) = (record for record in site.audit() if record.action == "update.verdict")
+    assert (verdict.outcome, verdict.reason) == ("refused", "its norm is above the bound")
+
+
+# -- what a site does not do -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("consent", "words"),
+    [
+        (None, "no consent file"),
+        ('experiments = ["other"]', "the experiment 'pilot'"),
+        ('experiments = ["*"]\nrecipes = ["mean"]\nmodels = ["mean"]\nmaximum_steps = 2', "3 steps in one task"),
+        ("experiment = []", "cannot be read, so nothing is allowed"),
+        ("not toml at all", "cannot be read, so nothing is allowed"),
+    ],
+)
+async def test_what_the_consent_does_not_allow_is_declined_in_words(
+    site: AgentSite, aggregator: FakeAggregator, consent: str | None, words: str
+) -> None:
+    site.consent.unlink()
+    if consent is not None:
+        site.consent.write_text(consent)
+    aggregator.offer(aggregator.make_offer(task()))
+    site.start()
+    heard = await aggregator.wait_for("DeclineTask")
+    assert words in heard.request.reason
+    assert str(site.consent) not in heard.request.reason
+    assert aggregator.called("AcceptTask") == 0
+    assert [record.outcome for record in site.audit() if record.action == "consent.denied"] == ["refused"]
+
+
+async def test_the_hospitals_veto_works_without_a_restart(site: AgentSite, aggregator: FakeAggregator) -> None:
+    site.start()
+    aggregator.offer(aggregator.make_offer(task(1)))
+    await aggregator.wait_for("SubmitUpdate")
+    site.consent.write_text("")
+    aggregator.offer(aggregator.make_offer(task(2)))
+    assert (await aggregator.wait_for("DeclineTask")).request.task == str(task(2))
+
+
+@pytest.mark.parametrize(
+    ("toml", "words"),
+    [
+        ('name = "pilot"\nrecipe = "unknown"\nrounds = 1\n', "'unknown' is not installed"),
+        ('name = "pilot"\nrecipe = "mean"\nrounds = 1\n[config]\nsteps = 1\ndimension = 1\nlayers = 3\n', "layers"),
+        ('name = "pilot"\nrecipe = "mean"\nrounds = 1\nsurprise = 1\n', "surprise: no such key"),
+    ],
+)
+async def test_an_experiment_that_cannot_run_here_is_declined(
+    site: AgentSite, aggregator: FakeAggregator, toml: str, words: str
+) -> None:
+    aggregator.offer(aggregator.make_offer(task(), toml=toml))
+    site.start()
+    assert words in (await aggregator.wait_for("DeclineTask")).request.reason
+
+
+async def test_an_experiment_that_reads_tiles_is_declined_by_a_site_without_any(
+    site: AgentSite, aggregator: FakeAggregator
+) -> None:
+    aggregator.offer(aggregator.make_offer(task(), toml=GAN))
+    site.start()
+    assert "[data] root is not set" in (await aggregator.wait_for("DeclineTask")).request.reason
+
+
+async def test_another_sites_task_is_left_alone(
+    site: AgentSite, aggregator: FakeAggregator, caplog: pytest.LogCaptureFixture
+) -> None:
+    aggregator.offer(aggregator.make_offer(task(site="south-clinic")))
+    aggregator.offer(aggregator.make_offer(task(2)))
+    site.start()
+    await aggregator.wait_for("SubmitUpdate")
+    assert [manifest.task for manifest in aggregator.manifests()] == [task(2)]
+    assert "a task of site south-clinic" in caplog.text
+
+
+async def test_an_offer_that_makes_no_sense_is_told_and_passed_over(
+    site: AgentSite, aggregator: FakeAggregator, caplog: pytest.LogCaptureFixture
+) -> None:
+    broken = aggregator.make_offer(task(1))
+    broken.experiment_sha256 = sha256(b"something else")
+    aggregator.offer(broken)
+    aggregator.offer(aggregator.make_offer(task(2)))
+    site.start()
+    await aggregator.wait_for("SubmitUpdate")
+    assert "not the one whose digest it names" in caplog.text
+
+
+# -- faults ------------------------------------------------------------------------------------------------------------
+
+
+async def test_a_killed_trainer_is_reported_and_the_next_attempt_goes_on(
+    site: AgentSite, aggregator: FakeAggregator
+) -> None:
+    aggregator.offer(aggregator.make_offer(task(), config=LONG))
+    site.start()
+    await training(aggregator)
+    (child,) = trainers()
+    os.kill(child, signal.SIGKILL)
+    heard = await aggregator.wait_for("FailTask")
+    assert heard.request.retryable
+    assert "killed by signal 9" in heard.request.reason
+    aggregator.offer(aggregator.make_offer(task(), attempt=2))
+    await aggregator.wait_for("SubmitUpdate")
+    assert aggregator.manifests()[0].attempt == 2
+
+
+async def test_data_that_cannot_be_used_is_final(site: AgentSite, aggregator: FakeAggregator) -> None:
+    # a base that does not fit its experiment
+    toml = aggregator.make_offer(task()).experiment_toml.replace("dimension = 10", "dimension = 11")
+    aggregator.offer(aggregator.make_offer(task(), toml=toml))
+    site.start()
+    heard = await aggregator.wait_for("FailTask")
+    assert not heard.request.retryable
+    assert "belong to other work" in heard.request.reason
+    await until(lambda: site.state.task_in_hand() is None)
+
+
+async def test_a_base_that_is_not_what_its_name_says_is_refused(site: AgentSite, aggregator: FakeAggregator) -> None:
+    offer = aggregator.make_offer(task())
+    path = aggregator.store.path(offer.base.sha256)
+    damaged = bytearray(path.read_bytes())
+    damaged[-1] ^= 1
+    path.write_bytes(damaged)
+    aggregator.offer(offer)
+    site.start()
+    heard = await aggregator.wait_for("FailTask")
+    assert not heard.request.retryable
+    assert aggregator.called("SubmitUpdate") == 0
+    assert not trainers()
+
+
+async def test_a_full_disk_in_the_trainer_is_told_without_a_path(
+    site: AgentSite, aggregator: FakeAggregator, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    # read by the child alone: this process has read its environment long ago
+    monkeypatch.setenv("HISTOFED_FAILPOINTS", "replace.before_rename=ENOSPC")
+    aggregator.offer(aggregator.make_offer(task()))
+    site.start()
+    heard = await aggregator.wait_for("FailTask")
+    assert heard.request.retryable
+    assert "disk is full" in heard.request.reason
+    assert str(site.layout.root) not in heard.request.reason
+    assert "No space left on device" in caplog.text
+
+
+async def test_without_a_journal_nothing_is_done(
+    site: AgentSite, aggregator: FakeAggregator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> int:
+        raise CannotWriteState("cannot write the journal: No space left on device")
+
+    monkeypatch.setattr(site.journal, "append", full)
+    aggregator.offer(aggregator.make_offer(task()))
+    site.start()
+    heard = await aggregator.wait_for("FailTask")
+    assert heard.request.retryable
+    assert aggregator.called("AcceptTask") == 0
+
+
+@pytest.mark.parametrize("call", ["AcceptTask", "SubmitUpdate", "may_upload"])
+async def test_a_busy_aggregator_is_asked_again(site: AgentSite, aggregator: FakeAggregator, call: str) -> None:
+    aggregator.answers[call] = [TryLater("too many calls"), CannotWriteState("its disk is full")]
+    aggregator.offer(aggregator.make_offer(task()))
+    site.start()
+    await until(lambda: site.actions()[-1:] == ["update.verdict"])
+    assert site.audit()[-1].outcome == "success"
+
+
+# -- rounds that close -------------------------------------------------------------------------------------------------
+
+
+async def test_a_withdrawn_task_stops_its_trainer_and_leaves_nothing(site: AgentSite, aggregator: FakeAggregator) -> None:
+    aggregator.offer(aggregator.make_offer(task(), config=LONG))
+    site.start()
+    await training(aggregator)
+    aggregator.withdraw(task(), "the round reached its deadline")
+    await until(lambda: site.actions()[-1] == "task.dropped")
+    assert not trainers()
+    assert site.state.task_in_hand() is None
+    assert not list(site.layout.work.iterdir())
+    aggregator.offer(aggregator.make_offer(task(2)))
+    await aggregator.wait_for("SubmitUpdate")
+
+
+async def test_an_answer_that_the_task_is_not_wanted_stops_it(site: AgentSite, aggregator: FakeAggregator) -> None:
+    answer = rounds_pb2.ReportProgressResponse(wanted=False, reason="the round is abandoned")
+    aggregator.offer(aggregator.make_offer(task(), config=LONG))
+    aggregator.answers["ReportProgress"] = [rounds_pb2.ReportProgressResponse(wanted=True)] * 2 + [answer]
+    site.start()
+    await until(lambda: site.actions()[-1:] == ["task.dropped"])
+    assert site.audit()[-1].reason == "the round is abandoned"
+    assert not trainers()
+
+
+async def test_an_update_that_comes_too_late_is_dropped(site: AgentSite, aggregator: FakeAggregator) -> None:
+    aggregator.answers["SubmitUpdate"] = [Stale("round 1 is closed")]
+    aggregator.offer(aggregator.make_offer(task()))
+    site.start()
+    await until(lambda: "update.dropped" in site.actions())
+    await until(lambda: site.state.task_in_hand() is None)
+    assert site.outbox.entries() == ()
+
+
+async def test_an_aggregator_that_stays_away_past_the_deadline_ends_the_task(
+    site: AgentSite, aggregator: FakeAggregator
+) -> None:
+    aggregator.answers["AcceptTask"] = [TryLater("busy")] * 100
+    aggregator.offer(aggregator.make_offer(task(), deadline_s=0.2))
+    site.start()
+    await until(lambda: site.actions()[-1:] == ["task.dropped"])
+    assert "the round closed while this site could not accept the task" in site.audit()[-1].reason
+
+
+# -- interruptions -----------------------------------------------------------------------------------------------------
+
+
+async def test_training_goes_on_while_the_aggregator_restarts(
+    site: AgentSite, aggregator: FakeAggregator, tmp_path: Path, federation: Federation
+) -> None:
+    aggregator.offer(aggregator.make_offer(task(), config="steps = 60\ndelay_s = 0.02"))
+    site.start()
+    await training(aggregator)
+    (child,) = trainers()
+    port = int(aggregator.address.rpartition(":")[2])
+    await aggregator._server.stop(grace=0)
+    async with FakeAggregator(tmp_path / "aggregator", federation, port=port) as restarted:
+        assert trainers() == [child]
+        await restarted.wait_for("SubmitUpdate")
+
+
+async def test_a_stopped_agent_resumes_its_checkpoint(
+    tmp_path: Path, federation: Federation, aggregator: FakeAggregator
+) -> None:
+    credentials = federation.site(SITE)
+    aggregator.offer(aggregator.make_offer(task(), config="steps = 60\ndelay_s = 0.02"))
+    async with AgentSite(tmp_path / "site", credentials, aggregator.address) as site:
+        site.start()
+        await training(aggregator)
+        await site.stop()
+        assert not trainers()
+        held = site.state.task_in_hand()
+        assert held is not None
+        assert held.task == task()
+    reports = len(aggregator.heard)
+    async with AgentSite(tmp_path / "site", credentials, aggregator.address) as site:
+        site.start()
+        await aggregator.wait_for("SubmitUpdate")
+    first = next(
+        heard.request.done
+        for heard in aggregator.heard[reports:]
+        if heard.call == "ReportProgress" and heard.request.phase == "train"
+    )
+    assert first > 1
+
+
+async def test_a_finished_update_is_delivered_by_the_next_life(
+    tmp_path: Path, federation: Federation, aggregator: FakeAggregator
+) -> None:
+    credentials = federation.site(SITE)
+    aggregator.answers["may_upload"] = [TryLater("busy")] * 100
+    aggregator.offer(aggregator.make_offer(task()))
+    async with AgentSite(tmp_path / "site", credentials, aggregator.address) as site:
+        site.start()
+        await until(lambda: len(site.outbox.entries()) == 1)
+        await site.stop()
+    aggregator.answers.clear()
+    async with AgentSite(tmp_path / "site", credentials, aggregator.address) as site:
+        site.start()
+        await aggregator.wait_for("SubmitUpdate")
+        await until(lambda: site.outbox.entries() == ())
+        assert site.actions().count("task.trained") == 1
+
+
+# -- the connection ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (VersionMismatch("this agent is newer than the aggregator: upgrade the aggregator first"), "upgrade the aggregator"),
+        (AlreadyThere("another agent with this identity is connected"), "another agent with this identity"),
+    ],
+)
+async def test_a_refusal_that_a_person_must_repair_is_told_once_and_retried_slowly(
+    site: AgentSite, aggregator: FakeAggregator, caplog: pytest.LogCaptureFixture, error: Exception, words: str
+) -> None:
+    aggregator.answers["Hello"] = [error]
+    site.start()
+    await until(lambda: words in site.sessions.words)
+    (line,) = (record.getMessage() for record in caplog.records if words in record.getMessage())
+    seconds = float(line.rpartition("next try in ")[2].removesuffix(" s"))
+    assert 30 <= seconds <= 60
+
+
+async def test_an_absent_aggregator_is_told_and_tried_again(
+    tmp_path: Path, federation: Federation, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with FakeAggregator(tmp_path / "aggregator", federation) as there:
+        address = there.address
+    async with AgentSite(tmp_path / "site", federation.site(SITE), address) as site:
+        site.start()
+        await until(lambda: "nobody listens at" in site.sessions.words)
+        assert not site.sessions.connected
+        async with FakeAggregator(tmp_path / "aggregator", federation, port=int(address.rpartition(":")[2])) as back:
+            await back.wait_for("WaitForWork", seconds=60)
+            await until(lambda: site.sessions.connected)
+            assert site.sessions.words == "waits for work"
+    assert f"not connected to {address}" in caplog.text
+
+
+async def test_an_expired_certificate_is_told(tmp_path: Path, federation: Federation, aggregator: FakeAggregator) -> None:
+    expired = federation.site(SITE, lifetime=timedelta(seconds=-1))
+    async with AgentSite(tmp_path / "site", expired, aggregator.address) as site:
+        site.start()
+        await until(lambda: "enrol again" in site.sessions.words)
+
+
+async def test_a_foreign_certificate_is_told(tmp_path: Path, aggregator: FakeAggregator) -> None:
+    foreign = Federation("other.example").site(SITE)
+    async with AgentSite(tmp_path / "site", foreign, aggregator.address) as site:
+        site.start()
+        await until(lambda: "not connected" in site.sessions.words)
+        assert aggregator.heard == []
+
+
+async def test_a_new_enrolment_is_noticed_without_a_restart(
+    tmp_path: Path, federation: Federation, aggregator: FakeAggregator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent.sessions.SLOWLY_S", 0.2)
+    expired = federation.site(SITE, lifetime=timedelta(seconds=-1))
+    async with AgentSite(tmp_path / "site", expired, aggregator.address) as site:
+        site.start()
+        await until(lambda: "enrol again" in site.sessions.words)
+        federation.site(SITE).save(site.layout.identity)
+        await aggregator.wait_for("Hello")
+
+
+async def test_a_certificate_past_its_half_life_is_renewed_with_a_new_key(
+    tmp_path: Path, federation: Federation, aggregator: FakeAggregator
+) -> None:
+    old = federation.site(SITE, lifetime=timedelta(seconds=2))
+    async with AgentSite(tmp_path / "site", old, aggregator.address) as site:
+        site.start()
+        await aggregator.wait_for("Renew")
+        await aggregator.wait_for("Hello", 2)
+        new = Credentials.load(site.layout.identity)
+        assert new.serial != old.serial
+        assert new.certificate.public_key() != old.certificate.public_key()
+        assert new.identity == old.identity
+        assert "identity.renewal" in site.actions()
+
+
+async def test_a_clock_that_differs_is_told(
+    site: AgentSite, aggregator: FakeAggregator, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.WARNING)
+    aggregator.answers["Hello"] = [
+        rounds_pb2.HelloResponse(version="0.1.0", identity="x", now="2020-01-01T00:00:00.000000Z")
+    ]
+    site.start()
+    await until(lambda: "clock differs" in caplog.text)
