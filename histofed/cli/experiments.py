@@ -1,0 +1,87 @@
+"""`histofed experiments submit | list | show`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+from histofed.base.errors import BadData
+from histofed.cli.command import Answer, Commands, Terminal, add_command, add_group, ask
+from histofed.cli.tables import fields, moment, short, table
+from histofed.cli.views import Experiment, document
+
+SIZE_LIMIT = 64 * 1024
+"""Bytes of an experiment file; `histofed.base.experiment.SIZE_LIMIT`, whose pydantic is too slow to import here."""
+
+
+def add(commands: Commands, common: argparse.ArgumentParser) -> None:
+    """Register the group."""
+    group = add_group(commands, "experiments", "Submit and list experiments.")
+    parser = add_command(
+        group, "submit", submit, "Submit an experiment; the same file again is the same experiment.", common
+    )
+    parser.add_argument("file", type=Path, metavar="FILE", help="experiment file, TOML")
+    add_command(group, "list", list_all, "List all experiments, newest first.", common)
+    parser = add_command(group, "show", show, "Show one experiment and its file.", common)
+    parser.add_argument("name", metavar="NAME")
+
+
+def submit(args: argparse.Namespace, _: Terminal) -> Answer:
+    """Send the file; the aggregator checks it and says why when it cannot run."""
+    toml = read_experiment(args.file)
+    found = ask(args.config, lambda operator: operator.submit(toml))
+    text = f"Experiment {found.name} is {found.state}: {found.rounds} rounds of recipe {found.recipe}."
+    return Answer({"experiment": document(found)}, f"{text}\nWatch it with: histofed rounds watch {found.name}")
+
+
+def list_all(args: argparse.Namespace, _: Terminal) -> Answer:
+    """Ask for all experiments."""
+    found = ask(args.config, lambda operator: operator.experiments())
+    text = experiment_table(found) if found else "There is no experiment yet: histofed experiments submit FILE"
+    return Answer({"experiments": [document(one) for one in found]}, text)
+
+
+def show(args: argparse.Namespace, _: Terminal) -> Answer:
+    """Ask for one experiment."""
+    found, toml = ask(args.config, lambda operator: operator.experiment(args.name))
+    facts = [
+        ("experiment", found.name),
+        ("recipe", found.recipe),
+        ("state", found.state + (f": {found.reason}" if found.reason else "")),
+        ("rounds", f"{found.rounds_committed} of {found.rounds} committed"),
+        ("model", found.model_digest or "-"),
+        ("file", f"SHA-256 {found.sha256}"),
+        ("submitted", f"{moment(found.created_at)} by {found.submitted_by}"),
+        ("ended", moment(found.ended_at)),
+    ]
+    return Answer({"experiment": document(found), "toml": toml}, f"{fields(facts)}\n\n{toml.rstrip()}")
+
+
+def read_experiment(path: Path) -> str:
+    """The file's text. Raises `BadData` when it cannot be an experiment."""
+    try:
+        if path.stat().st_size > SIZE_LIMIT:
+            raise BadData(f"{path} is larger than {SIZE_LIMIT} bytes, so it is not an experiment file")
+        return path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise BadData(f"cannot read {path}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise BadData(f"{path} is not UTF-8 text, so it is not an experiment file") from error
+
+
+def experiment_table(found: Sequence[Experiment]) -> str:
+    """One line per experiment."""
+    rows = [
+        (
+            one.name,
+            one.recipe,
+            one.state,
+            f"{one.rounds_committed}/{one.rounds}",
+            short(one.model_digest),
+            moment(one.created_at),
+            one.reason,
+        )
+        for one in found
+    ]
+    return table(("EXPERIMENT", "RECIPE", "STATE", "ROUNDS", "MODEL", "CREATED", "REASON"), rows)

@@ -1,0 +1,117 @@
+"""`histofed`: what the operator of a federation types.
+
+Parses, calls one command, prints its answer, turns errors into exit codes.
+
+With `--json` stdout carries one JSON document and nothing else (`rounds watch`: one per line). An error is always one
+sentence on stderr and the exit code of its class (`histofed/base/errors.py`); with `--json` it is a document too.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from histofed import __version__
+from histofed.base.errors import HistofedError, UsageError
+from histofed.cli import experiments, models, rounds, sites, status, tiles, token
+from histofed.cli.command import Answer, Finished, Terminal
+
+INTERRUPTED = 128 + signal.SIGINT
+BROKEN_PIPE = 128 + signal.SIGPIPE
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse, but a wrong call is an error of our table."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}; see `{self.prog} --help`")
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """All commands. `--config`, `--json` and `--traceback` are understood before and behind the command."""
+    parser = _Parser(
+        prog="histofed",
+        description="Operate a federation: submit experiments, watch rounds, fetch signed models.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"histofed {__version__}")
+    _add_common(parser, suppressed=False)
+    common = argparse.ArgumentParser(add_help=False)
+    _add_common(common, suppressed=True)
+    commands = parser.add_subparsers(metavar="COMMAND", required=True, dest="command", parser_class=_Parser)
+    for group in (status, experiments, rounds, sites, models, token, tiles):
+        group.add(commands, common)
+    return parser
+
+
+def _add_common(parser: argparse.ArgumentParser, *, suppressed: bool) -> None:
+    """The global options; `suppressed` ones leave alone what stood before the command."""
+    default = argparse.SUPPRESS if suppressed else None
+    options = parser.add_argument_group("everywhere")
+    options.add_argument("--config", type=Path, default=default, metavar="FILE", help="operator.toml to use")
+    options.add_argument("--json", action="store_true", default=default or False, help="print one JSON document")
+    options.add_argument(
+        "--traceback", action="store_true", default=default or False, help="show where an internal error arose"
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code."""
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    terminal = Terminal(sys.stdout, sys.stderr)
+    try:
+        code = _run(arguments, terminal)
+        terminal.out.flush()
+    except BrokenPipeError:
+        # `histofed rounds list | head -1`: the reader has what it wanted; keep the interpreter from flushing again at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), terminal.out.fileno())
+        return BROKEN_PIPE
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    return code
+
+
+def _run(arguments: list[str], terminal: Terminal) -> int:
+    try:
+        options = build_parser().parse_args(arguments)
+        answer: Answer | Finished = options.handler(options, terminal)
+    except HistofedError as error:
+        return _report(error, "--json" in arguments, terminal)
+    except (BrokenPipeError, KeyboardInterrupt):
+        raise
+    except Exception as error:
+        if "--traceback" in arguments:
+            traceback.print_exc(file=terminal.error)
+        wrapped = HistofedError(
+            f"internal error, {type(error).__name__}: {error}; run it again with --traceback and report what it shows"
+        )
+        return _report(wrapped, "--json" in arguments, terminal)
+    if isinstance(answer, Finished):
+        return answer.exit_code
+    if options.json:
+        print(json.dumps(answer.document, ensure_ascii=False, allow_nan=False), file=terminal.out)
+        return 0
+    if answer.note:
+        print(answer.note, file=terminal.error)
+    print(answer.text, file=terminal.out)
+    return 0
+
+
+def _report(error: HistofedError, as_json: bool, terminal: Terminal) -> int:
+    sentence = str(error) or (type(error).__doc__ or "").splitlines()[0]
+    print(f"histofed: {sentence}", file=terminal.error)
+    if as_json:
+        found = {"code": error.exit_code, "kind": type(error).__name__, "sentence": sentence}
+        print(json.dumps({"error": found}, ensure_ascii=False), file=terminal.out)
+    return error.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

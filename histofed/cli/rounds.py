@@ -1,0 +1,111 @@
+"""`histofed rounds list | show | watch`."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from histofed.cli.command import Answer, Commands, Finished, Terminal, add_command, add_group, ask
+from histofed.cli.tables import between, fields, losses, moment, short, size, span, table
+from histofed.cli.views import Round, Task, document, round_in_list
+
+
+def add(commands: Commands, common: argparse.ArgumentParser) -> None:
+    """Register the group."""
+    group = add_group(commands, "rounds", "List and watch rounds.")
+    parser = add_command(group, "list", list_all, "List rounds, oldest first.", common)
+    parser.add_argument("experiment", nargs="?", default="", metavar="EXPERIMENT", help="only of this experiment")
+    parser = add_command(group, "show", show, "Show one round with each site's task.", common)
+    parser.add_argument("experiment", metavar="EXPERIMENT")
+    parser.add_argument("round", type=int, metavar="ROUND")
+    parser = add_command(
+        group,
+        "watch",
+        watch,
+        "Watch an experiment until it ends: a live view, or a line per change when stdout is no terminal. "
+        "With --json one document per line. Exits 65 when the experiment failed or was cancelled.",
+        common,
+    )
+    parser.add_argument("experiment", metavar="EXPERIMENT")
+    parser.add_argument(
+        "--patience",
+        type=float,
+        default=600.0,
+        metavar="SECONDS",
+        help="give up when the aggregator cannot be reached for so long (default 600)",
+    )
+
+
+def list_all(args: argparse.Namespace, _: Terminal) -> Answer:
+    """Ask for the rounds."""
+    found = ask(args.config, lambda operator: operator.rounds(args.experiment))
+    return Answer(
+        {"rounds": [round_in_list(one) for one in found]}, round_table(found) if found else "There is no round yet."
+    )
+
+
+def show(args: argparse.Namespace, _: Terminal) -> Answer:
+    """Ask for one round."""
+    found = ask(args.config, lambda operator: operator.round(args.experiment, args.round))
+    facts = [
+        ("round", f"{found.experiment}/{found.round}"),
+        ("state", found.state + (f": {found.reason}" if found.reason else "")),
+        ("opened", moment(found.opened_at)),
+        ("deadline", moment(found.deadline)),
+        ("committed", moment(found.committed_at)),
+        ("eligible", ", ".join(found.eligible)),
+        ("sampled", ", ".join(found.sampled)),
+        ("admitted", ", ".join(found.admitted)),
+        *(("refused", f"{refusal.site}: {refusal.reason}") for refusal in found.refused),
+        ("base", found.base_digest or "-"),
+        ("model", found.model_digest or "-"),
+        ("metrics", losses(found.metrics)),
+    ]
+    return Answer({"round": document(found)}, f"{fields(facts)}\n\n{task_table(found.tasks)}")
+
+
+def watch(args: argparse.Namespace, terminal: Terminal) -> Finished:
+    """Follow the experiment; the terminal decides how."""
+    from histofed.cli.watch import run
+
+    return run(args.config, args.experiment, args.patience, terminal, as_json=args.json)
+
+
+def round_table(found: Sequence[Round]) -> str:
+    """One line per round."""
+    rows = []
+    for one in found:
+        took = between(one.opened_at, one.committed_at)
+        rows.append(
+            (
+                one.experiment,
+                str(one.round),
+                one.state,
+                f"{len(one.admitted)}/{len(one.sampled)}",
+                ", ".join(one.sampled),
+                span(took.total_seconds()) if took else "-",
+                losses(one.metrics),
+                short(one.model_digest),
+                one.reason or "; ".join(f"{refusal.site}: {refusal.reason}" for refusal in one.refused),
+            )
+        )
+    headings = ("EXPERIMENT", "ROUND", "STATE", "ADMITTED", "SAMPLED", "TOOK", "MEANS", "MODEL", "REASON")
+    return table(headings, rows)
+
+
+def task_table(tasks: Sequence[Task]) -> str:
+    """One line per site of a round."""
+    rows = [
+        (
+            one.site,
+            one.kind,
+            one.state,
+            str(one.attempt),
+            f"{one.phase} {one.done}/{one.total}" if one.phase else "-",
+            size(one.update_bytes) if one.update_bytes else "-",
+            losses(one.losses),
+            one.reason,
+        )
+        for one in tasks
+    ]
+    return table(("SITE", "KIND", "STATE", "ATTEMPT", "PHASE", "UPDATE", "LOSSES", "REASON"), rows)

@@ -1,0 +1,65 @@
+"""Plain text for people: aligned columns and human units.
+
+No rich here, because `status` must start in 0.4 s and a pipe must not wrap or cut columns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timedelta
+
+
+def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Columns as wide as their widest cell, two spaces apart, no line ends in a blank."""
+    lines = [list(headings), *(list(row) for row in rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(headings))]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
+    )
+
+
+def fields(pairs: Sequence[tuple[str, str]]) -> str:
+    """One `name  value` per line, values aligned."""
+    width = max(len(name) for name, _ in pairs)
+    return "\n".join(f"{name.ljust(width)}  {value}".rstrip() for name, value in pairs)
+
+
+def size(count: float) -> str:
+    """`14.1 MB`; decimal units, as disks and networks are sold."""
+    for unit in ("B", "kB", "MB", "GB"):
+        if count < 1000:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1000
+    return f"{count:.1f} TB"
+
+
+def span(seconds: float) -> str:
+    """`48 s`, `3 min 05 s`, `2 h 10 min`."""
+    whole = max(0, round(seconds))
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def moment(text: str | None) -> str:
+    """`2026-01-01 12:00:00`, UTC; `-` where there is none."""
+    return "-" if not text else text[:19].replace("T", " ")
+
+
+def between(begin: str | None, end: str | None) -> timedelta | None:
+    """The time from one RFC 3339 moment to another; None while one of them is missing."""
+    if not begin or not end:
+        return None
+    return datetime.fromisoformat(end) - datetime.fromisoformat(begin)
+
+
+def short(digest: str | None) -> str:
+    """The first 12 digits, enough to name a model to `models pull`."""
+    return digest[:12] if digest else "-"
+
+
+def losses(values: Mapping[str, float]) -> str:
+    """`discriminator 1.312  generator 0.841`, by name, without the word loss."""
+    return "  ".join(f"{name.removesuffix('_loss')} {value:.3f}" for name, value in sorted(values.items()))

@@ -1,0 +1,176 @@
+"""`histofed rounds watch`: follow an experiment to its end, over restarts of the aggregator.
+
+`follow` turns the stream into moments and reconnects with back-off; a `Show` puts them on a terminal, into a log, or into a
+program. It ends with the experiment, or after `patience` seconds without a connection.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import random
+from collections.abc import AsyncIterator, Callable, Iterator
+from pathlib import Path
+from typing import Protocol, TextIO
+
+from histofed.base.clock import Clock, SystemClock
+from histofed.base.errors import AggregatorUnavailable, BadData, HistofedError
+from histofed.cli.client import OperatorClient
+from histofed.cli.command import Finished, Terminal
+from histofed.cli.config import load_operator
+from histofed.cli.moments import Course, Moment, changes, interrupted, observe
+from histofed.cli.views import Experiment, document
+from histofed.transport.backoff import Backoff, may_retry
+
+RECONNECT = Backoff(first_s=0.5, most_s=10.0, attempts=None)
+"""A restarted aggregator is back in seconds; `patience` is the bound."""
+
+Connect = Callable[[], contextlib.AbstractAsyncContextManager[OperatorClient]]
+
+
+class Show(Protocol):
+    """Puts what happens somewhere."""
+
+    def moment(self, moment: Moment) -> None:
+        """Something changed."""
+        ...
+
+    def notice(self, sentence: str) -> None:
+        """The connection was lost."""
+        ...
+
+
+def run(config: Path | None, experiment: str, patience: float, terminal: Terminal, *, as_json: bool) -> Finished:
+    """Watch until the end; 0 when it finished, else the exit code of bad data with the reason on stderr."""
+    operator = load_operator(config)
+    clock = SystemClock()
+
+    async def watch() -> Experiment:
+        with _show_on(terminal, clock, as_json=as_json) as show:
+            moments = follow(lambda: OperatorClient.connect(operator), experiment, patience, clock, show.notice)
+            last: Experiment | None = None
+            async for moment in moments:
+                show.moment(moment)
+                last = moment.sight.experiment
+        assert last is not None
+        return last
+
+    end = asyncio.run(watch())
+    if end.state == "finished":
+        return Finished()
+    terminal.error.write(f"histofed: experiment {end.name} {end.state}: {end.reason or 'no reason given'}\n")
+    return Finished(BadData.exit_code)
+
+
+async def follow(
+    connect: Connect, experiment: str, patience: float, clock: Clock, notice: Callable[[str], None]
+) -> AsyncIterator[Moment]:
+    """Moments until the experiment ends. Raises the last connection error after `patience` seconds without a message."""
+    lost_at: float | None = None
+    waits = RECONNECT.delays(random.Random())
+    while True:
+        error: HistofedError = AggregatorUnavailable("the aggregator closed the stream (it is restarting?)")
+        try:
+            async with connect() as operator:
+                async for moment in _one_connection(operator, experiment):
+                    lost_at, waits = None, RECONNECT.delays(random.Random())
+                    yield moment
+                    if moment.sight.experiment.ended:
+                        return
+        except HistofedError as found:
+            if not may_retry(found):
+                raise
+            error = found
+        lost_at = clock.monotonic() if lost_at is None else lost_at
+        if clock.monotonic() - lost_at >= patience:
+            raise error
+        wait = next(waits)
+        notice(f"{error}; trying again in {wait:.1f} s")
+        await clock.sleep(wait)
+
+
+async def _one_connection(operator: OperatorClient, experiment: str) -> AsyncIterator[Moment]:
+    """The stream of one connection; the list of rounds is asked for at the start and whenever a round closed."""
+    past = await operator.rounds(experiment)
+    listed: tuple[int, bool] | None = None
+    async for sight in operator.watch(experiment):
+        now = (sight.round.round, sight.round.closed) if sight.round is not None else None
+        if sight.experiment.ended or (now != listed and listed is not None):
+            past = await operator.rounds(experiment)
+        listed = now
+        yield Moment(sight, past)
+
+
+@contextlib.contextmanager
+def _show_on(terminal: Terminal, clock: Clock, *, as_json: bool) -> Iterator[Show]:
+    """The show that suits whoever reads stdout."""
+    if as_json:
+        yield JsonLines(terminal.out, terminal.error)
+    elif terminal.live:
+        with live_show(terminal.out, clock) as show:
+            yield show
+    else:
+        yield Lines(terminal.out, terminal.error)
+
+
+@contextlib.contextmanager
+def live_show(out: TextIO, clock: Clock) -> Iterator[Show]:
+    """The live view; drawn again twice a second, so that the times left run down between messages."""
+    from rich.console import Console
+    from rich.live import Live
+
+    from histofed.cli.live import draw
+
+    show = Screen(clock)
+    with Live(
+        console=Console(file=out),
+        refresh_per_second=2,
+        get_renderable=lambda: draw(show.course, clock.monotonic()),
+        redirect_stdout=False,
+        redirect_stderr=False,
+    ):
+        yield show
+
+
+class Screen:
+    """What the live view draws next. The drawing thread reads `course`, one frozen value that is only ever exchanged."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self.course = Course()
+
+    def moment(self, moment: Moment) -> None:
+        self.course = observe(self.course, moment, self._clock.monotonic())
+
+    def notice(self, sentence: str) -> None:
+        self.course = interrupted(self.course, sentence)
+
+
+class Lines:
+    """A line per change: for logs and pipes."""
+
+    def __init__(self, out: TextIO, error: TextIO) -> None:
+        self._out, self._error = out, error
+        self._last: Moment | None = None
+
+    def moment(self, moment: Moment) -> None:
+        for line in changes(self._last, moment):
+            print(line, file=self._out, flush=True)
+        self._last = moment
+
+    def notice(self, sentence: str) -> None:
+        print(f"histofed: {sentence}", file=self._error, flush=True)
+
+
+class JsonLines:
+    """A document per message: for programs."""
+
+    def __init__(self, out: TextIO, error: TextIO) -> None:
+        self._out, self._error = out, error
+
+    def moment(self, moment: Moment) -> None:
+        print(json.dumps(document(moment.sight), ensure_ascii=False), file=self._out, flush=True)
+
+    def notice(self, sentence: str) -> None:
+        print(f"histofed: {sentence}", file=self._error, flush=True)

@@ -1,0 +1,122 @@
+"""Fetching a model over a real connection: signature first, then bytes, and nothing is left behind when either is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from histofed.cli import statement_file
+from tests.support.operator_service import RunningAggregator
+from tests.support.signed_models import Federation, SignedModel, signed_model
+from tests.unit.cli.conftest import Ran
+
+Histofed = Callable[..., Ran]
+
+
+@pytest.fixture
+def model(aggregator: RunningAggregator, tmp_path: Path) -> SignedModel:
+    """A signed model of 3 MB whose parts the aggregator holds."""
+    made = signed_model(aggregator.credentials, shared=b"s" * 1000, server=bytes(range(256)) * 12_000)
+    for data in (made.shared, made.server):
+        (tmp_path / "part").write_bytes(data)
+        aggregator.blobs.import_file(tmp_path / "part")
+    aggregator.servicer.model = made
+    return made
+
+
+def test_a_model_is_pulled_and_verified(histofed: Histofed, model: SignedModel, tmp_path: Path) -> None:
+    out = tmp_path / "model.safetensors"
+
+    found = histofed("models", "pull", "demo", "--out", str(out), "--json").document
+
+    assert out.read_bytes() == model.server
+    assert found["model"]["digest"] == model.digest
+    assert (found["part"], found["bytes"], found["verified"]) == ("server", len(model.server), True)
+    assert statement_file.read(Path(found["statement_file"])) == model.envelope
+
+
+def test_a_pulled_model_is_verified_offline(
+    histofed: Histofed, model: SignedModel, aggregator: RunningAggregator, config: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "model.safetensors"
+    histofed("models", "pull", model.digest[:8], "--out", str(out))
+    nowhere = tmp_path / "no-configuration.toml"
+
+    found = histofed("models", "verify", str(out), "--ca", str(config.parent / "ca.crt"), "--json", config=nowhere)
+
+    assert found.document["model"] == model.digest
+    assert found.document["statement"]["round"] == 2
+    out.write_bytes(model.server[:-1] + b"!")
+    assert histofed("models", "verify", str(out), "--ca", str(config.parent / "ca.crt")).code == 65
+
+
+def test_another_part_can_be_pulled(histofed: Histofed, model: SignedModel, tmp_path: Path) -> None:
+    out = tmp_path / "shared.safetensors"
+
+    assert "part shared of model" in histofed("models", "pull", "demo", "--out", str(out), "--part", "shared").out
+    assert out.read_bytes() == model.shared
+
+
+def test_a_model_that_somebody_else_signed_is_not_downloaded(
+    histofed: Histofed, model: SignedModel, aggregator: RunningAggregator, tmp_path: Path
+) -> None:
+    aggregator.servicer.model = signed_model(Federation.make().aggregator(), model.shared, model.server)
+
+    found = histofed("models", "pull", "demo", "--out", str(tmp_path / "new" / ".." / "model.safetensors"))
+    assert found.code == 65  # the folder `new` is not there
+
+    found = histofed("models", "pull", "demo", "--out", str(tmp_path / "model.safetensors"))
+    assert found.code == 77
+    assert "not issued by this federation's CA" in found.error
+    assert not list(tmp_path.glob("model.safetensors*"))
+
+
+def test_a_statement_that_was_changed_is_not_believed(
+    histofed: Histofed, model: SignedModel, aggregator: RunningAggregator, tmp_path: Path
+) -> None:
+    changed = replace(model.envelope, payload=model.envelope.payload.replace(b'"round":2', b'"round":9'))
+    aggregator.servicer.model = replace(model, envelope=changed)
+
+    found = histofed("models", "pull", "demo", "--out", str(tmp_path / "model.safetensors"))
+
+    assert found.code == 65
+    assert "changed after signing" in found.error
+    assert not list(tmp_path.glob("model.safetensors*"))
+
+
+def test_bytes_that_are_not_the_signed_ones_are_thrown_away(
+    histofed: Histofed, model: SignedModel, aggregator: RunningAggregator, tmp_path: Path
+) -> None:
+    digest = next(d for d in aggregator.blobs.digests() if aggregator.blobs.size(d) == len(model.server))
+    path = aggregator.blobs.path(digest)
+    path.chmod(0o600)
+    path.write_bytes(b"x" * len(model.server))
+
+    found = histofed("models", "pull", "demo", "--out", str(tmp_path / "model.safetensors"))
+
+    assert found.code == 65
+    assert not (tmp_path / "model.safetensors").exists()
+    assert not (tmp_path / "model.safetensors.statement.json").exists()
+
+
+def test_an_unknown_model_and_a_missing_folder(histofed: Histofed, model: SignedModel, tmp_path: Path) -> None:
+    assert histofed("models", "pull", "ffff", "--out", str(tmp_path / "m")).code == 65
+    found = histofed("models", "pull", "demo", "--out", str(tmp_path / "no/m"))
+    assert found.code == 65
+    assert "make it first" in found.error
+
+
+def test_models_are_listed(histofed: Histofed, model: SignedModel) -> None:
+    (found,) = histofed("models", "list", "--json").document["models"]
+    assert found["digest"] == model.digest
+    assert {part["name"]: part["release"] for part in found["parts"]} == {"shared": False, "server": True}
+
+    assert "server 3.1 MB (release)" in histofed("models", "list", "demo").out
+
+
+@pytest.mark.parametrize("text", ["yesterday", "2026-01-01T12:00:00", "2026-13-01T00:00:00Z"])
+def test_a_time_without_a_zone_is_a_usage_error(histofed: Histofed, text: str, tmp_path: Path) -> None:
+    assert histofed("models", "verify", str(tmp_path / "m"), "--ca", "ca.crt", "--at", text).code == 2

@@ -1,0 +1,50 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from histofed.cli.tables import between, losses, moment, short, size, span, table
+
+WORDS = st.text(st.characters(categories=("L", "N")), max_size=12)
+
+
+def test_columns_are_as_wide_as_their_widest_cell() -> None:
+    assert table(("SITE", "STATE"), [("north", "open"), ("a", "committed")]) == (
+        "SITE   STATE\nnorth  open\na      committed"
+    )
+
+
+@given(st.lists(st.tuples(WORDS, WORDS), max_size=6))
+def test_every_row_is_one_line_and_no_line_ends_in_a_blank(rows: list[tuple[str, str]]) -> None:
+    lines = table(("A", "B"), rows).split("\n")
+
+    assert len(lines) == len(rows) + 1
+    assert all(line == line.rstrip() for line in lines)
+    assert all(cell in line for row, line in zip(rows, lines[1:], strict=True) for cell in row)
+
+
+@pytest.mark.parametrize(
+    ("count", "text"), [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (14_140_000, "14.1 MB"), (5e12, "5.0 TB")]
+)
+def test_sizes_are_decimal(count: float, text: str) -> None:
+    assert size(count) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0, "0 s"), (59.4, "59 s"), (185, "3 min 05 s"), (7800, "2 h 10 min"), (-3, "0 s")]
+)
+def test_spans_read_like_a_clock(seconds: float, text: str) -> None:
+    assert span(seconds) == text
+
+
+def test_missing_values_are_a_dash() -> None:
+    assert (moment(None), short(None), losses({})) == ("-", "-", "")
+
+
+def test_time_between_two_moments() -> None:
+    passed = between("2026-01-01T12:00:00.000000Z", "2026-01-01T12:01:05.500000Z")
+
+    assert passed is not None
+    assert passed.total_seconds() == 65.5
+    assert between("2026-01-01T12:00:00.000000Z", None) is None

@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any, cast
+
+import pytest
+
+from histofed.base.clock import FakeClock
+from histofed.base.errors import AggregatorUnavailable, HistofedError, NotFound
+from histofed.cli.client import OperatorClient
+from histofed.cli.moments import Moment
+from histofed.cli.views import Round, Sight
+from histofed.cli.watch import follow
+from histofed.v1 import admin_pb2 as pb
+from tests.support.operator_service import RunningAggregator, experiment, round_
+from tests.support.operator_views import committed_round, open_round, sight, task
+from tests.unit.cli.conftest import Ran
+
+
+class Script:
+    """What each connection sees: messages, then an error or the stream's end."""
+
+    def __init__(self, *connections: list[Sight | HistofedError]) -> None:
+        self.connections = list(connections)
+        self.lists = 0
+
+    @asynccontextmanager
+    async def connect(self) -> AsyncIterator[OperatorClient]:
+        yield cast("OperatorClient", self)
+
+    async def rounds(self, experiment: str) -> tuple[Round, ...]:
+        self.lists += 1
+        return (committed_round(self.lists, "north"),)
+
+    async def watch(self, experiment: str) -> AsyncIterator[Sight]:
+        for item in self.connections.pop(0):
+            if isinstance(item, HistofedError):
+                raise item
+            yield item
+
+
+async def watched(script: Script, patience: float = 60.0) -> tuple[list[Moment], list[str]]:
+    notices: list[str] = []
+    moments = follow(script.connect, "demo", patience, FakeClock(), notices.append)
+    return [moment async for moment in moments], notices
+
+
+async def test_it_ends_with_the_experiment() -> None:
+    seen, notices = await watched(Script([sight(None, "draft"), sight(None), sight(None, "finished")]))
+
+    assert [moment.sight.experiment.state for moment in seen] == ["draft", "running", "finished"]
+    assert notices == []
+
+
+async def test_a_restart_of_the_aggregator_is_survived_and_told() -> None:
+    gone = AggregatorUnavailable("nobody listens")
+    script = Script([sight(None)], [gone], [sight(None, "finished")])
+
+    seen, notices = await watched(script)
+
+    assert len(seen) == 2
+    assert notices[0].startswith("the aggregator closed the stream")
+    assert notices[1].startswith("nobody listens; trying again in")
+
+
+async def test_patience_ends() -> None:
+    gone = AggregatorUnavailable("nobody listens")
+
+    with pytest.raises(AggregatorUnavailable, match="nobody listens"):
+        await watched(Script(*[[gone] for _ in range(1000)]), patience=60.0)
+
+
+async def test_what_cannot_succeed_is_not_tried_again() -> None:
+    script = Script([NotFound("no experiment demo")], [])
+
+    with pytest.raises(NotFound):
+        await watched(script)
+    assert len(script.connections) == 1
+
+
+async def test_past_rounds_are_asked_for_when_one_closes_and_not_at_every_step() -> None:
+    steps = [sight(open_round(1, task("north", done=done))) for done in range(5)]
+    script = Script([*steps, sight(open_round(2, task("north"))), sight(committed_round(2, "north"), "finished")])
+
+    seen, _ = await watched(script)
+
+    assert script.lists == 3
+    assert seen[-1].past[0].round == 3
+
+
+Histofed = Callable[..., Ran]
+
+
+def messages(end: str) -> list[pb.WatchRoundsResponse]:
+    return [
+        pb.WatchRoundsResponse(experiment=experiment("DRAFT", 0)),
+        pb.WatchRoundsResponse(experiment=experiment("RUNNING", 1), round=round_(2, "OPEN")),
+        pb.WatchRoundsResponse(experiment=experiment(end, 2, "" if end == "FINISHED" else "too few sites"), round=round_(2)),
+    ]
+
+
+def test_a_pipe_gets_a_line_per_change(histofed: Histofed, aggregator: RunningAggregator) -> None:
+    aggregator.servicer.watches.append(messages("FINISHED"))
+
+    found = histofed("rounds", "watch", "demo")
+
+    assert found.code == 0
+    lines = found.out.splitlines()
+    assert lines[0] == "demo is draft, 0 of 2 rounds committed"
+    assert "round 2: north accepted" in lines
+    assert lines[-1] == "demo is finished, 2 of 2 rounds committed"
+
+
+def test_a_program_gets_a_document_per_line(histofed: Histofed, aggregator: RunningAggregator) -> None:
+    aggregator.servicer.watches.append(messages("FINISHED"))
+
+    documents: list[dict[str, Any]] = [
+        json.loads(line) for line in histofed("rounds", "watch", "demo", "--json").out.splitlines()
+    ]
+
+    assert [document["experiment"]["state"] for document in documents] == ["draft", "running", "finished"]
+    assert documents[0]["round"] is None
+    assert documents[1]["round"]["tasks"][0]["losses"] == {"g": 0.7}
+
+
+def test_an_experiment_that_failed_is_an_exit_code_and_a_reason(histofed: Histofed, aggregator: RunningAggregator) -> None:
+    aggregator.servicer.watches.append(messages("FAILED"))
+
+    found = histofed("rounds", "watch", "demo")
+
+    assert found.code == 65
+    assert found.error == "histofed: experiment demo failed: too few sites\n"
+
+
+def test_a_cut_stream_is_taken_up_again(histofed: Histofed, aggregator: RunningAggregator) -> None:
+    aggregator.servicer.watches += [messages("FINISHED")[:2], messages("FINISHED")]
+
+    found = histofed("rounds", "watch", "demo")
+
+    assert found.code == 0
+    assert "trying again" in found.error
+    assert found.out.count("round 2: north accepted") == 1
+
+
+def test_an_unknown_experiment(histofed: Histofed) -> None:
+    assert histofed("rounds", "watch", "other").code == 65
