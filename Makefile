@@ -1,0 +1,63 @@
+# The one door for developers: CI calls the same targets. `make help` lists them.
+
+VENV   := .venv
+BIN    := $(VENV)/bin
+STAMP  := $(VENV)/.setup-done
+BUF    := node_modules/.bin/buf
+# 3.11 is the oldest that works; name another one with `make setup PYTHON=python3.13`
+PYTHON ?= $(firstword $(foreach name,python3.11 python3.12 python3.13 python3,$(shell command -v $(name))))
+
+# `make demo DATA=DIR ROUNDS=3 SIZE=32`; anything else in DEMO_ARGS, see `scripts/demo.py --help`
+DEMO_ARGS ?=
+DEMO_FLAGS = $(if $(DATA),--data '$(DATA)') $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SIZE),--size $(SIZE)) $(DEMO_ARGS)
+PYTEST_ARGS ?=
+
+.PHONY: help setup demo demo-up demo-down test check format proto bench clean
+.DEFAULT_GOAL := help
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(STAMP) ## Build the environment in .venv (torch for CPUs unless pip is told otherwise)
+
+$(STAMP): pyproject.toml constraints.txt
+	@scripts/setup.sh '$(PYTHON)' '$(VENV)'
+	@touch $@
+
+demo: $(STAMP) ## One aggregator and four hospitals on this machine: train, report in demo/report.html (DATA=DIR ROUNDS=N SIZE=PX)
+	@$(BIN)/python scripts/demo.py run $(DEMO_FLAGS)
+
+demo-up: $(STAMP) ## Start the demo's five daemons again on the same state
+	@$(BIN)/python scripts/demo.py up
+
+demo-down: $(STAMP) ## Stop them
+	@$(BIN)/python scripts/demo.py down
+
+test: $(STAMP) ## All tests (HISTOFED_TILES=DIR runs the end-to-end test on real tiles)
+	$(BIN)/pytest $(PYTEST_ARGS)
+
+check: $(STAMP) $(BUF) ## Format, lint, types, imports, proto style and currency
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BUF) lint proto
+	PYTHON=$(BIN)/python scripts/proto.sh --check
+
+format: $(STAMP) ## Format the code and fix what ruff can fix
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+$(BUF): package.json
+	@command -v npm >/dev/null || { echo "make check needs npm for buf (proto style): install Node.js" >&2; exit 1; }
+	npm install --no-save
+	@touch $@
+
+proto: $(STAMP) ## Generate histofed/v1 from proto/
+	PYTHON=$(BIN)/python scripts/proto.sh
+
+bench: $(STAMP) ## Measure against the targets; writes bench/results.json
+	$(BIN)/python bench/run.py
+
+clean: ## Remove what was built, the demo included
+	rm -rf $(VENV) node_modules demo build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
