@@ -40,6 +40,7 @@ check: $(STAMP) $(BUF) ## Format, lint, types, imports, proto style and currency
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+	MYPYPATH=scripts $(BIN)/mypy scripts/demo.py scripts/demolib/*.py
 	$(BIN)/lint-imports
 	$(BUF) lint proto
 	PYTHON=$(BIN)/python scripts/proto.sh --check

@@ -160,6 +160,8 @@ class AggregatorService:
         bind(server, config.listen.grpc, tls.server_credentials(identity.credentials))
         await server.start()
         stack.push_async_callback(server.stop, STOP_GRACE_S)
+        stack.callback(changes.close)
+        stack.callback(fleet.close)
         host, _, port = config.listen.grpc.rpartition(":")
         await tls.prove_tls13_only(_reachable(host), int(port))
         await self._serve_health()

@@ -39,7 +39,12 @@ class Replaced:
     """A newer connection of the same agent took over; this one ends."""
 
 
-Message: TypeAlias = OfferTask | WithdrawTask | Replaced
+@dataclass(frozen=True)
+class Closing:
+    """The aggregator stops; the agent comes back to the next process."""
+
+
+Message: TypeAlias = OfferTask | WithdrawTask | Replaced | Closing
 
 
 @dataclass(frozen=True)
@@ -76,6 +81,13 @@ class Changes:
 
     def __init__(self) -> None:
         self._event = asyncio.Event()
+        self.closed = False
+        """Nothing more will change in this process; watchers end."""
+
+    def close(self) -> None:
+        """The aggregator stops."""
+        self.closed = True
+        self.notify()
 
     def notify(self) -> None:
         """Wake every watcher."""
@@ -127,6 +139,11 @@ class Fleet:
             del self._connections[connection.site]
             self._gone[connection.site] = self._clock.monotonic()
             self._changes.notify()
+
+    def close(self) -> None:
+        """End every stream in good order: the aggregator stops, and nobody should wait for that."""
+        for connection in self._connections.values():
+            connection.send(Closing())
 
     def send(self, site: SiteId, message: Message) -> None:
         """Tell the site when it is connected; otherwise it learns at its next connection."""

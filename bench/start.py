@@ -61,6 +61,8 @@ def measure(folder: Path, runs: int) -> list[Result]:
 def median_seconds(command: list[str], runs: int, stdin: bytes = b"") -> float:
     """Median wall time of a command that must succeed, after one that warms the caches."""
     environment = {**os.environ, "OPENBLAS_NUM_THREADS": "1"}
+    # an installed package has its bytecode on disk; this variable would compile it anew at every start
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
     taken = []
     for _ in range(runs + 1):
         begin = time.perf_counter()

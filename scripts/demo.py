@@ -132,7 +132,9 @@ def _clear(layout: Layout, daemons: Sequence[Daemon], *, keep: bool) -> None:
         if any(layout.root.iterdir()) and not (layout.root / "aggregator").is_dir():
             raise DemoError(f"{layout.root} holds something that is no demo; name another folder with --folder")
         shutil.rmtree(layout.root)
-    layout.samples.mkdir(parents=True, exist_ok=True)
+    # sheets are named by round alone: those of an earlier experiment must not pass for this one's
+    shutil.rmtree(layout.samples, ignore_errors=True)
+    layout.samples.mkdir(parents=True)
 
 
 def _make_federation(layout: Layout, wishes: Wishes, say: Callable[[str], None]) -> None:

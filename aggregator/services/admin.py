@@ -124,7 +124,7 @@ class OperatorServicer(admin_pb2_grpc.OperatorServiceServicer):
         self, request: admin_pb2.WatchRoundsRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> AsyncIterator[admin_pb2.WatchRoundsResponse]:
         last: admin_pb2.WatchRoundsResponse | None = None
-        while True:
+        while not self._changes.closed:
             row = self._store.experiment(request.experiment)
             newest = self._store.rounds(row.name, last=1)
             message = admin_pb2.WatchRoundsResponse(

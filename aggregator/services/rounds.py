@@ -13,7 +13,7 @@ import grpc
 from aggregator import events, rounds
 from aggregator.admission import Expected, open_manifest
 from aggregator.engine import Engine
-from aggregator.fleet import Changes, Fleet, OfferTask, Replaced, TaskProgress, WithdrawTask
+from aggregator.fleet import Changes, Closing, Fleet, OfferTask, Replaced, TaskProgress, WithdrawTask
 from aggregator.members import Members
 from aggregator.models import SHARED
 from aggregator.rounds import Round, RoundState, TaskState
@@ -105,6 +105,8 @@ class FleetServicer(rounds_pb2_grpc.FleetServiceServicer):
                         yield rounds_pb2.WaitForWorkResponse(withdrawal=withdrawal)
                     case Replaced():
                         raise AlreadyThere("a newer connection of this agent took over")
+                    case Closing():
+                        return
         finally:
             self._fleet.disconnect(connection)
 

@@ -10,25 +10,26 @@ import stat
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from histofed.base.clock import Clock
 from histofed.base.errors import ConfigError, NotEnrolled
 from histofed.base.ids import Digest
 from histofed.cli import views
 from histofed.cli.config import OperatorConfig
-from histofed.pki.credentials import Credentials, refuse_readable_by_others
-from histofed.pki.keys import key_from_pem
-from histofed.pki.signing import Envelope
+from histofed.pki.pem import PemIdentity, refuse_readable_by_others
 from histofed.transport.channel import Connection, open_connection
 from histofed.v1 import admin_pb2 as pb
 from histofed.v1 import admin_pb2_grpc, types_pb2
+
+if TYPE_CHECKING:
+    from histofed.pki.signing import Envelope
 
 
 class OperatorClient:
     """One connection to the aggregator, as an operator."""
 
-    def __init__(self, connection: Connection, credentials: Credentials) -> None:
+    def __init__(self, connection: Connection, credentials: PemIdentity) -> None:
         self._connection = connection
         self._stub = admin_pb2_grpc.OperatorServiceStub(connection.channel)
         self.credentials = credentials
@@ -122,10 +123,10 @@ class OperatorClient:
         await download(self._connection, sha256, target, size=size, clock=clock, random=luck, progress=progress)
 
 
-def load_credentials(config: OperatorConfig) -> Credentials:
+def load_credentials(config: OperatorConfig) -> PemIdentity:
     """The operator's identity from its three files.
 
-    Raises `NotEnrolled` when one is missing, `ConfigError` when others can read the key, `BadData` when they do not fit.
+    Raises `NotEnrolled` when one is missing, `ConfigError` when others can read the key.
     """
     try:
         mode = stat.S_IMODE(config.key.stat().st_mode)
@@ -138,7 +139,7 @@ def load_credentials(config: OperatorConfig) -> Credentials:
     except OSError as error:
         raise ConfigError(f"{error.filename} cannot be read: {error.strerror}") from error
     refuse_readable_by_others(config.key, mode)
-    return Credentials.make(key_from_pem(key), certificate, ca)
+    return PemIdentity(key, certificate, ca)
 
 
 class _Enum(Protocol):
@@ -229,4 +230,7 @@ def _model(found: pb.Model) -> views.Model:
 
 
 def _envelope(found: types_pb2.Envelope) -> Envelope:
+    # late: it brings cryptography along
+    from histofed.pki.signing import Envelope
+
     return Envelope(found.payload_type, found.payload, found.signature, found.certificate)

@@ -101,10 +101,11 @@ async def fetch(
     from histofed.base.clock import SystemClock
     from histofed.cli import statement_file
     from histofed.cli.verification import verify_statement
+    from histofed.pki.keys import certificate_from_pem
 
     clock = SystemClock()
     model, envelope = await operator.model(name)
-    verified = verify_statement(envelope, operator.credentials.ca, clock.now())
+    verified = verify_statement(envelope, certificate_from_pem(operator.credentials.ca_pem, "CA certificate"), clock.now())
     if verified.digest != model.digest:
         raise DigestMismatch(
             f"the aggregator sent the statement of model {verified.digest[:12]} for model {model.digest[:12]}; "

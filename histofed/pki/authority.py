@@ -24,9 +24,10 @@ from histofed.base import durable
 from histofed.base.clock import Clock
 from histofed.base.errors import BadData, ConfigError, NotFound
 from histofed.base.ids import Digest, sha256
-from histofed.pki.credentials import FILE_LIMIT, refuse_readable_by_others
+from histofed.pki.credentials import FILE_LIMIT
 from histofed.pki.identity import Identity, Role, federation_of, federation_uri, serial_of
 from histofed.pki.keys import certificate_from_pem, der_of, key_from_pem, key_pem, new_key, pem_of, public_key_of
+from histofed.pki.pem import refuse_readable_by_others
 
 CA_LIFETIME: Final = timedelta(days=3652)
 LIFETIMES: Final[Mapping[Role, timedelta]] = {

@@ -23,6 +23,7 @@ from histofed.base.errors import BadData, ConfigError, NotEnrolled
 from histofed.base.ids import Digest, sha256
 from histofed.pki.identity import Identity, federation_of, identity_of, serial_of
 from histofed.pki.keys import UNREADABLE, certificate_from_pem, der_of, key_from_pem, key_pem, pem_of
+from histofed.pki.pem import refuse_readable_by_others
 
 FILE_LIMIT: Final = 64 << 10
 """Bytes of an identity file that are read at all."""
@@ -135,12 +136,3 @@ class Credentials:
 
 
 _END: Final = b"-----END CERTIFICATE-----\n"
-
-
-def refuse_readable_by_others(path: Path, mode: int) -> None:
-    """A private key is its owner's alone. Raises `ConfigError`."""
-    if mode & 0o077:
-        raise ConfigError(
-            f"{path} holds a private key and can be read by others (mode {mode:04o}): "
-            f"run chmod 600 on it, and enrol again if somebody may have copied it"
-        )

@@ -26,10 +26,9 @@ from histofed.base.errors import (
     all_errors,
     from_status,
 )
-from histofed.pki.credentials import Credentials
+from histofed.pki.pem import Proof
 from histofed.transport import limits, tls
-from histofed.transport.diagnose import diagnose
-from histofed.transport.gate import ERROR_CLASS
+from histofed.transport.limits import ERROR_CLASS
 
 Metadata = Sequence[tuple[str, str]]
 _CLASSES: Final = {cls.__name__: cls for cls in all_errors()}
@@ -43,7 +42,7 @@ class Connection:
         address: str,
         channel_credentials: grpc.ChannelCredentials,
         ca_pem: bytes,
-        credentials: Credentials | None,
+        credentials: Proof | None,
         clock: Clock,
         interceptors: Sequence[grpc.aio.ClientInterceptor] = (),
     ) -> None:
@@ -104,6 +103,9 @@ class Connection:
         """An error that gRPC itself made, on this side or the other."""
         match code:
             case grpc.StatusCode.UNAVAILABLE:
+                # late: it parses certificates, which a call that works never does
+                from histofed.transport.diagnose import diagnose
+
                 return await asyncio.to_thread(
                     diagnose, self.address, self._ca_pem, self._credentials, self._clock.now(), details[:200]
                 )
@@ -127,7 +129,7 @@ class Connection:
 
 def open_connection(
     address: str,
-    credentials: Credentials,
+    credentials: Proof,
     *,
     clock: Clock | None = None,
     interceptors: Sequence[grpc.aio.ClientInterceptor] = (),

@@ -14,6 +14,8 @@ from typing import Final
 
 from histofed.base.errors import AggregatorUnavailable, HistofedError, NotAuthorised, NotEnrolled
 from histofed.pki.credentials import Credentials
+from histofed.pki.keys import key_from_pem
+from histofed.pki.pem import Proof
 from histofed.transport import tls
 
 CONNECT_S: Final = 5.0
@@ -27,8 +29,12 @@ def split(address: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
-def diagnose(address: str, ca_pem: bytes, credentials: Credentials | None, now: datetime, hint: str) -> HistofedError:
+def diagnose(address: str, ca_pem: bytes, proof: Proof | None, now: datetime, hint: str) -> HistofedError:
     """The error that explains why `address` cannot be called; `hint` is what gRPC said. Blocks, never raises."""
+    try:
+        credentials = None if proof is None else _parsed(proof)
+    except HistofedError as error:
+        return error
     if credentials is not None and not credentials.not_before <= now <= credentials.not_after:
         return NotEnrolled(
             f"the certificate of {credentials.identity} is valid from {credentials.not_before:%Y-%m-%d %H:%M} to "
@@ -46,6 +52,13 @@ def diagnose(address: str, ca_pem: bytes, credentials: Credentials | None, now: 
         return AggregatorUnavailable(f"{address} does not answer: a firewall may be between, or the address is wrong")
     except OSError as error:
         return AggregatorUnavailable(f"{address} cannot be reached: {error.strerror or error}")
+
+
+def _parsed(proof: Proof) -> Credentials:
+    """The same identity, looked into. Raises `BadData` when its parts are broken or do not belong together."""
+    if isinstance(proof, Credentials):
+        return proof
+    return Credentials.make(key_from_pem(proof.key_pem), proof.certificate_pem, proof.ca_pem)
 
 
 def _shake_hands(address: str, host: str, plain: socket.socket, context: ssl.SSLContext, hint: str) -> HistofedError:

@@ -26,10 +26,9 @@ from histofed.base.errors import BadData, HistofedError, NotAuthorised, NotEnrol
 from histofed.pki.identity import Identity, identity_of, serial_of
 from histofed.pki.keys import der_of
 from histofed.transport import authz, limits
+from histofed.transport.limits import ERROR_CLASS
 from histofed.transport.rate import RateLimiter
 
-ERROR_CLASS: Final = "histofed-error"
-"""Trailing metadata: the class of the error, so that the other end raises the same one."""
 _log = logging.getLogger(__name__)
 
 Context = Any

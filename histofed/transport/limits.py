@@ -27,6 +27,8 @@ CALL_S: Final = 30.0
 """Deadline of a unary call unless the caller has a better one."""
 CONCURRENT_RPCS: Final = 512
 """Calls that a server works on at once; more are refused with RESOURCE_EXHAUSTED instead of waiting in silence."""
+ERROR_CLASS: Final = "histofed-error"
+"""Trailing metadata: the class of the error, so that the other end raises the same one."""
 DETAILS: Final = 1500
 """Characters of an error's sentence on the wire; it travels in the metadata, which is bounded too."""
 

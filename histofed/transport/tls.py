@@ -12,11 +12,15 @@ import asyncio
 import os
 import socket
 import ssl
+from typing import TYPE_CHECKING
 
 import grpc
 
 from histofed.base.errors import AggregatorUnavailable, ConfigError
-from histofed.pki.credentials import Credentials
+from histofed.pki.pem import Proof
+
+if TYPE_CHECKING:
+    from histofed.pki.credentials import Credentials
 
 PROBE_S = 5.0
 """Seconds for one probing handshake."""
@@ -36,7 +40,7 @@ def enrolment_credentials(credentials: Credentials) -> grpc.ServerCredentials:
     return grpc.ssl_server_credentials([(credentials.key_pem, credentials.chain_pem)])
 
 
-def channel_credentials(credentials: Credentials) -> grpc.ChannelCredentials:
+def channel_credentials(credentials: Proof) -> grpc.ChannelCredentials:
     """A member's side: trusts our CA alone, shows its certificate."""
     return grpc.ssl_channel_credentials(
         root_certificates=credentials.ca_pem,
@@ -50,7 +54,7 @@ def joining_credentials(ca_pem: bytes) -> grpc.ChannelCredentials:
     return grpc.ssl_channel_credentials(root_certificates=ca_pem)
 
 
-def client_context(ca_pem: bytes, credentials: Credentials | None) -> ssl.SSLContext:
+def client_context(ca_pem: bytes, credentials: Proof | None) -> ssl.SSLContext:
     """The same trust for the standard library's TLS, which says why a handshake fails where gRPC does not."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
@@ -61,7 +65,7 @@ def client_context(ca_pem: bytes, credentials: Credentials | None) -> ssl.SSLCon
     return context
 
 
-def _load_chain(context: ssl.SSLContext, credentials: Credentials) -> None:
+def _load_chain(context: ssl.SSLContext, credentials: Proof) -> None:
     """`load_cert_chain` reads a path only: it gets one of an anonymous file in memory, never of a disk."""
     with os.fdopen(os.memfd_create("identity"), "wb") as memory:
         memory.write(credentials.key_pem + credentials.certificate_pem)

@@ -249,7 +249,8 @@ class Federation:
 
         def trains(sight: Sight) -> bool:
             state = sight["round"]
-            return state is not None and state["round"] == number and task_of(sight, site)["done"] >= steps
+            task = task_of(sight, site) if state is not None and state["round"] == number else None
+            return task is not None and task["phase"] == "train" and task["done"] >= steps
 
         return self.wait_until_seen(experiment, trains)
 

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -10,9 +12,10 @@ import pytest
 from histofed.base.clock import FakeClock
 from histofed.base.errors import AggregatorUnavailable, HistofedError, NotFound
 from histofed.cli.client import OperatorClient
+from histofed.cli.command import Terminal
 from histofed.cli.moments import Moment
 from histofed.cli.views import Round, Sight
-from histofed.cli.watch import follow
+from histofed.cli.watch import follow, run
 from histofed.v1 import admin_pb2 as pb
 from tests.support.operator_service import RunningAggregator, experiment, round_
 from tests.support.operator_views import committed_round, open_round, sight, task
@@ -146,3 +149,22 @@ def test_a_cut_stream_is_taken_up_again(histofed: Histofed, aggregator: RunningA
 
 def test_an_unknown_experiment(histofed: Histofed) -> None:
     assert histofed("rounds", "watch", "other").code == 65
+
+
+class Tty(io.StringIO):
+    """A terminal, as far as anybody asks."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_person_gets_the_live_view(config: Path, aggregator: RunningAggregator, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm-256color")
+    aggregator.servicer.watches.append(messages("FINISHED"))
+    screen = Tty()
+
+    ended = run(config, "demo", 60.0, Terminal(screen, io.StringIO()), as_json=False)
+
+    assert ended.exit_code == 0
+    assert "\x1b[" in screen.getvalue()
+    assert "2 of 2 rounds committed" in screen.getvalue()
