@@ -109,10 +109,7 @@ class ModelForge:
         parts = await self._keep({SHARED: (shared, made.shared), SERVER: (server, made.server)})
         failpoint("aggregator.aggregate_written")
         contributions = [
-            Contribution(
-                share.site, _manifest_digest(state, share.site), _weights_of(manifests[SiteId(share.site)]), share.weight
-            )
-            for share in made.shares
+            Contribution(share.site, _weights_of(manifests[SiteId(share.site)]), share.weight) for share in made.shares
         ]
         model = self._signed(experiment, state.key.number, state.base, parts, contributions)
         return Made(model, _mean_metrics({share.site: share.weight for share in made.shares}, manifests))
@@ -159,13 +156,9 @@ class ModelForge:
         return ModelRow(sha256(payload), experiment.name, round_number, "candidate", envelope, self._clock.now())
 
     def _manifest(self, state: Round, site: SiteId) -> UpdateManifest:
-        return decode_update(self._store.update(_manifest_digest(state, site)).payload)
-
-
-def _manifest_digest(state: Round, site: str) -> Digest:
-    manifest = state.task(SiteId(site)).manifest
-    assert manifest is not None, "an admitted task has its manifest"
-    return manifest
+        manifest = state.task(site).manifest
+        assert manifest is not None, "an admitted task has its manifest"
+        return decode_update(self._store.update(manifest).payload)
 
 
 def _weights_of(manifest: UpdateManifest) -> Digest:

@@ -2,7 +2,7 @@
 
 A signature over weights alone could be replayed into another round or under another name. So a site signs the *manifest*
 (experiment, round, kind, site, base, weights, encoding, ...), and the aggregator signs the *model statement* (experiment,
-round, base, parts, and the manifest digest of every update in it). Both travel in a DSSE envelope (`pki/signing.py`).
+round, base, parts, and the weights digest of every update in it). Both travel in a DSSE envelope (`pki/signing.py`).
 Readers refuse unknown versions and unknown or missing fields.
 """
 
@@ -80,8 +80,8 @@ class Contribution:
     """One update inside a model."""
 
     site: str
-    manifest_sha256: str
     weights_sha256: str
+    """The update's tensors; the site's signed manifest, in the aggregator's state and journal, names them too."""
     weight: float
     """Share of the average, 0-1; all shares sum to 1."""
 
@@ -90,7 +90,7 @@ class Contribution:
 class ModelStatement:
     """What a global model is and where it comes from. The aggregator signs it; its digest names the model.
 
-    It holds no time and nothing random, so that an aggregation repeated after a crash makes the same model.
+    It holds no time, no attempt and nothing random: what was killed and repeated on the way leaves no mark in it.
     """
 
     federation: str

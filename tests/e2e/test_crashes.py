@@ -119,7 +119,7 @@ def test_a_trainer_is_killed(bruised: Federation, tmp_path: Path) -> None:
 
 
 def test_everything_is_killed_at_once(bruised: Federation, tmp_path: Path) -> None:
-    toml = begin(bruised, "power-cut", rounds=2)
+    toml = begin(bruised, "power-cut")
     for daemon in ("aggregator", *PAIR):
         assert bruised.daemons[daemon].stop(signal.SIGKILL) == KILLED
     bruised.start_agents(*PAIR)

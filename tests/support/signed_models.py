@@ -82,6 +82,6 @@ def signed_model(signer: Credentials, shared: bytes = b"shared tensors", server:
         parts={"shared": File(sha256(shared), len(shared)), "server": File(sha256(server), len(server))},
         release="server",
         strategy="fedavg",
-        contributions=[Contribution("north", "cc" * 32, "dd" * 32, 0.5), Contribution("west", "ee" * 32, "ff" * 32, 0.5)],
+        contributions=[Contribution("north", "dd" * 32, 0.5), Contribution("west", "ff" * 32, 0.5)],
     )
     return SignedModel(shared, server, sign(MODEL_TYPE, encode(statement), signer))

@@ -1,0 +1,169 @@
+"""What people get wrong in files: a sentence for whoever wrote them, and a round that still ends."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.commands import run_here
+from tests.support.federation import Federation, free_ports, mean_experiment
+from tests.support.hospitals import SITES
+
+
+def test_an_unknown_key_in_agent_toml(healthy: Federation, tmp_path: Path) -> None:
+    file = tmp_path / "agent.toml"
+    file.write_text('state_dir = "x"\nminimum_patient = 3\n')
+    for command in ("check", "run", "status"):
+        done = run_here("agent.cli", command, "--config", str(file))
+        assert done.code == 78
+        assert f"{file}:2" in done.error
+        assert "minimum_patients" in done.error
+
+
+def test_an_unknown_key_in_aggregator_toml(tmp_path: Path) -> None:
+    file = tmp_path / "aggregator.toml"
+    file.write_text('federation = "test"\n[listen]\ngrcp = "127.0.0.1:1"\n')
+    done = run_here("aggregator.cli", "check", "--config", str(file))
+    assert done.code == 78
+    assert f"{file}:3" in done.error
+    assert "'grpc'" in done.error or "listen.grpc" in done.error
+
+
+def test_an_unknown_key_in_operator_toml(healthy: Federation, tmp_path: Path) -> None:
+    file = tmp_path / "operator.toml"
+    file.write_text(healthy.operator_config.read_text() + 'certficate = "x"\n')
+    done = run_here("histofed.cli.main", "--config", str(file), "status")
+    assert done.code == 78
+    assert str(file) in done.error
+    assert "certificate" in done.error
+
+
+def test_status_without_an_aggregator_is_one_sentence(healthy: Federation, tmp_path: Path) -> None:
+    folder = tmp_path / "operator"
+    folder.mkdir()
+    for path in healthy.operator.iterdir():
+        (folder / path.name).touch(mode=0o600)
+        (folder / path.name).write_bytes(path.read_bytes())
+    address = f"localhost:{free_ports(1)[0]}"
+    config = folder / "operator.toml"
+    config.write_text(config.read_text().replace(healthy.address, address))
+    done = run_here("histofed.cli.main", "--config", str(config), "status")
+    assert (done.code, done.out) == (69, "")
+    assert done.error == f"histofed: nobody listens at {address}: the aggregator may be down, or the port is wrong\n"
+
+
+EXPERIMENTS = {
+    "an unknown key": ("[sampling]\nfracton = 0.5", "sampling.fracton: no such key"),
+    "a value out of range": ("[sampling]\nfraction = 1.5", "sampling.fraction"),
+    "a quorum that nobody reaches": ("[round]\nquorum = 5", "round.quorum = 5 is above sampling.minimum"),
+}
+
+
+@pytest.mark.parametrize("kind", EXPERIMENTS)
+def test_an_experiment_that_cannot_be(healthy: Federation, tmp_path: Path, kind: str) -> None:
+    extra, words = EXPERIMENTS[kind]
+    refused(healthy, tmp_path, mean_experiment("impossible", extra=extra), words)
+
+
+def test_an_experiment_with_an_unknown_recipe(healthy: Federation, tmp_path: Path) -> None:
+    toml = mean_experiment("impossible").replace('"mean"', '"gna"')
+    refused(healthy, tmp_path, toml, "gna", "gan")
+
+
+def test_an_experiment_whose_recipe_does_not_know_a_key(healthy: Federation, tmp_path: Path) -> None:
+    refused(healthy, tmp_path, mean_experiment("impossible", config="dimension = 10\nstep = 5"), "step")
+
+
+def test_a_file_that_is_no_experiment(healthy: Federation, tmp_path: Path) -> None:
+    refused(healthy, tmp_path, "name = ", "not TOML")
+    missing = healthy.cli("experiments", "submit", str(tmp_path / "missing.toml"), code=65)
+    assert "cannot read" in missing["error"]["sentence"]
+
+
+def test_a_name_that_is_taken_by_another_file(healthy: Federation, tmp_path: Path) -> None:
+    toml = mean_experiment("taken", 1, extra='[sampling]\nminimum = 1\nsites = ["nowhere"]')
+    healthy.submit(toml)
+    healthy.submit(toml)
+    refused(healthy, tmp_path, f"{toml}# another file\n", "taken")
+
+
+def refused(federation: Federation, folder: Path, toml: str, *words: str) -> None:
+    """The operator's command ends with 65 and a sentence with these words; nothing of the experiment is left."""
+    file = folder / "experiment.toml"
+    file.write_text(toml)
+    error = federation.cli("experiments", "submit", str(file), code=65)["error"]
+    assert error["code"] == 65
+    for word in words:
+        assert word in error["sentence"]
+    assert "\n" not in error["sentence"]
+    assert "impossible" not in [one["name"] for one in federation.cli("experiments", "list")["experiments"]]
+
+
+# --- consent ----------------------------------------------------------------------------------------------------------
+
+ALL = 'experiments = ["*"]\nrecipes = ["*"]\nmodels = ["*"]\nimage_sizes = "32..256"\nmaximum_steps = 1000\n'
+REFUSALS = {
+    "north": (ALL.replace('recipes = ["*"]', 'recipes = ["mean"]'), "the recipe 'gan' (allowed: mean)"),
+    "south": (ALL.replace('models = ["*"]', 'models = ["generator:*"]'), "the model 'discriminator:cnn'"),
+    "east": (ALL.replace('"32..256"', "[64, 128]"), "tiles of 32 pixels (allowed: 64, 128)"),
+    "west": (ALL.replace("1000", "1"), "2 steps in one task (allowed: 1)"),
+}
+"""A consent file, and what it says against the experiment below."""
+
+
+def test_each_hospital_refuses_in_its_own_words(healthy: Federation) -> None:
+    for site, (consent, _) in REFUSALS.items():
+        healthy.write_consent(site, consent)
+    try:
+        healthy.submit(gan_experiment("unwanted", 'sites = ["north", "south", "east", "west"]\nminimum = 4'))
+        end = healthy.wait_until_ended("unwanted")
+    finally:
+        for site in SITES:
+            healthy.write_consent(site)
+    assert end["experiment"]["state"] == "failed"
+    assert "0 of 1 needed updates" in end["experiment"]["reason"]
+    tasks = healthy.cli("rounds", "show", "unwanted", "1")["round"]["tasks"]
+    for task in tasks:
+        assert task["state"] == "declined"
+        assert task["reason"].startswith("the consent of this site does not allow ")
+        assert REFUSALS[task["site"]][1] in task["reason"]
+
+
+def test_a_refusal_costs_the_others_nothing(healthy: Federation) -> None:
+    healthy.write_consent("east", ALL.replace('experiments = ["*"]', 'experiments = ["other-*"]'))
+    healthy.write_consent("west", ALL + "maximum_step = 3\n")
+    try:
+        healthy.submit(mean_experiment("unevenly", 1, extra='[sampling]\nminimum = 3\nsites = ["north", "east", "west"]'))
+        healthy.wait_until_ended("unevenly")
+    finally:
+        healthy.write_consent("east")
+        healthy.write_consent("west")
+    (state,) = healthy.cli("rounds", "list", "unevenly")["rounds"]
+    assert (state["state"], state["admitted"]) == ("committed", ["north"])
+    reasons = {refusal["site"]: refusal["reason"] for refusal in state["refused"]}
+    assert "the experiment 'unevenly' (allowed: other-*)" in reasons["east"]
+    assert "consent file of this site cannot be read" in reasons["west"]
+    told = healthy.daemons["west"].wait_logged("nothing is allowed until this is repaired")
+    assert "maximum_step" in told and "maximum_steps" in told, "its administrator learns file, line and key"
+
+
+def gan_experiment(name: str, sampling: str, *, steps: int = 2, rounds: int = 1) -> str:
+    """The smallest experiment that reads tiles."""
+    return f"""
+name = "{name}"
+recipe = "gan"
+rounds = {rounds}
+[sampling]
+{sampling}
+[round]
+abandoned_limit = 1
+attempts = 1
+[config]
+image_size = 32
+batch = 4
+latent = 8
+steps = {steps}
+[config.discriminator]
+name = "cnn"
+"""
