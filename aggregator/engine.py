@@ -30,7 +30,7 @@ from histofed.audit.journal import Journal
 from histofed.audit.record import SYSTEM, Who
 from histofed.base.clock import Clock
 from histofed.base.durable import failpoint
-from histofed.base.errors import CannotWriteState, HistofedError, Stale
+from histofed.base.errors import CannotWriteState, HistofedError, Stale, WorkerLost
 from histofed.base.experiment import Experiment, parse_experiment
 from histofed.base.ids import Digest, ExperimentId, Json, RoundKey, SiteId, TaskKey
 from histofed.pki.signing import Envelope
@@ -251,7 +251,7 @@ class Engine:
     async def _initialise(self, experiment: Experiment) -> None:
         try:
             model = await self.forge.first(experiment)
-        except CannotWriteState:
+        except (CannotWriteState, WorkerLost):
             raise
         except HistofedError as error:
             self.end_experiment(experiment.name, "failed", f"the first model cannot be made: {error}")
@@ -273,7 +273,7 @@ class Engine:
                 span.set({names.UPDATE_NORM: norm})
                 span.outcome("ok")
                 event = events.Admitted(site)
-            except CannotWriteState:
+            except (CannotWriteState, WorkerLost):
                 raise
             except HistofedError as error:
                 log.warning("update rejected", extra=fields(task=str(state.task_key(site)), reason=str(error)))
@@ -290,7 +290,7 @@ class Engine:
         try:
             with self._tracing.span(names.ROUND_AGGREGATE, attributes, parent=parent):
                 made = await self.forge.next(experiment, state)
-        except CannotWriteState:
+        except (CannotWriteState, WorkerLost):
             raise
         except HistofedError as error:
             # an arithmetic that keeps failing must not take the other experiments down with it
@@ -329,6 +329,10 @@ class Engine:
                     self._fatal(error)
                     return
                 await self._clock.sleep(delay)
+            except WorkerLost as error:
+                # killed from outside, out of memory perhaps: the next life repeats it from what is durable
+                self._fatal(error)
+                return
             except Exception as error:
                 log.exception("a job failed unexpectedly", extra=fields(job=name))
                 self._fatal(HistofedError(f"{name}: {type(error).__name__}"))

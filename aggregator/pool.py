@@ -31,7 +31,7 @@ from aggregator.jobs import (
     kind_of,
 )
 from histofed.base.clock import Clock
-from histofed.base.errors import DeadlineExceeded, HistofedError
+from histofed.base.errors import DeadlineExceeded, HistofedError, WorkerLost
 
 log = logging.getLogger(__name__)
 
@@ -68,8 +68,8 @@ class Workers:
     @overload
     async def run(self, job: SheetJob) -> SheetResult: ...
     async def run(self, job: Job) -> Result:
-        """Do the job in a child process. Raises what the job raises, `DeadlineExceeded`, and `HistofedError` for a child
-        that cannot be kept alive.
+        """Do the job in a child process. Raises what the job raises, `DeadlineExceeded`, `WorkerLost` for a child that
+        cannot be kept alive, and `HistofedError` for one that failed by itself.
         """
         async with self._free:
             ended = await self._persist(job)
@@ -91,7 +91,7 @@ class Workers:
             log.warning("%s process was killed by %s, attempt %d of %d", kind_of(job), name, attempt, self._attempts)
             if attempt < self._attempts:
                 await self._clock.sleep(_PAUSE_S * 2 ** (attempt - 1))
-        raise HistofedError(
+        raise WorkerLost(
             f"the {kind_of(job)} process was killed by {name} {self._attempts} times; if the kernel's log says "
             "out of memory, give the aggregator more"
         )

@@ -55,6 +55,8 @@ FAILPOINTS: Final = frozenset(
 """Every name that may be passed to `failpoint`; a fault run walks this set."""
 
 
+_BETWEEN_WRITES: Final = ("agent.", "aggregator.")
+"""Instants at which nobody is inside a write: there a disk that refuses is told as the writers of this module tell it."""
 _PASSAGE = re.compile(r"[1-9]\d{0,8}\Z", re.ASCII)
 
 
@@ -72,7 +74,10 @@ class _Armed:
         if self.action == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
         number = getattr(errno, self.action)
-        raise OSError(number, f"failpoint {name}: {os.strerror(number)}")
+        refused = OSError(number, f"failpoint {name}: {os.strerror(number)}")
+        if name.startswith(_BETWEEN_WRITES):
+            raise CannotWriteState(f"cannot write at {name}: {os.strerror(number)}") from refused
+        raise refused
 
 
 def _parse(text: str) -> dict[str, _Armed] | None:

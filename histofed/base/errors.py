@@ -17,6 +17,13 @@ class HistofedError(Exception):
     status: ClassVar[str] = "INTERNAL"
 
 
+class WorkerLost(HistofedError):
+    """A child process of the aggregator keeps being killed; the daemon's next life repeats its work."""
+
+    # it ends the daemon and never crosses the wire
+    status = "INTERNAL"
+
+
 class UsageError(HistofedError):
     """The command was called in a way it does not understand; `--help` shows how."""
 

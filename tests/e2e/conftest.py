@@ -10,17 +10,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from histofed.tiles.split import split_by_patient
-from tests.support.federation import Federation
+from tests.support.federation import Federation, gan_experiment
 from tests.support.hospitals import HOSTILE, SITES, dirty_tiles, empty_class, one_patient
 from tests.support.otlp import OtlpReceiver
 from tests.support.pki import TestPki
 from tests.support.tiles import CLASSES, TilesRoot
 
 NewFederation = Callable[[], Federation]
+MADE: list[Federation] = []
+"""By `new_federation`, for the logs of a failed story."""
+GENERATOR_TOML = gan_experiment("acgan", SITES)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -29,8 +33,9 @@ def pytest_runtest_makereport(item: pytest.Function, call: pytest.CallInfo[None]
     report = yield
     if report.failed:
         for name, value in item.funcargs.items():
-            if isinstance(value, Federation):
-                report.sections.append((f"logs of {name}", value.logs()))
+            for federation in MADE if name == "new_federation" else [value]:
+                if isinstance(federation, Federation):
+                    report.sections.append((f"logs of {name}, {federation.folder}", federation.logs()))
     return report
 
 
@@ -54,22 +59,23 @@ def new_federation(template: Federation, tmp_path_factory: pytest.TempPathFactor
             federation = Federation(tmp_path_factory.mktemp("federation"), template=template)
             for site in SITES:
                 federation.write_site(site)
+            MADE.append(federation)
             return stack.enter_context(federation)
 
         yield make
+        MADE.clear()
 
 
 @pytest.fixture(scope="session")
 def hospital_tiles(tiles_root: TilesRoot, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """What each hospital has: `north` and `south` clean tiles, the others trouble of one kind each."""
+    """What each hospital has: `north` clean tiles, the others trouble of one kind each."""
     folder = tmp_path_factory.mktemp("hospitals")
-    split_by_patient(tiles_root.path, CLASSES, ("north", "south"), 1, folder)
+    split_by_patient(tiles_root.path, CLASSES, SITES, 1, folder / "clean")
     return {
-        "north": folder / "north",
-        "south": folder / "south",
-        "east": dirty_tiles(folder / "north", folder / "east"),
-        "west": one_patient(folder / "south", folder / "west"),
-        "void": empty_class(folder / "south", folder / "void"),
+        "north": folder / "clean/north",
+        "east": dirty_tiles(folder / "clean/east", folder / "east"),
+        "south": empty_class(folder / "clean/south", folder / "south"),
+        "west": one_patient(folder / "clean/west", folder / "west"),
     }
 
 
@@ -96,3 +102,13 @@ def healthy(
             federation.write_site(site, data=hospital_tiles[site], extra=telemetry(folder, site))
         federation.start_agents(*SITES)
         yield federation
+
+
+@pytest.fixture(scope="session")
+def generated(healthy: Federation) -> dict[str, Any]:
+    """The one round of the experiment `acgan`: the generator, trained by whoever can, in `healthy`."""
+    healthy.submit(GENERATOR_TOML)
+    healthy.wait_until_ended("acgan")
+    (state,) = healthy.cli("rounds", "list", "acgan")["rounds"]
+    assert isinstance(state, dict)
+    return state

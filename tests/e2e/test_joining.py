@@ -13,6 +13,9 @@ import pytest
 from tests.e2e.conftest import NewFederation
 from tests.support.federation import Federation, mean_experiment
 
+CONNECTED = '"msg": "connected to'
+"""In an agent's log."""
+
 
 @pytest.fixture(scope="module")
 def welcoming(new_federation: NewFederation) -> Federation:
@@ -82,12 +85,12 @@ def test_an_agent_without_identity_says_how_to_get_one(welcoming: Federation) ->
     newcomer(welcoming, "nobody")
     agent = welcoming.launch_agent("nobody")
     assert agent.wait_ended() == 77
-    assert "histofed-agent enroll" in agent.tail(3)
+    assert "enrol first, with a join line of the operator" in agent.tail(3)
 
 
 def test_a_second_agent_with_the_same_identity_is_sent_away(welcoming: Federation) -> None:
     honest = welcoming.start_agent("north")
-    honest.wait_logged("connected to")
+    honest.wait_logged(CONNECTED)
     copy = welcoming.site("copy")
     welcoming.write_site("copy")
     shutil.copytree(welcoming.site("north") / "state/identity", copy / "state/identity")
@@ -124,6 +127,5 @@ def test_an_agent_waits_for_its_aggregator_and_says_so(new_federation: NewFedera
     assert "not connected" in shown.out
 
     federation.start_aggregator()
-    agent.wait_logged("connected to")
-    agent.wait_notified("waits for work")
+    agent.wait_logged(CONNECTED)
     assert agent.stop(signal.SIGTERM) == 0

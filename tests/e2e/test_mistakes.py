@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.commands import run_here
-from tests.support.federation import Federation, free_ports, mean_experiment
+from tests.support.federation import Federation, free_ports, gan_experiment, mean_experiment
 from tests.support.hospitals import SITES
 
 
@@ -116,7 +116,7 @@ def test_each_hospital_refuses_in_its_own_words(healthy: Federation) -> None:
     for site, (consent, _) in REFUSALS.items():
         healthy.write_consent(site, consent)
     try:
-        healthy.submit(gan_experiment("unwanted", 'sites = ["north", "south", "east", "west"]\nminimum = 4'))
+        healthy.submit(gan_experiment("unwanted", SITES))
         end = healthy.wait_until_ended("unwanted")
     finally:
         for site in SITES:
@@ -146,24 +146,3 @@ def test_a_refusal_costs_the_others_nothing(healthy: Federation) -> None:
     assert "consent file of this site cannot be read" in reasons["west"]
     told = healthy.daemons["west"].wait_logged("nothing is allowed until this is repaired")
     assert "maximum_step" in told and "maximum_steps" in told, "its administrator learns file, line and key"
-
-
-def gan_experiment(name: str, sampling: str, *, steps: int = 2, rounds: int = 1) -> str:
-    """The smallest experiment that reads tiles."""
-    return f"""
-name = "{name}"
-recipe = "gan"
-rounds = {rounds}
-[sampling]
-{sampling}
-[round]
-abandoned_limit = 1
-attempts = 1
-[config]
-image_size = 32
-batch = 4
-latent = 8
-steps = {steps}
-[config.discriminator]
-name = "cnn"
-"""

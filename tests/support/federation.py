@@ -30,7 +30,16 @@ from histofed.cli.watch import follow
 from tests.support.commands import Done, run_here
 from tests.support.daemons import DaemonProcess, run_module
 
-__all__ = ["CONSENT", "FEDERATION", "DaemonProcess", "Federation", "free_ports", "mean_experiment"]
+__all__ = [
+    "CONSENT",
+    "FEDERATION",
+    "DaemonProcess",
+    "Federation",
+    "free_ports",
+    "gan_experiment",
+    "mean_experiment",
+    "task_of",
+]
 
 FEDERATION: Final = "test"
 Sight = Mapping[str, Any]
@@ -90,30 +99,28 @@ class Federation:
 
     def start_aggregator(self, env: Mapping[str, str] | None = None) -> DaemonProcess:
         """Start it and wait until it is ready."""
-        return self._start("aggregator", ["aggregator", "run", "--config", str(self.aggregator_config)], env)
+        daemon = self.launch_aggregator(env)
+        daemon.wait_notified("READY=1")
+        return daemon
+
+    def launch_aggregator(self, env: Mapping[str, str] | None = None) -> DaemonProcess:
+        """Start it without waiting for it."""
+        return self._launch("aggregator", ["aggregator", "run", "--config", str(self.aggregator_config)], env)
 
     def start_agent(self, site: str, env: Mapping[str, str] | None = None) -> DaemonProcess:
         """Start a site that is enrolled and wait until it is ready."""
-        return self._start(site, self._agent_arguments(site), env)
+        daemon = self.launch_agent(site, env)
+        daemon.wait_notified("READY=1")
+        return daemon
 
     def start_agents(self, *sites: str) -> None:
         """Start several at once and wait until all are ready."""
-        for site in sites:
-            self._launch(site, self._agent_arguments(site), None)
-        for site in sites:
-            self.daemons[site].wait_notified("READY=1")
+        for daemon in [self.launch_agent(site) for site in sites]:
+            daemon.wait_notified("READY=1")
 
     def launch_agent(self, site: str, env: Mapping[str, str] | None = None) -> DaemonProcess:
         """Start a site without waiting for it."""
-        return self._launch(site, self._agent_arguments(site), env)
-
-    def _agent_arguments(self, site: str) -> list[str]:
-        return ["agent", "run", "--config", str(self.site(site) / "agent.toml")]
-
-    def _start(self, name: str, arguments: list[str], env: Mapping[str, str] | None) -> DaemonProcess:
-        daemon = self._launch(name, arguments, env)
-        daemon.wait_notified("READY=1")
-        return daemon
+        return self._launch(site, ["agent", "run", "--config", str(self.site(site) / "agent.toml")], env)
 
     def _launch(self, name: str, arguments: Sequence[str], env: Mapping[str, str] | None) -> DaemonProcess:
         daemon = DaemonProcess(name, run_module(*arguments), self.folder, env or {})
@@ -273,7 +280,7 @@ CONSENT: Final = """\
 experiments = ["*"]
 recipes = ["*"]
 models = ["*"]
-image_sizes = [16, 256]
+image_sizes = "16..256"
 maximum_steps = 10000
 """
 
@@ -283,3 +290,24 @@ def mean_experiment(
 ) -> str:
     """An experiment of the torch-free recipe."""
     return f'name = "{name}"\nrecipe = "mean"\nrounds = {rounds}\n{extra}\n[config]\n{config}\n'
+
+
+def gan_experiment(name: str, sites: Sequence[str], *, rounds: int = 1, steps: int = 2) -> str:
+    """The smallest experiment that reads tiles; one attempt and one abandoned round end it."""
+    return f"""
+name = "{name}"
+recipe = "gan"
+rounds = {rounds}
+[sampling]
+sites = {json.dumps(sites)}
+minimum = {len(sites)}
+[round]
+abandoned_limit = 1
+[config]
+image_size = 32
+batch = 4
+latent = 8
+steps = {steps}
+[config.discriminator]
+name = "cnn"
+"""

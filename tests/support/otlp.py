@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -85,9 +85,13 @@ class OtlpReceiver(TraceServiceServicer):
 
     def wait_for(self, count: int, seconds: float = 30.0) -> list[ReceivedSpan]:
         """Return as soon as `count` spans are there. Raises `TimeoutError`, naming what came."""
+        return self.wait_until(lambda spans: len(spans) >= count, seconds)
+
+    def wait_until(self, enough: Callable[[list[ReceivedSpan]], bool], seconds: float) -> list[ReceivedSpan]:
+        """Return as soon as what arrived is enough. Raises `TimeoutError`, naming what came."""
         with self._arrived:
-            if not self._arrived.wait_for(lambda: len(self._spans) >= count, seconds):
-                raise TimeoutError(f"{len(self._spans)} spans of {count} arrived: {[span.name for span in self._spans]}")
+            if not self._arrived.wait_for(lambda: enough(self._spans), seconds):
+                raise TimeoutError(f"{len(self._spans)} spans arrived: {[span.name for span in self._spans]}")
             return list(self._spans)
 
     def Export(self, request: ExportTraceServiceRequest, context: grpc.ServicerContext) -> ExportTraceServiceResponse:

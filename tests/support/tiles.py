@@ -25,5 +25,5 @@ def real_or_drawn(scratch: Path) -> TilesRoot:
     named = os.environ.get("HISTOFED_TILES")
     if named:
         return TilesRoot(Path(named), "real")
-    draw_tiles(scratch, patients_per_class=6, tiles_per_patient=3, size=48, seed=1)
+    draw_tiles(scratch, patients_per_class=8, tiles_per_patient=3, size=48, seed=1)
     return TilesRoot(scratch, "drawn")

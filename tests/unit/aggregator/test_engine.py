@@ -23,7 +23,7 @@ from histofed.audit.journal import Journal
 from histofed.audit.record import Who
 from histofed.audit.verify import records
 from histofed.base.clock import FakeClock
-from histofed.base.errors import BadData, CannotWriteState, HistofedError
+from histofed.base.errors import BadData, CannotWriteState, HistofedError, WorkerLost
 from histofed.base.experiment import Experiment, parse_experiment
 from histofed.base.ids import Digest, RoundKey, SiteId, sha256
 from histofed.pki.signing import Envelope
@@ -294,14 +294,28 @@ async def test_an_average_that_cannot_be_computed_abandons_the_round_in_words(be
     async with bench.engine() as engine:
         await opened(engine)
         await deliver(engine, NORTH)
-        bench.forge.at, bench.forge.faults = "next", [HistofedError("the child was killed three times")]
+        bench.forge.at, bench.forge.faults = "next", [HistofedError("the child failed")]
         await settle(engine)
         state = engine.store.round(KEY)
         assert (state.state, state.reason) == (
             RoundState.ABANDONED,
-            "the updates cannot be averaged: the child was killed three times",
+            "the updates cannot be averaged: the child failed",
         )
     assert bench.fatal == []
+
+
+async def test_a_child_that_keeps_being_killed_ends_the_daemon_and_loses_nothing(bench: Bench) -> None:
+    async with bench.engine() as engine:
+        await opened(engine)
+        bench.forge.at, bench.forge.faults = "next", [WorkerLost("killed by SIGKILL 3 times")]
+        await deliver(engine, NORTH)
+        await settle(engine)
+        assert [str(error) for error in bench.fatal] == ["killed by SIGKILL 3 times"]
+        assert engine.store.round(KEY).state is RoundState.AGGREGATING
+    async with bench.engine() as engine:
+        engine.recover()
+        await settle(engine)
+        assert engine.store.round(KEY).state is RoundState.COMMITTED
 
 
 async def test_a_mistake_of_our_own_ends_the_daemon_rather_than_hiding(bench: Bench) -> None:

@@ -212,6 +212,11 @@ def test_a_failpoint_strikes_at_its_passage(monkeypatch: pytest.MonkeyPatch) -> 
         failpoint("agent.task_accepted")
 
 
+def test_between_two_writes_a_refusing_disk_is_told_like_any_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    with armed(monkeypatch, "agent.update_in_outbox=ENOSPC"), pytest.raises(CannotWriteState, match="No space left"):
+        failpoint("agent.update_in_outbox")
+
+
 @pytest.mark.parametrize(
     "text",
     [

@@ -9,6 +9,7 @@ from histofed.base.errors import HistofedError, all_errors, from_status
 
 EXIT_CODES = {
     "HistofedError": 70,
+    "WorkerLost": 70,
     "UsageError": 2,
     "BadData": 65,
     "NotFound": 65,
@@ -52,8 +53,9 @@ def test_a_status_is_turned_back_into_its_error(cls: type[HistofedError]) -> Non
     assert issubclass(cls, type(error)) or error.exit_code == cls.exit_code or cls.status in SHARED
 
 
-SHARED = {"INVALID_ARGUMENT", "FAILED_PRECONDITION"}
-"""Statuses that stand for two classes: the wire does not tell usage from data, nor a stale state from a configuration."""
+SHARED = {"INVALID_ARGUMENT", "FAILED_PRECONDITION", "INTERNAL"}
+"""Statuses that stand for two classes: the wire does not tell usage from data, a stale state from a configuration, nor what
+kind of internal error it was."""
 
 
 def test_only_the_known_statuses_are_shared() -> None:
