@@ -172,6 +172,8 @@ class AggregatorService:
     async def serve(self, drain: asyncio.Event) -> None:
         """Plan rounds until the daemon drains. Raises what made the aggregator unable to go on."""
         self._drain = drain
+        if self._failure is not None:  # a job that was taken up at start was quicker than we are
+            drain.set()
         async with asyncio.TaskGroup() as group:
             group.create_task(self._scheduler.run(drain), name="scheduler")
             group.create_task(self._door.run(drain), name="enrolment door")

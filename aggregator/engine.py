@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import asdict
 from datetime import datetime
 from functools import partial
@@ -107,6 +107,14 @@ class Engine:
             return
         self._ended.clear()
 
+    def disk_delays(self) -> Iterator[float]:
+        """Seconds between tries while a disk refuses; when they are used up, `give_up`."""
+        return Backoff(first_s=1.0, most_s=60.0, attempts=DISK_ATTEMPTS).delays(self._entropy)
+
+    def give_up(self, error: HistofedError) -> None:
+        """The daemon cannot go on: end it with the error's exit code."""
+        self._fatal(error)
+
     def wake(self) -> None:
         """Something happened that may allow the next round."""
         self._ended.set()
@@ -170,6 +178,12 @@ class Engine:
             failpoint("aggregator.sample_planned")
         self._rounds[key] = state
         self._carry_out(state, rounds.pending_effects(state))
+
+    def open_planned(self) -> None:
+        """Open the rounds that a full disk kept from opening when they were planned. Raises `CannotWriteState`."""
+        for state in self.open_rounds:
+            if state.state is rounds.RoundState.PLANNED:
+                self._carry_out(state, rounds.pending_effects(state))
 
     def dispatch(
         self,
@@ -314,7 +328,7 @@ class Engine:
 
     async def _run_job(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
         """Do the work; wait for a disk that is full; end the daemon for anything that it cannot go on with."""
-        delays = Backoff(first_s=1.0, most_s=60.0, attempts=DISK_ATTEMPTS).delays(self._entropy)
+        delays = self.disk_delays()
         while True:
             try:
                 await work()

@@ -18,6 +18,7 @@ from aggregator.events import DeadlinePassed
 from aggregator.members import Members
 from aggregator.rounds import Round, RoundState, TaskState
 from histofed.base.clock import Clock
+from histofed.base.errors import CannotWriteState
 from histofed.base.experiment import Experiment
 from histofed.base.health import Health
 from histofed.base.ids import ExperimentId, SiteId
@@ -28,6 +29,8 @@ log = logging.getLogger(__name__)
 
 TICK_S: Final = 1.0
 """Longest sleep: the wall clock may be set while we wait, and the watchdog wants to see the loop turn."""
+PAUSE_S: Final = 15.0
+"""Longest wait for a disk that refuses."""
 GRACE_S: Final = 120.0
 """A site that is away longer than this is not sampled."""
 
@@ -106,15 +109,30 @@ class Scheduler:
         return self._waiting.get(experiment, "")
 
     async def run(self, drain: asyncio.Event) -> None:
-        """Plan until the daemon drains. Raises `CannotWriteState` only through the engine's `fatal`."""
+        """Plan until the daemon drains. A disk that refuses delays it; one that refuses for long ends the daemon."""
+        delays = self._engine.disk_delays()
         while not drain.is_set():
-            self.tick()
+            pause = TICK_S
+            try:
+                self.tick()
+                delays = self._engine.disk_delays()
+                self._health.set("journal", True, "audit records are written")
+            except CannotWriteState as error:
+                self._health.set("journal", False, str(error))
+                delay = next(delays, None)
+                if delay is None:
+                    self._engine.give_up(error)
+                    return
+                log.error("cannot write", extra=fields(job="scheduler", again_in_s=delay, reason=str(error)))
+                # longer, and the watchdog would take the loop for hung
+                pause = min(delay, PAUSE_S)
             self._health.beat()
-            await self._engine.idle(TICK_S)
+            await self._engine.idle(pause)
 
     def tick(self) -> None:
         """One turn: deadlines, absent sites, the next rounds."""
         now = self._clock.now()
+        self._engine.open_planned()
         for state in self._engine.open_rounds:
             if state.deadline is not None and now >= state.deadline:
                 self._engine.dispatch(state.key, DeadlinePassed(now))

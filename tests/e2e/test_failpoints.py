@@ -10,12 +10,14 @@ import os
 import select
 import signal
 from collections import deque
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pytest
 
 from histofed.audit.verify import verify
 from histofed.base.durable import FAILPOINTS
+from histofed.base.errors import HistofedError
 from tests.e2e.conftest import NewFederation
 from tests.support import expected
 from tests.support.daemons import KILLED, DaemonProcess
@@ -40,6 +42,8 @@ IN_CHILDREN = {"agent.checkpoint_written", "replace.before_rename", "replace.aft
 """Passed by the processes that train and average; what happens when those die is told in stories of their own."""
 
 
+SLOW = "dimension = 1000\nsteps = 20\ndelay_s = 0.1"
+"""Two seconds of training: time to do harm."""
 ALONE = '[sampling]\nminimum = 1\nsites = ["north"]'
 
 
@@ -82,6 +86,12 @@ class Walk:
         assert self.point is not None, f"{self.name} ended by itself:\n{self.daemon.tail()}"
         self.ends[self._before.popleft()] = self.daemon.wait_ended()
 
+    def begin_again(self) -> None:
+        """End this life, unless it has just ended where it had to, and start the next one before the same failpoint."""
+        if self.daemon.running:
+            self.daemon.stop(signal.SIGKILL)
+            self.start()
+
     def start(self) -> None:
         """A life with the next failpoint armed; not waited for, some do not get far."""
         name, _, passage = (self.point or "").partition(":")
@@ -93,35 +103,23 @@ class Walk:
 
 
 @pytest.mark.slow
-def test_a_daemon_may_die_at_any_instant(new_federation: NewFederation, tmp_path: Path) -> None:
-    federation = new_federation()
-    toml = mean_experiment("walk", 3, extra=f"[sampling]\nsites = {list(PAIR)}")
-    federation.start_aggregator()
-    aggregator, north, south = (
-        Walk(federation, name, points) for name, points in (("aggregator", AGGREGATOR), ("north", AGENT), ("south", ()))
-    )
-    federation.start_agents(*PAIR)
-    federation.submit(toml)
-    for walk in (aggregator, north, south):
-        walk.daemon.stop(signal.SIGKILL)
-        walk.start()
-    while aggregator.point or north.point:
-        dead = first_to_end(aggregator, north)
+def test_a_daemon_may_die_at_any_instant(lonely: Federation, tmp_path: Path) -> None:
+    toml = mean_experiment("walk", 3, extra=ALONE)
+    lonely.submit(toml)
+    aggregator, agent = Walk(lonely, "aggregator", AGGREGATOR), Walk(lonely, "north", AGENT)
+    for walk in (aggregator, agent):
+        walk.begin_again()
+    while aggregator.point or agent.point:
+        dead = first_to_end(aggregator, agent)
         dead.note_end()
         dead.start()
         if dead is aggregator:
-            # agents wait longer each time that their aggregator is away; new ones begin with short waits
-            for agent in (north, south):
-                if agent.daemon.running:
-                    agent.daemon.stop(signal.SIGKILL)
-                    agent.start()
+            # an agent waits longer each time that its aggregator is away; a new one begins with short waits
+            agent.begin_again()
 
-    assert federation.wait_until_ended("walk")["experiment"]["state"] == "finished"
-    assert federation.parts("walk") == expected.models(toml, PAIR, tmp_path)
-    assert {one["state"] for one in federation.cli("rounds", "list", "walk")["rounds"]} == {"committed"}
-    for folder in (federation.state / "journal", *(federation.site(site) / "state/journal" for site in PAIR)):
-        assert verify(folder).ok
-    assert north.ends == dict.fromkeys(AGENT, KILLED)
+    check_end(lonely, "walk", toml, tmp_path)
+    assert {one["state"] for one in lonely.cli("rounds", "list", "walk")["rounds"]} == {"committed"}
+    assert agent.ends == dict.fromkeys(AGENT, KILLED)
     assert aggregator.ends == dict.fromkeys(AGGREGATOR, KILLED)
 
 
@@ -155,55 +153,65 @@ def test_disks_that_are_full_for_a_moment_cost_nothing_but_time(new_federation: 
         federation.start_agent(site, {"HISTOFED_FAILPOINTS": full[site]})
     toml = mean_experiment("full", 2, extra=f"[sampling]\nsites = {list(PAIR)}")
     federation.submit(toml)
-    assert federation.wait_until_ended("full")["experiment"]["state"] == "finished"
-    assert federation.parts("full") == expected.models(toml, PAIR, tmp_path)
+    check_end(federation, "full", toml, tmp_path, PAIR)
     for name, daemon in federation.daemons.items():
         assert daemon.running
         if name in PAIR:
             assert daemon.logged(NO_SPACE), "the hospital's administrator reads that a disk is full"
-    for folder in (federation.state / "journal", *(federation.site(site) / "state/journal" for site in PAIR)):
-        assert verify(folder).ok
 
 
-def test_a_disk_that_is_full_when_a_round_is_planned_delays_it(lonely: Federation, tmp_path: Path) -> None:
-    records = {"round.planned": 4, "round.opened": 5}
-    for action, number in records.items():
-        lonely.daemons["aggregator"].stop(signal.SIGKILL)
-        lonely.start_aggregator({"HISTOFED_FAILPOINTS": f"journal.before_fsync=ENOSPC:{number}"})
-        name = action.replace(".", "-")
-        toml = mean_experiment(name, 1, extra=ALONE)
-        lonely.submit(toml)
-        assert lonely.wait_until_ended(name)["experiment"]["state"] == "finished"
-        (tmp_path / name).mkdir()
-        assert lonely.parts(name) == expected.models(toml, ("north",), tmp_path / name)
-        assert lonely.daemons["aggregator"].logged(NO_SPACE), action
+def test_a_disk_that_is_full_when_a_round_opens_delays_it(lonely: Federation, tmp_path: Path) -> None:
+    # the records before: started, submitted, model made, round planned
+    aggregator = begin_again(lonely, {"HISTOFED_FAILPOINTS": "journal.before_fsync=ENOSPC:5"})
+    toml = mean_experiment("delayed", 1, extra=ALONE)
+    lonely.submit(toml)
+    check_end(lonely, "delayed", toml, tmp_path)
+    assert NO_SPACE in aggregator.logged("cannot write")[0], "the operator reads that a disk is full"
 
 
 # --- children ---------------------------------------------------------------------------------------------------------
 
 
-def test_an_arithmetic_that_dies_again_and_again_ends_its_round_in_words(lonely: Federation) -> None:
-    name = "out-of-memory"
-    lonely.submit(mean_experiment(name, 1, extra=ALONE, config="dimension = 1000\nsteps = 20\ndelay_s = 0.1"))
-    lonely.wait_until_trained(name, "north")
-    lonely.daemons["aggregator"].stop(signal.SIGKILL)
-    lonely.start_aggregator({"HISTOFED_FAILPOINTS": "replace.before_rename=kill"})
-    lonely.wait_until_seen(name, lambda sight: sight["round"]["round"] == 2)
-    (first, _) = lonely.cli("rounds", "list", name)["rounds"]
-    assert first["state"] == "abandoned"
-    assert "was killed by SIGKILL 3 times" in first["reason"]
-    lonely.daemons["aggregator"].stop(signal.SIGKILL)
-    lonely.start_aggregator()
-    assert lonely.wait_until_ended(name)["experiment"]["state"] == "finished"
+def test_an_arithmetic_that_dies_again_and_again_ends_the_daemon_and_not_the_round(
+    lonely: Federation, tmp_path: Path
+) -> None:
+    toml = mean_experiment("out-of-memory", 1, extra=ALONE, config=SLOW)
+    lonely.submit(toml)
+    lonely.wait_until_trained("out-of-memory", "north")
+    aggregator = begin_again(lonely, {"HISTOFED_FAILPOINTS": "replace.before_rename=kill"})
+    assert aggregator.wait_ended() == HistofedError.exit_code
+    assert aggregator.logged("aggregate process was killed by SIGKILL 3 times")
+    begin_again(lonely)
+    check_end(lonely, "out-of-memory", toml, tmp_path)
 
 
 def test_a_trainer_may_die_while_it_writes_its_checkpoint(lonely: Federation, tmp_path: Path) -> None:
-    lonely.daemons["north"].stop()
-    north = lonely.start_agent("north", {"HISTOFED_FAILPOINTS": "agent.checkpoint_written=kill"})
-    toml = mean_experiment("stopped", 1, extra=ALONE, config="dimension = 1000\nsteps = 20\ndelay_s = 0.1")
+    begin_again(lonely, agent={"HISTOFED_FAILPOINTS": "agent.checkpoint_written=kill"})
+    toml = mean_experiment("stopped", 1, extra=ALONE, config=SLOW)
     lonely.submit(toml)
     lonely.wait_until_trained("stopped", "north")
-    assert north.stop(signal.SIGTERM) == 0
+    assert lonely.daemons["north"].stop(signal.SIGTERM) == 0
     lonely.start_agent("north")
-    assert lonely.wait_until_ended("stopped")["experiment"]["state"] == "finished"
-    assert lonely.parts("stopped") == expected.models(toml, ("north",), tmp_path)
+    check_end(lonely, "stopped", toml, tmp_path)
+
+
+# --- steps ------------------------------------------------------------------------------------------------------------
+
+
+def begin_again(
+    federation: Federation, aggregator: Mapping[str, str] | None = None, agent: Mapping[str, str] | None = None
+) -> DaemonProcess:
+    """Kill both daemons and start them, with what the environment arms; the aggregator."""
+    for daemon in ("aggregator", "north"):
+        federation.daemons[daemon].stop(signal.SIGKILL)
+    started = federation.start_aggregator(aggregator)
+    federation.start_agent("north", agent)
+    return started
+
+
+def check_end(federation: Federation, name: str, toml: str, scratch: Path, sites: Sequence[str] = ("north",)) -> None:
+    """The experiment finished with the models of an undisturbed run, and no journal has a gap."""
+    assert federation.wait_until_ended(name)["experiment"]["state"] == "finished"
+    assert federation.parts(name) == expected.models(toml, sites, scratch)
+    for folder in (federation.state / "journal", *(federation.site(site) / "state/journal" for site in sites)):
+        assert verify(folder).ok
