@@ -68,7 +68,7 @@ def test_names_without_a_patient_and_folders_are_counted(small_root: Path) -> No
     (small_root / "tiles.csv").write_text("a list beside the class folders is no tile")
     found = folder.scan(small_root, CLASSES)
     assert len(found.tiles) == 2
-    assert found.refused == {folder.NO_PATIENT: 2, folder.NESTED: 2}
+    assert found.refused == {folder.NO_PATIENT: 2, folder.NOT_A_FILE: 1}
 
 
 @pytest.mark.parametrize(

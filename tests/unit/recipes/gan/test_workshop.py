@@ -138,7 +138,10 @@ def test_refused_tiles_are_reported_by_count_and_reason(tiles_root: TilesRoot, t
         (data / folder.name / "TCGA-ZZ-0001-01Z-00-DX1.jpg").write_bytes(b"no image")
         (data / folder.name / "secret name.jpg").write_bytes(b"no image")
     result = WORKSHOP.train(_task(tmp_path, data, steps=1), lambda _: None, _never)
-    assert result.notes == ("2 files refused: no patient id in the name", "2 files refused: not a JPEG, PNG or TIFF image")
+    assert result.notes == (
+        "2 files refused: no patient id in the name and no line in patients.csv",
+        "2 files refused: not a JPEG, PNG or TIFF image",
+    )
 
 
 def test_a_site_with_too_few_patients_is_refused(tiles_root: TilesRoot, tmp_path: Path) -> None:
