@@ -50,6 +50,9 @@ class Assignment:
     threads: int
     device: str
     nice: int
+    cache: Path | None = None
+    """Folder for decoded tiles, shared by all tasks."""
+    cache_bytes: int = 0
 
 
 @checked(frozen=True, config=_strict)

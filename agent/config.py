@@ -30,6 +30,10 @@ class DataConfig(_Table):
 
     root: Path | None = None
     """Folder of tiles by class; without one only recipes that read no tiles can run."""
+    cache_dir: Path | None = None
+    """Where decoded tiles are kept from task to task; `tile-cache` in the state directory where none is named."""
+    cache_bytes: Annotated[int, Field(ge=0)] = 10_000_000_000
+    """How large that may become: the sets used longest ago are removed. 0 keeps none and decodes for every task."""
 
 
 class TrainerConfig(_Table):

@@ -55,6 +55,11 @@ class Layout:
         return self.root / "work"
 
     @property
+    def tile_cache(self) -> Path:
+        """Decoded tiles, where the configuration names no other place."""
+        return self.root / "tile-cache"
+
+    @property
     def status(self) -> Path:
         """What the daemon does, as JSON, for `histofed-agent status`."""
         return self.root / "status.json"

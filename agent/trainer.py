@@ -103,6 +103,8 @@ def run(assignment: Assignment, reporter: Reporter, stop: Stop) -> Result:
                 output=output,
                 threads=assignment.threads,
                 device=assignment.device,
+                cache=assignment.cache,
+                cache_bytes=assignment.cache_bytes,
             ),
             reporter.progress,
             stop,

@@ -31,6 +31,7 @@ from agent.assignment import (
 from agent.config import AgentConfig
 from agent.consent import Decision, decide, load_policy
 from agent.handover import HandOver, about, spoken
+from agent.layout import Layout
 from agent.link import Link, Offer
 from agent.outbox import Entry, Outbox, folder_name
 from agent.patience import PASSING, until
@@ -251,6 +252,8 @@ class Work:
             threads=config.trainer.threads,
             device=config.trainer.device,
             nice=config.trainer.nice,
+            cache=config.data.cache_dir or Layout(config.state_dir).tile_cache,
+            cache_bytes=config.data.cache_bytes,
         )
 
     async def _train(self, offer: Offer, assignment: Assignment) -> Result:
@@ -397,7 +400,7 @@ def may_succeed_later(error: HistofedError) -> bool:
 
 def for_the_operator(error: HistofedError, config: AgentConfig) -> str:
     """The error's sentence, or its class's where the sentence names a place on this machine."""
-    places = (config.state_dir, config.data.root, config.consent)
+    places = (config.state_dir, config.data.root, config.data.cache_dir, config.consent)
     sentence = str(error)
     if any(place is not None and str(place) in sentence for place in places):
         doc = (type(error).__doc__ or type(error).__name__).strip()

@@ -33,6 +33,8 @@ class Answer:
     """For people, on stdout."""
     note: str = ""
     """For people, on stderr: what must not end up in a pipe."""
+    exit_code: int = 0
+    """Not 0 where the answer itself is bad news, for example data that cannot be trained on."""
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from typing import NoReturn
 
 from histofed import __version__
 from histofed.base.errors import HistofedError, UsageError
-from histofed.cli import experiments, models, rounds, sites, status, tiles, token
+from histofed.cli import data, experiments, models, rounds, sites, status, tiles, token
 from histofed.cli.command import Answer, Finished, Terminal
 
 INTERRUPTED = 128 + signal.SIGINT
@@ -46,7 +46,7 @@ def build_parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     _add_common(common, suppressed=True)
     commands = parser.add_subparsers(metavar="COMMAND", required=True, dest="command", parser_class=_Parser)
-    for group in (status, experiments, rounds, sites, models, token, tiles):
+    for group in (status, experiments, rounds, sites, models, token, tiles, data):
         group.add(commands, common)
     return parser
 
@@ -97,11 +97,11 @@ def _run(arguments: list[str], terminal: Terminal) -> int:
         return answer.exit_code
     if options.json:
         print(json.dumps(answer.document, ensure_ascii=False, allow_nan=False), file=terminal.out)
-        return 0
+        return answer.exit_code
     if answer.note:
         print(answer.note, file=terminal.error)
     print(answer.text, file=terminal.out)
-    return 0
+    return answer.exit_code
 
 
 def _report(error: HistofedError, as_json: bool, terminal: Terminal) -> int:

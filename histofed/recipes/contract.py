@@ -95,6 +95,10 @@ class TrainTask:
     """CPU threads; 0 leaves the choice to the library."""
     device: str
     """`auto`, `cpu`, `cuda`, `cuda:1` ..."""
+    cache: Path | None = None
+    """Folder for decoded tiles, shared by all tasks; None decodes them into memory every time."""
+    cache_bytes: int = 0
+    """How large that folder may become."""
 
 
 @dataclass(frozen=True)

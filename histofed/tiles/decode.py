@@ -5,8 +5,12 @@ Only JPEG, PNG and TIFF decoders are reachable; size and mode are judged from th
 
 from __future__ import annotations
 
+import contextlib
+import io
+import os
 import struct
 import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
@@ -21,6 +25,8 @@ MINIMUM_EDGE: Final = 32
 """Pixels; a smaller picture is a thumbnail or a rest at a slide's border, not a tile."""
 MAXIMUM_PIXELS: Final = 64 * 1024 * 1024
 """Tiles have 0.05 to 1 million pixels; what claims more than this is a decompression bomb or a whole slide."""
+MAXIMUM_BYTES: Final = 4 * MAXIMUM_PIXELS
+"""Even without compression a tile needs less."""
 
 _NOT_RGB: Final = {"L": "grey", "1": "black and white", "P": "palette", "CMYK": "CMYK", "RGBA": "alpha", "LA": "alpha"}
 
@@ -31,19 +37,53 @@ class Refused(Exception):
 
 def read_tile(path: Path, size: int, minimum_edge: int = MINIMUM_EDGE) -> Pixels:
     """Decode, cut the middle square, resize to `size` pixels: uint8 (3, size, size). Raises `Refused`."""
+    with suspicion_is_enough():
+        return decode_tile(read_bytes(path), size, minimum_edge)
+
+
+@contextlib.contextmanager
+def suspicion_is_enough() -> Iterator[None]:
+    """Pillow only warns about what it suspects; inside the block that refuses a tile.
+
+    The filter is the process's, not the thread's: who decodes in threads enters it once around all of them.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield
+
+
+def read_bytes(path: Path) -> bytes:
+    """The file as it is, so that what is hashed and what is decoded are the same bytes. Raises `Refused`."""
     try:
-        with warnings.catch_warnings():
-            # Pillow warns about what it only suspects; for a tile a suspicion is enough
-            warnings.simplefilter("error")
-            with Image.open(path, formats=FORMATS) as image:
-                _judge(image, minimum_edge)
-                return _square(image, size)
+        with path.open("rb") as file:
+            if os.fstat(file.fileno()).st_size > MAXIMUM_BYTES:
+                raise Refused("far too large a file for a tile")
+            return file.read()
+    except PermissionError as error:
+        raise Refused("may not be read by this user") from error
+    except OSError as error:
+        raise Refused("truncated or damaged") from error
+
+
+def decode_tile(data: bytes, size: int, minimum_edge: int = MINIMUM_EDGE) -> Pixels:
+    """A file's bytes as uint8 (3, size, size); the same bytes always give the same pixels. Raises `Refused`."""
+    return _decode(data, minimum_edge, lambda image: _square(image, size))
+
+
+def decode_picture(data: bytes, minimum_edge: int = MINIMUM_EDGE) -> Pixels:
+    """A file's bytes as they are, neither cut nor resized: uint8 (H, W, 3). Raises `Refused`."""
+    return _decode(data, minimum_edge, lambda image: np.asarray(image, dtype=np.uint8))
+
+
+def _decode(data: bytes, minimum_edge: int, take: Callable[[Image.Image], Pixels]) -> Pixels:
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            _judge(image, minimum_edge)
+            return take(image)
     except UnidentifiedImageError as error:
         raise Refused("not a JPEG, PNG or TIFF image") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise Refused("far too many pixels for a tile") from error
-    except PermissionError as error:
-        raise Refused("may not be read by this user") from error
     except (OSError, SyntaxError, ValueError, EOFError, struct.error, Warning) as error:
         raise Refused("truncated or damaged") from error
 

@@ -1,27 +1,42 @@
-"""From a folder of tiles to a `TileSet`, by names alone: `[TRAIN|TEST/]CLASS/TILE`.
+"""From a folder of tiles to a `TileSet`, by names alone: a tree of any depth with class folders in it.
+
+    [TRAIN|TEST|VALIDATION/] [anything/] CLASS/ [anything/] TILE
 
 Both published layouts are taken unchanged, in any case: TCGA-CRC-DX (`TRAIN|TEST` / `MSIH|nonMSIH`) and its sister
-(`MSIMUT|MSS`). Where a TRAIN folder exists only it is read: its patients are disjoint from TEST's, and the generator must
-never see those. The index of a class is its place in the experiment's list, never the alphabet's choice.
+(`MSIMUT|MSS`). Where a TRAIN folder exists only it is read; a folder named or marked (`manifest.py`) as test or validation
+is never read for training, and without a TRAIN beside it is refused. A tile's class is the class folder on its path, its
+patient the barcode in its name or the line of `patients.csv`. The index of a class is its place in the experiment's list,
+never the alphabet's choice.
 """
 
 from __future__ import annotations
 
+import os
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
 from histofed.base.errors import BadData
-from histofed.tiles import barcode
+from histofed.tiles import patients
+from histofed.tiles.manifest import MANIFEST, Manifest, read_manifest
+from histofed.tiles.patients import PatientTable
 from histofed.tiles.tileset import Tile, TileSet, check_classes
 
 _ALIASES: Final = {"msimut": "msih", "mss": "nonmsih"}
 """Two names of one class, lower case."""
+_TRAIN: Final = frozenset({"train", "training"})
+_HELD_OUT: Final = frozenset({"test", "testing", "val", "valid", "validation", "holdout", "held-out", "heldout"})
+_PICTURES: Final = frozenset({".jpg", ".jpeg", ".png", ".tif", ".tiff"})
+_NO_TILES: Final = frozenset({patients.TABLE, MANIFEST})
+_TWO: Final = -1
+"""In place of a class index: the path names two classes."""
 
-NO_PATIENT: Final = "no patient id in the name"
-NESTED: Final = "not a plain file inside a class folder"
+NO_PATIENT: Final = "no patient id in the name and no line in patients.csv"
+NOT_A_FILE: Final = "not a plain file"
 OTHER_CLASS: Final = "in a folder that is no class of this experiment"
+TWO_CLASSES: Final = "in the folders of two classes"
 
 
 def class_key(name: str) -> str:
@@ -29,59 +44,174 @@ def class_key(name: str) -> str:
     return _ALIASES.get(name.lower(), name.lower())
 
 
-def scan(root: Path, classes: Sequence[str]) -> TileSet:
-    """List the tiles under `root`; no file is opened. The first class of the list has index 0.
+def is_held_out(relative: Path) -> bool:
+    """Whether a path below the root leads through a folder named as test or validation."""
+    return any(part.lower() in _HELD_OUT for part in relative.parts[:-1])
 
-    Raises `BadData` when the root or a class's folder is missing, or a class has no tile.
+
+def scan(root: Path, classes: Sequence[str]) -> TileSet:
+    """List the tiles under `root` that may be trained on; no picture is opened. The first class has index 0.
+
+    Raises `BadData` when the root or a class's folder is missing, a class has no tile, or something held out is offered.
     """
-    index_of = {class_key(name): index for index, name in enumerate(classes)}
-    if len(index_of) != len(classes):
-        raise BadData(f"classes {', '.join(classes)} name one class twice (MSIMUT is MSIH, MSS is nonMSIH)")
-    top = _training_half(root)
-    tiles, refused, found = [], Counter[str](), set()
-    for folder in _entries(top):
-        if not folder.is_dir() or folder.name.startswith("."):
-            continue  # lists and licences lie beside the class folders in every published archive
-        index = index_of.get(class_key(folder.name))
-        if index is None:
-            refused[OTHER_CLASS] += sum(1 for _ in folder.iterdir())
-            continue
-        found.add(index)
-        for path in _entries(folder):
-            name = barcode.parse(path.name)
-            if not path.is_file():
-                refused[NESTED] += 1
-            elif name is None:
-                refused[NO_PATIENT] += 1
-            else:
-                tiles.append(Tile(index, path, name.patient))
-    _check_found(found, classes)
-    # + drops the reasons that nothing was refused for
-    tileset = TileSet(tuple(classes), tuple(sorted(tiles)), dict(+refused))
+    if root.name.lower() in _HELD_OUT:
+        raise BadData("the data root is a test or validation folder; its patients must not be trained on")
+    marks = [mark for folder in (root, *root.resolve().parents) if (mark := read_manifest(folder)) is not None]
+    for mark in marks:
+        _check_role(mark)
+    walk = _walk(root, classes, training=True)
+    _check_found(walk.found, classes)
+    tileset = walk.tileset()
+    _check_nobody_held_out(tileset, [*marks, *walk.marks])
     check_classes(tileset)
     return tileset
 
 
-def _training_half(root: Path) -> Path:
-    """The TRAIN folder where there is one, else the root; a lone TEST folder is not for training."""
-    halves = {entry.name.lower(): entry for entry in _entries(root) if entry.is_dir()}
-    if "train" in halves:
-        return halves["train"]
-    if "test" in halves:
-        raise BadData("the data root has a TEST folder and no TRAIN folder; test patients must not be trained on")
-    return root
+def list_all(root: Path, classes: Sequence[str]) -> TileSet:
+    """Every tile under `root`, the held-out ones too, and no word about what is missing: for looking, not for training.
+
+    Raises `BadData` when the tree cannot be read.
+    """
+    return _walk(root, classes, training=False).tileset()
 
 
-def _entries(folder: Path) -> list[Path]:
+def discover(root: Path) -> tuple[str, ...]:
+    """The classes that a tree seems to have: MSIH and nonMSIH where one of them is there, else its outermost folders.
+
+    Raises `BadData` when there is nothing to choose from.
+    """
+    published = ("MSIH", "nonMSIH")
+    if _walk(root, published, training=False).found:
+        return published
+    top = root
+    while inner := [entry for entry in _entries(top) if entry.is_dir() and entry.name.lower() in _TRAIN]:
+        top = Path(inner[0].path)
+    names = [entry.name for entry in _entries(top) if entry.is_dir() and not entry.name.startswith(".")]
+    names = [name for name in names if name.lower() not in _HELD_OUT]
+    if not names:
+        raise BadData("there is no folder that could be a class; name the classes with --classes")
+    return tuple(names)
+
+
+@dataclass
+class _Walk:
+    """What is known so far."""
+
+    classes: tuple[str, ...]
+    index_of: Mapping[str, int]
+    training: bool
+    tiles: list[Tile] = field(default_factory=list)
+    refused: Counter[str] = field(default_factory=Counter)
+    found: set[int] = field(default_factory=set)
+    marks: list[Manifest] = field(default_factory=list)
+
+    def tileset(self) -> TileSet:
+        """The listing in its fixed order."""
+        return TileSet(self.classes, tuple(sorted(self.tiles)), dict(self.refused))
+
+
+def _walk(root: Path, classes: Sequence[str], *, training: bool) -> _Walk:
+    index_of = {class_key(name): index for index, name in enumerate(classes)}
+    if len(index_of) != len(classes):
+        raise BadData(f"classes {', '.join(classes)} name one class twice (MSIMUT is MSIH, MSS is nonMSIH)")
+    walk = _Walk(tuple(classes), index_of, training)
+    _read(walk, root, None, (), frozenset())
+    return walk
+
+
+def _read(
+    walk: _Walk,
+    folder: Path,
+    index: int | None,
+    tables: tuple[PatientTable, ...],
+    above: frozenset[tuple[int, int]],
+) -> None:
+    """One folder and what is below it. `index` is the class it belongs to, None outside of every class folder."""
+    entries = _entries(folder)
+    here = folder.stat()
+    if (here.st_dev, here.st_ino) in above:
+        raise BadData("a link under the data root leads back to a folder above it; remove the link")
+    above |= {(here.st_dev, here.st_ino)}
+    if (table := patients.read_table(folder)) is not None:
+        tables = (*tables, table)
+    if (mark := read_manifest(folder)) is not None:
+        walk.marks.append(mark)
+    inner = [entry for entry in entries if entry.is_dir()]
+    for entry in _to_be_read(inner, mark) if walk.training else inner:
+        if not entry.name.startswith("."):
+            _read(walk, Path(entry.path), _inner_class(walk, entry.name, index), tables, above)
+    for entry in entries:
+        if not entry.is_dir() and entry.name not in _NO_TILES:
+            _take(walk, entry, index, tables)
+
+
+def _to_be_read(inner: list[os.DirEntry[str]], mark: Manifest | None) -> list[os.DirEntry[str]]:
+    """The folders of the training half. Raises `BadData` for something held out without its training half."""
+    if mark is not None:
+        _check_role(mark)
+    halves = [entry for entry in inner if entry.name.lower() in _TRAIN]
+    if halves:
+        return halves
+    if any(entry.name.lower() in _HELD_OUT for entry in inner):
+        raise BadData(
+            "the data root has a TEST or VALIDATION folder and no TRAIN folder; test patients must not be trained on"
+        )
+    return inner
+
+
+def _inner_class(walk: _Walk, name: str, outer: int | None) -> int | None:
+    """The class of a folder inside one of class `outer`."""
+    index = walk.index_of.get(class_key(name))
+    if index is None:
+        return outer
+    walk.found.add(index)
+    return index if outer in (None, index) else _TWO
+
+
+def _take(walk: _Walk, entry: os.DirEntry[str], index: int | None, tables: tuple[PatientTable, ...]) -> None:
+    path = Path(entry.path)
+    if index is None:
+        # lists and licences lie beside the class folders in every published archive
+        if path.suffix.lower() in _PICTURES:
+            walk.refused[OTHER_CLASS] += 1
+    elif index == _TWO:
+        walk.refused[TWO_CLASSES] += 1
+    elif not entry.is_file():
+        walk.refused[NOT_A_FILE] += 1
+    elif (person := patients.identify(path, tables)) is None:
+        walk.refused[NO_PATIENT] += 1
+    else:
+        walk.tiles.append(Tile(index, path, person.patient, person.hospital))
+
+
+def _entries(folder: Path) -> list[os.DirEntry[str]]:
     """What lies in a folder, sorted by name. Raises `BadData` when it cannot be listed."""
     try:
-        return sorted(folder.iterdir())
+        with os.scandir(folder) as entries:
+            return sorted(entries, key=lambda entry: entry.name)
     except FileNotFoundError as error:
         raise BadData("the data root does not exist; mount it or correct the site's configuration") from error
     except NotADirectoryError as error:
         raise BadData("the data root is not a folder; correct the site's configuration") from error
     except PermissionError as error:
-        raise BadData("the data root may not be read by this user; grant the agent's user read access") from error
+        raise BadData(
+            "the data root, or a folder below it, may not be read by this user; grant the agent's user read access"
+        ) from error
+
+
+def _check_role(mark: Manifest) -> None:
+    if mark.role != "train":
+        raise BadData(f"the data root is or holds the {mark.role} part of a split; its patients must not be trained on")
+
+
+def _check_nobody_held_out(tileset: TileSet, marks: Sequence[Manifest]) -> None:
+    for mark in marks:
+        count = sum(mark.holds_out(patient) for patient in tileset.patients())
+        if count:
+            people = "1 patient" if count == 1 else f"{count} patients"
+            raise BadData(
+                f"the data root has tiles of {people} whom its split holds out for validation or test; remove them"
+            )
 
 
 def _check_found(found: set[int], classes: Sequence[str]) -> None:

@@ -1,20 +1,43 @@
-"""Split one folder of real tiles over the hospitals of a demonstration, by patient: nobody is ever at two hospitals.
+"""Split one folder of real tiles over sites, and set validation and test apart: links, not copies.
 
-Writes links, not copies: `TARGET/SITE/CLASS/TILE` points at the original, so a split costs no space and the original stays
-the only copy of patient data. Called by the demo; a real federation has nothing to split.
+    TARGET/SITE/<path below the root>     a site's tiles          marked train
+    TARGET/VALIDATION/..., TARGET/TEST/...                        marked so that `folder.scan` refuses them
+
+Every entry is a symbolic link to the original, so a split costs no space and the original stays the only copy of patient
+data. Patients that are known from a `patients.csv` get one in every part. Called by `histofed data split` and the demo; a
+real federation has nothing to split.
 """
 
 from __future__ import annotations
 
+import csv
+import io
 import random
 from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Final
 
 from histofed.base import durable
 from histofed.base.errors import AlreadyThere, BadData
+from histofed.base.ids import sha256
+from histofed.tiles import barcode
 from histofed.tiles.folder import scan
+from histofed.tiles.manifest import Role, make_manifest, write_manifest
+from histofed.tiles.patients import TABLE
 from histofed.tiles.tileset import Tile, TileSet
+
+HELD_OUT_FOLDERS: Final[Mapping[Role, str]] = {"validation": "VALIDATION", "test": "TEST"}
+
+
+@dataclass(frozen=True)
+class Part:
+    """One folder to be written."""
+
+    folder: str
+    role: Role
+    tiles: tuple[Tile, ...]
 
 
 def split_by_patient(root: Path, classes: Sequence[str], sites: Sequence[str], seed: int, target: Path) -> Mapping[str, int]:
@@ -25,17 +48,62 @@ def split_by_patient(root: Path, classes: Sequence[str], sites: Sequence[str], s
     """
     tileset = scan(root, classes)
     home = assign(tileset, sites, seed)
-    for site in sites:
-        if (target / site).exists() and any((target / site).iterdir()):
-            raise AlreadyThere(f"site {site} has a folder with tiles already; remove it or choose another target")
-    counts = Counter(dict.fromkeys(sites, 0))
-    for tile in tileset.tiles:
-        site = home[tile.patient]
-        folder = durable.make_directory(target / site / tile.path.parent.name, mode=0o755)
-        with durable.state_errors(f"links of site {site}"):
-            (folder / tile.path.name).symlink_to(tile.path.resolve())
-        counts[site] += 1
-    return dict(counts)
+    parts = [Part(site, "train", tuple(t for t in tileset.tiles if home[t.patient] == site)) for site in sites]
+    write_parts(root, parts, target)
+    return {part.folder: len(part.tiles) for part in parts}
+
+
+def only(tileset: TileSet, roles: Mapping[str, Role], role: Role) -> TileSet:
+    """The tiles of the patients with one role."""
+    return replace(tileset, tiles=tuple(tile for tile in tileset.tiles if roles[tile.patient] == role))
+
+
+def held_out_parts(tileset: TileSet, roles: Mapping[str, Role]) -> list[Part]:
+    """The folders of validation and test, those that have a patient."""
+    parts = [Part(name, role, only(tileset, roles, role).tiles) for role, name in HELD_OUT_FOLDERS.items()]
+    return [part for part in parts if part.tiles]
+
+
+def write_parts(root: Path, parts: Sequence[Part], target: Path) -> None:
+    """Link every tile into its part and mark the parts. Raises `AlreadyThere`, `BadData`, `CannotWriteState`."""
+    if target.resolve().is_relative_to(root.resolve()):
+        raise BadData("the split would lie inside the data that it splits; choose a folder elsewhere")
+    for part in parts:
+        if (target / part.folder).exists() and any((target / part.folder).iterdir()):
+            raise AlreadyThere(f"site {part.folder} has a folder with tiles already; remove it or choose another target")
+    held_out = sorted({tile.patient for part in parts if part.role != "train" for tile in part.tiles})
+    salt = sha256("\0".join(sorted({tile.patient for part in parts for tile in part.tiles})).encode())[:32]
+    for part in parts:
+        folder = durable.make_directory(target / part.folder, mode=0o755)
+        # the mark comes first: a split that was interrupted is marked too
+        write_manifest(folder, make_manifest(part.role, salt, held_out))
+        _write_table(root, part, folder)
+        _link(root, part, folder)
+
+
+def _link(root: Path, part: Part, folder: Path) -> None:
+    for parent in sorted({(folder / tile.path.relative_to(root)).parent for tile in part.tiles}):
+        durable.make_directory(parent, mode=0o755)
+    with durable.state_errors(f"links of site {part.folder}"):
+        for tile in part.tiles:
+            (folder / tile.path.relative_to(root)).symlink_to(tile.path.resolve())
+
+
+def _write_table(root: Path, part: Part, folder: Path) -> None:
+    """`patients.csv` for the tiles whose name does not tell patient and hospital."""
+    rows = [
+        (tile.path.relative_to(root).as_posix(), tile.patient, tile.hospital) for tile in part.tiles if not _name_tells(tile)
+    ]
+    if not rows:
+        return
+    text = io.StringIO()
+    csv.writer(text).writerows([("file", "patient", "hospital"), *rows])
+    durable.replace(folder / TABLE, text.getvalue().encode(), mode=0o644)
+
+
+def _name_tells(tile: Tile) -> bool:
+    name = barcode.parse(tile.path.name)
+    return name is not None and (name.patient, name.source_site) == (tile.patient, tile.hospital)
 
 
 def assign(tileset: TileSet, sites: Sequence[str], seed: int) -> Mapping[str, str]:

@@ -1,4 +1,4 @@
-"""The tiles of one site as a frozen value: class, patient, and how many files were refused for which reason.
+"""The tiles of one site as a frozen value: class, patient, hospital, and how many files were refused for which reason.
 
 Made by `folder.scan` from names alone and narrowed by `cache.load`, which opens the files; judged by `check_patients`.
 """
@@ -20,6 +20,8 @@ class Tile:
     class_index: int
     path: Path
     patient: str
+    hospital: str = ""
+    """TCGA's tissue source site, or what `patients.csv` says; empty where neither says it."""
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ from histofed.recipes.gan.config import GanConfig
 from histofed.recipes.sections import parse_section
 from histofed.tiles import cache, folder
 from histofed.tiles.cache import TileCache
+from histofed.tiles.store import TileStore
 from histofed.tiles.tileset import check_patients
 from histofed.training.batches import Batches, BatchPlan
 from histofed.training.checkpoint import CheckpointStore
@@ -93,7 +94,9 @@ def _is_shared(config: GanConfig, name: str) -> bool:
 def _tiles(task: TrainTask, config: GanConfig) -> TileCache:
     if task.data is None:
         raise BadData("this experiment reads tiles and the site has configured no data root; set one for it")
-    tiles = cache.load(folder.scan(task.data, config.classes), config.image_size)
+    store = TileStore(task.cache, task.cache_bytes) if task.cache is not None else None
+    # a tile that is smaller than the model would teach it the blur of enlarging
+    tiles = cache.load(folder.scan(task.data, config.classes), config.image_size, config.image_size, store)
     check_patients(tiles.tileset, task.minimum_patients)
     return tiles
 

@@ -8,8 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from agent.config import load_config
+from agent.layout import Layout
 from agent.training import train
-from histofed.base.errors import BadData
+from agent.work import for_the_operator
+from histofed.base.errors import BadData, CannotWriteState
 from histofed.recipes.registry import recipe
 from histofed.tiles.draw import draw_tiles
 from tests.support.agent_site import AgentSite, task, until
@@ -72,3 +75,23 @@ async def test_a_folder_without_tiles_is_told(tmp_path: Path, make_assignment: M
     assignment = replace(make_assignment(), recipe="gan", config=CONFIG, data=tmp_path / "tiles")
     with pytest.raises(BadData, match="no folder for class nonMSIH"):
         await train(tmp_path, assignment, lambda progress: None, 20.0)
+
+
+async def test_decoded_tiles_are_kept_at_the_site(tmp_path: Path, make_assignment: MakeAssignment) -> None:
+    draw_tiles(tmp_path / "tiles", patients_per_class=2, tiles_per_patient=3, size=32)
+    base = tmp_path / "gan.safetensors"
+    recipe("gan").workshop().initialise(CONFIG, 1, base)
+    kept = {"cache": tmp_path / "cache", "cache_bytes": 10**8}
+    assignment = replace(make_assignment(), recipe="gan", config=CONFIG, base=base, data=tmp_path / "tiles", **kept)
+    result = await train(tmp_path, assignment, lambda progress: None, 20.0)
+    assert result.tiles == 12
+    assert len([*(tmp_path / "cache").glob("*.tiles")]) == 1
+
+
+def test_where_the_cache_is_and_that_its_place_is_not_told(tmp_path: Path) -> None:
+    loaded = load_config(None, {"state_dir": str(tmp_path)}, {}).config
+    assert loaded.data.cache_dir is None
+    assert Layout(loaded.state_dir).tile_cache == tmp_path / "tile-cache"
+    named = load_config(None, {"data": {"cache_dir": "/fast/cache", "cache_bytes": 0}}, {}).config
+    assert named.data.cache_bytes == 0
+    assert "/fast" not in for_the_operator(CannotWriteState("cannot write /fast/cache/x"), named)

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from histofed.tiles.decode import Refused, read_tile
+from histofed.tiles.decode import MAXIMUM_BYTES, Refused, read_tile
 
 
 def _picture(mode: str, size: tuple[int, int] = (64, 64)) -> Image.Image:
@@ -121,3 +121,10 @@ def test_damaged_bytes_give_a_tile_or_a_reason(
         assert str(path) not in str(reason)
     else:
         assert pixels.shape == (3, 32, 32)
+
+
+def test_a_huge_file_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    with (tmp_path / "tile.png").open("wb") as file:
+        file.truncate(MAXIMUM_BYTES + 1)  # a hole: no disk is used
+    with pytest.raises(Refused, match="far too large a file"):
+        read_tile(tmp_path / "tile.png", 32)

@@ -9,6 +9,7 @@ import pytest
 
 from histofed.base.errors import BadData
 from histofed.tiles import folder
+from histofed.tiles.tileset import check_patients
 from tests.support.tiles import CLASSES, TilesRoot
 
 
@@ -68,7 +69,7 @@ def test_names_without_a_patient_and_folders_are_counted(small_root: Path) -> No
     (small_root / "tiles.csv").write_text("a list beside the class folders is no tile")
     found = folder.scan(small_root, CLASSES)
     assert len(found.tiles) == 2
-    assert found.refused == {folder.NO_PATIENT: 2, folder.NESTED: 2}
+    assert found.refused == {folder.NO_PATIENT: 2, folder.NOT_A_FILE: 1}
 
 
 @pytest.mark.parametrize(
@@ -103,3 +104,91 @@ def test_what_cannot_be_used_is_refused_without_naming_anything(small_root: Path
 def test_a_class_named_twice_is_refused(small_root: Path) -> None:
     with pytest.raises(BadData, match="name one class twice"):
         folder.scan(small_root, ("MSIH", "msimut"))
+
+
+def _move(root: Path, *parts: str) -> Path:
+    """The small root's class folders below a few more folders; returns the new root."""
+    target = root / "tree"
+    inner = target.joinpath(*parts)
+    inner.mkdir(parents=True)
+    for name in CLASSES:
+        (root / name).rename(inner / name)
+    return target
+
+
+def test_a_tree_of_any_depth(small_root: Path) -> None:
+    tree = _move(small_root, "north", "2024")
+    deep = tree / "north/2024/MSIH/slide-7/level-0"
+    deep.mkdir(parents=True)
+    shutil.copy(next((tree / "north/2024/MSIH").glob("*.png")), deep / "TCGA-BB-0009-01Z-00-DX1.png")
+    (tree / "north/readme.txt").write_text("no tile")
+    found = folder.scan(tree, CLASSES)
+    assert [(tile.class_index, tile.patient, tile.hospital) for tile in found.tiles] == [
+        (0, "TCGA-AA-0000", "AA"),
+        (0, "TCGA-BB-0009", "BB"),
+        (1, "TCGA-AA-0001", "AA"),
+    ]
+    assert found.refused == {}
+
+
+def test_a_tile_in_the_folders_of_two_classes_is_refused(small_root: Path) -> None:
+    shutil.copytree(small_root / "nonMSIH", small_root / "MSIH/nonMSIH")
+    shutil.copytree(small_root / "MSIH", small_root / "MSIH/msimut", ignore=lambda *_: ["nonMSIH"])
+    found = folder.scan(small_root, CLASSES)
+    assert [found.count(0), found.count(1)] == [2, 1]
+    assert found.refused == {folder.TWO_CLASSES: 1}
+
+
+def test_a_link_in_a_circle_is_refused(small_root: Path) -> None:
+    (small_root / "MSIH/again").symlink_to(small_root)
+    with pytest.raises(BadData, match="leads back to a folder above it"):
+        folder.scan(small_root, CLASSES)
+
+
+def test_other_names_need_a_table(small_root: Path) -> None:
+    for number in range(3):
+        shutil.copy(next((small_root / "MSIH").glob("TCGA*")), small_root / f"MSIH/tile {number}.png")
+    (small_root / "patients.csv").write_text("file,patient,hospital\nMSIH/tile 0.png,P-1,north\nMSIH/tile 1.png,P-1,north\n")
+    found = folder.scan(small_root, CLASSES)
+    assert [(tile.patient, tile.hospital) for tile in found.tiles[1:3]] == [("P-1", "north")] * 2
+    assert found.refused == {folder.NO_PATIENT: 1}
+
+
+@pytest.mark.parametrize("name", ["TEST", "test", "Validation", "val", "holdout"])
+def test_held_out_folders_are_found_at_any_depth(small_root: Path, name: str) -> None:
+    tree = _move(small_root, "study", name)
+    with pytest.raises(BadData, match="test patients must not be trained on"):
+        folder.scan(tree, CLASSES)
+    with pytest.raises(BadData, match="a test or validation folder"):
+        folder.scan(tree / "study" / name, CLASSES)
+    assert len(folder.list_all(tree, CLASSES).tiles) == 2, "to look at them is allowed"
+    shutil.copytree(tree / "study" / name, tree / "study/train")
+    found = folder.scan(tree, CLASSES)
+    assert all("train" in tile.path.parts for tile in found.tiles)
+    assert len(found.tiles) == 2
+
+
+def test_classes_are_discovered(small_root: Path, tmp_path: Path) -> None:
+    assert folder.discover(small_root) == CLASSES
+    shutil.rmtree(small_root / "nonMSIH")
+    assert folder.discover(small_root) == CLASSES, "one of the two is missing, and that is to be told"
+    other = tmp_path / "other"
+    for name in ("b", "a", ".git"):
+        (other / "Train" / name).mkdir(parents=True)
+    assert folder.discover(other) == ("a", "b")
+    with pytest.raises(BadData, match="name the classes"):
+        folder.discover(other / "Train/a")
+
+
+def test_one_class_one_patient_one_tile(small_root: Path, tmp_path: Path) -> None:
+    """What a first attempt with too little data is told."""
+    with pytest.raises(BadData, match=r"class nonMSIH has tiles of 1 patient; this site requires at least 2|class MSIH"):
+        check_patients(folder.scan(small_root, CLASSES), 2)
+    shutil.rmtree(small_root / "nonMSIH")
+    with pytest.raises(BadData, match="no folder for class nonMSIH"):
+        folder.scan(small_root, CLASSES)
+    lonely = tmp_path / "lonely"
+    lonely.mkdir()
+    shutil.copy(next((small_root / "MSIH").iterdir()), lonely)
+    with pytest.raises(BadData, match="no folder for class MSIH, nonMSIH"):
+        folder.scan(lonely, CLASSES)

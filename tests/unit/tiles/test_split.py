@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from histofed.base.errors import AlreadyThere, BadData
 from histofed.tiles import cache, folder
-from histofed.tiles.split import assign, split_by_patient
+from histofed.tiles.holdout import hold_out
+from histofed.tiles.split import Part, assign, held_out_parts, only, split_by_patient, write_parts
 from histofed.tiles.tileset import Tile, TileSet
 from tests.support.tiles import CLASSES, TilesRoot
 
@@ -69,3 +70,44 @@ def test_every_hospital_gets_its_share(first: Mapping[int, int], second: Mapping
     if not first.keys() & second.keys():
         of_second = [sum(home[f"patient-{patient}"] == site for patient in second) for site in SITES]
         assert max(of_second) - min(of_second) <= 1
+
+
+def test_parts_are_marked_and_only_training_can_be_scanned(tiles_root: TilesRoot, tmp_path: Path) -> None:
+    tileset = folder.scan(tiles_root.path, CLASSES)
+    roles = hold_out(tileset, 0.2, 0.2, 3)
+    parts = [Part("TRAIN", "train", only(tileset, roles, "train").tiles), *held_out_parts(tileset, roles)]
+    write_parts(tiles_root.path, parts, tmp_path)
+    trained = folder.scan(tmp_path, CLASSES)
+    assert trained.patients() == {patient for patient, role in roles.items() if role == "train"}
+    for name in ("VALIDATION", "TEST"):
+        with pytest.raises(BadData, match="must not be trained on"):
+            folder.scan(tmp_path / name, CLASSES)
+        renamed = tmp_path / f"harmless-{name}"
+        (tmp_path / name).rename(renamed)
+        with pytest.raises(BadData, match="part of a split"):
+            folder.scan(renamed, CLASSES)
+    victim = next(path for path in renamed.rglob("*") if path.is_symlink())
+    (tmp_path / "TRAIN" / victim.parent.name / victim.name).symlink_to(victim.resolve())
+    with pytest.raises(BadData, match="tiles of 1 patient whom its split holds out"):
+        folder.scan(tmp_path / "TRAIN", CLASSES)
+
+
+def test_names_that_tell_no_patient_keep_their_table(small_root: Path, tmp_path: Path) -> None:
+    root = tmp_path / "source"
+    for name in CLASSES:
+        (root / name / "deep").mkdir(parents=True)
+        for number in range(4):
+            (root / name / "deep" / f"{number}.png").symlink_to(next((small_root / name).iterdir()))
+    lines = [f"{name}/deep/{number}.png,{name}-{number // 2},clinic" for name in CLASSES for number in range(4)]
+    (root / "patients.csv").write_text("file,patient,hospital\n" + "\n".join(lines))
+    counts = split_by_patient(root, CLASSES, ("a", "b"), 0, tmp_path / "sites")
+    assert counts == {"a": 4, "b": 4}
+    for site in counts:
+        found = folder.scan(tmp_path / "sites" / site, CLASSES)
+        assert {tile.hospital for tile in found.tiles} == {"clinic"}
+        assert len(found.patients()) == 2
+
+
+def test_a_split_inside_its_own_data_is_refused(small_root: Path) -> None:
+    with pytest.raises(BadData, match="inside the data"):
+        split_by_patient(small_root, CLASSES, ("one",), 0, small_root / "MSIH")

@@ -13,9 +13,11 @@ import pytest
 from PIL import Image
 
 from histofed import weights
-from histofed.base.errors import BadData, Cancelled, TrainingFailed
+from histofed.base.errors import BadData, Cancelled, CannotWriteState, TrainingFailed
 from histofed.recipes.contract import Progress, TrainTask
 from histofed.recipes.gan.recipe import GanRecipe
+from histofed.tiles import cache
+from histofed.tiles.draw import draw_tiles
 from tests.support.tiles import TilesRoot
 
 CONFIG: Mapping[str, Any] = {
@@ -138,7 +140,10 @@ def test_refused_tiles_are_reported_by_count_and_reason(tiles_root: TilesRoot, t
         (data / folder.name / "TCGA-ZZ-0001-01Z-00-DX1.jpg").write_bytes(b"no image")
         (data / folder.name / "secret name.jpg").write_bytes(b"no image")
     result = WORKSHOP.train(_task(tmp_path, data, steps=1), lambda _: None, _never)
-    assert result.notes == ("2 files refused: no patient id in the name", "2 files refused: not a JPEG, PNG or TIFF image")
+    assert result.notes == (
+        "2 files refused: no patient id in the name and no line in patients.csv",
+        "2 files refused: not a JPEG, PNG or TIFF image",
+    )
 
 
 def test_a_site_with_too_few_patients_is_refused(tiles_root: TilesRoot, tmp_path: Path) -> None:
@@ -169,3 +174,41 @@ def test_a_run_that_diverges_leaves_no_update(tiles_root: TilesRoot, tmp_path: P
     with pytest.raises(TrainingFailed, match="diverged"):
         _train(task)
     assert not [*task.output.glob("*.safetensors")]
+
+
+def test_decoded_tiles_are_kept_for_the_next_task(
+    tiles_root: TilesRoot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With and without the cache the same bytes; the second task decodes nothing."""
+    plain = _train(_task(tmp_path / "plain", tiles_root.path))
+    kept = {"cache": tmp_path / "cache", "cache_bytes": 10**8}
+    assert _train(replace(_task(tmp_path / "cold", tiles_root.path), **kept)) == plain
+    monkeypatch.setattr(cache, "decode_tile", lambda *_: pytest.fail("decoded again"))
+    assert _train(replace(_task(tmp_path / "warm", tiles_root.path), **kept)) == plain
+
+
+def test_a_cache_that_cannot_be_written_stops_the_task(tiles_root: TilesRoot, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    task = replace(_task(tmp_path / "task", tiles_root.path), cache=tmp_path / "file/cache", cache_bytes=10**8)
+    with pytest.raises(CannotWriteState, match="cache of decoded tiles") as caught:
+        _train(task)
+    assert str(tmp_path) not in str(caught.value)
+
+
+def test_tiles_smaller_than_the_model_are_refused(tmp_path: Path) -> None:
+    draw_tiles(tmp_path / "data", patients_per_class=2, tiles_per_patient=2, size=48)
+    with pytest.raises(BadData, match=r"class MSIH has no usable tile .*8 files refused: smaller than 64 pixels"):
+        _train(_task(tmp_path, tmp_path / "data", image_size=64))
+
+
+@pytest.mark.parametrize("name", ["TEST", "VALIDATION"])
+def test_held_out_tiles_cannot_be_given(tiles_root: TilesRoot, tmp_path: Path, name: str) -> None:
+    shutil.copytree(tiles_root.path, tmp_path / name)
+    with pytest.raises(BadData, match="must not be trained on"):
+        _train(_task(tmp_path, tmp_path / name))
+
+
+def test_one_patient_is_refused(tmp_path: Path) -> None:
+    draw_tiles(tmp_path / "data", patients_per_class=1, tiles_per_patient=4, size=48)
+    with pytest.raises(BadData, match="class MSIH has tiles of 1 patient; this site requires at least 2"):
+        _train(_task(tmp_path, tmp_path / "data"))

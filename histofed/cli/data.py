@@ -1,0 +1,218 @@
+"""`histofed data check` and `histofed data split`: what a hospital or a researcher does with tiles before any training."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from histofed.base import durable
+from histofed.base.errors import BadData, UsageError
+from histofed.base.ids import Json
+from histofed.cli.command import Answer, Commands, Terminal, add_command, add_group
+from histofed.cli.survey_views import survey_document, survey_text
+from histofed.cli.tables import table
+
+if TYPE_CHECKING:
+    from histofed.tiles.partition import Achieved, Homes
+    from histofed.tiles.split import Part
+    from histofed.tiles.tileset import TileSet
+
+_METHODS = ("iid-tile", "iid-patient", "class-majority", "dirichlet", "hospital")
+_TREE = (
+    "DIR is a tree of any depth with one folder per class in it. A tile's patient is the TCGA barcode in its name or its "
+    "line in patients.csv, a table with the columns file (path below the table's folder), patient and, if known, hospital."
+)
+
+
+def add(commands: Commands, common: argparse.ArgumentParser) -> None:
+    """Register the group."""
+    group = add_group(commands, "data", "Check and split tiles before any training; runs where the tiles are.")
+    _add_check(group, common)
+    _add_split(group, common)
+
+
+def _add_check(group: Commands, common: argparse.ArgumentParser) -> None:
+    parser = add_command(
+        group,
+        "check",
+        check,
+        "Look at every tile under DIR: counts per class, patient and hospital, size, focus, tissue, stain, copies, unusable "
+        "files. The answer names patients, and the page shows their tissue: both stay in the hospital. The exit code is 65 "
+        f"when the data cannot be trained on. {_TREE}",
+        common,
+    )
+    _add_directory(parser)
+    parser.add_argument("--page", type=Path, metavar="FILE.html", help="also write one page with pictures")
+
+
+def _add_split(group: Commands, common: argparse.ArgumentParser) -> None:
+    parser = add_command(
+        group,
+        "split",
+        split,
+        "Split the tiles under DIR over sites and set validation and test apart: links under OUT, marked so that held-out "
+        "tiles cannot be trained on. Patients stay whole, except with iid-tile. What was achieved is reported. "
+        f"{_TREE}",
+        common,
+    )
+    _add_directory(parser)
+    parser.add_argument("out", type=Path, metavar="OUT")
+    parser.add_argument("--by", choices=_METHODS, help="how tiles go to sites; without it only --holdout is done")
+    parser.add_argument("--sites", type=int, metavar="N", help="OUT/site-1 to OUT/site-N; hospital: one per hospital")
+    parser.add_argument("--ratio", type=float, metavar="R", help="class-majority: share of the leading class, e.g. 0.9")
+    parser.add_argument("--alpha", type=float, metavar="A", help="dirichlet: small is uneven, e.g. 0.5")
+    parser.add_argument(
+        "--holdout", type=_shares, metavar="V,T", help="shares of patients for validation and test, e.g. 0.1,0.2"
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="the same seed gives the same split (default 0)")
+
+
+def _add_directory(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("directory", type=Path, metavar="DIR")
+    parser.add_argument(
+        "--classes",
+        type=lambda text: tuple(text.split(",")),
+        metavar="A,B,...",
+        help="class folders in the order of their index (default: MSIH,nonMSIH, else the outermost folders)",
+    )
+
+
+def _shares(text: str) -> tuple[float, float]:
+    validation, comma, test = text.partition(",")
+    try:
+        return float(validation), float(test) if comma else 0.0
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is not two shares such as 0.1,0.2") from error
+
+
+def check(args: argparse.Namespace, _: Terminal) -> Answer:
+    """Survey. Raises `BadData` for a tree that cannot be read."""
+    from histofed.tiles.page import STAYS, render
+    from histofed.tiles.survey import survey
+
+    found = survey(args.directory, args.classes)
+    if args.page is not None:
+        durable.replace(args.page, render(found, args.directory.resolve().name).encode())
+    return Answer(
+        survey_document(found, args.directory),
+        survey_text(found, args.page),
+        note=STAYS,
+        exit_code=BadData.exit_code if found.problems() else 0,
+    )
+
+
+def split(args: argparse.Namespace, _: Terminal) -> Answer:
+    """Scan, hold out, share out, link. Raises `UsageError`, `BadData`, `AlreadyThere`, `CannotWriteState`."""
+    from histofed.tiles import split as splitting
+    from histofed.tiles.folder import discover, scan
+    from histofed.tiles.holdout import hold_out
+
+    _check_flags(args)
+    tileset = scan(args.directory, args.classes or discover(args.directory))
+    parts: list[splitting.Part] = []
+    training = tileset
+    if args.holdout is not None:
+        validation, test = args.holdout
+        roles = hold_out(tileset, validation, test, args.seed)
+        parts = splitting.held_out_parts(tileset, roles)
+        training = splitting.only(tileset, roles, "train")
+    names, homes, notes = _share_out(training, args)
+    sites = [
+        splitting.Part(name, "train", tuple(t for t, home in zip(training.tiles, homes, strict=True) if home == place))
+        for place, name in enumerate(names)
+    ]
+    splitting.write_parts(args.directory, [*sites, *parts], args.out)
+    return _split_answer(args, tileset, [*sites, *parts], notes)
+
+
+def _check_flags(args: argparse.Namespace) -> None:
+    """Every method gets what it needs and nothing else. Raises `UsageError`."""
+    if args.by is None and args.holdout is None:
+        raise UsageError("say how to split: --by METHOD for sites, --holdout V,T for validation and test, or both")
+    if args.sites is not None and args.sites < 1:
+        raise UsageError("--sites takes a number of at least 1")
+    for flag, method in (("ratio", "class-majority"), ("alpha", "dirichlet")):
+        given = getattr(args, flag) is not None
+        if given != (args.by == method):
+            raise UsageError(f"--by {method} needs --{flag}" if not given else f"--{flag} belongs to --by {method}")
+    if (args.sites is not None) != (args.by is not None) and args.by != "hospital":
+        raise UsageError("--by and --sites belong together (only --by hospital may leave out --sites)")
+
+
+def _share_out(tileset: TileSet, args: argparse.Namespace) -> tuple[tuple[str, ...], Homes, list[str]]:
+    """The training folders' names, which tile goes to which, and what has to be said about it."""
+    from histofed.tiles import partition
+
+    match args.by:
+        case None:
+            return ("TRAIN",), (0,) * len(tileset.tiles), []
+        case "iid-tile":
+            homes = partition.iid_tile(tileset, args.sites, args.seed)
+        case "iid-patient":
+            homes = partition.iid_patient(tileset, args.sites, args.seed)
+        case "class-majority":
+            homes = partition.class_majority(tileset, args.sites, args.ratio, args.seed)
+        case "dirichlet":
+            homes = partition.dirichlet(tileset, args.sites, args.alpha, args.seed)
+        case _:
+            homes, groups = partition.hospitals(tileset, args.sites)
+            sites = tuple(f"site-{place + 1}" for place in range(len(groups)))
+            return sites, homes, [f"{site} is {', '.join(group)}" for site, group in zip(sites, groups, strict=True)]
+    return tuple(f"site-{place + 1}" for place in range(args.sites)), homes, []
+
+
+def _split_answer(args: argparse.Namespace, whole: TileSet, parts: Sequence[Part], notes: Sequence[str]) -> Answer:
+    """What the folders really hold, beside what was asked for."""
+    from histofed.tiles.partition import achieved
+
+    place_of = {tile.path: place for place, part in enumerate(parts) for tile in part.tiles}
+    found = achieved(whole, tuple(place_of[tile.path] for tile in whole.tiles), len(parts))
+    warnings = _split_warnings(whole, parts, found)
+    rows = [
+        (
+            part.folder,
+            part.role,
+            str(found.people[place]),
+            *(str(count) for count in found.tiles[place]),
+            f"{found.majority(place):.3f}",
+        )
+        for place, part in enumerate(parts)
+    ]
+    document: dict[str, Json] = {
+        "directory": str(args.directory),
+        "out": str(args.out),
+        "asked": {name: getattr(args, name) for name in ("by", "sites", "ratio", "alpha", "holdout", "seed")},
+        "parts": [
+            {
+                "folder": part.folder,
+                "role": part.role,
+                "patients": found.people[place],
+                "tiles": dict(zip(whole.classes, found.tiles[place], strict=True)),
+                "patients_by_class": dict(zip(whole.classes, found.patients[place], strict=True)),
+                "majority": round(found.majority(place), 4),
+            }
+            for place, part in enumerate(parts)
+        ],
+        "shared_patients": found.shared_patients,
+        "unusable": dict(whole.refused),
+        "notes": list(notes),
+        "warnings": warnings,
+    }
+    text = table(("FOLDER", "ROLE", "PATIENTS", *whole.classes, "LARGEST CLASS"), rows)
+    return Answer(document, "\n".join([text, *notes]), note="\n".join(f"warning: {warning}" for warning in warnings))
+
+
+def _split_warnings(whole: TileSet, parts: Sequence[Part], found: Achieved) -> list[str]:
+    warnings = list(whole.notes())
+    if found.shared_patients:
+        warnings.append(
+            f"{found.shared_patients} patients have tiles at several sites: no hospitals are like that, and a score that is "
+            "measured across these sites is too good; use iid-patient unless the paper's split is wanted"
+        )
+    for part, counts in zip(parts, found.tiles, strict=True):
+        warnings += [
+            f"{part.folder} has no tile of class {name}" for name, n in zip(whole.classes, counts, strict=True) if not n
+        ]
+    return warnings

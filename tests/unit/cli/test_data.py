@@ -1,0 +1,141 @@
+"""`histofed data check` and `histofed data split` from the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from histofed.cli.main import main
+from histofed.tiles import folder
+from histofed.tiles.draw import draw_tiles
+from tests.support.tiles import CLASSES
+from tests.unit.cli.conftest import Ran
+
+
+class Shell:
+    """Runs commands that need no aggregator."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
+        self._capsys = capsys
+
+    def __call__(self, *arguments: object) -> Ran:
+        self._capsys.readouterr()
+        code = main([str(argument) for argument in arguments])
+        captured = self._capsys.readouterr()
+        return Ran(code, captured.out, captured.err)
+
+
+@pytest.fixture
+def histofed_data(capsys: pytest.CaptureFixture[str]) -> Shell:
+    return Shell(capsys)
+
+
+@pytest.fixture(scope="module")
+def tiles(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("tiles")
+    draw_tiles(root, patients_per_class=8, tiles_per_patient=2, size=48, seed=3)
+    return root
+
+
+def _parts(ran: Ran) -> dict[str, dict[str, Any]]:
+    return {part["folder"]: part for part in ran.document["parts"]}
+
+
+def test_check_as_table_document_and_page(histofed_data: Shell, tiles: Path, tmp_path: Path) -> None:
+    words = histofed_data("data", "check", tiles, "--page", tmp_path / "page.html")
+    assert words.code == 0
+    assert "MSIH     16     8" in words.out
+    assert "must stay there" in words.error
+    assert (tmp_path / "page.html").read_text().startswith("<!doctype html>")
+    assert (tmp_path / "page.html").stat().st_mode & 0o077 == 0
+
+    found = histofed_data("data", "check", tiles, "--json").document
+    assert found["stays_in_hospital"] is True
+    assert found["tiles"] == 32
+    assert [one["patients"] for one in found["classes"]] == [8, 8]
+    assert found["hospitals"][0]["hospital"] == "Z0"
+    assert len(found["patients"]) == 16
+    assert found["sizes"] == {"48x48": 32}
+    assert found["quantities"]["tissue"]["median"] > 0.3
+    assert found["problems"] == []
+
+
+def test_check_of_what_cannot_be_trained_on_has_its_exit_code(histofed_data: Shell, tmp_path: Path) -> None:
+    draw_tiles(tmp_path, patients_per_class=1, tiles_per_patient=1, size=32)
+    ran = histofed_data("data", "check", tmp_path, "--json")
+    assert ran.code == 65
+    assert len(ran.document["problems"]) == 2
+    assert histofed_data("data", "check", tmp_path / "nowhere").code == 65
+
+
+def test_split_by_majority_with_held_out_parts(histofed_data: Shell, tiles: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    arguments = ("data", "split", tiles, out, "--by", "class-majority", "--sites", 2, "--ratio", 0.7, "--holdout", "0.1,0.2")
+    ran = histofed_data(*arguments, "--json")
+    assert ran.code == 0
+    parts = _parts(ran)
+    assert list(parts) == ["site-1", "site-2", "VALIDATION", "TEST"]
+    assert parts["site-1"]["tiles"]["MSIH"] > parts["site-1"]["tiles"]["nonMSIH"]
+    assert parts["site-2"]["tiles"]["MSIH"] < parts["site-2"]["tiles"]["nonMSIH"]
+    assert sum(sum(part["tiles"].values()) for part in parts.values()) == 32
+    assert ran.document["shared_patients"] == 0
+    sets = [folder.list_all(out / name, CLASSES).patients() for name in parts]
+    assert sum(map(len, sets)) == len(frozenset.union(*sets)) == 16
+    assert len(folder.scan(out / "site-1", CLASSES).tiles) == sum(parts["site-1"]["tiles"].values())
+
+    again = histofed_data(*arguments)
+    assert again.code == 65
+    assert "has a folder with tiles already" in again.error
+
+
+def test_the_papers_split_warns(histofed_data: Shell, tiles: Path, tmp_path: Path) -> None:
+    ran = histofed_data("data", "split", tiles, tmp_path / "out", "--by", "iid-tile", "--sites", 3)
+    assert ran.code == 0
+    assert "patients have tiles at several sites" in ran.error
+    assert "LARGEST CLASS" in ran.out
+
+
+def test_split_by_hospital_needs_no_number(histofed_data: Shell, tmp_path: Path) -> None:
+    draw_tiles(tmp_path / "in", ("a", "b"), patients_per_class=2, tiles_per_patient=1, size=32)
+    ran = histofed_data("data", "split", tmp_path / "in", tmp_path / "out", "--by", "hospital", "--json")
+    assert list(_parts(ran)) == ["site-1", "site-2"]
+    assert ran.document["notes"] == ["site-1 is Z0", "site-2 is Z1"]
+
+
+def test_held_out_parts_alone(histofed_data: Shell, tiles: Path, tmp_path: Path) -> None:
+    ran = histofed_data("data", "split", tiles, tmp_path / "out", "--holdout", "0.2", "--json")
+    assert list(_parts(ran)) == ["TRAIN", "VALIDATION"]
+    assert folder.scan(tmp_path / "out", CLASSES).count(0) == _parts(ran)["TRAIN"]["tiles"]["MSIH"]
+    assert histofed_data("data", "split", tmp_path / "out/VALIDATION", tmp_path / "more", "--holdout", "0.2").code == 65
+
+
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        ((), "say how to split"),
+        (("--by", "iid-patient"), "belong together"),
+        (("--sites", "2", "--holdout", "0.1,0.1"), "belong together"),
+        (("--by", "class-majority", "--sites", "2"), "needs --ratio"),
+        (("--by", "dirichlet", "--sites", "2", "--ratio", "0.7"), "--ratio belongs to --by class-majority"),
+        (("--by", "iid-tile", "--sites", "0"), "at least 1"),
+        (("--by", "magic", "--sites", "2"), "invalid choice"),
+        (("--holdout", "a,b"), "is not two shares"),
+        (("--holdout", "0.6,0.6"), "sum between 0 and 1"),
+    ],
+)
+def test_wrong_calls_are_told(
+    histofed_data: Shell, tiles: Path, tmp_path: Path, flags: tuple[str, ...], sentence: str
+) -> None:
+    ran = histofed_data("data", "split", tiles, tmp_path / "out", *flags)
+    assert ran.code == 2
+    assert sentence in ran.error
+    assert not (tmp_path / "out").exists()
+
+
+def test_errors_are_documents_too(histofed_data: Shell, tmp_path: Path) -> None:
+    ran = histofed_data("data", "split", tmp_path, tmp_path / "out", "--by", "iid-tile", "--sites", 2, "--json")
+    assert ran.code == 65
+    assert json.loads(ran.out)["error"]["kind"] == "BadData"

@@ -1,0 +1,64 @@
+"""What is held out is held out, also after somebody has moved or copied it."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from histofed.base.errors import BadData
+from histofed.tiles import folder
+from histofed.tiles.manifest import MANIFEST, Manifest, make_manifest, read_manifest, write_manifest
+from tests.support.tiles import CLASSES
+
+
+@pytest.mark.parametrize("role", ["train", "validation", "test"])
+def test_it_comes_back(tmp_path: Path, role: str) -> None:
+    assert read_manifest(tmp_path) is None
+    manifest = make_manifest(role, "salt", ["TCGA-AA-0001"])  # type: ignore[arg-type]  # one of the three
+    write_manifest(tmp_path, manifest)
+    assert read_manifest(tmp_path) == manifest
+    assert manifest.holds_out("tcga-aa-0001")
+    assert not manifest.holds_out("TCGA-AA-0002")
+    assert b"TCGA" not in (tmp_path / MANIFEST).read_bytes()
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{}", "[]", "nonsense", '{"format":"histofed.split/v1","role":"boss","salt":"","held_out":[]}']
+)
+def test_one_that_cannot_be_understood_stops_training(small_root: Path, text: str) -> None:
+    (small_root / MANIFEST).write_text(text)
+    with pytest.raises(BadData, match="cannot be understood"):
+        folder.scan(small_root, CLASSES)
+
+
+@pytest.mark.parametrize("role", ["validation", "test"])
+def test_a_marked_folder_is_not_trained_on_under_any_name(small_root: Path, role: str) -> None:
+    write_manifest(small_root, Manifest(role, "salt", frozenset()))  # type: ignore[arg-type]  # one of the two
+    with pytest.raises(BadData, match=f"the {role} part of a split"):
+        folder.scan(small_root, CLASSES)
+
+
+def test_nor_what_lies_in_it_or_around_it(small_root: Path, tmp_path: Path) -> None:
+    inner, outer = tmp_path / "outer/innocent/more", tmp_path / "outer"
+    inner.mkdir(parents=True)
+    for name in CLASSES:
+        (small_root / name).rename(inner / name)
+    write_manifest(inner.parent, Manifest("test", "salt", frozenset()))
+    for root in (inner, inner.parent, outer):
+        with pytest.raises(BadData, match="test part of a split"):
+            folder.scan(root, CLASSES)
+    link = tmp_path / "link"
+    link.symlink_to(inner)
+    with pytest.raises(BadData, match="test part of a split"):
+        folder.scan(link, CLASSES)
+
+
+def test_held_out_patients_in_a_training_folder_are_found(small_root: Path) -> None:
+    write_manifest(small_root, make_manifest("train", "salt", ["TCGA-ZZ-0009"]))
+    assert len(folder.scan(small_root, CLASSES).tiles) == 2
+    shutil.copy(next((small_root / "MSIH").iterdir()), small_root / "MSIH/TCGA-ZZ-0009-01Z-00-DX1.png")
+    with pytest.raises(BadData, match="tiles of 1 patient whom its split holds out") as caught:
+        folder.scan(small_root, CLASSES)
+    assert "ZZ" not in str(caught.value)

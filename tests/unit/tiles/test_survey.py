@@ -1,0 +1,86 @@
+"""A survey finds what was hidden in the data, and its page is one file."""
+
+from __future__ import annotations
+
+import io
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from histofed.tiles.page import STAYS, render
+from histofed.tiles.survey import survey
+from tests.support.tiles import CLASSES, TilesRoot
+
+
+@pytest.fixture
+def messy(tiles_root: TilesRoot, tmp_path: Path) -> Path:
+    """Six tiles of each class, and one trouble of each kind."""
+    for name, target in zip(("MSIH", "nonMSIH"), ("MSIH", "nonMSIH"), strict=True):
+        source = next(p for p in tiles_root.path.iterdir() if p.name in (name, {"MSIH": "MSIMUT", "nonMSIH": "MSS"}[name]))
+        (tmp_path / target).mkdir()
+        for tile in sorted(source.iterdir())[::3][:6]:
+            shutil.copy(tile, tmp_path / target)
+    first, second = sorted((tmp_path / "MSIH").iterdir())[:2]
+    shutil.copy(first, tmp_path / "nonMSIH/blk-COPY-TCGA-ZZ-0001-01Z-00-DX1.jpg")
+    with Image.open(second) as image:
+        image.save(tmp_path / "MSIH/blk-AGAIN-TCGA-ZZ-0002-01Z-00-DX1.jpg", quality=40)
+    Image.new("RGB", (64, 64), (250, 250, 250)).save(tmp_path / "MSIH/blk-GLASS-TCGA-ZZ-0003-01Z-00-DX1.png")
+    (tmp_path / "MSIH/blk-BROKEN-TCGA-ZZ-0004-01Z-00-DX1.jpg").write_bytes(first.read_bytes()[:700])
+    (tmp_path / "MSIH/<script>alert(1)<.png").write_bytes(b"")
+    return tmp_path
+
+
+def test_everything_is_found(messy: Path) -> None:
+    found = survey(messy, CLASSES)
+    assert len(found.seen) == 15
+    assert [[tile.patient for tile in group][-1] for group in found.exact] == ["TCGA-ZZ-0001"]
+    assert any("TCGA-ZZ-0002" in {tile.patient for tile in group} for group in found.near)
+    assert len(found.crossing()) == 2
+    assert "TCGA-ZZ-0003" in {seen.tile.patient for seen in found.mostly_glass()}
+    assert "TCGA-ZZ-0003" in {seen.tile.patient for seen in found.blurred()}
+    assert sum(found.refused.values()) == 2
+    assert found.problems() == ()
+    assert "TCGA" not in " ".join((*found.problems(), *found.warnings()))
+    focus = found.quantities()["focus"]
+    assert list(focus) == sorted(focus)
+
+
+def test_what_stops_a_training(small_root: Path) -> None:
+    assert "class MSIH has tiles of 1 patient" in " ".join(survey(small_root).problems())
+    shutil.rmtree(small_root / "nonMSIH")
+    assert "class nonMSIH has no usable tile" in " ".join(survey(small_root).problems())
+    assert "one class only" in " ".join(survey(small_root, ("MSIH",)).problems())
+
+
+def test_patients_on_both_sides_of_a_split(small_root: Path) -> None:
+    for half in ("TRAIN", "TEST"):
+        shutil.copytree(small_root / "MSIH", small_root / half / "MSIH")
+    found = survey(small_root, CLASSES)
+    assert found.leaking == ("TCGA-AA-0000",)
+    assert any("both" in line or "in a test" in line for line in found.problems())
+
+
+def test_the_page_is_one_file_with_pictures(messy: Path) -> None:
+    page = render(survey(messy, CLASSES), "a <b> hospital")
+    assert STAYS in page
+    assert "<script" not in page
+    assert "a &lt;b&gt; hospital" in page
+    assert not re.search(r"(src|href)=\"(?!data:)", page)
+    assert "http:" not in page and "https:" not in page
+    pictures = re.findall(r'src="data:image/jpeg;base64,([^"]+)"', page)
+    assert len(pictures) >= 20
+    import base64
+
+    with Image.open(io.BytesIO(base64.b64decode(pictures[0]))) as image:
+        assert np.asarray(image).std() > 1
+
+
+def test_an_empty_survey_has_a_page(tmp_path: Path) -> None:
+    (tmp_path / "MSIH").mkdir()
+    found = survey(tmp_path)
+    assert len(found.problems()) == 2
+    assert "no usable tile" in render(found, "nothing")
