@@ -134,6 +134,13 @@ class TrainingFailed(HistofedError):
     status = "UNKNOWN"
 
 
+class OutOfMemory(TrainingFailed):
+    """The memory of the trainer's device does not suffice; the sentence says what to lower."""
+
+    exit_code = 72
+    status = "UNKNOWN"
+
+
 def all_errors() -> tuple[type[HistofedError], ...]:
     """Every class of the table, parents before children."""
     found: list[type[HistofedError]] = [HistofedError]

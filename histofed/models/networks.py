@@ -1,12 +1,13 @@
 """What every network of the registry looks like from outside, and their common start.
 
-Shape suffixes in this package: B batch, C channels, H and W pixels, K classes, F features, Z latent.
+Shape suffixes in this package: B batch, C channels, H and W pixels, K classes, F features, E embedding, Z latent.
 """
 
 from __future__ import annotations
 
 import abc
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -25,25 +26,26 @@ class Generator(nn.Module, abc.ABC):
         """z ~ N(0, 1) and class indices → images in [-1, 1], shape (B, 3, W, W)."""
 
 
+class Judgement(NamedTuple):
+    """What a discriminator says about a batch; what each part means is told by its heads (`models/heads.py`)."""
+
+    validity_B: Tensor
+    """How real each tile looks, a logit."""
+    classes_BK: Tensor
+    """Per class: a logit, a projection to add to the validity, or a cosine."""
+    embedding_BE: Tensor
+    """The vector that the classes were read from."""
+
+
 class Discriminator(nn.Module, abc.ABC):
-    """A tile → how real it looks, and which class it is; both as logits."""
+    """A tile → how real it looks, and which class it is."""
+
+    frozen: tuple[str, ...] = ()
+    """Prefixes of the tensors that are neither trained nor stored nor shared: every machine has them from a local file."""
 
     @abc.abstractmethod
-    def forward(self, images_BCHW: Tensor) -> tuple[Tensor, Tensor]:
-        """Images in [-1, 1] → validity logits (B,) and class logits (B, K)."""
-
-
-class Heads(nn.Module):
-    """Two linear heads over one feature vector: validity (1) and class (K)."""
-
-    def __init__(self, features: int, classes: int) -> None:
-        super().__init__()
-        self.validity = nn.Linear(features, 1)
-        self.classes = nn.Linear(features, classes)
-
-    def forward(self, features_BF: Tensor) -> tuple[Tensor, Tensor]:
-        """Features → validity logits (B,), class logits (B, K)."""
-        return self.validity(features_BF).squeeze(1), self.classes(features_BF)
+    def forward(self, images_BCHW: Tensor) -> Judgement:
+        """Images in [-1, 1] → a judgement of each."""
 
 
 def start_as_dcgan(module: nn.Module) -> None:
@@ -56,12 +58,17 @@ def start_as_dcgan(module: nn.Module) -> None:
 
 
 def floating_state(module: nn.Module) -> dict[str, Tensor]:
-    """The floating tensors of a network by name: what may be shared and averaged.
+    """The floating tensors of a network by name, without a frozen trunk: what may be shared and averaged.
 
     Batch norm's integer counter `num_batches_tracked` is left out: it only matters where momentum is None, which no
     network here uses, and an average of counters means nothing.
     """
-    return {name: tensor for name, tensor in module.state_dict().items() if tensor.is_floating_point()}
+    frozen = module.frozen if isinstance(module, Discriminator) else ()
+    return {
+        name: tensor
+        for name, tensor in module.state_dict().items()
+        if tensor.is_floating_point() and not name.startswith(frozen)
+    }
 
 
 def load_floating_state(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:

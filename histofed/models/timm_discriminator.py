@@ -1,7 +1,8 @@
 """Any timm model as a discriminator: its trunk without classifier, two heads, its own input normalisation inside.
 
 timm is never asked for pretrained weights (sites are offline, and a download would be an unpinned input): they come from a
-local safetensors file whose SHA-256 is part of the experiment. Pickled checkpoints are refused, they can run code.
+local file whose SHA-256 is part of the experiment (`trunk_weights.py`). A trunk is trained, from there or from scratch, or
+frozen: then it stays in evaluation mode as the file has it, only the heads are trained, and only they are stored and shared.
 
 `vit-mini` is a vision transformer small enough for two CPU cores; it exists for demos and tests.
 """
@@ -9,32 +10,25 @@ local safetensors file whose SHA-256 is part of the experiment. Pickled checkpoi
 from __future__ import annotations
 
 import difflib
-import hashlib
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from histofed import weights as tensor_files
 from histofed.base.errors import BadData
-from histofed.models.networks import Discriminator, Heads
+from histofed.models.heads import build_heads
+from histofed.models.networks import Discriminator, Judgement
+from histofed.models.norms import replace_batch_norm
+from histofed.models.options import DiscriminatorOptions
 from histofed.models.torchvision_compat import ensure_torchvision
+from histofed.models.trunk_weights import LocalWeights, load_trunk
 
 VIT_MINI: Final = "vit-mini"
 _GRID: Final = 8
 """`vit-mini` reads an 8 x 8 grid of patches, whatever the image size."""
 _HALF: Final = (0.5, 0.5, 0.5)
-
-
-@dataclass(frozen=True)
-class LocalWeights:
-    """A trunk's start: a safetensors file on this machine and the SHA-256 it must have."""
-
-    path: Path
-    sha256: str
 
 
 class TimmDiscriminator(Discriminator):
@@ -46,22 +40,40 @@ class TimmDiscriminator(Discriminator):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, trunk: nn.Module, features: int, classes: int, read: Reading) -> None:
+    def __init__(
+        self,
+        trunk: nn.Module,
+        features: int,
+        classes: int,
+        read: Reading,
+        heads: str = "class",
+        frozen_trunk: bool = False,
+    ) -> None:
         super().__init__()
         self.trunk = trunk
-        self.heads = Heads(features, classes)
+        self.heads = build_heads(heads, features, classes)
         self.edge = read.edge
         # constants of the architecture, not weights: never stored, never averaged
         self.register_buffer("mean", torch.tensor(read.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(read.std).view(1, 3, 1, 1), persistent=False)
+        if frozen_trunk:
+            self.frozen = ("trunk.",)
+            self.trunk.requires_grad_(False).eval()
 
-    def forward(self, images_BCHW: Tensor) -> tuple[Tensor, Tensor]:
-        """Images in [-1, 1] → validity logits (B,) and class logits (B, K)."""
+    def train(self, mode: bool = True) -> Self:
+        """As every module does it, except that a frozen trunk stays in evaluation mode."""
+        super().train(mode)
+        if self.frozen:
+            self.trunk.eval()
+        return self
+
+    def forward(self, images_BCHW: Tensor) -> Judgement:
+        """Images in [-1, 1] → a judgement of each."""
         x_BCHW = images_BCHW.add(1.0).mul(0.5)
         if self.edge is not None and x_BCHW.shape[-1] != self.edge:
             size = (self.edge, self.edge)
             x_BCHW = functional.interpolate(x_BCHW, size, mode="bilinear", align_corners=False)
-        out: tuple[Tensor, Tensor] = self.heads(self.trunk((x_BCHW - self.mean) / self.std))
+        out: Judgement = self.heads(self.trunk((x_BCHW - self.mean) / self.std))
         return out
 
 
@@ -74,8 +86,14 @@ class Reading:
     std: tuple[float, ...]
 
 
-def build(name: str, image_size: int, classes: int, weights: LocalWeights | None) -> TimmDiscriminator:
-    """A discriminator on timm's model `name`, or `vit-mini`. Raises `BadData` for a name or file that cannot be used."""
+def build(
+    name: str, image_size: int, classes: int, weights: LocalWeights | None, options: DiscriminatorOptions
+) -> TimmDiscriminator:
+    """A discriminator on timm's model `name`, or `vit-mini`.
+
+    Raises `BadData` for a name, a file or an option that cannot be used, and for images that are too small for the model.
+    """
+    _check_options(name, weights, options)
     ensure_torchvision()
     import timm
 
@@ -92,9 +110,38 @@ def build(name: str, image_size: int, classes: int, weights: LocalWeights | None
         features = int(getattr(described, "head_hidden_size", None) or described.num_features)
         edge = int(config["input_size"][1]) if config.get("fixed_input_size") else None
         read = Reading(edge, tuple(config["mean"]), tuple(config["std"]))
+        if edge is None:
+            _check_reads(trunk, name, image_size)
+    if options.norm == "group":
+        replace_batch_norm(trunk)
     if weights is not None:
-        _load_trunk(trunk, weights)
-    return TimmDiscriminator(trunk, features, classes, read)
+        load_trunk(trunk, weights)
+    return TimmDiscriminator(trunk, features, classes, read, options.heads, options.frozen_trunk)
+
+
+def _check_options(name: str, weights: LocalWeights | None, options: DiscriminatorOptions) -> None:
+    if options.frozen_trunk and weights is None:
+        raise BadData(f"a frozen trunk of {name!r} knows only what its weights file holds; name one, or train the trunk")
+    if options.norm == "none":
+        raise BadData(f"discriminator {name!r} needs its norms; norm = \"none\" is for 'cnn'")
+    if options.norm == "group" and weights is not None:
+        raise BadData(f'the weights of {name!r} were trained with its own norms; leave norm = "own" or start from scratch')
+    if options.batch_deviation:
+        raise BadData("batch_deviation is an option of discriminator 'cnn' alone; remove it")
+
+
+def _check_reads(trunk: nn.Module, name: str, image_size: int) -> None:
+    """Show the trunk one empty image. Raises `BadData` when it is too small for it."""
+    device = next(trunk.parameters()).device
+    trunk.eval()
+    try:
+        with torch.inference_mode():
+            trunk(torch.zeros(1, 3, image_size, image_size, device=device))
+    except (RuntimeError, ValueError, AssertionError) as error:
+        raise BadData(
+            f"discriminator {name!r} cannot read images of {image_size} pixels; use a larger image_size, or another model"
+        ) from error
+    trunk.train()
 
 
 def _vit_mini(image_size: int) -> tuple[nn.Module, int, Reading]:
@@ -113,33 +160,3 @@ def _vit_mini(image_size: int) -> tuple[nn.Module, int, Reading]:
         num_classes=0,
     )
     return trunk, features, Reading(None, _HALF, _HALF)
-
-
-def _load_trunk(trunk: nn.Module, weights: LocalWeights) -> None:
-    """Fill the trunk from a local file; a classifier in it is left out, anything else must fit. Raises `BadData`."""
-    # one sentence for both: an experiment must not be able to ask which files a site has
-    if not weights.path.is_file() or _sha256(weights.path) != weights.sha256:
-        raise BadData(
-            f"discriminator weights {str(weights.path)!r}: there is no such file with SHA-256 {weights.sha256}; "
-            "copy it to this machine or correct the experiment"
-        )
-    found = tensor_files.read(weights.path)
-    own = trunk.state_dict()
-    wanted = {name for name, tensor in own.items() if tensor.is_floating_point()}
-    missing = sorted(wanted - found.keys())
-    wrong = [name for name in sorted(wanted & found.keys()) if own[name].shape != found[name].shape]
-    if missing or wrong:
-        name = (missing or wrong)[0]
-        how = "missing" if missing else "of another shape"
-        raise BadData(
-            f"discriminator weights do not fit the model: tensor {name!r} is {how}; "
-            "use the file that belongs to this timm model"
-        )
-    with torch.no_grad():
-        for name in wanted:
-            own[name].copy_(torch.from_numpy(found[name]))
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,67 +1,39 @@
 """The training loop of a round: one function, read top to bottom. Called by the `gan` recipe's workshop.
 
-Determinism: batches are a function of (seed, step); noise, labels of fakes and dropout come from torch's generators, whose
-state is part of a checkpoint. On a CPU a run that was stopped and resumed any number of times ends in the same bytes.
+Determinism: batches are a function of (seed, step); noise, labels of fakes, augmentation and dropout come from torch's
+generators, whose state is part of a checkpoint. On a CPU a run that was stopped and resumed any number of times ends in the
+same bytes, also when it diverged and returned in between.
 """
 
 from __future__ import annotations
 
+import logging
 import math
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+import numpy as np
 import torch
 
 from histofed.base.clock import Clock
-from histofed.base.errors import BadData, Cancelled, TrainingFailed
-from histofed.models.networks import Discriminator, Generator, floating_state, load_floating_state
+from histofed.base.errors import Cancelled, TrainingFailed
+from histofed.base.seeds import seed as seed_of
 from histofed.models.ranges import to_model_range
 from histofed.training.batches import Batches
 from histofed.training.checkpoint import Checkpoint, CheckpointStore
-from histofed.training.losses import discriminator_loss, generator_loss
-from histofed.training.optimiser_state import adam_state, load_adam_state
+from histofed.training.contest import Contest
+from histofed.training.rules import Rules
+from histofed.training.step import deal, play
 from histofed.training.tensors import to_arrays, with_prefix
 from histofed.weights import Array
 
 REPORT_SECONDS: Final = 0.5
 CHECKPOINT_SECONDS: Final = 60.0
 """A killed trainer repeats at most this much work."""
-
-
-@dataclass(frozen=True)
-class Contest:
-    """The two players and their optimisers; changed in place by training."""
-
-    generator: Generator
-    discriminator: Discriminator
-    generator_adam: torch.optim.Adam
-    discriminator_adam: torch.optim.Adam
-    device: torch.device
-
-    def state(self) -> dict[str, Array]:
-        """Everything that a step changes, by name, without the random number generators."""
-        return {
-            **to_arrays(floating_state(self.generator), "generator."),
-            **to_arrays(floating_state(self.discriminator), "discriminator."),
-            **to_arrays(adam_state(self.generator, self.generator_adam), "adam.generator."),
-            **to_arrays(adam_state(self.discriminator, self.discriminator_adam), "adam.discriminator."),
-        }
-
-    def load(self, arrays: Mapping[str, Array]) -> None:
-        """Take over what is there: each of the four groups of `state` may be missing as a whole. Raises `BadData`."""
-        for name, network, adam in (
-            ("generator", self.generator, self.generator_adam),
-            ("discriminator", self.discriminator, self.discriminator_adam),
-        ):
-            if found := with_prefix(arrays, f"{name}."):
-                try:
-                    load_floating_state(network, found)
-                except (KeyError, ValueError) as error:
-                    raise BadData(f"the weights are not those of this {name}: {error}") from error
-            if moments := with_prefix(arrays, f"adam.{name}."):
-                load_adam_state(network, adam, moments)
+_PAPER: Final = Rules()
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -76,84 +48,131 @@ class Step:
 def train(
     contest: Contest,  #                          the players, with the round's weights
     batches: Batches,  #                          the site's tiles
-    steps: int,  #                                optimiser steps of each player
-    classes: int,  #                              fakes are drawn for these, evenly
+    steps: int,  #                                optimiser steps of the discriminator
+    classes: int,  #                              fakes are drawn for these
     store: CheckpointStore,  #                    where an interrupted run goes on
     clock: Clock,
     report: Callable[[Step], None],  #            a line of progress, at most two per second
     stop: Callable[[], bool],  #                  asked before every step
+    rules: Rules = _PAPER,  #                     objective, stabilisers, precision
 ) -> Mapping[str, float]:
-    """Train both players; returns the mean of each loss over all steps.
+    """Train both players; returns the mean of each loss over the steps that had it.
 
-    Raises `Cancelled` after writing a checkpoint when `stop()` turns true, and `TrainingFailed` when a loss is not finite.
+    Raises `Cancelled` after writing a checkpoint when `stop()` turns true, and `TrainingFailed` when it diverges more often
+    than the rules allow it to return.
     """
-    generator, discriminator, device = contest.generator, contest.discriminator, contest.device
+    device, generator = contest.device, contest.generator
     generator.train()
-    discriminator.train()
+    contest.discriminator.train()
+    good = store.good()
 
     # Go on where an earlier attempt stopped.
-    first, sums = 0, Counter[str]()
+    step, returns, sums, counts = 0, 0, Counter[str](), Counter[str]()
     if (checkpoint := store.load()) is not None:
         contest.load(checkpoint.tensors)
         _restore_random_state(checkpoint.tensors, device)
-        first, sums = checkpoint.step, Counter(checkpoint.sums)
+        step, sums, counts, returns = (
+            checkpoint.step,
+            Counter(checkpoint.sums),
+            Counter(checkpoint.counts),
+            checkpoint.returns,
+        )
+    _halve_rates(contest, returns)
 
-    def save(step: int) -> None:
-        store.save(Checkpoint(step, sums, {**contest.state(), **_random_state(device)}))
+    def now_as_checkpoint() -> Checkpoint:
+        return Checkpoint(step, sums, {**contest.state(), **_random_state(device)}, counts, returns)
 
     started = reported = saved = clock.monotonic()
     images = 0
-    for step in range(first, steps):
+    latest: dict[str, float] = {}
+    while step < steps:
+        # Keep a state to return to.
+        if rules.returns is not None and step % rules.returns.every == 0:
+            _keep_good(good, now_as_checkpoint())
+
         # Stop when asked, and keep what was done now and then.
         if stop():
-            save(step)
+            store.save(now_as_checkpoint())
             raise Cancelled(f"training stopped on request after {step} of {steps} steps; it goes on from there")
         if clock.monotonic() - saved > CHECKPOINT_SECONDS:
-            save(step)
+            store.save(now_as_checkpoint())
             saved = clock.monotonic()
 
-        # A batch of real tiles, and as many fakes of evenly drawn classes.
+        # A batch of real tiles, as many fakes, and both players' moves.
         pixels_BCHW, labels_B = batches.at(step)
         real_BCHW = to_model_range(pixels_BCHW.to(device))
-        labels_B = labels_B.to(device)
-        z_BZ = torch.randn(len(labels_B), generator.latent).to(device)
-        asked_B = torch.randint(classes, (len(labels_B),)).to(device)
-        fake_BCHW = generator(z_BZ, asked_B)
+        dealt = deal(real_BCHW, labels_B.to(device), generator.latent, classes, rules)
+        losses = {name: loss.item() for name, loss in play(contest, rules, dealt, step).items()}
 
-        # The generator's step; the discriminator's weights need no gradient for it, which saves a quarter of the work.
-        discriminator.requires_grad_(False)
-        fake_B, fake_classes_BK = discriminator(fake_BCHW)
-        g_loss = generator_loss(fake_B, fake_classes_BK, asked_B)
-        contest.generator_adam.zero_grad()
-        torch.autograd.backward(g_loss)
-        contest.generator_adam.step()
-        discriminator.requires_grad_(True)
-
-        # The discriminator's step, on the same fakes.
-        real_B, real_classes_BK = discriminator(real_BCHW)
-        fake_B, _ = discriminator(fake_BCHW.detach())
-        d_loss = discriminator_loss(real_B, real_classes_BK, labels_B, fake_B)
-        contest.discriminator_adam.zero_grad()
-        torch.autograd.backward(d_loss)
-        contest.discriminator_adam.step()
-
-        # A loss that is not finite has spoilt the weights already: nothing of this task may leave the site.
-        losses = {"generator_loss": g_loss.item(), "discriminator_loss": d_loss.item()}
-        for name, value in losses.items():
-            if not math.isfinite(value):
-                raise TrainingFailed(
-                    f"training diverged: {name.replace('_', ' ')} is {value} at step {step + 1} of {steps}; "
-                    "lower the learning rates of the experiment, or look for broken tiles at this site"
-                )
+        # A loss that is not finite has spoilt the weights already: return, or let nothing of this task leave the site.
+        if fault := _fault(losses, rules):
+            if (back := _way_back(good, rules, step, returns)) is None:
+                good.clear()
+                raise TrainingFailed(_failure(fault, step, steps, returns))
+            _logger.warning("training diverged (%s at step %d) and returns to step %d", fault, step + 1, back.step)
+            returns += 1
+            step, sums, counts = back.step, Counter(back.sums), Counter(back.counts)
+            _return(contest, back, returns)
+            store.save(now_as_checkpoint())
+            continue
         sums.update(losses)
+        counts.update(losses.keys())
+        latest |= losses
 
         # Tell how it goes.
+        step += 1
         images += len(labels_B)
         now = clock.monotonic()
-        if step + 1 == steps or now - reported >= REPORT_SECONDS:
+        if step == steps or now - reported >= REPORT_SECONDS:
             reported = now
-            report(Step(step + 1, losses, images / max(now - started, 1e-9)))
-    return {name: total / steps for name, total in sums.items()}
+            report(Step(step, dict(latest), images / max(now - started, 1e-9)))
+    good.clear()
+    return {name: total / counts[name] for name, total in sums.items()}
+
+
+def _fault(losses: Mapping[str, float], rules: Rules) -> str:
+    """Which loss shows that training diverged; empty when none does."""
+    for name, value in losses.items():
+        if not math.isfinite(value) or (rules.returns is not None and abs(value) > rules.returns.limit):
+            return f"{name.replace('_', ' ')} is {value:.6g}"
+    return ""
+
+
+def _failure(fault: str, step: int, steps: int, returns: int) -> str:
+    tried = f" (after {returns} returns to an earlier state, each with half the rates)" if returns else ""
+    return (
+        f"training diverged: {fault} at step {step + 1} of {steps}; "
+        f"lower the learning rates of the experiment, or look for broken tiles at this site{tried}"
+    )
+
+
+def _keep_good(good: CheckpointStore, checkpoint: Checkpoint) -> None:
+    """Durable, unless a number in it is not finite: then the next loss will say so."""
+    if all(np.isfinite(array).all() for array in checkpoint.tensors.values()):
+        good.save(checkpoint)
+
+
+def _way_back(good: CheckpointStore, rules: Rules, step: int, returns: int) -> Checkpoint | None:
+    """The state to return to; None when that was done as often as it may be, or there is no such state."""
+    if rules.returns is None or returns >= rules.returns.most:
+        return None
+    found = good.load()
+    # a state of a later step was left by an attempt that went on from an older checkpoint than this one
+    return found if found is not None and found.step <= step else None
+
+
+def _return(contest: Contest, back: Checkpoint, returns: int) -> None:
+    """Take the state over, with half the rates and other noise: with the same the same would happen again."""
+    contest.restart(back.tensors)
+    _halve_rates(contest, 1)
+    _restore_random_state(back.tensors, contest.device)
+    torch.manual_seed(seed_of("return", returns, int(torch.randint(2**62, ()))))
+
+
+def _halve_rates(contest: Contest, times: int) -> None:
+    for adam in (contest.generator_adam, contest.discriminator_adam):
+        for group in adam.param_groups:
+            group["lr"] *= 0.5**times
 
 
 def _random_state(device: torch.device) -> dict[str, Array]:

@@ -117,7 +117,8 @@ def test_two_agents_cannot_share_one_state(welcoming: Federation) -> None:
 
 def test_an_agent_waits_for_its_aggregator_and_says_so(new_federation: NewFederation) -> None:
     federation = new_federation()
-    agent = federation.start_agent("north")
+    # a daemon under a watchdog tells its status more often than every five seconds
+    agent = federation.start_agent("north", {"WATCHDOG_USEC": "1000000"})
     status = agent.wait_notified("STATUS=not connected")
     assert f"nobody listens at {federation.address}" in status
     warning = json.loads(agent.wait_logged("not connected"))

@@ -21,8 +21,8 @@ KEYS = {
     *("base_digest", "opened_at", "deadline", "committed_at", "metrics"),
 }
 """Of one round in `rounds list --json`: programs rely on them."""
-SAMPLED_TOML = mean_experiment("sampled", 3, extra="[sampling]\nfraction = 0.6\nminimum = 2")
-EVERYBODY_TOML = mean_experiment("everybody", 1)
+SAMPLED_TOML = mean_experiment("sampled", 3, extra=f"[sampling]\nfraction = 0.6\nminimum = 2\nsites = {list(SITES)}")
+EVERYBODY_TOML = mean_experiment("everybody", 1, extra=f"[sampling]\nsites = {list(SITES)}")
 
 
 @pytest.fixture(scope="module")

@@ -21,10 +21,15 @@ class GanRecipe:
         return parse_section(GanConfig, section)
 
     def demands(self, section: Mapping[str, Json]) -> Demands:
-        """Both networks, the tiles' size and classes, and the steps."""
+        """Both networks, the file of weights that the site would open, the tiles' size and classes, and the steps."""
         config = self.parse(section)
+        weights = config.discriminator.weights
         return Demands(
-            models=(f"generator:{config.generator}", f"discriminator:{config.discriminator.name}"),
+            models=(
+                f"generator:{config.generator}",
+                f"discriminator:{config.discriminator.name}",
+                *((f"weights:{weights.sha256}",) if weights else ()),
+            ),
             image_size=config.image_size,
             classes=config.classes,
             steps=config.steps,

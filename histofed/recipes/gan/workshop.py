@@ -12,14 +12,17 @@ from typing import Final
 
 import numpy as np
 import torch
+from torch.amp import GradScaler
 
 from histofed import weights
 from histofed.base.clock import SystemClock
 from histofed.base.errors import BadData, TrainingFailed
 from histofed.base.ids import Json, canonical, sha256
 from histofed.models.networks import Discriminator, Generator, floating_state, load_floating_state
+from histofed.models.norms import has_batch_norm
+from histofed.models.options import DiscriminatorOptions
 from histofed.models.registry import build_discriminator, build_generator
-from histofed.models.timm_discriminator import LocalWeights
+from histofed.models.trunk_weights import LocalWeights
 from histofed.recipes.contract import Counts, Progress, Stop, TrainResult, TrainTask
 from histofed.recipes.gan.config import GanConfig
 from histofed.recipes.sections import parse_section
@@ -29,9 +32,12 @@ from histofed.tiles.store import TileStore
 from histofed.tiles.tileset import check_patients
 from histofed.training.batches import Batches, BatchPlan
 from histofed.training.checkpoint import CheckpointStore
-from histofed.training.loop import Contest, Step, train
+from histofed.training.compiling import compile_in_place
+from histofed.training.contest import Contest
+from histofed.training.loop import Step, train
 from histofed.training.runtime import prepare
 from histofed.training.sheet import draw_sheet
+from histofed.training.shortage import memory_explained
 from histofed.training.tensors import to_arrays, with_prefix
 from histofed.weights import Array
 
@@ -52,27 +58,13 @@ class GanWorkshop:
         weights.save(target, tensors)
 
     def train(self, task: TrainTask, report: Callable[[Progress], None], stop: Stop) -> TrainResult:
-        """Tiles, networks, loop, two files. Raises `BadData`, `Cancelled`, `ConfigError` or `TrainingFailed`."""
+        """Tiles, networks, loop, two files.
+
+        Raises `BadData`, `Cancelled`, `ConfigError`, `OutOfMemory` or `TrainingFailed`.
+        """
         config = parse_section(GanConfig, task.config)
-        tiles = _tiles(task, config)
-        device = prepare(task.device, task.threads, task.seed)
-        contest = _contest(config, task, device)
-        batches = Batches(
-            tiles.pixels,
-            tiles.labels,
-            len(config.classes),
-            BatchPlan(config.batch, task.seed, config.balanced, config.flips),
-        )
-        store = CheckpointStore(task.output, _fingerprint(task, tiles))
-
-        def tell(step: Step) -> None:
-            report(Progress(step.number, config.steps, step.losses, step.images_per_second))
-
-        losses = train(contest, batches, config.steps, len(config.classes), store, SystemClock(), tell, stop)
-        _write(contest.state(), config, task.output)
-        store.clear()
-        counts = Counts(len(tiles.tileset.tiles), len(tiles.tileset.patients()))
-        return TrainResult(counts, config.steps, losses, tiles.tileset.notes())
+        with memory_explained(config.batch, config.accumulate, config.precision, config.image_size):
+            return _train(config, task, report, stop)
 
     def sample_sheet(self, config: Mapping[str, Json], tensors: Path, seed: int, target: Path) -> bool:
         """Rows by class from the released generator (`ema.*`). Raises `BadData` when the tensors are of another model."""
@@ -85,6 +77,30 @@ class GanWorkshop:
             raise BadData(f"the tensors are not those of this experiment's generator: {error}") from error
         draw_sheet(generator, wanted.classes, _COLUMNS, seed, target)
         return True
+
+
+def _train(config: GanConfig, task: TrainTask, report: Callable[[Progress], None], stop: Stop) -> TrainResult:
+    tiles = _tiles(task, config)
+    device = prepare(task.device, task.threads, task.seed)
+    contest = _contest(config, task, device)
+    notes = _compiled(config, contest) if config.compile else ()
+    batches = Batches(
+        tiles.pixels,
+        tiles.labels,
+        len(config.classes),
+        BatchPlan(config.batch, task.seed, config.balanced, config.flips),
+    )
+    store = CheckpointStore(task.output, _fingerprint(task, tiles))
+
+    def tell(step: Step) -> None:
+        report(Progress(step.number, config.steps, step.losses, step.images_per_second))
+
+    rules, clock = config.rules(), SystemClock()
+    losses = train(contest, batches, config.steps, len(config.classes), store, clock, tell, stop, rules)
+    _write(contest.state(), config, task.output)
+    store.clear()
+    counts = Counts(len(tiles.tileset.tiles), len(tiles.tileset.patients()))
+    return TrainResult(counts, config.steps, losses, (*tiles.tileset.notes(), *notes))
 
 
 def _is_shared(config: GanConfig, name: str) -> bool:
@@ -106,9 +122,23 @@ def _generator(config: GanConfig) -> Generator:
 
 
 def _discriminator(config: GanConfig) -> Discriminator:
-    chosen = config.discriminator
+    chosen, rules = config.discriminator, config.rules()
     start = LocalWeights(Path(chosen.weights.path), chosen.weights.sha256) if chosen.weights else None
-    return build_discriminator(chosen.name, config.image_size, len(config.classes), start)
+    options = DiscriminatorOptions(
+        rules.heads,
+        chosen.trunk == "frozen",
+        chosen.norm,
+        chosen.spectral_norm,
+        chosen.dropout,
+        chosen.batch_deviation,
+    )
+    network = build_discriminator(chosen.name, config.image_size, len(config.classes), start, options)
+    if rules.objective.gradient_penalty and has_batch_norm(network):
+        raise BadData(
+            f"discriminator {chosen.name!r} has batch norm, which mixes the tiles that a gradient penalty looks at one by "
+            'one; use norm = "group", a frozen trunk, or a network without batch norm'
+        )
+    return network
 
 
 def _contest(config: GanConfig, task: TrainTask, device: torch.device) -> Contest:
@@ -117,12 +147,14 @@ def _contest(config: GanConfig, task: TrainTask, device: torch.device) -> Contes
     for network in (generator, discriminator):
         # channels-last: a third faster, and the same numbers in another order in memory
         network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
+    trained = [parameter for parameter in discriminator.parameters() if parameter.requires_grad]
     contest = Contest(
         generator,
         discriminator,
         torch.optim.Adam(generator.parameters(), config.generator_rate, config.betas, fused=True),
-        torch.optim.Adam(discriminator.parameters(), config.discriminator_rate, config.betas, fused=True),
+        torch.optim.Adam(trained, config.discriminator_rate, config.betas, fused=True),
         device,
+        scalers=(GradScaler(device.type), GradScaler(device.type)) if config.precision == "fp16" else None,
     )
     shared = weights.read(task.shared)
     expected = {name for name in contest.state() if _is_shared(config, name)}
@@ -134,13 +166,31 @@ def _contest(config: GanConfig, task: TrainTask, device: torch.device) -> Contes
     return contest
 
 
+def _compiled(config: GanConfig, contest: Contest) -> tuple[str, ...]:
+    """Compile both networks, each apart; what did not work, in words, for the task's notes."""
+    size, count, device = config.image_size, config.batch // config.accumulate, contest.device
+    labels = torch.arange(count, device=device) % len(config.classes)
+
+    def drawn() -> torch.Tensor:
+        number: torch.Tensor = contest.generator(torch.zeros(count, config.latent, device=device), labels).mean()
+        return number
+
+    def judged() -> torch.Tensor:
+        images = torch.zeros(count, 3, size, size, device=device)
+        return torch.stack([part.float().mean() for part in contest.discriminator(images)]).sum()
+
+    reasons = ((contest.generator, drawn, "generator"), (contest.discriminator, judged, "discriminator"))
+    found = ((name, compile_in_place(network, example)) for network, example, name in reasons)
+    return tuple(f"{name}: {reason}" for name, reason in found if reason)
+
+
 def _write(state: Mapping[str, Array], config: GanConfig, output: Path) -> None:
     """Private first: a shared file means that the work is complete. Raises `TrainingFailed` for weights that broke."""
     shared = {name: array for name, array in state.items() if _is_shared(config, name)}
     private = {
         name: array
         for name, array in state.items()
-        if name not in shared and (config.persist_moments or not name.startswith("adam."))
+        if name not in shared and (config.persist_moments or name.startswith("discriminator."))
     }
     if not all(np.isfinite(array).all() for array in (*shared.values(), *private.values())):
         raise TrainingFailed("training diverged: a weight is not finite; lower the learning rates of the experiment")

@@ -19,6 +19,7 @@ EXIT_CODES = {
     "TooLarge": 65,
     "AggregatorUnavailable": 69,
     "TrainingFailed": 71,
+    "OutOfMemory": 72,
     "CannotWriteState": 73,
     "TryLater": 75,
     "Cancelled": 75,
@@ -53,9 +54,10 @@ def test_a_status_is_turned_back_into_its_error(cls: type[HistofedError]) -> Non
     assert issubclass(cls, type(error)) or error.exit_code == cls.exit_code or cls.status in SHARED
 
 
-SHARED = {"INVALID_ARGUMENT", "FAILED_PRECONDITION", "INTERNAL"}
-"""Statuses that stand for two classes: the wire does not tell usage from data, a stale state from a configuration, nor what
-kind of internal error it was."""
+SHARED = {"INVALID_ARGUMENT", "FAILED_PRECONDITION", "INTERNAL", "UNKNOWN"}
+"""Statuses that stand for two classes: the wire does not tell usage from data, a stale state from a configuration, what
+kind of internal error it was, nor a training that failed for want of memory from any other (trainer and agent speak through
+a pipe, which does)."""
 
 
 def test_only_the_known_statuses_are_shared() -> None:

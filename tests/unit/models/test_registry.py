@@ -9,7 +9,7 @@ import torch
 
 from histofed.base.errors import BadData
 from histofed.models.registry import build_discriminator, build_generator
-from histofed.models.timm_discriminator import LocalWeights
+from histofed.models.trunk_weights import LocalWeights
 
 
 def _parameters(network: torch.nn.Module) -> int:
@@ -48,7 +48,7 @@ def test_a_generator_draws_in_the_model_range(size: int, classes: int) -> None:
 @pytest.mark.parametrize("name", ["cnn", "vit-mini", "resnet18"])
 @pytest.mark.parametrize("classes", [2, 3])
 def test_a_discriminator_answers_with_two_kinds_of_logits(name: str, classes: int) -> None:
-    validity, kinds = build_discriminator(name, 32, classes)(torch.zeros(4, 3, 32, 32))
+    validity, kinds, _ = build_discriminator(name, 32, classes)(torch.zeros(4, 3, 32, 32))
     assert validity.shape == (4,)
     assert kinds.shape == (4, classes)
 
@@ -66,7 +66,7 @@ def test_the_seed_decides_the_start(name: str) -> None:
 def test_names_that_do_not_exist_are_refused_with_the_nearest() -> None:
     with pytest.raises(BadData, match="did you mean 'vit_base_patch16_224'"):
         build_discriminator("vit_base_patch16_242", 64, 2)
-    with pytest.raises(BadData, match="use 'paper-cnn'"):
+    with pytest.raises(BadData, match="use one of 'paper-cnn'"):
         build_generator("stylegan9", 64, 2, 100)
 
 

@@ -12,7 +12,9 @@ from histofed.base.clock import FakeClock
 from histofed.base.errors import BadData, Cancelled, TrainingFailed
 from histofed.training.batches import Batches
 from histofed.training.checkpoint import CheckpointStore
-from histofed.training.loop import CHECKPOINT_SECONDS, Contest, Step, train
+from histofed.training.contest import Contest
+from histofed.training.loop import CHECKPOINT_SECONDS, Step, train
+from histofed.training.rules import Returns, Rules
 
 MakeContest = Callable[..., Contest]
 
@@ -138,3 +140,78 @@ def test_weights_of_another_network_are_refused(make_contest: MakeContest) -> No
     state["generator.to_rgb.bias"] = state["generator.to_rgb.bias"][:2]
     with pytest.raises(BadData, match=r"not those of this generator: to_rgb\.bias has shape"):
         contest.load(state)
+
+
+class _Poison:
+    """Batches of which some break the discriminator, a given number of times."""
+
+    def __init__(self, batches: Batches, contest: Contest, at: int, times: int) -> None:
+        self._batches, self._contest, self._at, self._left = batches, contest, at, times
+
+    def at(self, step: int) -> tuple[torch.Tensor, torch.Tensor]:
+        if step == self._at and self._left:
+            self._left -= 1
+            with torch.no_grad():
+                next(self._contest.discriminator.parameters()).fill_(float("nan"))
+        return self._batches.at(step)
+
+
+RETURNS = Rules(returns=Returns(most=2, every=2))
+
+
+def _poisoned(
+    contest: Contest, batches: Batches, folder: Path, times: int, stop: Callable[[], bool] = lambda: False
+) -> dict[str, float]:
+    poison = _Poison(batches, contest, 3, times)
+    store = CheckpointStore(folder, "work")
+    losses = train(contest, poison, 6, 2, store, FakeClock(), lambda _: None, stop, RETURNS)  # type: ignore[arg-type]
+    store.clear()
+    return dict(losses)
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_a_run_that_diverges_returns_with_half_the_rates(
+    make_contest: MakeContest, batches: Batches, tmp_path: Path, times: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    contest = make_contest()
+    losses = _poisoned(contest, batches, tmp_path, times)
+    assert all(torch.isfinite(torch.tensor(value)) for value in losses.values())
+    assert contest.generator_adam.param_groups[0]["lr"] == pytest.approx(2e-4 / 2**times)
+    assert f"adam.{'generator.to_rgb.bias'}.step" in contest.state()
+    assert contest.state()["adam.generator.to_rgb.bias.step"] == 6
+    assert caplog.text.count("returns to step 2") == times
+    assert not [*tmp_path.glob("good*")], "the work is done"
+
+
+def test_a_run_that_diverges_again_and_again_fails(make_contest: MakeContest, batches: Batches, tmp_path: Path) -> None:
+    with pytest.raises(TrainingFailed, match=r"is nan at step 4 of 6; .*\(after 2 returns to an earlier state"):
+        _poisoned(make_contest(), batches, tmp_path, 3)
+
+
+def test_a_run_stopped_after_a_return_ends_in_the_same_bytes(
+    make_contest: MakeContest, batches: Batches, tmp_path: Path
+) -> None:
+    whole = make_contest()
+    losses = _poisoned(whole, batches, tmp_path, 1)
+    with pytest.raises(Cancelled, match="after 3 of 6"):
+        _poisoned(make_contest(), batches, tmp_path, 1, stop=_Stop(5))  # 0 1 2 3 → 2 3
+    resumed = make_contest()
+    assert _poisoned(resumed, batches, tmp_path, 0) == losses
+    assert _bytes(resumed) == _bytes(whole)
+
+
+def test_a_loss_beyond_its_limit_counts_as_diverged(make_contest: MakeContest, batches: Batches, tmp_path: Path) -> None:
+    rules = Rules(returns=Returns(most=1, every=2, limit=1e-9))
+    store = CheckpointStore(tmp_path, "work")
+    with pytest.raises(TrainingFailed, match=r"generator loss is [0-9.]+ at step 1 .*after 1 returns"):
+        train(make_contest(), batches, 6, 2, store, FakeClock(), lambda _: None, lambda: False, rules)
+
+
+def test_a_state_that_is_broken_from_the_start_is_no_state_to_return_to(
+    make_contest: MakeContest, batches: Batches, tmp_path: Path
+) -> None:
+    contest = make_contest()
+    with torch.no_grad():
+        next(contest.generator.parameters()).fill_(float("nan"))
+    with pytest.raises(TrainingFailed, match=r"loss is nan at step 1 of 6"):
+        train(contest, batches, 6, 2, CheckpointStore(tmp_path, "work"), FakeClock(), lambda _: None, lambda: False, RETURNS)

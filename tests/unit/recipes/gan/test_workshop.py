@@ -10,11 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from histofed import weights
-from histofed.base.errors import BadData, Cancelled, CannotWriteState, TrainingFailed
-from histofed.recipes.contract import Progress, TrainTask
+from histofed.base.errors import BadData, Cancelled, CannotWriteState, OutOfMemory, TrainingFailed
+from histofed.models.cnn_discriminator import CnnDiscriminator
+from histofed.recipes.contract import Counts, Progress, TrainTask
 from histofed.recipes.gan.recipe import GanRecipe
 from histofed.tiles import cache
 from histofed.tiles.draw import draw_tiles
@@ -212,3 +214,117 @@ def test_one_patient_is_refused(tmp_path: Path) -> None:
     draw_tiles(tmp_path / "data", patients_per_class=1, tiles_per_patient=4, size=48)
     with pytest.raises(BadData, match="class MSIH has tiles of 1 patient; this site requires at least 2"):
         _train(_task(tmp_path, tmp_path / "data"))
+
+
+DEFAULTS: Mapping[str, Any] = {
+    "generator": "deep",
+    "discriminator": {"name": "cnn", "norm": "none", "spectral_norm": True, "batch_deviation": True, "heads": "reacgan"},
+    "objective": {"name": "hinge", "r1": 1.0, "penalty_every": 2, "class_ramp": 2, "fake_labels": "even"},
+    "augment": {},
+    "lecam": {},
+    "returns": {},
+    "clip_gradient": 10.0,
+    "accumulate": 2,
+    "precision": "bf16",
+    "share": "generator",
+    "persist_moments": True,
+}
+
+
+def test_everything_together_resumes_and_goes_on_in_the_next_round(tiles_root: TilesRoot, tmp_path: Path) -> None:
+    whole = _train(_task(tmp_path / "whole", tiles_root.path, **DEFAULTS))
+    task = _task(tmp_path / "stopped", tiles_root.path, **DEFAULTS)
+    answers = iter([False, True])
+    with pytest.raises(Cancelled, match="after 1 of 3 steps"):
+        WORKSHOP.train(task, lambda _: None, lambda: next(answers))
+    assert _train(task) == whole
+    assert whole.keys() == {"shared.safetensors", "private.safetensors"}, "no checkpoint is left"
+    assert _groups(task.output / "private.safetensors") == {"discriminator", "adam", "lecam"}
+    adopted = tmp_path / "private.safetensors"
+    (task.output / "private.safetensors").rename(adopted)
+    assert _train(replace(task, private=adopted)) != whole
+
+
+def _weights_of(folder: Path, name: str) -> dict[str, str]:
+    WORKSHOP.initialise({**CONFIG, "discriminator": {"name": name}}, 5, folder / "donor")
+    tensors = weights.read(folder / "donor")
+    trunk = {key.removeprefix("discriminator.trunk."): array for key, array in tensors.items() if ".trunk." in key}
+    return {"path": str(folder / "trunk"), "sha256": weights.save(folder / "trunk", trunk).sha256}
+
+
+def test_a_frozen_trunk_does_not_travel(tiles_root: TilesRoot, tmp_path: Path) -> None:
+    start = {"name": "vit-mini", "weights": _weights_of(tmp_path, "vit-mini"), "trunk": "frozen"}
+    task = _task(tmp_path / "task", tiles_root.path, discriminator=start)
+    heads = {
+        f"discriminator.heads.{name}" for name in ("validity.weight", "validity.bias", "classes.weight", "classes.bias")
+    }
+    before = weights.read(task.shared)
+    assert {name for name in before if name.startswith("discriminator.")} == heads
+    _train(task)
+    after = weights.read(task.output / "shared.safetensors")
+    assert {name for name in after if name.startswith("discriminator.")} == heads
+    assert all((before[name] != after[name]).any() for name in heads)
+
+
+def test_a_frozen_resnet_may_be_a_critic_and_a_trained_one_may_not(tiles_root: TilesRoot, tmp_path: Path) -> None:
+    critic = {"objective": {"name": "wgan-gp", "critic_steps": 1}}
+    with pytest.raises(BadData, match="'test_resnet' has batch norm, which mixes the tiles"):
+        _task(tmp_path / "a", tiles_root.path, discriminator={"name": "test_resnet"}, **critic)
+    start = {"name": "test_resnet", "weights": _weights_of(tmp_path, "test_resnet"), "trunk": "frozen"}
+    _train(_task(tmp_path / "b", tiles_root.path, discriminator=start, **critic))
+    _train(_task(tmp_path / "c", tiles_root.path, discriminator={"name": "test_resnet", "norm": "group"}, **critic))
+
+
+def test_five_classes(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    classes = ["ADI", "LYM", "MUC", "NORM", "TUM"]
+    for index, name in enumerate(classes):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for patient in range(3):
+            pixels = generator.integers(0, 120, (40, 40, 3), np.uint8) + np.uint8(25 * index)
+            Image.fromarray(pixels).save(tmp_path / "data" / name / f"TCGA-ZZ-{index}{patient}00-01Z-00-DX1.png")
+    for objective in ("acgan", "cgan", "hinge"):
+        folder = tmp_path / objective
+        task = _task(folder, tmp_path / "data", classes=classes, generator="deep", objective={"name": objective}, batch=10)
+        assert WORKSHOP.train(task, lambda _: None, _never).counts == Counts(15, 15)
+    released = {f"ema.{name.removeprefix('generator.')}": array for name, array in weights.read(task.shared).items()}
+    weights.save(tmp_path / "ema", {name: array for name, array in released.items() if "discriminator" not in name})
+    assert WORKSHOP.sample_sheet(task.config, tmp_path / "ema", 1, tmp_path / "sheet.png")
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        assert sheet.height == 5 * 100 + 4
+
+
+def test_too_little_memory_is_told_with_what_to_lower(
+    tiles_root: TilesRoot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = _task(tmp_path, tiles_root.path)
+
+    def full(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+
+    monkeypatch.setattr(CnnDiscriminator, "forward", full)
+    with pytest.raises(OutOfMemory, match=r'accumulate = 2 \(the batch of 4 in 2 parts\).*precision = "bf16"'):
+        _train(task)
+
+
+def test_a_network_that_cannot_be_compiled_is_trained_as_written(
+    tiles_root: TilesRoot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = _train(_task(tmp_path / "plain", tiles_root.path))
+
+    def fails(*_: object, **__: object) -> None:
+        raise RuntimeError("no compiler")
+
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: setattr(self, "_compiled_call_impl", fails))
+    task = _task(tmp_path / "compiled", tiles_root.path, compile=True)
+    result = WORKSHOP.train(task, lambda _: None, _never)
+    assert [note.partition(":")[0] for note in result.notes] == ["generator", "discriminator"]
+    assert "torch.compile does not work here (RuntimeError)" in result.notes[0]
+    assert (task.output / "shared.safetensors").read_bytes() == plain["shared.safetensors"]
+
+
+def test_divergence_returns_and_then_fails_in_words(tiles_root: TilesRoot, tmp_path: Path) -> None:
+    task = _task(tmp_path, tiles_root.path, returns={"most": 1, "every": 1, "limit": 1e-9})
+    with pytest.raises(TrainingFailed, match=r"diverged: generator loss is .*lower the learning rates .*after 1 returns"):
+        _train(task)
+    assert not [*task.output.glob("good*"), *task.output.glob("shared*")]

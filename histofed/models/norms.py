@@ -1,0 +1,53 @@
+"""Norms of a discriminator, after it was built: batch norm found or replaced, spectral norm laid over its weights."""
+
+from __future__ import annotations
+
+import math
+from typing import Final
+
+from torch import nn
+from torch.nn.utils import parametrizations
+
+from histofed.base.errors import BadData
+
+GROUPS: Final = 32
+"""Of a group norm (Wu and He, arXiv 1803.08494), where the channels can be divided so; fewer where they cannot."""
+
+
+def group_norm(channels: int, affine: bool = True) -> nn.GroupNorm:
+    """A group norm over `channels`: statistics of one image alone, whatever else is in its batch."""
+    return nn.GroupNorm(math.gcd(GROUPS, channels), channels, affine=affine)
+
+
+def has_batch_norm(network: nn.Module) -> bool:
+    """Whether, as the network stands (training or not), the answer to one image depends on the others of its batch."""
+    return any(isinstance(module, nn.modules.batchnorm._BatchNorm) and module.training for module in network.modules())
+
+
+def has_attention(network: nn.Module) -> bool:
+    """Whether the network is a transformer, or partly one."""
+    return any("Attention" in type(module).__name__ for module in network.modules())
+
+
+def replace_batch_norm(network: nn.Module) -> None:
+    """Put a group norm in the place of every two-dimensional batch norm, in place."""
+    for parent in list(network.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, nn.BatchNorm2d):
+                norm = group_norm(child.num_features)
+                # timm's variant applies its activation too
+                rest = [after for kind in ("drop", "act") if isinstance(after := getattr(child, kind, None), nn.Module)]
+                parent.register_module(name, nn.Sequential(norm, *rest) if rest else norm)
+
+
+def add_spectral_norm(network: nn.Module, name: str) -> None:
+    """Divide each convolution's and linear layer's weight by its largest singular value (Miyato et al., arXiv 1802.05957).
+
+    Raises `BadData` for a network with attention, where it fails: it takes away the scale that attention learns through
+    (ViTGAN, arXiv 2107.04589, §4.1).
+    """
+    if has_attention(network):
+        raise BadData(f"spectral norm fails on transformers such as {name!r}; switch it off, or choose 'cnn' or a ResNet")
+    for module in list(network.modules()):
+        if isinstance(module, nn.Conv2d | nn.Linear):
+            parametrizations.spectral_norm(module)

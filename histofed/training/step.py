@@ -1,0 +1,235 @@
+"""One step of a contest: a batch of reals, as many fakes, the generator's move, the discriminator's move on the same fakes.
+
+What is saved against the literal recipe: fakes are drawn and augmented once for both moves, and the generator's move
+computes no gradient of the discriminator's weights, which is a quarter of the work. Called by `loop.train` alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+from torch import Tensor, nn
+from torch.amp import GradScaler
+from torch.nn.functional import relu
+
+from histofed.models.networks import Judgement
+from histofed.training.augment import augment
+from histofed.training.contest import Contest
+from histofed.training.losses import discriminator_loss, generator_loss, judged
+from histofed.training.penalties import away_from_one, between, squared_gradient, twice_differentiable
+from histofed.training.rules import Rules
+
+_DTYPES: Final = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Deal:
+    """What a step is played with: reals with labels, and noise with the classes that fakes are asked for."""
+
+    real_BCHW: Tensor
+    labels_B: Tensor
+    z_BZ: Tensor
+    asked_B: Tensor
+
+    def parts(self, count: int) -> list[Deal]:
+        """Equal parts, each a deal."""
+        split = (tensor.chunk(count) for tensor in (self.real_BCHW, self.labels_B, self.z_BZ, self.asked_B))
+        return [Deal(*part) for part in zip(*split, strict=True)]
+
+
+@dataclass(frozen=True)
+class _Fakes:
+    """Augmented fakes; attached to the generator where it moves."""
+
+    seen_BCHW: Tensor
+    asked_B: Tensor
+
+
+def deal(real_BCHW: Tensor, labels_B: Tensor, latent: int, classes: int, rules: Rules) -> Deal:
+    """Draw noise and classes for as many fakes as there are reals; all tensors on the reals' device."""
+    count, device = len(labels_B), real_BCHW.device
+    z_BZ = torch.randn(count, latent).to(device)
+    match rules.objective.fake_labels:
+        case "uniform":
+            asked_B = torch.randint(classes, (count,)).to(device)
+        case "even":
+            # from a random class on, so that where the batch is no multiple none is favoured
+            asked_B = ((torch.arange(count) + torch.randint(classes, (1,))) % classes).to(device)
+        case "real":
+            asked_B = labels_B
+    return Deal(real_BCHW, labels_B, z_BZ, asked_B)
+
+
+def play(contest: Contest, rules: Rules, dealt: Deal, step: int) -> dict[str, Tensor]:
+    """Move both players, as far as it is their turn; returns each loss, detached, without penalties, and these apart."""
+    parts = dealt.parts(rules.accumulate)
+    moves = (step + 1) % rules.objective.critic_steps == 0
+    losses: dict[str, Tensor] = {}
+    fakes: list[_Fakes] = []
+    if moves:
+        fakes, losses["generator_loss"] = _move_generator(contest, rules, parts, step)
+    else:
+        with torch.no_grad():
+            fakes = [_draw(contest, rules, part) for part in parts]
+    return losses | _move_discriminator(contest, rules, parts, fakes, step)
+
+
+def _move_generator(contest: Contest, rules: Rules, parts: Sequence[Deal], step: int) -> tuple[list[_Fakes], Tensor]:
+    trained = [parameter for parameter in contest.discriminator.parameters() if parameter.requires_grad]
+    # the discriminator's weights need no gradient for the generator's move
+    _require_gradient(trained, False)
+    scaler = contest.scalers[0] if contest.scalers else None
+    contest.generator_adam.zero_grad()
+    fakes, total = [], torch.zeros((), device=contest.device)
+    for part in parts:
+        fake = _draw(contest, rules, part)
+        answer = _look(contest, rules, fake.seen_BCHW)
+        loss = generator_loss(answer, fake.asked_B, rules, _real_logits(contest, rules, part), step)
+        _backward(loss / len(parts), scaler)
+        fakes.append(_Fakes(fake.seen_BCHW.detach(), fake.asked_B))
+        total += loss.detach() / len(parts)
+    _take_step(contest.generator, contest.generator_adam, scaler, rules)
+    _require_gradient(trained, True)
+    if contest.ema is not None:
+        contest.ema.follow(contest.generator, step // rules.objective.critic_steps)
+    return fakes, total
+
+
+def _move_discriminator(
+    contest: Contest, rules: Rules, parts: Sequence[Deal], fakes: Sequence[_Fakes], step: int
+) -> dict[str, Tensor]:
+    penalised = _has_penalty(rules) and step % rules.penalty_every == 0
+    scaler = contest.scalers[1] if contest.scalers else None
+    contest.discriminator_adam.zero_grad()
+    total = torch.zeros((), device=contest.device)
+    penalties = torch.zeros((), device=contest.device)
+    for part, fake in zip(parts, fakes, strict=True):
+        real_BCHW = augment(part.real_BCHW, rules.augmentation)
+        fake_BCHW = fake.seen_BCHW
+        if penalised:
+            real_BCHW, fake_BCHW = (images.detach().requires_grad_() for images in (real_BCHW, fake_BCHW))
+        with twice_differentiable(penalised):
+            on_real = _look(contest, rules, real_BCHW, again=penalised)
+            on_fake = _look(contest, rules, fake_BCHW, again=penalised)
+            loss = discriminator_loss(on_real, part.labels_B, on_fake, fake.asked_B, rules, _flipped(rules, part))
+            if rules.lecam is not None:
+                loss = loss + _lecam(
+                    contest, rules, judged(on_real, part.labels_B, rules), judged(on_fake, fake.asked_B, rules)
+                )
+            whole = loss
+            if penalised:
+                penalty = _penalty(contest, rules, part, fake, (real_BCHW, on_real), (fake_BCHW, on_fake))
+                whole = loss + penalty * rules.penalty_every
+                penalties += penalty.detach() / len(parts)
+            _backward(whole / len(parts), scaler)
+        total += loss.detach() / len(parts)
+    _take_step(contest.discriminator, contest.discriminator_adam, scaler, rules)
+    return {"discriminator_loss": total} | ({"penalty": penalties} if penalised else {})
+
+
+def _draw(contest: Contest, rules: Rules, part: Deal) -> _Fakes:
+    """Fakes as the discriminator will see them."""
+    with _autocast(contest, rules):
+        fake_BCHW = contest.generator(part.z_BZ, part.asked_B)
+    return _Fakes(augment(fake_BCHW.float(), rules.augmentation), part.asked_B)
+
+
+def _look(contest: Contest, rules: Rules, images_BCHW: Tensor, again: bool = False) -> Judgement:
+    """The discriminator's judgement; `again` for one whose gradient will be differentiated again.
+
+    That needs the network as it was written, because compiled code has no second derivative, and more than fp16's range.
+    """
+    network = contest.discriminator
+    with _autocast(contest, rules, enabled=not (again and rules.precision == "fp16")):
+        answer: Judgement = network.forward(images_BCHW) if again else network(images_BCHW)
+    return answer
+
+
+def _real_logits(contest: Contest, rules: Rules, part: Deal) -> Tensor | None:
+    """What a relativistic generator is compared with."""
+    if rules.objective.loss != "relativistic":
+        return None
+    with torch.no_grad():
+        real_BCHW = augment(part.real_BCHW, rules.augmentation)
+        return judged(_look(contest, rules, real_BCHW), part.labels_B, rules)
+
+
+def _has_penalty(rules: Rules) -> bool:
+    objective = rules.objective
+    return objective.gradient_penalty > 0 or objective.r1 > 0 or objective.r2 > 0
+
+
+def _penalty(
+    contest: Contest,
+    rules: Rules,
+    part: Deal,
+    fake: _Fakes,
+    real_seen: tuple[Tensor, Judgement],
+    fake_seen: tuple[Tensor, Judgement],
+) -> Tensor:
+    objective = rules.objective
+    total = torch.zeros((), device=contest.device)
+    if objective.r1:
+        images_BCHW, answer = real_seen
+        total = total + objective.r1 / 2 * squared_gradient(judged(answer, part.labels_B, rules), images_BCHW).mean()
+    if objective.r2:
+        images_BCHW, answer = fake_seen
+        total = total + objective.r2 / 2 * squared_gradient(judged(answer, fake.asked_B, rules), images_BCHW).mean()
+    if objective.gradient_penalty:
+        share_B = torch.rand(len(part.labels_B)).to(contest.device)
+        mixed_BCHW = between(real_seen[0], fake_seen[0], share_B)
+        answer = _look(contest, rules, mixed_BCHW, again=True)
+        away_B = away_from_one(judged(answer, part.labels_B, rules), mixed_BCHW)
+        total = total + objective.gradient_penalty * away_B.mean()
+    return total
+
+
+def _lecam(contest: Contest, rules: Rules, real_B: Tensor, fake_B: Tensor) -> Tensor:
+    """relu(real - mean of fakes)² + relu(mean of reals - fake)², as in the source's code; then the means move on."""
+    assert rules.lecam is not None
+    now = torch.stack([real_B.detach().mean(), fake_B.detach().mean()])
+    before = contest.anchors.real_fake
+    means = now if before is None else before.lerp(now, 1 - rules.lecam.decay)
+    contest.anchors.real_fake = means
+    return rules.lecam.weight * (relu(real_B - means[1]).square().mean() + relu(means[0] - fake_B).square().mean())
+
+
+def _flipped(rules: Rules, part: Deal) -> Tensor | None:
+    if not rules.flip_real:
+        return None
+    return (torch.rand(len(part.labels_B)) < rules.flip_real).to(part.labels_B.device)
+
+
+def _autocast(contest: Contest, rules: Rules, enabled: bool = True) -> torch.autocast:
+    return torch.autocast(
+        contest.device.type,
+        _DTYPES.get(rules.precision, torch.bfloat16),
+        enabled=enabled and rules.precision in _DTYPES,
+        # a cached cast of a weight would be taken from one move into the next, whose gradients it does not carry
+        cache_enabled=False,
+    )
+
+
+def _backward(loss: Tensor, scaler: GradScaler | None) -> None:
+    torch.autograd.backward(loss if scaler is None else scaler.scale(loss))
+
+
+def _take_step(network: nn.Module, adam: torch.optim.Adam, scaler: GradScaler | None, rules: Rules) -> None:
+    """Clip, step; with fp16 undo the scale before and skip a step whose gradient overflowed."""
+    if rules.clip_gradient is not None:
+        if scaler is not None:
+            scaler.unscale_(adam)
+        torch.nn.utils.clip_grad_norm_(network.parameters(), rules.clip_gradient)
+    if scaler is None:
+        adam.step()
+    else:
+        scaler.step(adam)
+        scaler.update()
+
+
+def _require_gradient(parameters: Sequence[nn.Parameter], needed: bool) -> None:
+    for parameter in parameters:
+        parameter.requires_grad_(needed)

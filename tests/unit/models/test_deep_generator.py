@@ -1,0 +1,50 @@
+"""The deep generator: sizes, budget, no batch norm, and every class by itself."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from histofed.base.errors import BadData
+from histofed.models.norms import group_norm
+from histofed.models.registry import build_generator
+
+
+@pytest.mark.parametrize("size", [32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256])
+def test_every_size_it_names_is_drawn(size: int) -> None:
+    with torch.device("meta"):
+        generator = build_generator("deep", size, 5, 100)
+        assert generator(torch.zeros(2, 100), torch.zeros(2, dtype=torch.long)).shape == (2, 3, size, size)
+
+
+@pytest.mark.parametrize("size", [36, 44, 100, 132])
+def test_other_sizes_are_refused_with_those_that_are_there(size: int) -> None:
+    with pytest.raises(BadData, match=f"cannot draw {size} pixels; use .*224 or 256"):
+        build_generator("deep", size, 2, 100)
+
+
+def test_it_stays_within_ten_million_parameters_at_128_pixels() -> None:
+    with torch.device("meta"):
+        assert sum(parameter.numel() for parameter in build_generator("deep", 128, 2, 100).parameters()) == 8_999_171
+        assert sum(parameter.numel() for parameter in build_generator("deep", 128, 50, 100).parameters()) < 10_000_000
+
+
+def test_a_tile_does_not_depend_on_its_batch() -> None:
+    generator = build_generator("deep", 32, 3, 8).train()
+    z, labels = torch.randn(6, 8), torch.tensor([0, 1, 2, 0, 1, 2])
+    torch.testing.assert_close(generator(z, labels)[:2], generator(z[:2], labels[:2]))
+    assert not any("running" in name for name in generator.state_dict())
+
+
+@pytest.mark.parametrize("name", ["deep", "paper-cnn", "paper-cnn-concat"])
+def test_the_class_changes_the_tile_and_learns(name: str) -> None:
+    generator = build_generator(name, 32, 5, 8)
+    images = generator(torch.randn(1, 8).repeat(5, 1), torch.arange(5))
+    assert len({image.detach().numpy().tobytes() for image in images}) == 5
+    assert images.abs().max() <= 1
+    torch.autograd.backward(images.square().mean())
+    assert all(parameter.grad is not None for parameter in generator.parameters())
+
+
+def test_groups_divide_every_number_of_channels() -> None:
+    assert [group_norm(channels).num_groups for channels in (512, 48, 20, 7)] == [32, 16, 4, 1]

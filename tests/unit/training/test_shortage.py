@@ -1,0 +1,38 @@
+"""Too little memory is told as what to lower."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from histofed.base.errors import OutOfMemory
+from histofed.training.shortage import memory_explained
+
+
+def _told(error: Exception, batch: int, accumulate: int, precision: str) -> str:
+    with pytest.raises(OutOfMemory) as caught, memory_explained(batch, accumulate, precision, 128):
+        raise error
+    return str(caught.value)
+
+
+def test_the_gpus_memory() -> None:
+    sentence = _told(torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"), 32, 2, "fp32")
+    assert "the memory of the GPU does not suffice" in sentence
+    for advice in ("accumulate = 4 (the batch of 32 in 4 parts)", 'precision = "bf16"', "image_size below 128"):
+        assert advice in sentence
+
+
+def test_advice_that_was_taken_is_not_given_again() -> None:
+    sentence = _told(torch.OutOfMemoryError(""), 4, 2, "bf16")
+    assert "accumulate" not in sentence
+    assert "bf16" not in sentence
+
+
+def test_the_machines_memory() -> None:
+    with pytest.raises(OutOfMemory, match="the memory of this machine"), memory_explained(8, 1, "fp32", 64):
+        torch.empty(1 << 60, dtype=torch.uint8)
+
+
+def test_other_errors_pass() -> None:
+    with pytest.raises(RuntimeError, match="shapes"), memory_explained(8, 1, "fp32", 64):
+        raise RuntimeError("shapes differ")
