@@ -60,8 +60,8 @@ def test_a_copy_has_nearly_the_same_hash_and_another_tile_has_not(pictures: list
     for picture, original in zip(pictures, hashes, strict=True):
         buffer = io.BytesIO()
         Image.fromarray(picture).save(buffer, "JPEG", quality=50)
-        half = (picture.shape[1] // 2, picture.shape[0] // 2)
-        small = np.asarray(Image.fromarray(picture).resize(half, Image.Resampling.BOX))
+        two_thirds = (picture.shape[1] * 2 // 3, picture.shape[0] * 2 // 3)
+        small = np.asarray(Image.fromarray(picture).resize(two_thirds, Image.Resampling.LANCZOS))
         for copy in (decode_picture(buffer.getvalue()), small):
             assert (measure(copy).perceptual ^ original).bit_count() <= duplicates.NEAR_BITS
     assert duplicates.near(hashes, []) == []
