@@ -93,6 +93,9 @@ class HandOver:
     async def flush(self) -> None:
         """Deliver everything that an earlier connection, or an earlier life, left behind; drop what nobody takes."""
         for entry in self._outbox.entries():
+            if entry.task.site != self._link.credentials.identity.name:
+                self.forget(entry.task, entry.attempt, "it was made under another site's name")
+                continue
             try:
                 await self.deliver(entry, _unwatched)
             except BadData as error:

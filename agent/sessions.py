@@ -21,7 +21,7 @@ from agent.work import Work
 from histofed.audit.journal import Journal
 from histofed.base.clock import Clock
 from histofed.base.errors import AlreadyThere, ConfigError, HistofedError, NotAuthorised
-from histofed.base.ids import SiteId
+from histofed.base.ids import SiteId, TaskKey
 from histofed.telemetry.logs import fields
 from histofed.transport.backoff import Backoff
 
@@ -54,7 +54,8 @@ class Sessions:
         self._random = random
         self._words = f"connects to {link.address}"
         self._job: tuple[Offer, asyncio.Task[None]] | None = None
-        self._waiting: Offer | None = None
+        self._waiting: dict[TaskKey, Offer] = {}
+        """Offers behind the task in hand, in the order in which they came; of one task the newest."""
         self._renew_from = datetime.min.replace(tzinfo=clock.now().tzinfo)
         self._reconnect = False
         self.connected = False
@@ -131,7 +132,11 @@ class Sessions:
             self._job = offer, asyncio.create_task(self._do(offer))
         elif (offer.task, offer.attempt) != (self._job[0].task, self._job[0].attempt):
             # also a further attempt at the task in hand: it comes before the call that reports the failure returns
-            self._waiting = offer
+            self._waiting[offer.task] = offer
+
+    def _following(self) -> Offer | None:
+        """The offer that has waited longest."""
+        return self._waiting.pop(next(iter(self._waiting))) if self._waiting else None
 
     async def _do(self, offer: Offer) -> None:
         """The task in hand and, when it has ended, the one that waits behind it."""
@@ -145,7 +150,7 @@ class Sessions:
                 log.error(
                     "task %s waits until it is offered again: %s", next_offer.task, error, extra=fields(site=self._site)
                 )
-            next_offer, self._waiting = self._waiting, None
+            next_offer = self._following()
             if next_offer is not None and self._job is not None:
                 self._job = next_offer, self._job[1]
         self._job = None
@@ -153,14 +158,12 @@ class Sessions:
     async def _withdraw(self, message: Withdrawal) -> None:
         """Stop and forget the task."""
         log.info("task %s is withdrawn: %s", message.task, message.reason)
-        if self._waiting is not None and self._waiting.task == message.task:
-            self._waiting = None
+        self._waiting.pop(message.task, None)
         if self._job is not None and self._job[0].task == message.task:
             await self._end_job()
         if (attempt := self._work.attempt_of(message.task)) is not None:
             self._work.drop(message.task, attempt, message.reason)
-        if self._job is None and (following := self._waiting) is not None:
-            self._waiting = None
+        if self._job is None and (following := self._following()) is not None:
             self._begin(following)
 
     async def _end_job(self) -> None:

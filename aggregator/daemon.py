@@ -35,7 +35,7 @@ from histofed.audit.journal import Journal
 from histofed.audit.record import SYSTEM
 from histofed.base import durable
 from histofed.base.clock import Clock
-from histofed.base.errors import HistofedError
+from histofed.base.errors import CannotWriteState, HistofedError
 from histofed.base.health import Health
 from histofed.base.ids import Digest
 from histofed.pki.tokens import JoinLine
@@ -242,10 +242,13 @@ class AggregatorService:
         """Values that are read rather than counted, and what the probes answer."""
         while not drain.is_set():
             self._metrics.set(names.SITES_CONNECTED, len(self._fleet.connected))
-            for row in self._members.sites():
-                if row.certificate_expires_at is not None:
-                    left = (row.certificate_expires_at - self._clock.now()).total_seconds()
-                    self._metrics.set(names.SITE_CERTIFICATE_EXPIRY, left, site=row.name)
+            try:
+                for row in self._members.sites():
+                    if row.certificate_expires_at is not None:
+                        left = (row.certificate_expires_at - self._clock.now()).total_seconds()
+                        self._metrics.set(names.SITE_CERTIFICATE_EXPIRY, left, site=row.name)
+            except CannotWriteState as error:
+                log.error("gauges are not renewed", extra=fields(reason=str(error)))
             serving, not_serving = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
             await self._probe.set("liveness", serving if self._health.live else not_serving)
             await self._probe.set("histofed.v1.FleetService", serving if self._health.ready else not_serving)

@@ -13,6 +13,7 @@ from typing import Final
 import grpc
 
 from aggregator.members import Members
+from histofed.base.errors import HistofedError
 from histofed.base.ids import Digest
 from histofed.pki import tokens
 from histofed.telemetry.logs import fields
@@ -40,7 +41,11 @@ class EnrolmentDoor:
     async def run(self, drain: asyncio.Event) -> None:
         """Watch the tokens until the daemon drains."""
         while not drain.is_set():
-            await self.adjust()
+            try:
+                await self.adjust()
+            except HistofedError as error:
+                # enrolment is not worth the rounds that run: say it, and try again at the next turn
+                log.error("the enrolment port cannot be opened or closed", extra=fields(reason=str(error)))
             try:
                 await asyncio.wait_for(drain.wait(), CHECK_S)
             except TimeoutError:

@@ -30,7 +30,7 @@ from histofed.audit.journal import Journal
 from histofed.audit.record import SYSTEM, Who
 from histofed.base.clock import Clock
 from histofed.base.durable import failpoint
-from histofed.base.errors import CannotWriteState, HistofedError, Stale, WorkerLost
+from histofed.base.errors import CannotWriteState, HistofedError, NotFound, Stale, WorkerLost
 from histofed.base.experiment import Experiment, parse_experiment
 from histofed.base.ids import Digest, ExperimentId, Json, RoundKey, SiteId, TaskKey
 from histofed.pki.signing import Envelope
@@ -87,6 +87,7 @@ class Engine:
         for row in self.store.experiments(only_open=True):
             if row.state == "draft":
                 self.initialise(self.experiment(row.name))
+        self.forge.forget_strangers(self.store.rounds(only_open=True))
         for state in self.store.rounds(only_open=True):
             self._rounds[state.key] = state
             log.info("taking up an open round", extra=fields(round=str(state.key), state=state.state))
@@ -134,6 +135,8 @@ class Engine:
     def round_of(self, task: TaskKey) -> Round:
         """The round of a task, open or not. Raises `NotFound`, and `Stale` when the site is not in its sample."""
         state = self._rounds.get(task.round) or self.store.round(task.round)
+        if task.kind != state.kind:
+            raise NotFound(f"round {task.round} has no task of kind {task.kind}")
         state.task(task.site)
         return state
 
@@ -156,6 +159,7 @@ class Engine:
 
     def submit(self, experiment: Experiment, who: Who) -> None:
         """A new experiment. Raises `AlreadyThere`."""
+        self.store.check_name_is_free(experiment.name)
         self.audit("experiment.submitted", who, {"experiment": experiment.name, "sha256": experiment.sha256})
         self.store.add_experiment(experiment.name, experiment.toml, experiment.sha256, who.name)
         self.initialise(experiment)
@@ -175,8 +179,8 @@ class Engine:
         with self._tracing.root(names.ROUND_SAMPLE, round_parent(key.experiment, key.number), attributes):
             self.audit("round.planned", SYSTEM, {"round": str(key), "base": base, "eligible": eligible, "sample": sample})
             self.store.add_round(state)
+            self._rounds[key] = state
             failpoint("aggregator.sample_planned")
-        self._rounds[key] = state
         self._carry_out(state, rounds.pending_effects(state))
 
     def open_planned(self) -> None:
@@ -313,8 +317,9 @@ class Engine:
         with self._tracing.span(
             names.ROUND_COMMIT, _round_attributes(key) | {names.MODEL_DIGEST: made.model.digest}, parent=parent
         ):
-            self.store.set_round_metrics(key, made.metrics)
             self.dispatch(key, events.Aggregated(made.model.digest, self._clock.now()), model=made.model)
+            # numbers for people, not part of the model: after the commit that they describe
+            self.store.set_round_metrics(key, made.metrics)
             failpoint("aggregator.model_committed")
 
     # --- jobs --------------------------------------------------------------------------------------------------------

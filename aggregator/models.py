@@ -7,7 +7,7 @@ crash interrupted is repeated from the durable updates and makes the same model.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -116,10 +116,14 @@ class ModelForge:
 
     def forget_updates(self, state: Round) -> None:
         """The round ended: its updates' bytes are not needed again. Files that are part of a model stay."""
-        for task in state.tasks:
-            self._blobs.discard_uploads(owner_of(str(state.task_key(task.site))))
-            if task.weights is not None and not self._store.is_part(task.weights):
-                self._blobs.remove(task.weights)
+        for site in state.sampled:
+            self._blobs.forget(_owner(state, site), self._store.is_part)
+
+    def forget_strangers(self, open_rounds: Sequence[Round]) -> None:
+        """After a start: what was sent for rounds that ended, when the last process could not clean up."""
+        known = {_owner(state, site) for state in open_rounds for site in state.sampled}
+        for owner in self._blobs.owners() - known:
+            self._blobs.forget(owner, self._store.is_part)
 
     def _outputs(self, name: str) -> tuple[Path, Path]:
         outputs = tuple(self._scratch / f"{name}-{part}.safetensors" for part in (SHARED, SERVER))
@@ -159,6 +163,10 @@ class ModelForge:
         manifest = state.task(site).manifest
         assert manifest is not None, "an admitted task has its manifest"
         return decode_update(self._store.update(manifest).payload)
+
+
+def _owner(state: Round, site: SiteId) -> str:
+    return owner_of(str(state.task_key(site)))
 
 
 def _weights_of(manifest: UpdateManifest) -> Digest:

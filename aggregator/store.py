@@ -49,7 +49,7 @@ class Store:
     # --- experiments -------------------------------------------------------------------------------------------------
 
     def add_experiment(self, name: ExperimentId, toml: str, sha256: Digest, submitted_by: str) -> None:
-        """A new experiment, as a draft. Raises `AlreadyThere` when the name is taken."""
+        """A new experiment, as a draft; its name was checked."""
         row = {
             "name": name,
             "toml": toml,
@@ -59,9 +59,14 @@ class Store:
             "created_at": iso(self._clock.now()),
         }
         with self._database.writing() as connection:
-            if connection.execute(sa.select(schema.experiments.c.name).where(schema.experiments.c.name == name)).first():
-                raise AlreadyThere(f"experiment {name} exists already; names are never used twice, choose another")
             connection.execute(sa.insert(schema.experiments).values(row))
+
+    def check_name_is_free(self, name: ExperimentId) -> None:
+        """Raises `AlreadyThere` when there ever was an experiment of this name."""
+        query = sa.select(schema.experiments.c.name).where(schema.experiments.c.name == name)
+        with self._database.reading() as connection:
+            if connection.execute(query).first() is not None:
+                raise AlreadyThere(f"experiment {name} exists already; names are never used twice, choose another")
 
     def set_experiment(self, name: ExperimentId, state: str, reason: str = "") -> None:
         """The experiment moves on; an ended one never moves again."""

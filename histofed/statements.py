@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Final, TypeVar
@@ -22,6 +23,9 @@ from histofed.base.ids import Digest, ExperimentId, Json, RoundKey, SiteId, Task
 
 UPDATE_TYPE: Final = "application/vnd.histofed.update.v1+json"
 MODEL_TYPE: Final = "application/vnd.histofed.model.v1+json"
+METRIC_NAME: Final = r"[A-Za-z][A-Za-z0-9_.-]{0,39}"
+"""What a metric may be called; operators see the name."""
+METRICS_LIMIT: Final = 32
 SIZE_LIMIT: Final = 1 << 20
 """Bytes of a statement that are read at all."""
 
@@ -117,6 +121,8 @@ def decode_update(payload: bytes) -> UpdateManifest:
     manifest = _decode(payload, TypeAdapter(UpdateManifest), "update manifest")
     if any(not math.isfinite(value) for value in manifest.metrics.values()):
         raise BadData("the update manifest has a metric that is not finite")
+    if len(manifest.metrics) > METRICS_LIMIT or not all(re.fullmatch(METRIC_NAME, name) for name in manifest.metrics):
+        raise BadData(f"the update manifest has more than {METRICS_LIMIT} metrics, or one with an odd name")
     if manifest.tiles < 0 or manifest.patients < 0 or manifest.steps < 0:
         raise BadData("the update manifest has a negative count")
     return manifest

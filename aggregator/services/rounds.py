@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+import math
+import re
+from collections.abc import AsyncIterator, Mapping
 from datetime import datetime
+from itertools import islice
 from typing import Any, Final
 
 import grpc
@@ -27,6 +30,7 @@ from histofed.base.ids import Digest, SiteId, TaskKey, digest, sha256
 from histofed.pki.credentials import Credentials
 from histofed.pki.identity import Role
 from histofed.pki.signing import Envelope
+from histofed.statements import METRIC_NAME
 from histofed.telemetry.context import TraceContext, round_parent
 from histofed.telemetry.logs import fields
 from histofed.telemetry.tracing import Tracing
@@ -40,6 +44,8 @@ BEAT_S: Final = 10.0
 """Seconds between two messages on an idle stream."""
 REASON_LIMIT: Final = 500
 """Characters of a site's reason that are kept."""
+LOSSES_LIMIT: Final = 16
+"""Losses of one task that are shown."""
 CAPABILITIES: Final = ("encoding:float32", "kind:train")
 
 
@@ -113,14 +119,14 @@ class FleetServicer(rounds_pb2_grpc.FleetServiceServicer):
     async def AcceptTask(
         self, request: rounds_pb2.AcceptTaskRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> rounds_pb2.AcceptTaskResponse:
-        who, task = _own_task(context, request.task)
+        who, task = self._own_task(context, request.task)
         self._engine.dispatch(task.round, events.Accepted(task.site, request.attempt), who=_who(who))
         return rounds_pb2.AcceptTaskResponse()
 
     async def DeclineTask(
         self, request: rounds_pb2.DeclineTaskRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> rounds_pb2.DeclineTaskResponse:
-        who, task = _own_task(context, request.task)
+        who, task = self._own_task(context, request.task)
         event = events.Declined(task.site, request.attempt, _words(request.reason))
         self._engine.dispatch(task.round, event, who=_who(who))
         return rounds_pb2.DeclineTaskResponse()
@@ -128,7 +134,7 @@ class FleetServicer(rounds_pb2_grpc.FleetServiceServicer):
     async def FailTask(
         self, request: rounds_pb2.FailTaskRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> rounds_pb2.FailTaskResponse:
-        who, task = _own_task(context, request.task)
+        who, task = self._own_task(context, request.task)
         event = events.Failed(task.site, request.attempt, _words(request.reason), request.retryable)
         self._engine.dispatch(task.round, event, who=_who(who))
         return rounds_pb2.FailTaskResponse()
@@ -136,20 +142,22 @@ class FleetServicer(rounds_pb2_grpc.FleetServiceServicer):
     async def ReportProgress(
         self, request: rounds_pb2.ReportProgressRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> rounds_pb2.ReportProgressResponse:
-        _, task = _own_task(context, request.task)
+        _, task = self._own_task(context, request.task)
         state = self._engine.round_of(task)
         mine = state.task(task.site)
         if state.state is not RoundState.OPEN or mine.state not in rounds.LIVE or mine.attempt != request.attempt:
             reason = mine.reason or f"round {state.key} is {state.state}"
             return rounds_pb2.ReportProgressResponse(wanted=False, reason=reason)
-        progress = TaskProgress(request.phase[:20], request.done, request.total, dict(request.losses), request.rate)
+        progress = TaskProgress(
+            _words(request.phase)[:20], request.done, request.total, _numbers(request.losses), _number(request.rate)
+        )
         self._fleet.report(task, progress)
         return rounds_pb2.ReportProgressResponse(wanted=True)
 
     async def SubmitUpdate(
         self, request: rounds_pb2.SubmitUpdateRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> rounds_pb2.SubmitUpdateResponse:
-        who, task = _own_task(context, request.task)
+        who, task = self._own_task(context, request.task)
         envelope = Envelope(
             request.manifest.payload_type,
             request.manifest.payload,
@@ -191,6 +199,13 @@ class FleetServicer(rounds_pb2_grpc.FleetServiceServicer):
         event = events.Received(task.site, attempt, sha256(envelope.payload), weights, manifest.weights.bytes)
         self._engine.dispatch(state.key, event, who=_who(who), update=envelope, trace=trace)
         failpoint("aggregator.update_received")
+
+    def _own_task(self, context: grpc.aio.ServicerContext[Any, Any], text: str) -> tuple[Caller, TaskKey]:
+        """The caller and the task, which must be the caller's and must exist, in this kind."""
+        who, task = caller(context), TaskKey.parse(text)
+        _check_own(who, task)
+        self._engine.round_of(task)
+        return who, task
 
     async def _verdict(self, task: TaskKey) -> rounds_pb2.SubmitUpdateResponse:
         """Wait until the update is judged."""
@@ -244,6 +259,7 @@ class SitePermissions:
     async def may_upload(self, who: Caller, task: TaskKey, sha256: Digest, size: int) -> None:
         """Only the update of the caller's own accepted task, within the experiment's limit."""
         _check_own(who, task)
+        self._engine.round_of(task)
         limit = self._engine.experiment(task.round.experiment).file.aggregation.max_update_bytes
         if size > limit:
             reason = f"the update has {size} bytes, the experiment's limit is {limit} (aggregation.max_update_bytes)"
@@ -271,12 +287,6 @@ def _who(who: Caller) -> Who:
     return Who(who.identity.uri, who.serial)
 
 
-def _own_task(context: grpc.aio.ServicerContext[Any, Any], text: str) -> tuple[Caller, TaskKey]:
-    who, task = caller(context), TaskKey.parse(text)
-    _check_own(who, task)
-    return who, task
-
-
 def _check_own(who: Caller, task: TaskKey) -> None:
     if task.site != who.name:
         raise NotAuthorised(f"task {task} belongs to another site than {who.identity.uri}")
@@ -284,7 +294,19 @@ def _check_own(who: Caller, task: TaskKey) -> None:
 
 def _words(reason: str) -> str:
     """A site's reason, on one line and bounded: it is shown to operators."""
-    return " ".join(reason.split())[:REASON_LIMIT] or "no reason given"
+    words = " ".join(reason.split())[:REASON_LIMIT]
+    return "".join(letter if letter.isprintable() else "?" for letter in words) or "no reason given"
+
+
+def _number(value: float) -> float:
+    """A rate that every reader can show; one that is not finite says nothing."""
+    return value if math.isfinite(value) else 0.0
+
+
+def _numbers(losses: Mapping[str, float]) -> dict[str, float]:
+    """The losses that are shown: bounded in number, finite, with names that cannot do anything to a terminal."""
+    named = ((name, value) for name, value in losses.items() if re.fullmatch(METRIC_NAME, name) and math.isfinite(value))
+    return dict(islice(named, LOSSES_LIMIT))
 
 
 def _check_version(theirs: str) -> None:

@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import functools
 import logging
+import os
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ import grpc.aio
 from cryptography import x509
 
 from histofed.base.clock import Clock
-from histofed.base.errors import BadData, HistofedError, NotAuthorised, NotEnrolled
+from histofed.base.errors import BadData, CannotWriteState, HistofedError, NotAuthorised, NotEnrolled
 from histofed.pki.identity import Identity, identity_of, serial_of
 from histofed.pki.keys import der_of
 from histofed.transport import authz, limits
@@ -197,12 +198,12 @@ class Gate(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in 
             if unary and context.time_remaining() is None:
                 raise BadData(f"the call of {method.rpartition('v1.')[2]} has no deadline: every unary call needs one")
             yield
+        except CannotWriteState as error:
+            # the place is for this machine's administrator, and so for its log
+            _log.error("%s: %s", method, error)
+            await _answer(context, CannotWriteState(_without_place(error)))
         except HistofedError as error:
-            await context.abort(
-                grpc.StatusCode[error.status],
-                str(error)[: limits.DETAILS],
-                trailing_metadata=((ERROR_CLASS, type(error).__name__),),
-            )
+            await _answer(context, error)
         except (asyncio.CancelledError, grpc.aio.AbortError):
             raise
         except Exception as error:
@@ -213,6 +214,22 @@ class Gate(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in 
             await context.abort(
                 grpc.StatusCode.INTERNAL, f"internal error, see the aggregator's log (id {number}) and report it"
             )
+
+
+async def _answer(context: Context, error: HistofedError) -> None:
+    """End the call with the error's status, sentence and class."""
+    await context.abort(
+        grpc.StatusCode[error.status],
+        str(error)[: limits.DETAILS],
+        trailing_metadata=((ERROR_CLASS, type(error).__name__),),
+    )
+
+
+def _without_place(error: CannotWriteState) -> str:
+    """What another machine may hear about a disk of this one."""
+    cause = error.__cause__
+    reason = os.strerror(cause.errno) if isinstance(cause, OSError) and cause.errno else "its disk refuses"
+    return f"the aggregator cannot write its state: {reason}; nothing was acknowledged, its log has the place"
 
 
 def _require_tls13(context: Context) -> None:

@@ -87,10 +87,22 @@ class BlobStore:
         for path in (self.path(sha), *self._directory.glob(f"{digest(sha)}.*")):
             durable.remove(path)
 
-    def discard_uploads(self, owner: str) -> None:
-        """Drop what `owner` did not finish: its round is over. Raises `CannotWriteState`."""
+    def forget(self, owner: str, keep: Callable[[Digest], bool]) -> None:
+        """Drop everything that `owner` sent: its round is over. Raises `CannotWriteState`.
+
+        A blob goes with its last receipt, unless `keep` wants it: another owner may have sent the same bytes.
+        """
         for path in self._directory.glob(f"*.{owner}.part"):
             durable.remove(path)
+        for receipt in self._directory.glob(f"*.{owner}.received"):
+            name = digest(receipt.name.partition(".")[0])
+            durable.remove(receipt)
+            if not keep(name) and not any(self._directory.glob(f"{name}.*.received")):
+                durable.remove(self.path(name))
+
+    def owners(self) -> set[str]:
+        """Everybody who sent something that is still here."""
+        return {path.name.split(".")[1] for pattern in ("*.part", "*.received") for path in self._directory.glob(pattern)}
 
     def open_upload(self, sha: str, size: int, owner: str) -> Writer:
         """Become the writer of `owner`'s upload, from its committed offset on; hashes what is there. Close it.

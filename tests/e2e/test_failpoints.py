@@ -154,10 +154,11 @@ def test_disks_that_are_full_for_a_moment_cost_nothing_but_time(new_federation: 
     toml = mean_experiment("full", 2, extra=f"[sampling]\nsites = {list(PAIR)}")
     federation.submit(toml)
     check_end(federation, "full", toml, tmp_path, PAIR)
-    for name, daemon in federation.daemons.items():
+    for daemon in federation.daemons.values():
         assert daemon.running
-        if name in PAIR:
-            assert daemon.logged(NO_SPACE), "the hospital's administrator reads that a disk is full"
+        assert daemon.logged(NO_SPACE), "whoever owns the disk reads it in a log of their own"
+    for site in PAIR:
+        assert not federation.daemons[site].logged(str(federation.state)), "a site learns no path of the aggregator's"
 
 
 def test_a_disk_that_is_full_when_a_round_opens_delays_it(lonely: Federation, tmp_path: Path) -> None:

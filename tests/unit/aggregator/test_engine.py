@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -64,6 +64,9 @@ class StandInForge:
 
     def forget_updates(self, state: Round) -> None:
         self.forgotten.append(state.key)
+
+    def forget_strangers(self, open_rounds: Sequence[Round]) -> None:
+        self.kept = tuple(state.key for state in open_rounds)
 
     def _model(self, number: int) -> ModelRow:
         parts = {"shared": File(sha256(str(number).encode()), 1)}

@@ -148,8 +148,21 @@ def test_removal_takes_everything_with_it(store: BlobStore) -> None:
 def test_an_ended_round_leaves_no_parts(store: BlobStore) -> None:
     store.open_upload(NAME, len(BLOB), NORTH).close()
     store.open_upload(NAME, len(BLOB), SOUTH).close()
-    store.discard_uploads(NORTH)
+    assert store.owners() == {NORTH, SOUTH}
+    store.forget(NORTH, keep=lambda _: False)
     assert [path.name for path in store.path(NAME).parent.iterdir()] == [f"{NAME}.{SOUTH}.part"]
+
+
+def test_a_blob_goes_with_the_last_who_sent_it_unless_it_is_kept(store: BlobStore) -> None:
+    for owner in (NORTH, SOUTH):
+        with contextlib.closing(store.open_upload(NAME, len(BLOB), owner)) as writer:
+            writer.append(0, BLOB)
+            writer.finish()
+    store.forget(NORTH, keep=lambda _: False)
+    assert store.received(NAME, SOUTH)
+    assert not store.received(NAME, NORTH)
+    store.forget(SOUTH, keep=lambda name: name == NAME)
+    assert (store.has(NAME), store.owners()) == (True, set())
 
 
 class Uploads(RuleBasedStateMachine):
