@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from histofed.base.clock import SystemClock
-from histofed.base.errors import BadData, NotAuthorised, Stale, VersionMismatch
+from histofed.base.errors import BadData, NotAuthorised, NotFound, Stale, VersionMismatch
 from histofed.pki.authority import Authority
 from histofed.pki.credentials import Credentials
 from histofed.pki.keys import new_key, signing_request
@@ -182,6 +182,34 @@ def test_anothers_task_cannot_be_touched(healthy: Federation, hostile: HostileSi
         hostile.announce(task, "ab" * 32, 100)
     hostile.decline(offer)
     assert outcome(healthy, offer)[0] == "abandoned"
+
+
+def test_a_task_cannot_be_answered_in_another_kind(healthy: Federation, hostile: HostileSite, offer: wire.TaskOffer) -> None:
+    task = offer.task.replace("/train/", "/evaluate/")
+    with pytest.raises(NotFound, match="no task of kind evaluate"):
+        hostile.call("AcceptTask", wire.AcceptTaskRequest(task=task, attempt=1))
+    with pytest.raises(NotFound, match="no task of kind evaluate"):
+        hostile.announce(task, "ab" * 32, 100)
+    hostile.decline(offer)
+    assert outcome(healthy, offer)[0] == "abandoned"
+
+
+def test_what_a_site_reports_cannot_harm_the_operators_view(
+    healthy: Federation, hostile: HostileSite, offer: wire.TaskOffer
+) -> None:
+    hostile.accept(offer)
+    losses = {f"loss_{number}": 1.0 for number in range(100)} | {"bad\x1b[2J": 1.0, "nan": float("nan")}
+    report = wire.ReportProgressRequest(
+        task=offer.task, attempt=1, phase="train\x1b[2J", done=1, total=2, losses=losses, rate=float("inf")
+    )
+    assert hostile.call("ReportProgress", report).wanted
+    experiment, number = offer.task.split("/")[:2]
+    (shown,) = healthy.cli("rounds", "show", experiment, number)["round"]["tasks"]
+    assert (len(shown["losses"]), shown["rate"]) == (16, 0.0)
+    assert "\x1b" not in str(shown)
+    hostile.call("FailTask", wire.FailTaskRequest(task=offer.task, attempt=1, reason="no \x1b[2J luck", retryable=False))
+    state, reason = outcome(healthy, offer)
+    assert (state, "\x1b" in str(reason)) == ("abandoned", False)
 
 
 def test_only_the_base_of_its_own_task_can_be_read(

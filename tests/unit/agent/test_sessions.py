@@ -240,6 +240,14 @@ async def test_an_offer_that_makes_no_sense_is_told_and_passed_over(
 # -- faults ------------------------------------------------------------------------------------------------------------
 
 
+async def test_offers_behind_the_task_in_hand_wait_in_a_row(site: AgentSite, aggregator: FakeAggregator) -> None:
+    for number in (1, 2, 3):
+        aggregator.offer(aggregator.make_offer(task(number)))
+    site.start()
+    await aggregator.wait_for("SubmitUpdate", 3)
+    assert [manifest.round for manifest in aggregator.manifests()] == [1, 2, 3]
+
+
 async def test_a_killed_trainer_is_reported_and_the_next_attempt_goes_on(
     site: AgentSite, aggregator: FakeAggregator
 ) -> None:
