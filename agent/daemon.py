@@ -170,7 +170,7 @@ class AgentService:
             connected=parts.sessions.connected,
             words=parts.sessions.words,
             task=None if held is None else str(held.task),
-            updates_waiting=len(parts.outbox.entries()),
+            updates_waiting=len(parts.outbox),
             certificate_expires_at=iso(parts.link.credentials.not_after),
             process=os.getpid(),
         )

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import base64
 import json
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -20,6 +21,8 @@ from histofed.base.errors import BadData
 from histofed.base.ids import Digest, TaskKey, canonical, digest
 from histofed.pki.signing import Envelope
 from histofed.statements import File, decode_update
+
+log = logging.getLogger(__name__)
 
 _MANIFEST: Final = "manifest.json"
 _WEIGHTS: Final = "update.safetensors"
@@ -72,8 +75,18 @@ class Outbox:
 
     def entries(self) -> tuple[Entry, ...]:
         """Every finished update, by task."""
-        complete = sorted(path.parent for path in self._folder.glob(f"*/{_WEIGHTS}"))
-        return tuple(_entry(_decode((folder / _MANIFEST).read_bytes()), folder / _WEIGHTS) for folder in complete)
+        found = []
+        for weights in sorted(self._folder.glob(f"*/{_WEIGHTS}")):
+            try:
+                found.append(_entry(_decode((weights.parent / _MANIFEST).read_bytes()), weights))
+            except (BadData, OSError) as error:
+                # damaged, perhaps by a disk: it cannot be sent, and must not keep the others from it
+                log.error("an update in the outbox cannot be read and stays where it is: %s", error)
+        return tuple(found)
+
+    def __len__(self) -> int:
+        """How many updates wait."""
+        return sum(1 for _ in self._folder.glob(f"*/{_WEIGHTS}"))
 
     def remove(self, task: TaskKey) -> None:
         """There is a verdict, or nobody wants it any more."""

@@ -72,6 +72,17 @@ def test_updates_wait_side_by_side_until_they_are_removed(tmp_path: Path) -> Non
     assert outbox.get(first) is None
 
 
+def test_a_damaged_entry_does_not_hold_up_the_others(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    outbox = Outbox(tmp_path / "outbox")
+    first, second = put(outbox, tmp_path, manifest(1)), put(outbox, tmp_path, manifest(2))
+    entry = outbox.get(first)
+    assert entry is not None
+    (entry.weights.parent / "manifest.json").write_bytes(b"{")
+    assert [entry.task for entry in outbox.entries()] == [second]
+    assert len(outbox) == 2
+    assert "cannot be read and stays where it is" in caplog.text
+
+
 def test_another_attempt_takes_the_place_of_the_first(tmp_path: Path) -> None:
     outbox = Outbox(tmp_path / "outbox")
     put(outbox, tmp_path, manifest())
