@@ -96,6 +96,7 @@ def committed(store: Store, clock: FakeClock, number: int, *sites: SiteId) -> Ro
 
 
 def submit(store: Store) -> None:
+    store.check_name_is_free(DEMO)
     store.add_experiment(DEMO, "toml", Digest("1" * 64), "spiffe://test/operator/admin")
 
 
@@ -172,7 +173,7 @@ def test_sites_show_their_newest_certificate_and_what_they_gave(members: Members
 def test_an_experiment_name_is_taken_for_ever_and_an_ended_one_stays_ended(store: Store) -> None:
     submit(store)
     with pytest.raises(AlreadyThere, match="exists already"):
-        submit(store)
+        store.check_name_is_free(DEMO)
     store.set_experiment(DEMO, "failed", "why")
     store.set_experiment(DEMO, "running")
     assert (store.experiment("demo").state, store.experiment("demo").reason) == ("failed", "why")
