@@ -104,7 +104,7 @@ def document(about: About, stretch: Stretch, progressed: Progressed) -> dict[str
         "losses": dict(progressed.losses),
         "returns": progressed.returns,
         "stretches": stretches,
-        "notes": [*about.notes, *_returned(progressed.returns)],
+        "notes": [*about.notes, *_returned(progressed.returns), *_moved(about.earlier, stretch)],
     }
 
 
@@ -161,6 +161,15 @@ def _counted(provenance: Mapping[str, Mapping[str, Json]]) -> dict[str, Json]:
 def _seconds(stretch: Mapping[str, Json]) -> float:
     found = stretch.get("seconds")
     return float(found) if isinstance(found, int | float) else 0.0
+
+
+def _moved(earlier: Sequence[Mapping[str, Json]], now: Stretch) -> Sequence[str]:
+    """Whether the run went on elsewhere: the same numbers then come in another order of additions."""
+    own = dataclasses.asdict(now)
+    moved = [key for key in ("device", "threads", "torch") if any(one.get(key) != own[key] for one in earlier)]
+    if not moved:
+        return ()
+    return (f"went on with other {' and '.join(moved)}: not bit for bit the run that was never stopped",)
 
 
 def _returned(returns: int) -> Sequence[str]:
