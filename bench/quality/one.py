@@ -1,0 +1,101 @@
+"""One run, advanced to a mark of CPU-minutes and judged there; `curve.json` keeps what was found at each mark."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+
+from bench.quality.judge import Judge
+from bench.quality.recipes import CLASSES, settings_of
+from bench.quality.report import keep_floor
+from histofed import weights
+from histofed.base.clock import SystemClock
+from histofed.base.errors import Cancelled
+from histofed.base.ids import Json
+from histofed.models.networks import Generator, load_floating_state
+from histofed.recipes.contract import Progress
+from histofed.recipes.gan.building import generator_of
+from histofed.recipes.gan.central import CentralTask, Span, train_centrally
+from histofed.recipes.gan.settings import Settings, parse_value
+from histofed.tiles.store import DEFAULT_BYTES, TileStore
+from histofed.training.sheet import draw_sheet
+from histofed.training.tensors import with_prefix
+
+TILES = 1000
+"""Generated for each judgement."""
+COLUMNS = 12
+
+
+class Stopwatch:
+    """CPU-minutes of the loop alone, from its first step on; what earlier processes spent is added."""
+
+    def __init__(self, before: float) -> None:
+        self._before, self._begin = before, 0.0
+        self.steps = 0
+        self.losses: Mapping[str, float] = {}
+
+    def phase(self, words: str) -> None:
+        """Not counted: reading tiles and building networks."""
+
+    def begin(self, span: Span) -> None:
+        """The loop begins."""
+        self._begin, self.steps = time.process_time(), span.first
+
+    def progress(self, progress: Progress) -> None:
+        """Remember how far it is."""
+        self.steps, self.losses = progress.step, progress.losses
+
+    def spent(self) -> float:
+        """Minutes."""
+        return self._before + (time.process_time() - self._begin) / 60
+
+
+def advance(options: argparse.Namespace) -> None:
+    """Train to the mark, judge, and write both down. A run that is at the mark already is left alone."""
+    folder = options.out / (options.name or f"{options.recipe}-{options.seed}")
+    folder.mkdir(parents=True, exist_ok=True)
+    curve_file = folder / "curve.json"
+    curve: list[dict[str, Json]] = json.loads(curve_file.read_text()) if curve_file.exists() else []
+    if curve and float(str(curve[-1]["minutes"])) >= options.until:
+        return
+    values = dict(_value(text) for text in options.values)
+    settings = settings_of(options.recipe, values)
+    judge = Judge(options.data, options.nets, options.out)
+    keep_floor(judge, options.out)
+    watch = Stopwatch(float(str(curve[-1]["minutes"])) if curve else 0.0)
+    task = CentralTask(
+        settings,
+        judge.training_folder,
+        folder / "run",
+        seed=options.seed,
+        device="cpu",
+        threads=1,
+        sheet_every=0,
+        checkpoint_seconds=1e9,  # a mark is a checkpoint
+        store=TileStore(options.out / "cache", DEFAULT_BYTES),
+    )
+    with contextlib.suppress(Cancelled):
+        train_centrally(task, watch, lambda: watch.spent() >= options.until, SystemClock())
+    spent = watch.spent()
+    generator = _released(settings, folder / "run")
+    row: dict[str, Json] = {"mark": options.until, "minutes": spent, "steps": watch.steps, "losses": dict(watch.losses)}
+    row |= judge.of(generator, TILES)
+    draw_sheet(generator, CLASSES, COLUMNS, options.seed, folder / f"sheet-{options.until:02g}.png")
+    curve_file.write_text(json.dumps([*curve, row], indent=1) + "\n")
+    print(folder.name, json.dumps(row), flush=True)
+
+
+def _released(settings: Settings, run: Path) -> Generator:
+    """The averaged generator of the checkpoint."""
+    generator = generator_of(settings.draft())
+    load_floating_state(generator, with_prefix(weights.read(run / "checkpoint.safetensors"), "ema."))
+    return generator
+
+
+def _value(text: str) -> tuple[str, Json]:
+    name, _, value = text.partition("=")
+    return name, parse_value(value)
