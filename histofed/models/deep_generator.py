@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate, leaky_relu
 
 from histofed.base.errors import BadData
+from histofed.models.doubling import DoublingConv2d
 from histofed.models.networks import Generator
 from histofed.models.norms import group_norm
 
@@ -54,7 +55,7 @@ class DeepGenerator(Generator):
         x_BCHW = self.linear(z_BZ).view(len(z_BZ), -1, i, i) * self.class_map(labels_B).view(-1, 1, i, i)
         for block in self.blocks:
             x_BCHW = block(x_BCHW, given_BZ)
-        out: Tensor = self.to_rgb(leaky_relu(self.norm(x_BCHW, given_BZ), _SLOPE)).tanh()
+        out: Tensor = self.to_rgb(leaky_relu(self.norm(x_BCHW, given_BZ), _SLOPE, inplace=True)).tanh()
         return out
 
 
@@ -68,8 +69,7 @@ class _Film(nn.Module):
 
     def forward(self, x_BCHW: Tensor, given_BZ: Tensor) -> Tensor:
         scale_BC, shift_BC = self.scale_shift(given_BZ).chunk(2, 1)
-        out: Tensor = self.norm(x_BCHW) * (1 + scale_BC[..., None, None]) + shift_BC[..., None, None]
-        return out
+        return torch.addcmul(shift_BC[..., None, None], self.norm(x_BCHW), 1 + scale_BC[..., None, None])
 
 
 class _UpBlock(nn.Module):
@@ -78,15 +78,16 @@ class _UpBlock(nn.Module):
     def __init__(self, channels_in: int, channels_out: int, given: int) -> None:
         super().__init__()
         self.norm1, self.norm2 = _Film(channels_in, given), _Film(channels_out, given)
-        self.conv1 = nn.Conv2d(channels_in, channels_out, 3, padding=1)
+        self.conv1 = DoublingConv2d(channels_in, channels_out)
         self.conv2 = nn.Conv2d(channels_out, channels_out, 3, padding=1)
         self.skip = nn.Conv2d(channels_in, channels_out, 1, bias=False)
 
     def forward(self, x_BCHW: Tensor, given_BZ: Tensor) -> Tensor:
-        h_BCHW = _twice(leaky_relu(self.norm1(x_BCHW, given_BZ), _SLOPE))
-        h_BCHW = leaky_relu(self.norm2(self.conv1(h_BCHW), given_BZ), _SLOPE)
+        # in place wherever the gradient needs the result alone: these are memory's work, not arithmetic's
+        h_BCHW = leaky_relu(self.norm1(x_BCHW, given_BZ), _SLOPE, inplace=True)
+        h_BCHW = leaky_relu(self.norm2(self.conv1(h_BCHW), given_BZ), _SLOPE, inplace=True)
         # the 1x1 convolution before the doubling: the same numbers for a quarter of the work
-        out: Tensor = (self.conv2(h_BCHW) + _twice(self.skip(x_BCHW))) * math.sqrt(0.5)
+        out: Tensor = self.conv2(h_BCHW).add_(_twice(self.skip(x_BCHW))).mul_(math.sqrt(0.5))
         return out
 
 

@@ -18,6 +18,7 @@ from typing import Final
 import torch
 from torch import Tensor, nn
 
+from histofed.models.doubling import DoublingConv2d
 from histofed.models.networks import Generator, start_as_dcgan
 
 CHANNELS: Final = 128
@@ -75,9 +76,10 @@ class PaperConcatGenerator(Generator):
 
 def _up(channels_in: int, channels_out: int) -> nn.Sequential:
     return nn.Sequential(
-        nn.Upsample(scale_factor=2, mode="nearest"),
-        nn.Conv2d(channels_in, channels_out, 3, padding=1),
+        # where others keep their doubling, so that the tensors' names stay those of the public code
+        nn.Identity(),
+        DoublingConv2d(channels_in, channels_out),
         nn.BatchNorm2d(channels_out, eps=PAPER_EPS),
-        nn.LeakyReLU(0.2),
+        nn.LeakyReLU(0.2, inplace=True),
         nn.Dropout2d(0.25),
     )
