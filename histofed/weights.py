@@ -69,13 +69,20 @@ def parse_header(header: bytes, data_size: int) -> tuple[TensorSpec, ...]:
 
     Raises `BadData` for anything the format forbids.
     """
+    return _parse(header, data_size)[0]
+
+
+def _parse(header: bytes, data_size: int) -> tuple[tuple[TensorSpec, ...], Mapping[str, str]]:
+    """The tensors by name, and the texts beside them."""
     try:
         document = json.loads(header)
     except (ValueError, RecursionError) as error:
         raise BadData("not a safetensors file: its header is not JSON") from error
     if not isinstance(document, dict):
         raise BadData("not a safetensors file: its header is not a table")
-    document.pop("__metadata__", None)
+    metadata = document.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in metadata.values()):
+        raise BadData("damaged safetensors file: what it says about itself is not text")
     specs = sorted((_spec(name, entry) for name, entry in document.items()), key=lambda spec: (spec.begin, spec.end))
     position = 0
     for spec in specs:
@@ -84,7 +91,7 @@ def parse_header(header: bytes, data_size: int) -> tuple[TensorSpec, ...]:
         position = spec.end
     if position != data_size:
         raise BadData(f"damaged safetensors file: {data_size} bytes of data where the header promises {position}")
-    return tuple(sorted(specs, key=lambda spec: spec.name))
+    return tuple(sorted(specs, key=lambda spec: spec.name)), metadata
 
 
 def _spec(name: str, entry: object) -> TensorSpec:
@@ -115,7 +122,8 @@ class TensorFile:
             if length > HEADER_LIMIT or 8 + length > size:
                 raise BadData(f"not a safetensors file: a header of {length} bytes (the limit is {HEADER_LIMIT})")
             self._data_begin = 8 + length
-            self.specs = {spec.name: spec for spec in parse_header(file.read(length), size - self._data_begin)}
+            specs, self.metadata = _parse(file.read(length), size - self._data_begin)
+            self.specs = {spec.name: spec for spec in specs}
             self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
     @property
@@ -169,21 +177,28 @@ class Written:
     bytes: int
 
 
-def save(path: Path, tensors: Mapping[str, Array]) -> Written:
-    """Write tensors to `path`: atomic, durable, the same bytes for the same tensors.
+def save(path: Path, tensors: Mapping[str, Array], metadata: Mapping[str, str] | None = None) -> Written:
+    """Write tensors to `path`, and texts about them into its header: atomic, durable, the same bytes for the same content.
 
     Raises `BadData` for a type that is not supported and `CannotWriteState`.
     """
     specs = [(name, _type_name(name, array.dtype), array.shape) for name, array in sorted(tensors.items())]
-    return save_stream(path, specs, (np.ascontiguousarray(tensors[name]).reshape(-1) for name, _, _ in specs))
+    return save_stream(path, specs, (np.ascontiguousarray(tensors[name]).reshape(-1) for name, _, _ in specs), metadata)
 
 
-def save_stream(path: Path, specs: Iterable[tuple[str, str, tuple[int, ...]]], data: Iterable[Array]) -> Written:
+def save_stream(
+    path: Path,
+    specs: Iterable[tuple[str, str, tuple[int, ...]]],
+    data: Iterable[Array],
+    metadata: Mapping[str, str] | None = None,
+) -> Written:
     """Write tensors whose data come one piece after another, in the order of `specs` (sorted by name).
 
     Pieces may be parts of tensors; only their sum must fit. Memory: one piece, and 2 MiB that wait to be hashed.
     """
-    offset, header = 0, {}
+    offset, header = 0, dict[str, object]()
+    if metadata:
+        header["__metadata__"] = dict(sorted(metadata.items()))
     for name, dtype, shape in specs:
         size = math.prod(shape) * _DTYPES[dtype].itemsize
         header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [offset, offset + size]}

@@ -20,7 +20,7 @@ from typing import NoReturn
 
 from histofed import __version__
 from histofed.base.errors import HistofedError, UsageError
-from histofed.cli import audit, data, experiments, models, rounds, sites, status, tiles, token
+from histofed.cli import audit, data, experiments, models, rounds, sites, status, tiles, token, train
 from histofed.cli.command import Answer, Finished, Terminal
 
 INTERRUPTED = 128 + signal.SIGINT
@@ -48,14 +48,21 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True, dest="command", parser_class=_Parser)
     for group in (status, experiments, rounds, sites, models, token, tiles, data, audit):
         group.add(commands, common)
+    without_config = argparse.ArgumentParser(add_help=False)
+    _add_common(without_config, suppressed=True, config=False)
+    train.add(commands, without_config)
     return parser
 
 
-def _add_common(parser: argparse.ArgumentParser, *, suppressed: bool) -> None:
-    """The global options; `suppressed` ones leave alone what stood before the command."""
+def _add_common(parser: argparse.ArgumentParser, *, suppressed: bool, config: bool = True) -> None:
+    """The global options; `suppressed` ones leave alone what stood before the command.
+
+    `config` is left out where a command needs no aggregator and has a `--config` of its own.
+    """
     default = argparse.SUPPRESS if suppressed else None
     options = parser.add_argument_group("everywhere")
-    options.add_argument("--config", type=Path, default=default, metavar="FILE", help="operator.toml to use")
+    if config:
+        options.add_argument("--config", type=Path, default=default, metavar="FILE", help="operator.toml to use")
     options.add_argument("--json", action="store_true", default=default or False, help="print one JSON document")
     options.add_argument(
         "--traceback", action="store_true", default=default or False, help="show where an internal error arose"

@@ -1,4 +1,4 @@
-"""The training loop of a round: one function, read top to bottom. Called by the `gan` recipe's workshop.
+"""The training loop, one function, read top to bottom: of a round at a site, and of a whole run in one place.
 
 Determinism: batches are a function of (seed, step); noise, labels of fakes, augmentation and dropout come from torch's
 generators, whose state is part of a checkpoint. On a CPU a run that was stopped and resumed any number of times ends in the
@@ -55,6 +55,9 @@ def train(
     report: Callable[[Step], None],  #            a line of progress, at most two per second
     stop: Callable[[], bool],  #                  asked before every step
     rules: Rules = _PAPER,  #                     objective, stabilisers, precision
+    after: Callable[[int], None] = lambda _: None,  # told the number of every step; must leave random numbers alone
+    keep_end: bool = False,  #                    whether the last state is kept as a checkpoint too
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
 ) -> Mapping[str, float]:
     """Train both players; returns the mean of each loss over the steps that had it.
 
@@ -83,8 +86,7 @@ def train(
         return Checkpoint(step, sums, {**contest.state(), **_random_state(device)}, counts, returns)
 
     started = reported = saved = clock.monotonic()
-    images = 0
-    latest: dict[str, float] = {}
+    images, latest = 0, dict[str, float]()
     while step < steps:
         # Keep a state to return to.
         if rules.returns is not None and step % rules.returns.every == 0:
@@ -94,7 +96,7 @@ def train(
         if stop():
             store.save(now_as_checkpoint())
             raise Cancelled(f"training stopped on request after {step} of {steps} steps; it goes on from there")
-        if clock.monotonic() - saved > CHECKPOINT_SECONDS:
+        if clock.monotonic() - saved > checkpoint_seconds:
             store.save(now_as_checkpoint())
             saved = clock.monotonic()
 
@@ -126,6 +128,9 @@ def train(
         if step == steps or now - reported >= REPORT_SECONDS:
             reported = now
             report(Step(step, dict(latest), images / max(now - started, 1e-9)))
+        after(step)
+    if keep_end:
+        store.save(now_as_checkpoint())
     good.clear()
     return {name: total / counts[name] for name, total in sums.items()}
 

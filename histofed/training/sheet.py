@@ -27,6 +27,11 @@ _FONT: Final = 16
 
 def draw_sheet(generator: Generator, class_names: Sequence[str], columns: int, seed: int, target: Path) -> None:
     """Write a PNG to `target`, the same bytes for the same weights and seed. Raises `CannotWriteState`."""
+    durable.replace(target, render_sheet(generator, class_names, columns, seed), mode=0o644)
+
+
+def render_sheet(generator: Generator, class_names: Sequence[str], columns: int, seed: int) -> bytes:
+    """The PNG. Noise comes from a source of its own: nobody else's random numbers are touched."""
     rows = _samples(generator, len(class_names), columns, seed)
     edge = rows.shape[2]
     factor = -(-_EDGE // edge)
@@ -43,7 +48,7 @@ def draw_sheet(generator: Generator, class_names: Sequence[str], columns: int, s
             sheet.paste(sample, (left + column * step, top))
     buffer = io.BytesIO()
     sheet.save(buffer, "PNG")
-    durable.replace(target, buffer.getvalue(), mode=0o644)
+    return buffer.getvalue()
 
 
 def _samples(generator: Generator, classes: int, columns: int, seed: int) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
@@ -51,8 +56,9 @@ def _samples(generator: Generator, classes: int, columns: int, seed: int) -> np.
     noise = torch.Generator().manual_seed(seed)
     z_BZ = torch.randn(columns, generator.latent, generator=noise).repeat(classes, 1)
     labels_B = torch.arange(classes).repeat_interleave(columns)
+    device = next(generator.parameters()).device
     generator.eval()
     with torch.inference_mode():
-        pixels_BCHW = to_uint8(generator(z_BZ, labels_B))
+        pixels_BCHW = to_uint8(generator(z_BZ.to(device), labels_B.to(device))).cpu()
     pixels: np.ndarray[tuple[int, ...], np.dtype[np.uint8]] = pixels_BCHW.permute(0, 2, 3, 1).contiguous().numpy()
     return pixels.reshape(classes, columns, *pixels.shape[1:])

@@ -12,11 +12,13 @@ from histofed.base.errors import OutOfMemory
 
 @contextmanager
 def memory_explained(batch: int, accumulate: int, precision: str, image_size: int) -> Iterator[None]:
-    """Turn torch's error about memory into `OutOfMemory`, with advice that fits these settings; others pass."""
+    """Turn torch's and numpy's errors about memory into `OutOfMemory`, with advice that fits these settings; others pass."""
     try:
         yield
     except torch.OutOfMemoryError as error:
         raise OutOfMemory(_sentence("the GPU", batch, accumulate, precision, image_size)) from error
+    except MemoryError as error:
+        raise OutOfMemory(_sentence("this machine", batch, accumulate, precision, image_size)) from error
     except RuntimeError as error:
         # the allocator of the CPU has no class of its own
         if "can't allocate memory" not in str(error):

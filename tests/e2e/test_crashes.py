@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from histofed.audit.verify import verify
+from histofed.training.checkpoint import CheckpointStore
 from tests.e2e.conftest import NewFederation
 from tests.support import expected
 from tests.support.daemons import KILLED
@@ -87,8 +87,10 @@ def test_an_agent_drains_and_its_trainer_goes_on_from_a_checkpoint(bruised: Fede
     (trainer,) = trainers(agent.pid)
     assert agent.stop(signal.SIGTERM) == 0
     assert has_ended(trainer, 0), "the agent waits for its trainer"
-    (checkpoint,) = (bruised.site("north") / "state/work").glob("*/output/checkpoint.json")
-    stopped_at = json.loads(checkpoint.read_bytes())["step"]
+    (checkpoint,) = (bruised.site("north") / "state/work").glob("*/output/checkpoint.safetensors")
+    found = CheckpointStore(checkpoint.parent, "anybody").peek()
+    assert found is not None
+    stopped_at = found.state.step
     assert 0 < stopped_at < 40
 
     before = task_of(bruised.wait_until_seen(name, lambda _: True), "north")["done"]

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import safetensors
 import safetensors.numpy
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -86,6 +87,24 @@ def test_the_form_of_a_file_is_fixed(path: Path) -> None:
     weights.save(path, {"w": np.array([1, 2], np.float32)})
     header = b'{"w":{"dtype":"F32","shape":[2],"data_offsets":[0,8]}}  '
     assert path.read_bytes() == struct.pack("<Q", 56) + header + struct.pack("<ff", 1, 2)
+
+
+def test_texts_in_the_header_come_back_and_leave_the_tensors_alone(path: Path) -> None:
+    weights.save(path, {"w": np.array([1, 2], np.float32)}, {"state": '{"step": 3}', "about": "ünïcode"})
+    with TensorFile(path) as file:
+        assert file.metadata == {"about": "ünïcode", "state": '{"step": 3}'}
+        assert file.array("w").tolist() == [1, 2]
+    with safetensors.safe_open(path, "numpy") as reference:
+        assert reference.metadata() == {"about": "ünïcode", "state": '{"step": 3}'}
+    weights.save(path, {"w": np.array([1, 2], np.float32)})
+    with TensorFile(path) as file:
+        assert file.metadata == {}
+
+
+def test_texts_that_are_none_are_refused(path: Path) -> None:
+    for metadata in (b"[]", b'{"a":1}', b'"a"', b"null"):
+        with pytest.raises(BadData, match="what it says about itself is not text"):
+            weights.read(raw(path, b'{"__metadata__":' + metadata + b"}"))
 
 
 def test_a_stream_may_come_in_any_pieces(path: Path) -> None:

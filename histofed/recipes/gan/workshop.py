@@ -1,4 +1,4 @@
-"""The heavy half of the recipe `gan`: builds the networks, trains a task, draws sample sheets. Only in child processes.
+"""The heavy half of the recipe `gan`: trains a task, draws sample sheets. Only in child processes.
 
 Which tensors go where is one line: everything that `Contest.state` names is shared when `_is_shared` says so, else private.
 """
@@ -8,31 +8,30 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Final
 
 import numpy as np
 import torch
-from torch.amp import GradScaler
 
 from histofed import weights
 from histofed.base.clock import SystemClock
 from histofed.base.errors import BadData, TrainingFailed
 from histofed.base.ids import Json, canonical, sha256
-from histofed.models.networks import Discriminator, Generator, floating_state, load_floating_state
-from histofed.models.norms import has_batch_norm
-from histofed.models.options import DiscriminatorOptions
-from histofed.models.registry import build_discriminator, build_generator
-from histofed.models.trunk_weights import LocalWeights
+from histofed.models.networks import floating_state, load_floating_state
 from histofed.recipes.contract import Counts, Progress, Stop, TrainResult, TrainTask
+from histofed.recipes.gan.building import (
+    SHEET_COLUMNS,
+    batches_of,
+    compile_networks,
+    contest_of,
+    discriminator_of,
+    generator_of,
+    load_tiles,
+)
 from histofed.recipes.gan.config import GanConfig
 from histofed.recipes.sections import parse_section
-from histofed.tiles import cache, folder
 from histofed.tiles.cache import TileCache
 from histofed.tiles.store import TileStore
-from histofed.tiles.tileset import check_patients
-from histofed.training.batches import Batches, BatchPlan
 from histofed.training.checkpoint import CheckpointStore
-from histofed.training.compiling import compile_in_place
 from histofed.training.contest import Contest
 from histofed.training.loop import Step, train
 from histofed.training.runtime import prepare
@@ -40,9 +39,6 @@ from histofed.training.sheet import draw_sheet
 from histofed.training.shortage import memory_explained
 from histofed.training.tensors import to_arrays, with_prefix
 from histofed.weights import Array
-
-_COLUMNS: Final = 8
-"""Samples per class on a sheet."""
 
 
 class GanWorkshop:
@@ -52,9 +48,9 @@ class GanWorkshop:
         """Fresh networks; a shared discriminator starts from its local weights file where one is configured."""
         wanted = parse_section(GanConfig, config)
         prepare("cpu", 0, seed)
-        tensors = to_arrays(floating_state(_generator(wanted)), "generator.")
+        tensors = to_arrays(floating_state(generator_of(wanted)), "generator.")
         if _is_shared(wanted, "discriminator."):
-            tensors |= to_arrays(floating_state(_discriminator(wanted)), "discriminator.")
+            tensors |= to_arrays(floating_state(discriminator_of(wanted)), "discriminator.")
         weights.save(target, tensors)
 
     def train(self, task: TrainTask, report: Callable[[Progress], None], stop: Stop) -> TrainResult:
@@ -70,12 +66,12 @@ class GanWorkshop:
         """Rows by class from the released generator (`ema.*`). Raises `BadData` when the tensors are of another model."""
         wanted = parse_section(GanConfig, config)
         prepare("cpu", 0, seed)
-        generator = _generator(wanted)
+        generator = generator_of(wanted)
         try:
             load_floating_state(generator, with_prefix(weights.read(tensors), "ema."))
         except (KeyError, ValueError) as error:
             raise BadData(f"the tensors are not those of this experiment's generator: {error}") from error
-        draw_sheet(generator, wanted.classes, _COLUMNS, seed, target)
+        draw_sheet(generator, wanted.classes, SHEET_COLUMNS, seed, target)
         return True
 
 
@@ -83,13 +79,8 @@ def _train(config: GanConfig, task: TrainTask, report: Callable[[Progress], None
     tiles = _tiles(task, config)
     device = prepare(task.device, task.threads, task.seed)
     contest = _contest(config, task, device)
-    notes = _compiled(config, contest) if config.compile else ()
-    batches = Batches(
-        tiles.pixels,
-        tiles.labels,
-        len(config.classes),
-        BatchPlan(config.batch, task.seed, config.balanced, config.flips),
-    )
+    notes = compile_networks(config, contest)
+    batches = batches_of(config, tiles, task.seed)
     store = CheckpointStore(task.output, _fingerprint(task, tiles))
 
     def tell(step: Step) -> None:
@@ -111,51 +102,12 @@ def _tiles(task: TrainTask, config: GanConfig) -> TileCache:
     if task.data is None:
         raise BadData("this experiment reads tiles and the site has configured no data root; set one for it")
     store = TileStore(task.cache, task.cache_bytes) if task.cache is not None else None
-    # a tile that is smaller than the model would teach it the blur of enlarging
-    tiles = cache.load(folder.scan(task.data, config.classes), config.image_size, config.image_size, store)
-    check_patients(tiles.tileset, task.minimum_patients)
-    return tiles
-
-
-def _generator(config: GanConfig) -> Generator:
-    return build_generator(config.generator, config.image_size, len(config.classes), config.latent)
-
-
-def _discriminator(config: GanConfig) -> Discriminator:
-    chosen, rules = config.discriminator, config.rules()
-    start = LocalWeights(Path(chosen.weights.path), chosen.weights.sha256) if chosen.weights else None
-    options = DiscriminatorOptions(
-        rules.heads,
-        chosen.trunk == "frozen",
-        chosen.norm,
-        chosen.spectral_norm,
-        chosen.dropout,
-        chosen.batch_deviation,
-    )
-    network = build_discriminator(chosen.name, config.image_size, len(config.classes), start, options)
-    if rules.objective.gradient_penalty and has_batch_norm(network):
-        raise BadData(
-            f"discriminator {chosen.name!r} has batch norm, which mixes the tiles that a gradient penalty looks at one by "
-            'one; use norm = "group", a frozen trunk, or a network without batch norm'
-        )
-    return network
+    return load_tiles(config, task.data, task.minimum_patients, store)
 
 
 def _contest(config: GanConfig, task: TrainTask, device: torch.device) -> Contest:
     """The two players with the round's weights and this site's private state."""
-    generator, discriminator = _generator(config), _discriminator(config)
-    for network in (generator, discriminator):
-        # channels-last: a third faster, and the same numbers in another order in memory
-        network.to(device=device, memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
-    trained = [parameter for parameter in discriminator.parameters() if parameter.requires_grad]
-    contest = Contest(
-        generator,
-        discriminator,
-        torch.optim.Adam(generator.parameters(), config.generator_rate, config.betas, fused=True),
-        torch.optim.Adam(trained, config.discriminator_rate, config.betas, fused=True),
-        device,
-        scalers=(GradScaler(device.type), GradScaler(device.type)) if config.precision == "fp16" else None,
-    )
+    contest = contest_of(config, device)
     shared = weights.read(task.shared)
     expected = {name for name in contest.state() if _is_shared(config, name)}
     if shared.keys() != expected:
@@ -164,24 +116,6 @@ def _contest(config: GanConfig, task: TrainTask, device: torch.device) -> Contes
     if task.private is not None:
         contest.load(weights.read(task.private))
     return contest
-
-
-def _compiled(config: GanConfig, contest: Contest) -> tuple[str, ...]:
-    """Compile both networks, each apart; what did not work, in words, for the task's notes."""
-    size, count, device = config.image_size, config.batch // config.accumulate, contest.device
-    labels = torch.arange(count, device=device) % len(config.classes)
-
-    def drawn() -> torch.Tensor:
-        number: torch.Tensor = contest.generator(torch.zeros(count, config.latent, device=device), labels).mean()
-        return number
-
-    def judged() -> torch.Tensor:
-        images = torch.zeros(count, 3, size, size, device=device)
-        return torch.stack([part.float().mean() for part in contest.discriminator(images)]).sum()
-
-    reasons = ((contest.generator, drawn, "generator"), (contest.discriminator, judged, "discriminator"))
-    found = ((name, compile_in_place(network, example)) for network, example, name in reasons)
-    return tuple(f"{name}: {reason}" for name, reason in found if reason)
 
 
 def _write(state: Mapping[str, Array], config: GanConfig, output: Path) -> None:

@@ -1,0 +1,331 @@
+"""Training in one place: the same networks, batches and loop as a site's task, with an EMA of its own, sheets and a record.
+
+Called by `histofed train`. The same task with the same folder goes on where it stopped, however it stopped; a folder that
+holds other work is refused in words. Nothing that is watched (sheets, the log, progress) touches a random number: on a CPU
+the weights are the same with and without.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Final, Protocol
+
+import numpy as np
+import torch
+
+from histofed import weights
+from histofed.base import durable
+from histofed.base.clock import Clock, iso
+from histofed.base.errors import AlreadyThere, BadData, Cancelled, HistofedError, NotFound, TrainingFailed, UsageError
+from histofed.base.ids import Json, canonical, sha256
+from histofed.base.seeds import seed as seed_of
+from histofed.models.networks import floating_state
+from histofed.recipes.contract import Progress, Stop
+from histofed.recipes.gan import record
+from histofed.recipes.gan.building import SHEET_COLUMNS, batches_of, compile_networks, contest_of, load_tiles
+from histofed.recipes.gan.config import GanConfig
+from histofed.recipes.gan.outputs import Outputs
+from histofed.recipes.gan.record import About, Progressed, State, Stretch, public_recipe
+from histofed.recipes.gan.settings import Settings
+from histofed.tiles.store import TileStore
+from histofed.training.checkpoint import CheckpointStore, Found
+from histofed.training.event_log import EventLog
+from histofed.training.loop import CHECKPOINT_SECONDS, Step, train
+from histofed.training.runtime import prepare
+from histofed.training.sheet import render_sheet
+from histofed.training.shortage import memory_explained
+from histofed.training.tensors import to_arrays
+
+MINIMUM_PATIENTS: Final = 2
+"""Per class; what one patient looks like is not what a class looks like."""
+_NO_LOG: Final = "no TensorBoard log: the package tensorboard is not installed (histofed[tensorboard])"
+_logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class CentralTask:
+    """One run."""
+
+    settings: Settings
+    data: Path
+    """The tiles' root."""
+    out: Path
+    seed: int = 0
+    device: str = "auto"
+    threads: int = 0
+    """CPU threads; 0 leaves the choice to torch."""
+    max_steps: int | None = None
+    """At most so many steps now; the plan stays."""
+    sheet_every: int = 200
+    """Steps; 0 draws one at the end only."""
+    checkpoint_seconds: float = CHECKPOINT_SECONDS
+    store: TileStore | None = None
+    """Where decoded tiles are kept; None decodes them into memory every time."""
+    restart: bool = False
+    """Forget what the folder holds."""
+
+
+@dataclass(frozen=True)
+class Span:
+    """What is to be done now."""
+
+    first: int
+    """Steps that were done before."""
+    last: int
+    steps: int
+    """Of the whole run."""
+    batch: int
+
+
+class Show(Protocol):
+    """Where a run says how it goes."""
+
+    def phase(self, words: str) -> None:
+        """What takes its time now."""
+        ...
+
+    def begin(self, span: Span) -> None:
+        """The loop begins; from here on a stop keeps what was done."""
+        ...
+
+    def progress(self, progress: Progress) -> None:
+        """A line of the loop, at most two per second."""
+        ...
+
+
+def train_centrally(task: CentralTask, show: Show, stop: Stop, clock: Clock) -> Mapping[str, Json]:
+    """Train, or go on; the record as it lies in the folder.
+
+    Raises `Cancelled` when `stop()` turned true and everything is kept; `BadData` for settings, tiles or weights that cannot
+    be used, `AlreadyThere` for a folder with other work, `TrainingFailed`, `OutOfMemory`, `CannotWriteState`, `ConfigError`.
+    """
+    draft = task.settings.draft()
+    if task.max_steps is not None and task.max_steps < 1:
+        raise UsageError("--max-steps is at least 1")
+    if not task.data.is_dir():
+        raise NotFound(f"--data {task.data}: there is no such folder")
+    outputs = Outputs(task.out)
+    durable.make_directory(task.out, mode=0o755)
+    with (
+        durable.lock(task.out / "lock", "histofed train"),
+        memory_explained(draft.batch, draft.accumulate, draft.precision, draft.image_size),
+    ):
+        if task.restart:
+            outputs.clear()
+        outputs.prepare()
+        return _Run(task, outputs, show, stop, clock).train()
+
+
+class _Run:
+    """One call: what was built, and what the loop's hooks need."""
+
+    def __init__(self, task: CentralTask, outputs: Outputs, show: Show, stop: Stop, clock: Clock) -> None:
+        self._task, self._outputs, self._show, self._clock = task, outputs, show, clock
+        show.phase("reading tiles")
+        tiles = load_tiles(task.settings.draft(), task.data, MINIMUM_PATIENTS, task.store)
+        self._config = config = task.settings.config(len(tiles.tileset.tiles))
+        device = prepare(task.device, task.threads, seed_of("central", task.seed))
+        fingerprint = tiles.fingerprint()
+        work = _work(config, task, fingerprint, device)
+        self._checkpoints = CheckpointStore(task.out, sha256(canonical(work)), work=work)
+        found = _own(self._checkpoints, work, config)
+        self._first = found.state.step if found else 0
+
+        show.phase("building networks")
+        self._contest = contest_of(config, device, averaged=True)
+        compiled = compile_networks(config, self._contest)
+        self._batches = batches_of(config, tiles, seed_of("batches", task.seed))
+        self._budget = _Budget(stop, task.max_steps)
+        self._drawn = -1
+        self._log, missing = _event_log(outputs.events, self._first)
+        self._about = About(
+            task.settings,
+            config,
+            task.seed,
+            tiles.tileset,
+            fingerprint,
+            (*tiles.tileset.notes(), *compiled, *missing),
+            record.earlier_stretches(outputs.record) if found else (),
+        )
+        self._stretch = Stretch(
+            iso(clock.now()), self._first, self._first, 0.0, _name(device), torch.get_num_threads(), torch.__version__
+        )
+
+    def train(self) -> Mapping[str, Json]:
+        """The loop, and what it leaves behind."""
+        config, most = self._config, self._task.max_steps
+        last = config.steps if most is None else min(config.steps, self._first + most)
+        self._write("running")
+        self._show.begin(Span(self._first, last, config.steps, config.batch))
+        with self._written_behind():
+            try:
+                self._loop()
+            except Cancelled:
+                if not self._budget.spent:
+                    self._write("stopped")
+                    raise
+            except TrainingFailed as error:
+                self._write("failed", str(error))
+                raise
+            return self._finish()
+
+    def _loop(self) -> None:
+        began = self._clock.monotonic()
+        try:
+            train(
+                self._contest,
+                self._batches,
+                self._config.steps,
+                len(self._config.classes),
+                self._checkpoints,
+                self._clock,
+                self._report,
+                self._budget,
+                self._config.rules(),
+                self._after,
+                keep_end=True,
+                checkpoint_seconds=self._task.checkpoint_seconds,
+            )
+        finally:
+            self._stretch = replace(self._stretch, seconds=round(self._clock.monotonic() - began, 3))
+
+    def _report(self, step: Step) -> None:
+        self._show.progress(Progress(step.number, self._config.steps, step.losses, step.images_per_second))
+        if self._log is not None:
+            self._log.losses(step.number, step.losses, step.images_per_second)
+            rates = [adam.param_groups[0]["lr"] for adam in (self._contest.generator_adam, self._contest.discriminator_adam)]
+            self._log.rates(step.number, *rates)
+
+    def _after(self, step: int) -> None:
+        self._budget.taken += 1
+        every = self._task.sheet_every
+        if every and step % every == 0:
+            self._draw(step)
+
+    def _draw(self, step: int) -> None:
+        """A sheet of the averaged generator, always of the same noise."""
+        assert self._contest.ema is not None
+        png = render_sheet(
+            self._contest.ema.generator, self._config.classes, SHEET_COLUMNS, seed_of("sheet", self._task.seed)
+        )
+        self._outputs.put_sheet(step, png)
+        if self._log is not None:
+            self._log.sheet(step, png)
+        self._drawn = step
+
+    def _finish(self) -> Mapping[str, Json]:
+        """The run is done, or has taken the steps that it was given."""
+        assert self._contest.ema is not None
+        released = to_arrays(floating_state(self._contest.ema.generator), "ema.")
+        if not all(np.isfinite(array).all() for array in released.values()):
+            error = TrainingFailed("training diverged: a weight is not finite; lower the learning rates")
+            self._write("failed", str(error))
+            raise error
+        found = self._checkpoints.peek()
+        assert found is not None, "the loop keeps its end"
+        if self._drawn != found.state.step:
+            self._draw(found.state.step)
+        weights.save(self._outputs.model, released)
+        return self._write("finished" if found.state.step >= self._config.steps else "stopped")
+
+    def _write(self, state: State, reason: str = "") -> Mapping[str, Json]:
+        found = self._checkpoints.peek()
+        step, means, returns = (found.state.step, found.state.means(), found.state.returns) if found else (0, {}, 0)
+        self._stretch = replace(self._stretch, to_step=step)
+        document = record.document(self._about, self._stretch, Progressed(state, step, means, returns, reason))
+        record.write(self._outputs.record, document)
+        return document
+
+    @contextlib.contextmanager
+    def _written_behind(self) -> Iterator[None]:
+        """The log is complete when the block is left, also by an error, which then is the one to be told."""
+        try:
+            yield
+        except BaseException:
+            if self._log is not None:
+                with contextlib.suppress(HistofedError):
+                    self._log.close()
+            raise
+        if self._log is not None:
+            self._log.close()
+
+
+class _Budget:
+    """Stops the loop on request, or when it has taken as many steps as it was given."""
+
+    def __init__(self, stop: Stop, most: int | None) -> None:
+        self._stop, self._most = stop, most
+        self.taken = 0
+        self.spent = False
+
+    def __call__(self) -> bool:
+        self.spent = self._most is not None and self.taken >= self._most
+        return self.spent or self._stop()
+
+
+def _work(config: GanConfig, task: CentralTask, tiles: str, device: torch.device) -> dict[str, Json]:
+    """What two runs must have in common to be one. Not the number of steps: a run may be made longer."""
+    recipe = public_recipe(config)
+    del recipe["steps"]
+    return {"recipe": recipe, "seed": task.seed, "tiles": tiles, "device": device.type}
+
+
+def _own(store: CheckpointStore, work: Mapping[str, Json], config: GanConfig) -> Found | None:
+    """The checkpoint to go on from. Raises `AlreadyThere` for one of other work, `BadData` for one that cannot be read."""
+    found = store.peek()
+    if found is None:
+        if store.path.exists():
+            raise BadData(
+                f"{store.path} is damaged or of another version; go on elsewhere with another --out, or begin again with "
+                "--restart"
+            )
+        return None
+    if found.work != dict(work):
+        told = "; ".join(_differences(found.work, work)) or "it was made by other means"
+        raise AlreadyThere(
+            f"{store.path.parent} holds another run ({told}); go on with its settings, choose another --out, or begin again "
+            "with --restart"
+        )
+    if found.state.step > config.steps:
+        raise AlreadyThere(
+            f"{store.path.parent} holds a run of {found.state.step} steps already, more than {config.steps}; choose another "
+            "--out, or begin again with --restart"
+        )
+    _logger.info("going on after step %d", found.state.step)
+    return found
+
+
+def _differences(before: Mapping[str, Json], now: Mapping[str, Json]) -> list[str]:
+    """What differs, in words: `recipe.batch was 32 and is 16`."""
+    old, new = dict(_flat(before)), dict(_flat(now))
+    names = [name for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name)]
+    told = [
+        "its tiles were others"
+        if name == "tiles"
+        else f"{name.removeprefix('recipe.')} was {old.get(name)} and is {new.get(name)}"
+        for name in names
+    ]
+    return [*told[:5], *([f"and {len(told) - 5} more"] if len(told) > 5 else [])]
+
+
+def _flat(table: Mapping[str, Json], prefix: str = "") -> Iterator[tuple[str, Json]]:
+    for key, value in table.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{key}.")
+        else:
+            yield prefix + key, value
+
+
+def _event_log(folder: Path, step: int) -> tuple[EventLog | None, tuple[str, ...]]:
+    try:
+        return EventLog(folder, step), ()
+    except ImportError:
+        return None, (_NO_LOG,)
+
+
+def _name(device: torch.device) -> str:
+    return f"{device} ({torch.cuda.get_device_name(device)})" if device.type == "cuda" else str(device)

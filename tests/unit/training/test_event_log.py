@@ -1,0 +1,67 @@
+"""What TensorBoard would show: every step once, also after a stop or a return."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from histofed.base.errors import CannotWriteState
+from histofed.training.event_log import EventLog
+
+
+def _scalars(folder: Path, name: str) -> list[tuple[int, float]]:
+    shown = EventAccumulator(str(folder))
+    shown.Reload()
+    return [(event.step, round(event.value, 3)) for event in shown.Scalars(name)]
+
+
+def test_losses_rates_and_sheets_can_be_looked_at(tmp_path: Path) -> None:
+    png = io.BytesIO()
+    Image.new("RGB", (8, 6), "red").save(png, "PNG")
+    log = EventLog(tmp_path, 0)
+    log.losses(1, {"generator_loss": 0.5, "penalty": 2.0}, 31.5)
+    log.rates(1, 1e-3, 2e-3)
+    log.sheet(1, png.getvalue())
+    log.close()
+    shown = EventAccumulator(str(tmp_path))
+    shown.Reload()
+    assert sorted(shown.Tags()["scalars"]) == [
+        "images per second",
+        "loss/generator",
+        "loss/penalty",
+        "rate/discriminator",
+        "rate/generator",
+    ]
+    assert _scalars(tmp_path, "rate/discriminator") == [(1, 0.002)]
+    (sheet,) = shown.Images("samples")
+    assert (sheet.width, sheet.height) == (8, 6)
+
+
+def test_a_run_that_goes_on_repeats_no_step(tmp_path: Path) -> None:
+    first = EventLog(tmp_path, 0)
+    for step in (1, 2, 3, 4):
+        first.losses(step, {"loss": step}, 0.0)
+    first.close()
+    again = EventLog(tmp_path, 2)
+    for step in (3, 4, 5):
+        again.losses(step, {"loss": 10 * step}, 0.0)
+    again.close()
+    assert _scalars(tmp_path, "loss/loss") == [(1, 1), (2, 2), (3, 30), (4, 40), (5, 50)]
+
+
+def test_a_return_to_an_earlier_step_forgets_what_came_after(tmp_path: Path) -> None:
+    log = EventLog(tmp_path, 0)
+    for step, value in ((1, 1), (2, 2), (3, 99), (2, 20), (3, 30)):
+        log.losses(step, {"loss": value}, 0.0)
+    log.close()
+    assert _scalars(tmp_path, "loss/loss") == [(1, 1), (2, 20), (3, 30)]
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(CannotWriteState, match="the TensorBoard log"):
+        EventLog(tmp_path / "file" / "log", 0)
