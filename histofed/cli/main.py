@@ -20,7 +20,7 @@ from typing import NoReturn
 
 from histofed import __version__
 from histofed.base.errors import HistofedError, UsageError
-from histofed.cli import audit, data, experiments, models, rounds, sites, status, tiles, token, train
+from histofed.cli import audit, data, experiments, models, presets, rounds, sites, status, tiles, token, train
 from histofed.cli.command import Answer, Finished, Terminal
 
 INTERRUPTED = 128 + signal.SIGINT
@@ -46,7 +46,7 @@ def build_parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     _add_common(common, suppressed=True)
     commands = parser.add_subparsers(metavar="COMMAND", required=True, dest="command", parser_class=_Parser)
-    for group in (status, experiments, rounds, sites, models, token, tiles, data, audit):
+    for group in (status, experiments, rounds, sites, models, token, tiles, data, presets, audit):
         group.add(commands, common)
     without_config = argparse.ArgumentParser(add_help=False)
     _add_common(without_config, suppressed=True, config=False)
