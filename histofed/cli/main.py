@@ -20,7 +20,7 @@ from typing import NoReturn
 
 from histofed import __version__
 from histofed.base.errors import HistofedError, UsageError
-from histofed.cli import audit, data, experiments, models, rounds, sites, status, tiles, token, train
+from histofed.cli import audit, data, experiments, models, presets, rounds, sites, status, tiles, token, train
 from histofed.cli.command import Answer, Finished, Terminal
 
 INTERRUPTED = 128 + signal.SIGINT
@@ -48,7 +48,7 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(metavar="COMMAND", required=True, dest="command", parser_class=_Parser)
     without_config = argparse.ArgumentParser(add_help=False)
     _add_common(without_config, suppressed=True, config=False)
-    for group in (status, experiments, rounds, sites, models, token, tiles, data, train, audit):
+    for group in (status, experiments, rounds, sites, models, token, tiles, data, presets, train, audit):
         group.add(commands, without_config if group is train else common)
     return parser
 
