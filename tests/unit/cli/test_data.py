@@ -63,6 +63,15 @@ def test_check_as_table_document_and_page(histofed_data: Shell, tiles: Path, tmp
     assert found["problems"] == []
 
 
+def test_drawn_classes_are_chosen_by_name(histofed_data: Shell, tmp_path: Path) -> None:
+    small = ("--patients", 2, "--tiles", 1, "--size", 32, "--classes", "STR,MSIH,MUC")
+    drawn = histofed_data("tiles", "make", tmp_path / "in", *small, "--json").document
+    assert (drawn["classes"], drawn["tiles"]) == (["STR", "MSIH", "MUC"], 6)
+    found = histofed_data("data", "check", tmp_path / "in", "--classes", "STR,MSIH,MUC", "--json")
+    assert found.code == 0
+    assert [one["class"] for one in found.document["classes"]] == ["STR", "MSIH", "MUC"]
+
+
 def test_check_of_what_cannot_be_trained_on_has_its_exit_code(histofed_data: Shell, tmp_path: Path) -> None:
     draw_tiles(tmp_path, patients_per_class=1, tiles_per_patient=1, size=32)
     ran = histofed_data("data", "check", tmp_path, "--json")
