@@ -4,7 +4,9 @@
                                  update.safetensors    the weights that it names
 
 The envelope is written first and the weights are renamed in last, so an entry with weights is complete; one without is the
-trace of a crash, and the work folder still holds the weights. The daemon is the only caller.
+trace of a crash, and the work folder still holds the weights. An entry that cannot be read, after a disk's mistake perhaps,
+is set aside under outbox/unreadable, where a person may look at it: it holds up neither the others nor its task's next
+attempt. The daemon is the only caller.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from histofed.base import durable
-from histofed.base.errors import BadData
+from histofed.base.errors import BadData, CannotWriteState
 from histofed.base.ids import Digest, TaskKey, canonical, digest
 from histofed.pki.signing import Envelope
 from histofed.statements import File, decode_update
@@ -26,6 +28,8 @@ log = logging.getLogger(__name__)
 
 _MANIFEST: Final = "manifest.json"
 _WEIGHTS: Final = "update.safetensors"
+_UNREADABLE: Final = "unreadable"
+"""No task's folder: those have dots."""
 
 
 @dataclass(frozen=True)
@@ -67,22 +71,14 @@ class Outbox:
         return _entry(envelope, target)
 
     def get(self, task: TaskKey) -> Entry | None:
-        """The finished update of `task`, if there is one."""
-        folder = self._folder / folder_name(task)
-        if not (folder / _WEIGHTS).exists():
-            return None
-        return _entry(_decode((folder / _MANIFEST).read_bytes()), folder / _WEIGHTS)
+        """The finished update of `task`, if there is one that can be read."""
+        weights = self._folder / folder_name(task) / _WEIGHTS
+        return self._read(weights) if weights.exists() else None
 
     def entries(self) -> tuple[Entry, ...]:
-        """Every finished update, by task."""
-        found = []
-        for weights in sorted(self._folder.glob(f"*/{_WEIGHTS}")):
-            try:
-                found.append(_entry(_decode((weights.parent / _MANIFEST).read_bytes()), weights))
-            except (BadData, OSError) as error:
-                # damaged, perhaps by a disk: it cannot be sent, and must not keep the others from it
-                log.error("an update in the outbox cannot be read and stays where it is: %s", error)
-        return tuple(found)
+        """Every finished update that can be read, by task."""
+        found = [self._read(weights) for weights in sorted(self._folder.glob(f"*/{_WEIGHTS}"))]
+        return tuple(entry for entry in found if entry is not None)
 
     def __len__(self) -> int:
         """How many updates wait."""
@@ -91,6 +87,26 @@ class Outbox:
     def remove(self, task: TaskKey) -> None:
         """There is a verdict, or nobody wants it any more."""
         durable.remove(self._folder / folder_name(task))
+
+    def _read(self, weights: Path) -> Entry | None:
+        """One entry; None for one that is damaged and was set aside."""
+        try:
+            return _entry(_decode((weights.parent / _MANIFEST).read_bytes()), weights)
+        except (BadData, OSError) as error:
+            log.error("the update %s in the outbox cannot be read (%s)", weights.parent.name, _words(error))
+        try:
+            aside = durable.make_directory(self._folder / _UNREADABLE) / weights.parent.name
+            durable.remove(aside)
+            durable.adopt(weights.parent, aside)
+            log.error("it was set aside under outbox/%s; look at it or remove it", _UNREADABLE)
+        except CannotWriteState as error:
+            log.error("it stays where it is: %s", error)
+        return None
+
+
+def _words(error: Exception) -> str:
+    """Without the place, which an OSError tells."""
+    return error.strerror or "damaged" if isinstance(error, OSError) else str(error)
 
 
 def _entry(envelope: Envelope, weights: Path) -> Entry:
@@ -120,4 +136,4 @@ def _decode(data: bytes) -> Envelope:
             *(base64.b64decode(document[name], validate=True) for name in ("payload", "signature", "certificate")),
         )
     except (ValueError, KeyError, TypeError) as error:
-        raise BadData("a manifest in the outbox cannot be read; remove the outbox to drop unsent updates") from error
+        raise BadData("its manifest is damaged") from error

@@ -1,19 +1,20 @@
 """How long the agent keeps trying: calls about a task until its round closes, everything else with growing pauses.
 
 Full jitter (Brooker 2015, "Exponential backoff and jitter"): each pause is drawn between nothing and a bound that doubles,
-so that sites do not come back all at once when an aggregator returns.
+so that sites do not come back all at once when an aggregator returns. After a failure of this site's own, a full disk or too
+little memory, the task's next attempt waits too: three attempts within a second are one.
 """
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
-from datetime import datetime
+from datetime import datetime, timedelta
 from random import Random
 from typing import Final, TypeVar
 
 from histofed.base.clock import Clock
-from histofed.base.errors import AggregatorUnavailable, CannotWriteState, HistofedError, Stale, TryLater
+from histofed.base.errors import AggregatorUnavailable, CannotWriteState, HistofedError, OutOfMemory, Stale, TryLater
 from histofed.transport.backoff import Backoff
 
 log = logging.getLogger(__name__)
@@ -23,6 +24,18 @@ T = TypeVar("T")
 PASSING: Final[tuple[type[HistofedError], ...]] = (AggregatorUnavailable, TryLater, CannotWriteState)
 """What an aggregator may get over by itself: its absence, its being busy, its full disk."""
 TASK_BACKOFF: Final = Backoff(first_s=0.5, most_s=30.0, attempts=None)
+OWN_TROUBLE: Final[tuple[type[HistofedError], ...]] = (CannotWriteState, OutOfMemory, TryLater)
+"""What this site may get over by itself, or by its administrator, if it is given time."""
+REST_S: Final = 30.0
+"""After the first failed attempt; four times as long after each further one."""
+REST_MOST_S: Final = 600.0
+_REST_SHARE: Final = 8
+"""At most one part in eight of the time that the round has left: the attempt itself needs some."""
+
+
+def rest_s(attempt: int, left: timedelta) -> float:
+    """Seconds that a task rests after its failed `attempt` (from 1) in a round with so much time left."""
+    return max(0.0, min(REST_S * 4.0 ** min(attempt - 1, 10), REST_MOST_S, left.total_seconds() / _REST_SHARE))
 
 
 async def until(

@@ -58,6 +58,7 @@ async def train(folder: Path, assignment: Assignment, report: Callable[[Progress
     _log_last_words(heard.stderr, assignment.data, code)
     if code == 0:
         return read_result(assignment.output / RESULT_FILE)
+    log.warning("the trainer ended with exit code %d", code)
     raise heard.error or _silent_end(code)
 
 

@@ -34,7 +34,7 @@ from agent.handover import HandOver, about, spoken
 from agent.layout import Layout
 from agent.link import Link, Offer
 from agent.outbox import Entry, Outbox, folder_name
-from agent.patience import PASSING, until
+from agent.patience import OWN_TROUBLE, PASSING, rest_s, until
 from agent.private import PrivateTensors
 from agent.progress import Board, watched
 from agent.state import State
@@ -95,6 +95,8 @@ class Work:
         self._handover = HandOver(desk.link, desk.outbox, desk.journal, desk.tracing)
         self._words = "waits for work"
         self._board: Board | None = None
+        self._resting: dict[TaskKey, float] = {}
+        """Tasks that failed for want of something here, and the moment of the monotonic clock until which they rest."""
 
     @property
     def words(self) -> str:
@@ -106,6 +108,7 @@ class Work:
         task = offer.task
         self._words = f"round {task.round.number} of {task.round.experiment}"
         try:
+            await self._rest(offer)
             await self._steps(offer)
         except (Stale, NotFound) as error:
             self.drop(task, offer.attempt, str(error))
@@ -139,6 +142,15 @@ class Work:
         self._handover.forget(task, attempt, reason)
         self._clear(task)
         log.info("task %s is dropped: %s", task, reason, extra=fields(round=task.round.number))
+
+    async def _rest(self, offer: Offer) -> None:
+        """Give this machine time before another attempt at what it had no room for."""
+        clock = self._desk.clock
+        pause = self._resting.pop(offer.task, 0.0) - clock.monotonic()
+        if pause > 0:
+            self._words = f"attempt {offer.attempt} rests first"
+            log.warning("attempt %d at task %s begins in %.0f s", offer.attempt, offer.task, pause)
+            await clock.sleep(pause)
 
     # -- the steps, in their order -------------------------------------------------------------------------------------
 
@@ -329,6 +341,9 @@ class Work:
         retryable = may_succeed_later(error)
         log.error("task %s failed: %s", task, error, extra=fields(round=task.round.number, attempt=offer.attempt))
         reason = for_the_operator(error, self.config)
+        if isinstance(error, OWN_TROUBLE):
+            left = offer.deadline - desk.clock.now()
+            self._resting[task] = desk.clock.monotonic() + rest_s(offer.attempt, left)
         try:
             desk.journal.append(
                 "task.failed", subject=spoken(task, offer.attempt), outcome="failed", reason=reason, trace=offer.trace
@@ -366,6 +381,7 @@ class Work:
 
     def _clear(self, task: TaskKey) -> None:
         """The task is over here."""
+        self._resting.pop(task, None)
         durable.remove(self._room(task))
         held = self._desk.state.task_in_hand()
         if held is not None and held.task == task:

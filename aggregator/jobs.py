@@ -56,38 +56,18 @@ class InspectResult:
     norm: float
 
 
-@dataclass(frozen=True)
-class SheetJob:
-    """Draw a PNG of what a model makes."""
-
-    recipe: str
-    config: Mapping[str, Json]
-    tensors: Path
-    """The recipe's release part."""
-    seed: int
-    target: Path
-
-
-@dataclass(frozen=True)
-class SheetResult:
-    """False where the recipe has nothing to draw; then there is no file."""
-
-    drawn: bool
-
-
-Job: TypeAlias = AggregateJob | InitialiseJob | InspectJob | SheetJob
-Result: TypeAlias = AggregateResult | InitialiseResult | InspectResult | SheetResult
+Job: TypeAlias = AggregateJob | InitialiseJob | InspectJob
+Result: TypeAlias = AggregateResult | InitialiseResult | InspectResult
 
 _KINDS: Final[Mapping[type[Job], str]] = {
     AggregateJob: "aggregate",
     InitialiseJob: "initialise",
     InspectJob: "inspect",
-    SheetJob: "sheet",
 }
 
 
 def kind_of(job: Job) -> str:
-    """`aggregate`, `initialise`, `inspect` or `sheet`."""
+    """`aggregate`, `initialise` or `inspect`."""
     return _KINDS[type(job)]
 
 
@@ -115,8 +95,6 @@ def decode_job(data: bytes) -> Job:
             return InitialiseJob(**fields | {name: Path(fields[name]) for name in ("out_shared", "out_server")})
         case "inspect":
             return InspectJob(Path(fields["update"]), Path(fields["base"]), fields["max_norm"])
-        case "sheet":
-            return SheetJob(**fields | {name: Path(fields[name]) for name in ("tensors", "target")})
         case other:
             raise ValueError(f"{other!r} is no kind of job")
 
@@ -145,8 +123,6 @@ def decode_result(job: Job, data: bytes) -> Result:
             return InitialiseResult(Written(**fields["shared"]), _written(fields["server"]))
         case InspectJob():
             return InspectResult(**fields)
-        case SheetJob():
-            return SheetResult(**fields)
 
 
 def _error(name: str, sentence: str) -> HistofedError:

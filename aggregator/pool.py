@@ -24,8 +24,6 @@ from aggregator.jobs import (
     InspectResult,
     Job,
     Result,
-    SheetJob,
-    SheetResult,
     decode_result,
     encode_job,
     kind_of,
@@ -65,8 +63,6 @@ class Workers:
     async def run(self, job: InitialiseJob) -> InitialiseResult: ...
     @overload
     async def run(self, job: InspectJob) -> InspectResult: ...
-    @overload
-    async def run(self, job: SheetJob) -> SheetResult: ...
     async def run(self, job: Job) -> Result:
         """Do the job in a child process. Raises what the job raises, `DeadlineExceeded`, `WorkerLost` for a child that
         cannot be kept alive, and `HistofedError` for one that failed by itself.

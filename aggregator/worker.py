@@ -5,7 +5,7 @@ alone. `python -m aggregator.worker PARENT` reads a job as JSON from standard in
 JSON document, and exits with 0 or the error's code. It dies with its parent.
 
 Start-up is part of every round, so only numpy and the standard library are imported for `aggregate` and `inspect`; torch
-comes with a recipe's workshop, for `initialise` and `sheet`. `aggregator/pool.py` starts it.
+comes with a recipe's workshop, for `initialise`. `aggregator/pool.py` starts it.
 """
 
 from __future__ import annotations
@@ -25,8 +25,6 @@ from aggregator.jobs import (
     InspectResult,
     Job,
     Result,
-    SheetJob,
-    SheetResult,
     decode_job,
     encode_error,
     encode_result,
@@ -60,8 +58,6 @@ def perform(job: Job) -> Result:
             return InspectResult(check_tensors(job.update, job.base, job.max_norm))
         case InitialiseJob():
             return _initialise(job)
-        case SheetJob():
-            return SheetResult(_recipe(job.recipe).workshop().sample_sheet(job.config, job.tensors, job.seed, job.target))
 
 
 def _initialise(job: InitialiseJob) -> InitialiseResult:

@@ -20,7 +20,9 @@ SIZE_LIMIT = 64 * 1024
 
 
 class _Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    """TOML has types: a text that looks like a number is a mistake; a whole number where a fraction may stand is not."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class Sampling(_Table):
@@ -30,7 +32,7 @@ class Sampling(_Table):
     """Share of the eligible sites; rounded up."""
     minimum: Annotated[int, Field(ge=1)] = 2
     """A round waits until this many sites are eligible, and samples at least this many."""
-    sites: tuple[str, ...] = ()
+    sites: Annotated[tuple[str, ...], Field(strict=False)] = ()
     """Only these sites; every enrolled site when empty."""
 
     @model_validator(mode="after")

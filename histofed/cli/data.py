@@ -106,7 +106,7 @@ def check(args: argparse.Namespace, _: Terminal) -> Answer:
 def split(args: argparse.Namespace, _: Terminal) -> Answer:
     """Scan, hold out, share out, link. Raises `UsageError`, `BadData`, `AlreadyThere`, `CannotWriteState`."""
     from histofed.tiles import split as splitting
-    from histofed.tiles.folder import discover, scan
+    from histofed.tiles.folder import discover, list_all, scan
     from histofed.tiles.holdout import hold_out
 
     _check_flags(args)
@@ -119,6 +119,8 @@ def split(args: argparse.Namespace, _: Terminal) -> Answer:
         parts = splitting.held_out_parts(tileset, roles)
         training = splitting.only(tileset, roles, "train")
     names, homes, notes = _share_out(training, args)
+    if left := len(list_all(args.directory, tileset.classes).tiles) - len(tileset.tiles):
+        notes = [*notes, f"{left} tiles outside the training half of {args.directory} are in no part"]
     sites = [
         splitting.Part(name, "train", tuple(t for t, home in zip(training.tiles, homes, strict=True) if home == place))
         for place, name in enumerate(names)
@@ -205,14 +207,19 @@ def _split_answer(args: argparse.Namespace, whole: TileSet, parts: Sequence[Part
 
 
 def _split_warnings(whole: TileSet, parts: Sequence[Part], found: Achieved) -> list[str]:
+    from histofed.tiles.survey import MINIMUM_PATIENTS
+
     warnings = list(whole.notes())
     if found.shared_patients:
         warnings.append(
             f"{found.shared_patients} patients have tiles at several sites: no hospitals are like that, and a score that is "
             "measured across these sites is too good; use iid-patient unless the paper's split is wanted"
         )
-    for part, counts in zip(parts, found.tiles, strict=True):
+    for part, patients in zip(parts, found.patients, strict=True):
+        cannot_train = f"; sites require at least {MINIMUM_PATIENTS} by default" if part.role == "train" else ""
         warnings += [
-            f"{part.folder} has no tile of class {name}" for name, n in zip(whole.classes, counts, strict=True) if not n
+            f"{part.folder} has {'1 patient' if count else 'no patient'} of class {name}{cannot_train}"
+            for name, count in zip(whole.classes, patients, strict=True)
+            if count < (MINIMUM_PATIENTS if cannot_train else 1)
         ]
     return warnings

@@ -44,6 +44,8 @@ def survey_text(found: Survey, page: Path | None) -> str:
     blocks.append("\n".join(verdict) or "nothing to complain about")
     if page is not None:
         blocks.append(f"the page with pictures is {page}")
+    elif found.warnings():
+        blocks.append("--page FILE.html shows these tiles, and --json names their files")
     return "\n\n".join(blocks)
 
 

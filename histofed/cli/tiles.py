@@ -15,7 +15,7 @@ def add(commands: Commands, common: argparse.ArgumentParser) -> None:
         group,
         "make",
         make,
-        "Draw H&E-like tiles of two classes with patients, in the layout of the published data sets. With --sites each "
+        "Draw H&E-like tiles with classes and patients, in the layout of the published data sets. With --sites each "
         "hospital gets its own folder and stain. The same seed draws the same tiles.",
         common,
     )
@@ -24,6 +24,13 @@ def add(commands: Commands, common: argparse.ArgumentParser) -> None:
     parser.add_argument("--patients", type=int, default=6, metavar="N", help="per class and site (default 6)")
     parser.add_argument("--tiles", type=int, default=12, metavar="N", help="per patient (default 12)")
     parser.add_argument("--size", type=int, default=96, metavar="PX", help="edge of a tile (default 96)")
+    parser.add_argument(
+        "--classes",
+        type=lambda text: tuple(text.split(",")),
+        default=("MSIH", "nonMSIH"),
+        metavar="A,B,...",
+        help="some of MSIH, nonMSIH, LYM, MUC, STR (default: the first two)",
+    )
     parser.add_argument("--seed", type=int, default=0, metavar="S")
 
 
@@ -32,12 +39,13 @@ def make(args: argparse.Namespace, _: Terminal) -> Answer:
     from histofed.tiles.draw import draw_tiles
 
     sites = [f"site-{number}" for number in range(1, args.sites + 1)]
-    drawn = draw_tiles(args.directory, sites, args.patients, args.tiles, args.size, args.seed)
+    drawn = draw_tiles(args.directory, sites, args.patients, args.tiles, args.size, args.seed, args.classes)
     found = {
         "directory": str(args.directory),
         "sites": drawn.sites,
         "patients": drawn.patients,
         "tiles": drawn.tiles,
+        "classes": list(args.classes),
         "size": args.size,
         "seed": args.seed,
     }

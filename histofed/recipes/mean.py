@@ -29,7 +29,7 @@ _RATE: Final = 0.1
 
 
 class MeanConfig(Section):
-    """The experiment's `[recipe]` table."""
+    """The experiment's `[config]` table."""
 
     dimension: int = Field(ge=1, le=100_000_000)
     steps: int = Field(ge=1, le=1_000_000)

@@ -1,4 +1,4 @@
-"""Check the experiment's `[recipe]` table against a recipe's model, with one sentence per mistake."""
+"""Check the experiment's `[config]` table against a recipe's model, with one sentence per mistake."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def parse_section(model: type[SectionT], section: Mapping[str, Json]) -> Section
         return model.model_validate_json(canonical(section))
     except ValidationError as error:
         mistakes = "; ".join(_mistake(model, dict(one)) for one in error.errors(include_url=False))
-        raise BadData(f"the experiment's [recipe] table is wrong: {mistakes}") from error
+        raise BadData(f"the experiment's [config] table is wrong: {mistakes}") from error
 
 
 def _mistake(model: type[BaseModel], error: Mapping[str, object]) -> str:

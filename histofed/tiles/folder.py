@@ -3,10 +3,10 @@
     [TRAIN|TEST|VALIDATION/] [anything/] CLASS/ [anything/] TILE
 
 Both published layouts are taken unchanged, in any case: TCGA-CRC-DX (`TRAIN|TEST` / `MSIH|nonMSIH`) and its sister
-(`MSIMUT|MSS`). Where a TRAIN folder exists only it is read; a folder named or marked (`manifest.py`) as test or validation
-is never read for training, and without a TRAIN beside it is refused. A tile's class is the class folder on its path, its
-patient the barcode in its name or the line of `patients.csv`. The index of a class is its place in the experiment's list,
-never the alphabet's choice.
+(`MSIMUT|MSS`). Where a TRAIN folder exists only it is trained on, and a patient who is also in the TEST or VALIDATION beside
+it is refused; a folder named or marked (`manifest.py`) as test or validation is never trained on, and without a TRAIN beside
+it is refused. A tile's class is the class folder on its path, its patient the barcode in its name or the line of
+`patients.csv`. The index of a class is its place in the experiment's list, never the alphabet's choice.
 """
 
 from __future__ import annotations
@@ -52,7 +52,8 @@ def is_held_out(relative: Path) -> bool:
 def scan(root: Path, classes: Sequence[str]) -> TileSet:
     """List the tiles under `root` that may be trained on; no picture is opened. The first class has index 0.
 
-    Raises `BadData` when the root or a class's folder is missing, a class has no tile, or something held out is offered.
+    Raises `BadData` when the root or a class's folder is missing, a class has no tile, something held out is offered, or a
+    patient is in the training half and in another.
     """
     if root.name.lower() in _HELD_OUT:
         raise BadData("the data root is a test or validation folder; its patients must not be trained on")
@@ -60,9 +61,10 @@ def scan(root: Path, classes: Sequence[str]) -> TileSet:
     for mark in marks:
         _check_role(mark)
     walk = _walk(root, classes, training=True)
-    _check_found(walk.found, classes)
     tileset = walk.tileset()
     _check_nobody_held_out(tileset, [*marks, *walk.marks])
+    _check_halves(tileset, walk.held_out)
+    _check_found(walk.found, classes)
     check_classes(tileset)
     return tileset
 
@@ -104,6 +106,8 @@ class _Walk:
     refused: Counter[str] = field(default_factory=Counter)
     found: set[int] = field(default_factory=set)
     marks: list[Manifest] = field(default_factory=list)
+    held_out: set[str] = field(default_factory=set)
+    """Patients in a test or validation folder beside a training half."""
 
     def tileset(self) -> TileSet:
         """The listing in its fixed order."""
@@ -137,7 +141,13 @@ def _read(
     if (mark := read_manifest(folder)) is not None:
         walk.marks.append(mark)
     inner = [entry for entry in entries if entry.is_dir()]
-    for entry in _to_be_read(inner, mark) if walk.training else inner:
+    chosen = _to_be_read(inner, mark) if walk.training else inner
+    for entry in inner:
+        if entry not in chosen and entry.name.lower() in _HELD_OUT:
+            looked_at = _Walk(walk.classes, walk.index_of, training=False)
+            _read(looked_at, Path(entry.path), _inner_class(looked_at, entry.name, index), tables, above)
+            walk.held_out.update(tile.patient for tile in looked_at.tiles)
+    for entry in chosen:
         if not entry.name.startswith("."):
             _read(walk, Path(entry.path), _inner_class(walk, entry.name, index), tables, above)
     for entry in entries:
@@ -212,6 +222,15 @@ def _check_nobody_held_out(tileset: TileSet, marks: Sequence[Manifest]) -> None:
             raise BadData(
                 f"the data root has tiles of {people} whom its split holds out for validation or test; remove them"
             )
+
+
+def _check_halves(tileset: TileSet, held_out: set[str]) -> None:
+    if count := len(tileset.patients() & held_out):
+        people = "1 patient is" if count == 1 else f"{count} patients are"
+        raise BadData(
+            f"{people} in the training part and in a test or validation part of the data root; "
+            "give each patient one part, for example with `histofed data split`"
+        )
 
 
 def _check_found(found: set[int], classes: Sequence[str]) -> None:

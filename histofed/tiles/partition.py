@@ -99,7 +99,14 @@ def class_majority(tileset: TileSet, sites: int, ratio: float, seed: int) -> Hom
     np.fill_diagonal(mixture, ratio)
     totals = np.linalg.solve(mixture, _class_counts(tileset))
     if (totals <= 0).any():
-        raise BadData(f"the classes differ too much in size for a majority of {ratio:g} at every site; lower --ratio")
+        smallest = _class_counts(tileset) / len(tileset.tiles)
+        # all tiles are used, so the smallest class must fill its minority share at every site that leans elsewhere
+        needed = 1 - (classes - 1) * smallest.min()
+        name = tileset.classes[int(smallest.argmin())]
+        raise BadData(
+            f"class {name} has {smallest.min():.0%} of the tiles, too few for a majority of {ratio:g} at every site; "
+            f"give --ratio more than {needed:.3f}, or as many tiles of every class"
+        )
     leaning = [site * classes // sites for site in range(sites)]
     wanted = np.array([mixture[k] * totals[k] / leaning.count(k) for k in leaning])
     return towards(tileset, wanted, seed, everywhere=True)

@@ -24,7 +24,7 @@ from histofed.base.errors import AlreadyThere, BadData
 from histofed.base.ids import sha256
 from histofed.tiles import barcode
 from histofed.tiles.folder import scan
-from histofed.tiles.manifest import Role, make_manifest, write_manifest
+from histofed.tiles.manifest import MANIFEST, Role, make_manifest, write_manifest
 from histofed.tiles.patients import TABLE
 from histofed.tiles.tileset import Tile, TileSet
 
@@ -70,7 +70,10 @@ def write_parts(root: Path, parts: Sequence[Part], target: Path) -> None:
         raise BadData("the split would lie inside the data that it splits; choose a folder elsewhere")
     for part in parts:
         if (target / part.folder).exists() and any((target / part.folder).iterdir()):
-            raise AlreadyThere(f"site {part.folder} has a folder with tiles already; remove it or choose another target")
+            raise AlreadyThere(f"{part.folder} is a folder with tiles already; remove it or choose another target")
+    if others := sorted(mark.parent.name for mark in target.glob(f"*/{MANIFEST}")):
+        # the same patients would be in two splits side by side, held out of one of them only
+        raise AlreadyThere(f"the target holds another split ({', '.join(others)}); remove it or choose another target")
     held_out = sorted({tile.patient for part in parts if part.role != "train" for tile in part.tiles})
     salt = sha256("\0".join(sorted({tile.patient for part in parts for tile in part.tiles})).encode())[:32]
     for part in parts:

@@ -17,6 +17,7 @@ from typing import Final
 
 import numpy as np
 
+from histofed.base.errors import BadData
 from histofed.tiles import duplicates, folder
 from histofed.tiles.decode import MINIMUM_EDGE, Refused, decode_picture, read_bytes, suspicion_is_enough
 from histofed.tiles.measure import Measures, measure
@@ -54,6 +55,10 @@ class Survey:
     """Groups that look the same; one of each exact group."""
     leaking: tuple[str, ...]
     """Patients with tiles in the training part and in a test or validation part."""
+    trainable: frozenset[Tile]
+    """The tiles that a training would read; all of `seen` where it would read none."""
+    refusal: str
+    """Why a training would not begin with these folders and names, in its own words; empty where it would."""
 
     def blurred(self) -> tuple[Seen, ...]:
         """The tiles with little focus, least first."""
@@ -95,31 +100,31 @@ class Survey:
 
     def problems(self) -> tuple[str, ...]:
         """Why a training would refuse this data, in sentences without names; empty when it would not."""
-        found: list[str] = []
+        found = [self.refusal] if self.refusal else []
         if len(self.classes) < 2:
             found.append("there is one class only; a conditional generator needs at least two")
         for index, name in enumerate(self.classes):
-            mine = [seen.tile for seen in self.seen if seen.tile.class_index == index]
+            mine = [seen.tile for seen in self.seen if seen.tile.class_index == index and seen.tile in self.trainable]
             patients = len({tile.patient for tile in mine})
-            if not mine:
+            if not mine and not self.refusal:
                 found.append(f"class {name} has no usable tile")
-            elif patients < MINIMUM_PATIENTS:
+            elif mine and patients < MINIMUM_PATIENTS:
                 found.append(
                     f"class {name} has tiles of {patients} patient; sites require at least {MINIMUM_PATIENTS} by default"
                 )
-        if self.leaking:
-            found.append(f"{len(self.leaking)} patients are in the training part and in a test or validation part")
         return tuple(found)
 
     def warnings(self) -> tuple[str, ...]:
         """What a person should look at, in sentences without names."""
-        found = [f"{count} files cannot be used: {reason}" for reason, count in sorted(self.refused.items())]
-        found += _counted(sum(len(group) - 1 for group in self.exact), "tiles are exact copies of another")
-        found += _counted(sum(len(group) - 1 for group in self.near), "tiles look the same as another")
-        found += _counted(len(self.crossing()), "groups of copies cross patients or classes")
-        found += _counted(len(self.blurred()), f"tiles have less than {BLURRED:.0%} of the median focus")
-        found += _counted(len(self.mostly_glass()), f"tiles have less than {LITTLE_TISSUE:.0%} of tissue")
-        return tuple(found)
+        counts = [
+            *((count, "file", f"that cannot be used: {reason}") for reason, count in sorted(self.refused.items())),
+            (sum(len(group) - 1 for group in self.exact), "tile", "with the same bytes as another"),
+            (sum(len(group) - 1 for group in self.near), "tile", "that looks like another, only compressed or scaled"),
+            (len(self.crossing()), "group", "of copies across patients or classes"),
+            (len(self.blurred()), "tile", f"with less than {BLURRED:.0%} of the median focus"),
+            (len(self.mostly_glass()), "tile", f"with less than {LITTLE_TISSUE:.0%} of tissue"),
+        ]
+        return tuple(f"{count} {what}{'s' * (count > 1)} {which}" for count, what, which in counts if count)
 
 
 def survey(root: Path, classes: Sequence[str] | None = None) -> Survey:
@@ -128,6 +133,7 @@ def survey(root: Path, classes: Sequence[str] | None = None) -> Survey:
     Raises `BadData` when the tree itself cannot be read.
     """
     listed = folder.list_all(root, classes or folder.discover(root))
+    trainable, refusal = _trainable(root, listed)
     seen: list[Seen] = []
     contents: list[bytes] = []
     refused = Counter(listed.refused)
@@ -147,7 +153,17 @@ def survey(root: Path, classes: Sequence[str] | None = None) -> Survey:
         exact=tuple(tuple(seen[place].tile for place in group) for group in same),
         near=tuple(tuple(seen[place].tile for place in group) for group in alike),
         leaking=_leaking(listed, root),
+        trainable=trainable,
+        refusal=refusal,
     )
+
+
+def _trainable(root: Path, listed: TileSet) -> tuple[frozenset[Tile], str]:
+    """What `folder.scan`, the only door to a training, lets through, or why it lets nothing through."""
+    try:
+        return frozenset(folder.scan(root, listed.classes).tiles), ""
+    except BadData as error:
+        return frozenset(listed.tiles), str(error)
 
 
 def _look(tile: Tile) -> tuple[bytes, Measures] | str:
@@ -164,7 +180,3 @@ def _leaking(listed: TileSet, root: Path) -> tuple[str, ...]:
     held_out = {tile.patient for tile in listed.tiles if folder.is_held_out(tile.path.relative_to(root))}
     trained = {tile.patient for tile in listed.tiles if not folder.is_held_out(tile.path.relative_to(root))}
     return tuple(sorted(held_out & trained))
-
-
-def _counted(count: int, words: str) -> list[str]:
-    return [f"{count} {words}"] if count else []

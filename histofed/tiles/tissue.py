@@ -3,20 +3,22 @@
 A tile is two fields, how much hematoxylin and how much eosin each point holds, turned into colour by the Beer-Lambert law
 with one absorption vector per stain (Macenko et al. 2009). Tissue is drawn at twice the size and averaged down.
 
-Two architectures, told apart by what a pathologist would name: `glands` forms tubules with palisaded nuclei around a lumen
+Five architectures, told apart by what a pathologist would name: `glands` forms tubules with palisaded nuclei around a lumen
 in fibrous stroma (the usual microsatellite-stable tumour); `sheets` is solid and poorly differentiated, with crowds of
-lymphocytes and pools of mucin (what raises suspicion of MSI-high). All lengths are micrometres.
+lymphocytes and pools of mucin (what raises suspicion of MSI-high); `lymphoid`, `mucin` and `stroma` are what lies around a
+tumour. All lengths are micrometres.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 Field: TypeAlias = npt.NDArray[np.floating[Any]]
+Architecture: TypeAlias = Literal["sheets", "glands", "lymphoid", "mucin", "stroma"]
 
 FIELD_OF_VIEW: Final = 96.0
 """Edge of a drawn tile in micrometres; published tiles show 112 to 256."""
@@ -62,13 +64,22 @@ def draw_tumour(rng: np.random.Generator) -> Tumour:
     return Tumour(float(rng.uniform(3.0, 3.9)), float(rng.uniform(0.8, 1.25)), float(rng.uniform(0.2, 1.0)))
 
 
-def draw_tile(rng: np.random.Generator, glands: bool, tumour: Tumour, stain: Stain, size: int) -> npt.NDArray[np.uint8]:
+def draw_tile(
+    rng: np.random.Generator, architecture: Architecture, tumour: Tumour, stain: Stain, size: int
+) -> npt.NDArray[np.uint8]:
     """One tile, uint8 (size, size, 3)."""
     canvas = _Canvas(rng, size * _OVERSAMPLING)
-    if glands:
-        _glands(canvas, tumour)
-    else:
-        _sheets(canvas, tumour)
+    match architecture:
+        case "glands":
+            _glands(canvas, tumour)
+        case "sheets":
+            _sheets(canvas, tumour)
+        case "lymphoid":
+            _lymphoid(canvas, tumour)
+        case "mucin":
+            _mucin(canvas, tumour)
+        case "stroma":
+            _stroma(canvas, tumour, rng.uniform(0, np.pi))
     return _develop(canvas, stain, size)
 
 
@@ -195,6 +206,26 @@ def _sheets(canvas: _Canvas, tumour: Tumour) -> None:
     dense = canvas.at(crowd, lymphocytes) > 0.55 - 0.5 * (tumour.crowding - 0.8)
     lymphocytes = lymphocytes[dense & (canvas.at(mucin, lymphocytes) < 0.7)]
     canvas.nuclei(lymphocytes, rng.uniform(2.0, 2.5, (len(lymphocytes), 2)), np.zeros(len(lymphocytes)), 2.1)
+
+
+def _lymphoid(canvas: _Canvas, tumour: Tumour) -> None:
+    """Small dark round nuclei side by side, almost no cytoplasm."""
+    rng = canvas.rng
+    canvas.eosin = np.clip(0.28 + 0.06 * canvas.noise(3), 0.05, 1)
+    canvas.hematoxylin = np.clip(0.25 + 0.06 * canvas.noise(2), 0.05, 1)
+    points = canvas.scatter(5.2 / tumour.crowding)
+    points = points[rng.random(len(points)) < 0.92]
+    canvas.nuclei(points, rng.uniform(1.9, 2.4, (len(points), 2)), np.zeros(len(points)), 2.0)
+
+
+def _mucin(canvas: _Canvas, tumour: Tumour) -> None:
+    """A pale lake with bluish strands and a few cells that float in it."""
+    rng = canvas.rng
+    canvas.hematoxylin = np.clip(0.16 + 0.06 * canvas.noise(3, 4.0, rng.uniform(0, np.pi)), 0.02, 1)
+    canvas.eosin = np.clip(0.04 + 0.02 * canvas.noise(6), 0, 1)
+    points = canvas.scatter(24)
+    points = points[rng.random(len(points)) < 0.5 * tumour.crowding]
+    canvas.nuclei(points, tumour.nucleus * rng.uniform(0.7, 1.0, (len(points), 2)), np.zeros(len(points)), 1.2, 0.3)
 
 
 def _develop(canvas: _Canvas, stain: Stain, size: int) -> npt.NDArray[np.uint8]:

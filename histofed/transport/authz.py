@@ -54,8 +54,12 @@ def check(identity: Identity, method: str) -> None:
     short = method.rpartition("v1.")[2]
     if not allowed:
         raise NotAuthorised(f"{short} cannot be called on this port")
-    whose = " or ".join(f"{role}'s" for role in sorted(allowed))
-    raise NotAuthorised(f"{identity} may not call {short}: it needs a {whose} certificate")
+    whose = " or ".join(f"{_with_article(role)}'s" for role in sorted(allowed))
+    raise NotAuthorised(f"{identity} may not call {short}: it needs {whose} certificate")
+
+
+def _with_article(role: Role) -> str:
+    return f"{'an' if role[0] in 'aeiou' else 'a'} {role}"
 
 
 def check_open(method: str) -> None:

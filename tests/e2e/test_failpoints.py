@@ -151,7 +151,8 @@ def test_disks_that_are_full_for_a_moment_cost_nothing_but_time(new_federation: 
     federation.start_aggregator({"HISTOFED_FAILPOINTS": full["aggregator"]})
     for site in PAIR:
         federation.start_agent(site, {"HISTOFED_FAILPOINTS": full[site]})
-    toml = mean_experiment("full", 2, extra=f"[sampling]\nsites = {list(PAIR)}")
+    # a site rests after a full disk, for as long as its round can spare
+    toml = mean_experiment("full", 2, extra=f"[sampling]\nsites = {list(PAIR)}\n[round]\ndeadline_s = 120")
     federation.submit(toml)
     check_end(federation, "full", toml, tmp_path, PAIR)
     for daemon in federation.daemons.values():

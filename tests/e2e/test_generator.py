@@ -15,13 +15,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from aggregator import worker
-from aggregator.jobs import SheetJob, SheetResult
 from histofed.base.experiment import parse_experiment
+from histofed.recipes.registry import recipe
 from histofed.weights import read
 from tests.e2e.conftest import GENERATOR_TOML, NewFederation
 from tests.support.federation import Federation
 from tests.support.hospitals import REFUSED, SITES
+from tests.support.sheets import rows_of
 
 ABLE = ("east", "north")
 UNWILLING = 'experiments = ["other-*"]\n'
@@ -66,9 +66,9 @@ def test_the_generator_is_released_without_the_network_that_saw_patients(release
 def test_the_sample_sheet_has_a_row_per_class(released: Path, tmp_path: Path) -> None:
     config = parse_experiment(GENERATOR_TOML).file.recipe_config
     target = tmp_path / "sheet.png"
-    result = worker.perform(SheetJob("gan", config, released, 1, target))
-    assert result == SheetResult(drawn=True)
-    assert rows_of(target) == 2
+    assert recipe("gan").workshop().sample_sheet(config, released, 1, target)
+    with Image.open(target) as sheet:
+        assert rows_of(sheet) == 2
 
 
 def test_the_same_experiment_makes_the_same_bytes_also_when_an_agent_is_stopped(
@@ -85,11 +85,3 @@ def test_the_same_experiment_makes_the_same_bytes_also_when_an_agent_is_stopped(
     other.start_agent("north")
     assert other.wait_until_ended("acgan")["experiment"]["state"] == "finished"
     assert other.parts("acgan") == healthy.parts("acgan")
-
-
-def rows_of(sheet: Path) -> int:
-    """Rows of pictures on a sheet: stretches of lines that are not all of one colour."""
-    with Image.open(sheet) as image:
-        pixels = np.asarray(image.convert("RGB"), dtype=np.int16)
-    flat = (pixels == pixels[:, :1]).all(axis=(1, 2))
-    return int(np.count_nonzero(np.diff(np.concatenate([[True], flat])) & ~flat))

@@ -93,14 +93,16 @@ class FakeAggregator(rounds_pb2_grpc.FleetServiceServicer, enrollment_pb2_grpc.E
         deadline_s: float = 600,
         extra: str = "",
         toml: str = "",
+        base: Path | None = None,
     ) -> rounds_pb2.TaskOffer:
-        """An offer of the torch-free recipe, or of the experiment in `toml`; its base, a `mean` one, is in the store."""
+        """An offer of the torch-free recipe, or of the experiment in `toml`. `base`, or a `mean` one, is stored."""
         toml = toml or (
             f'name = "{task.round.experiment}"\nrecipe = "mean"\nrounds = 9\n{extra}\n'
             f"[config]\ndimension = 10\n{config or 'steps = 3'}\n"
         )
-        base = self._folder / "initial.safetensors"
-        recipe("mean").workshop().initialise({"dimension": 10, "steps": 1}, 1, base)
+        if base is None:
+            base = self._folder / "initial.safetensors"
+            recipe("mean").workshop().initialise({"dimension": 10, "steps": 1}, 1, base)
         return rounds_pb2.TaskOffer(
             task=str(task),
             kind=types_pb2.TASK_KIND_TRAIN,

@@ -292,7 +292,15 @@ def mean_experiment(
     return f'name = "{name}"\nrecipe = "mean"\nrounds = {rounds}\n{extra}\n[config]\n{config}\n'
 
 
-def gan_experiment(name: str, sites: Sequence[str], *, rounds: int = 1, steps: int = 2) -> str:
+def gan_experiment(
+    name: str,
+    sites: Sequence[str],
+    *,
+    rounds: int = 1,
+    steps: int = 2,
+    classes: Sequence[str] = ("MSIH", "nonMSIH"),
+    discriminator: str = "cnn",
+) -> str:
     """The smallest experiment that reads tiles; one attempt and one abandoned round end it."""
     return f"""
 name = "{name}"
@@ -305,9 +313,10 @@ minimum = {len(sites)}
 abandoned_limit = 1
 [config]
 image_size = 32
-batch = 4
+classes = {json.dumps(classes)}
+batch = {2 * len(classes)}
 latent = 8
 steps = {steps}
 [config.discriminator]
-name = "cnn"
+name = "{discriminator}"
 """

@@ -1,4 +1,4 @@
-"""The `[recipe]` table of a `gan` experiment; defaults are the paper's where `paper.md` §1 and §9 know them.
+"""The `[config]` table of a `gan` experiment; defaults are the paper's where `paper.md` §1 and §9 know them.
 
 Everything beyond the paper is an option that is off unless named. What cannot work together is refused here, in words, as
 far as it shows without building the networks; the rest (has this timm model batch norm?) is refused when they are built.

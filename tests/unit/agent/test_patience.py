@@ -7,7 +7,7 @@ from random import Random
 
 import pytest
 
-from agent.patience import until
+from agent.patience import REST_MOST_S, rest_s, until
 from histofed.base.clock import FakeClock
 from histofed.base.errors import AggregatorUnavailable, BadData, Stale
 
@@ -50,3 +50,10 @@ async def test_other_errors_leave_at_once() -> None:
     with pytest.raises(BadData):
         await until(clock.now() + timedelta(hours=1), "accept the task", operation, clock=clock, random=Random(1))
     assert operation.calls == 1
+
+
+def test_a_task_rests_longer_after_each_attempt_and_leaves_the_round_its_time() -> None:
+    hours = timedelta(hours=6)
+    assert [rest_s(attempt, hours) for attempt in (1, 2, 3, 4, 20)] == [30, 120, 480, REST_MOST_S, REST_MOST_S]
+    assert rest_s(1, timedelta(seconds=80)) == 10
+    assert rest_s(1, timedelta(seconds=-5)) == 0

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import signal
+import time
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
@@ -301,6 +302,37 @@ async def test_a_full_disk_in_the_trainer_is_told_without_a_path(
     assert "disk is full" in heard.request.reason
     assert str(site.layout.root) not in heard.request.reason
     assert "No space left on device" in caplog.text
+
+
+async def test_another_attempt_after_a_full_disk_rests_first(
+    site: AgentSite, aggregator: FakeAggregator, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("agent.patience.REST_S", 0.6)
+    monkeypatch.setenv("HISTOFED_FAILPOINTS", "replace.before_rename=ENOSPC")
+    aggregator.offer(aggregator.make_offer(task()))
+    site.start()
+    await aggregator.wait_for("FailTask")
+    monkeypatch.delenv("HISTOFED_FAILPOINTS")
+    failed = time.monotonic()
+    aggregator.offer(aggregator.make_offer(task(), attempt=2))
+    await aggregator.wait_for("AcceptTask", 2)
+    assert time.monotonic() - failed > 0.4
+    assert "attempt 2 at task pilot/1/train/north-clinic begins in 1 s" in caplog.text
+    await aggregator.wait_for("SubmitUpdate")
+
+
+async def test_a_task_that_is_withdrawn_while_it_rests_is_over(
+    site: AgentSite, aggregator: FakeAggregator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HISTOFED_FAILPOINTS", "replace.before_rename=ENOSPC")
+    aggregator.offer(aggregator.make_offer(task()))
+    site.start()
+    await aggregator.wait_for("FailTask")
+    aggregator.offer(aggregator.make_offer(task(), attempt=2))
+    await until(lambda: "rests first" in site.sessions.words)
+    aggregator.withdraw(task(), "the round's deadline passed")
+    await until(lambda: site.state.task_in_hand() is None and site.sessions.words == "waits for work")
+    assert aggregator.called("AcceptTask") == 1
 
 
 async def test_without_a_journal_nothing_is_done(

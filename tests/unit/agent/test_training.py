@@ -13,11 +13,10 @@ from pathlib import Path
 
 import pytest
 
-from agent.assignment import ASSIGNMENT_FILE, encode, read_assignment, write
+from agent.assignment import encode, read_assignment, write
 from agent.training import train
-from agent.work import may_succeed_later
 from histofed import weights
-from histofed.base.errors import BadData, CannotWriteState, OutOfMemory, TrainingFailed
+from histofed.base.errors import BadData, CannotWriteState, TrainingFailed
 from histofed.recipes.contract import Progress
 from tests.support.processes import has_ended, open_descriptors, trainers
 from tests.unit.agent.conftest import MakeAssignment
@@ -151,37 +150,6 @@ async def test_an_unexpected_error_is_told_by_class_and_place_alone(
         await train(tmp_path, assignment, ignore, STOP_S)
     assert "FileNotFoundError in the trainer" in caplog.text
     assert "base.safetensors" not in caplog.text
-
-
-_NO_MEMORY = """
-import torch
-from histofed.recipes.mean import MeanWorkshop
-from histofed.training.shortage import memory_explained
-def train(*_):
-    with memory_explained(32, 1, "fp32", 128):
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
-MeanWorkshop.train = train
-"""
-
-
-async def test_too_little_memory_is_told_with_what_to_lower_and_has_its_own_exit_code(
-    tmp_path: Path, make_assignment: MakeAssignment, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    module = tmp_path / "site" / "sitecustomize.py"
-    module.parent.mkdir()
-    module.write_text(_NO_MEMORY)
-    monkeypatch.setenv("PYTHONPATH", f"{module.parent}:{Path.cwd()}")
-    with pytest.raises(
-        OutOfMemory, match=r"memory of the GPU does not suffice; lower in the experiment: accumulate = 2"
-    ) as caught:
-        await train(tmp_path, make_assignment(), ignore, STOP_S)
-    assert caught.value.exit_code == 72
-    assert may_succeed_later(caught.value), "another program may have held the memory"
-    with (tmp_path / "report").open("wb") as report:
-        command = [sys.executable, "-m", "agent.trainer", str(tmp_path / ASSIGNMENT_FILE)]
-        options = ["--report", str(report.fileno()), "--parent", str(os.getpid())]
-        done = await asyncio.create_subprocess_exec(*command, *options, pass_fds=(report.fileno(),))
-        assert await done.wait() == 72
 
 
 async def test_no_descriptor_is_left_open(tmp_path: Path, make_assignment: MakeAssignment) -> None:

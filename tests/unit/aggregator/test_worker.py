@@ -18,7 +18,6 @@ from aggregator.jobs import (
     InitialiseJob,
     InspectJob,
     Job,
-    SheetJob,
     decode_job,
     decode_result,
     encode_error,
@@ -117,12 +116,6 @@ async def test_an_update_is_inspected(workers: Workers, tmp_path: Path, model: P
         await workers.run(InspectJob(far, model, 7))
 
 
-async def test_a_recipe_that_draws_nothing_says_so(workers: Workers, tmp_path: Path, model: Path) -> None:
-    result = await workers.run(SheetJob("mean", MEAN, model, 1, tmp_path / "sheet.png"))
-    assert not result.drawn
-    assert not (tmp_path / "sheet.png").exists()
-
-
 async def test_errors_come_back_as_they_were_raised(workers: Workers, tmp_path: Path, model: Path) -> None:
     with pytest.raises(NotFound, match="'mode'"):
         await workers.run(InitialiseJob("mode", {}, 1, tmp_path / "a", tmp_path / "b"))
@@ -147,7 +140,6 @@ def test_every_error_survives_the_way_back(cls: type[HistofedError], endless: In
         AggregateJob(HERE, (), None, (), 1, HERE, None),
         InitialiseJob("gan", {"classes": ["MSIH"], "nested": {"a": None}}, 2**63 - 1, HERE, HERE),
         InspectJob(HERE, HERE, 0.1),
-        SheetJob("gan", {}, HERE, 7, HERE),
     ],
 )
 def test_a_job_survives_the_way_there(job: Job) -> None:

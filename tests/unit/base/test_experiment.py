@@ -61,6 +61,11 @@ def test_everything_that_can_be_said() -> None:
     assert file.recipe_config == {"anything": {"the": ["recipe", "understands"]}}
 
 
+def test_a_whole_number_may_stand_for_a_fraction() -> None:
+    file = parse_experiment(LEAST + '[sampling]\nfraction = 1\nsites = ["north"]\n[aggregation]\nmax_norm = 10').file
+    assert (file.sampling.fraction, file.sampling.sites, file.aggregation.max_norm) == (1.0, ("north",), 10.0)
+
+
 def test_the_digest_is_of_the_text_so_even_a_comment_is_another_experiment() -> None:
     assert parse_experiment(LEAST).sha256 != parse_experiment(LEAST + "# approved by the board\n").sha256
 
@@ -72,6 +77,14 @@ def test_the_digest_is_of_the_text_so_even_a_comment_is_another_experiment() -> 
         ("", "name: missing; recipe: missing; rounds: missing"),
         (LEAST + "epochs = 3", "epochs: no such key"),
         (LEAST + "[sampling]\nfractoin = 0.5", r"sampling\.fractoin: no such key"),
+        (LEAST.replace("rounds = 3", 'rounds = "3"'), r"rounds: Input should be a valid integer \(it is '3'\)"),
+        (LEAST.replace("rounds = 3", "rounds = 3.0"), r"rounds: Input should be a valid integer"),
+        (LEAST.replace("rounds = 3", "rounds = true"), r"rounds: Input should be a valid integer"),
+        (LEAST + '[sampling]\nfraction = "0.5"', r"sampling\.fraction: Input should be a valid number"),
+        (LEAST + '[sampling]\nsites = "north"', r"sampling\.sites: "),
+        (LEAST + "[sampling]\nsites = [1]", r"sampling\.sites\.0: Input should be a valid string"),
+        (LEAST + "[round]\nquorum = 1.0", r"round\.quorum: Input should be a valid integer"),
+        (LEAST + "sampling = 3", r"sampling: Input should be a valid dictionary"),
         (LEAST + "[sampling]\nfraction = 2", r"sampling\.fraction: Input should be less than or equal to 1 \(it is 2\)"),
         (LEAST + "[sampling]\nfraction = 0", r"sampling\.fraction: Input should be greater than 0"),
         (LEAST + "[sampling]\nfraction = nan", r"sampling\.fraction: "),

@@ -63,6 +63,15 @@ def test_check_as_table_document_and_page(histofed_data: Shell, tiles: Path, tmp
     assert found["problems"] == []
 
 
+def test_drawn_classes_are_chosen_by_name(histofed_data: Shell, tmp_path: Path) -> None:
+    small = ("--patients", 2, "--tiles", 1, "--size", 32, "--classes", "STR,MSIH,MUC")
+    drawn = histofed_data("tiles", "make", tmp_path / "in", *small, "--json").document
+    assert (drawn["classes"], drawn["tiles"]) == (["STR", "MSIH", "MUC"], 6)
+    found = histofed_data("data", "check", tmp_path / "in", "--classes", "STR,MSIH,MUC", "--json")
+    assert found.code == 0
+    assert [one["class"] for one in found.document["classes"]] == ["STR", "MSIH", "MUC"]
+
+
 def test_check_of_what_cannot_be_trained_on_has_its_exit_code(histofed_data: Shell, tmp_path: Path) -> None:
     draw_tiles(tmp_path, patients_per_class=1, tiles_per_patient=1, size=32)
     ran = histofed_data("data", "check", tmp_path, "--json")
@@ -88,7 +97,33 @@ def test_split_by_majority_with_held_out_parts(histofed_data: Shell, tiles: Path
 
     again = histofed_data(*arguments)
     assert again.code == 65
-    assert "has a folder with tiles already" in again.error
+    assert "is a folder with tiles already" in again.error
+
+
+def test_another_split_in_the_same_folder_is_refused(histofed_data: Shell, tiles: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    assert histofed_data("data", "split", tiles, out, "--by", "iid-patient", "--sites", 2).code == 0
+    before = sorted(out.rglob("*"))
+    ran = histofed_data("data", "split", tiles, out, "--holdout", "0.1,0.2", "--seed", 1)
+    assert ran.code == 65
+    assert "holds another split (site-1, site-2)" in ran.error
+    assert sorted(out.rglob("*")) == before
+
+
+def test_only_the_training_half_is_split_and_that_is_said(histofed_data: Shell, tiles: Path, tmp_path: Path) -> None:
+    assert histofed_data("data", "split", tiles, tmp_path / "first", "--holdout", "0.2,0.2").code == 0
+    ran = histofed_data("data", "split", tmp_path / "first", tmp_path / "second", "--by", "iid-patient", "--sites", 2)
+    assert ran.code == 0
+    assert f"16 tiles outside the training half of {tmp_path / 'first'} are in no part" in ran.out
+
+
+def test_sites_that_cannot_train_are_named(histofed_data: Shell, tmp_path: Path) -> None:
+    draw_tiles(tmp_path / "in", patients_per_class=3, tiles_per_patient=1, size=32)
+    ran = histofed_data("data", "split", tmp_path / "in", tmp_path / "out", "--by", "iid-patient", "--sites", 2, "--json")
+    assert ran.code == 0
+    warnings = ran.document["warnings"]
+    assert len(warnings) == 2
+    assert all("has 1 patient of class" in line and "require at least 2" in line for line in warnings)
 
 
 def test_the_papers_split_warns(histofed_data: Shell, tiles: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""A wrong `[recipe]` table is refused in one sentence that names the key."""
+"""A wrong `[config]` table is refused in one sentence that names the key."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_lists_become_tuples_and_whole_numbers_floats() -> None:
     [
         ({"steps": 2, "step": 3}, r"step is not a key of this recipe \(did you mean steps\?\)"),
         ({"steps": 2, "zzz": 3}, r"zzz is not a key of this recipe$"),
-        ({"steps": "2"}, "steps: Input should be a valid integer"),
+        ({"steps": "2"}, r"^the experiment's \[config\] table is wrong: steps: Input should be a valid integer"),
         ({"steps": True}, "steps: Input should be a valid integer"),
         ({"steps": 0}, "steps: Input should be greater than or equal to 1"),
         ({}, "steps: Field required"),

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import struct
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,35 +12,11 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from histofed.tiles.decode import MAXIMUM_BYTES, Refused, read_tile
+from tests.support.bad_pictures import BAD_PICTURES
 
 
 def _picture(mode: str, size: tuple[int, int] = (64, 64)) -> Image.Image:
     return Image.new(mode, size)
-
-
-def _sixteen_bit_png(path: Path) -> None:
-    """A valid 64 x 64 PNG of 16 bits per channel; Pillow cannot write one."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    header = struct.pack(">IIBBBBB", 64, 64, 16, 2, 0, 0, 0)
-    rows = zlib.compress(b"".join(b"\0" + bytes(64 * 6) for _ in range(64)))
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows) + chunk(b"IEND", b""))
-
-
-def _bomb(path: Path) -> None:
-    """A PNG header that claims 60000 x 60000 pixels."""
-    _sixteen_bit_png(path)
-    header = b"IHDR" + struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0)
-    data = bytearray(path.read_bytes())
-    data[12:33] = header + struct.pack(">I", zlib.crc32(header))
-    path.write_bytes(bytes(data))
-
-
-def _truncated(path: Path) -> None:
-    Image.effect_noise((128, 128), 50).convert("RGB").save(path, "JPEG")
-    path.write_bytes(path.read_bytes()[:2000])
 
 
 def _animation(path: Path) -> None:
@@ -56,17 +30,13 @@ def _animation(path: Path) -> None:
         (lambda path: path.write_text("a letter"), "not a JPEG, PNG or TIFF image"),
         (lambda path: _picture("RGB").save(path, "GIF"), "not a JPEG, PNG or TIFF image"),
         (lambda path: _picture("RGB").save(path, "BMP"), "not a JPEG, PNG or TIFF image"),
-        (lambda path: _picture("L").save(path, "JPEG"), "not 8-bit RGB: grey"),
-        (lambda path: _picture("CMYK").save(path, "JPEG"), "not 8-bit RGB: CMYK"),
         (lambda path: _picture("RGBA").save(path, "PNG"), "not 8-bit RGB: alpha"),
         (lambda path: _picture("RGB").save(path, "PNG", transparency=(0, 0, 0)), "not 8-bit RGB: alpha"),
         (lambda path: _picture("P").save(path, "PNG"), "not 8-bit RGB: palette"),
         (lambda path: _picture("I;16").save(path, "PNG"), "not 8-bit RGB: 16 bits"),
-        (_sixteen_bit_png, "not 8-bit RGB: 16 bits"),
         (lambda path: _picture("RGB", (31, 64)).save(path, "PNG"), "smaller than 32 pixels"),
-        (_truncated, "truncated or damaged"),
         (_animation, "more than one picture in the file"),
-        (_bomb, "far too many pixels for a tile"),
+        *((write, reason) for reason, write in BAD_PICTURES.items()),
     ],
 )
 def test_what_is_no_tile_is_refused_with_its_reason(tmp_path: Path, write: Callable[[Path], object], reason: str) -> None:

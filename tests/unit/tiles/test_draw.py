@@ -9,7 +9,8 @@ import pytest
 
 from histofed.base.errors import AlreadyThere, BadData
 from histofed.tiles import barcode, cache, folder
-from histofed.tiles.draw import Drawn, draw_tiles
+from histofed.tiles.draw import ARCHITECTURES, Drawn, draw_tiles
+from histofed.tiles.tileset import TileSet
 from tests.support.tiles import CLASSES
 
 
@@ -55,6 +56,24 @@ def test_classes_and_sites_look_different(drawn: Path) -> None:
     assert np.abs(colour["a", 1] - colour["b", 1]).max() > 3, "each laboratory has its stain"
 
 
+def test_five_classes_can_be_told_apart_at_other_patients(tmp_path: Path) -> None:
+    classes = tuple(ARCHITECTURES)
+    assert len(classes) == 5
+    drawn = draw_tiles(tmp_path, patients_per_class=4, tiles_per_patient=3, size=32, seed=2, classes=classes)
+    assert drawn == Drawn(1, 20, 60)
+    tiles = cache.load(folder.scan(tmp_path, classes), 32)
+    looks = np.concatenate([tiles.pixels.mean((2, 3)), tiles.pixels.std((2, 3))], axis=1)
+    first_half = np.array([tile.patient in _first_half(tiles.tileset, tile.class_index) for tile in tiles.tileset.tiles])
+    centres = np.stack([looks[first_half & (tiles.labels == k)].mean(0) for k in range(5)])
+    nearest = np.linalg.norm(looks[~first_half][:, None] - centres, axis=2).argmin(1)
+    right = nearest == tiles.labels[~first_half]
+    assert right.mean() >= 0.8, "colour and contrast alone would be right one time in five by chance"
+
+
+def _first_half(tileset: TileSet, k: int) -> list[str]:
+    return sorted(tileset.patients(k))[:2]
+
+
 def test_one_site_needs_no_name(tmp_path: Path) -> None:
     assert draw_tiles(tmp_path, patients_per_class=1, tiles_per_patient=1, size=32) == Drawn(1, 2, 2)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["MSIH", "nonMSIH"]
@@ -68,7 +87,18 @@ def test_a_folder_with_something_in_it_is_left_alone(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.rglob("*")] == ["a", "thesis.txt"]
 
 
-@pytest.mark.parametrize("wrong", [{"size": 16}, {"patients_per_class": 0}, {"tiles_per_patient": 0}, {"sites": ("a", "a")}])
-def test_numbers_that_cannot_be_drawn(tmp_path: Path, wrong: dict[str, int]) -> None:
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"size": 16},
+        {"patients_per_class": 0},
+        {"tiles_per_patient": 0},
+        {"sites": ("a", "a")},
+        {"classes": ()},
+        {"classes": ("MUC", "MUC")},
+        {"classes": ("MSIH", "BONE")},
+    ],
+)
+def test_what_cannot_be_drawn(tmp_path: Path, wrong: dict[str, object]) -> None:
     with pytest.raises(BadData, match="draw"):
         draw_tiles(tmp_path, **wrong)  # type: ignore[arg-type]  # one of several keyword types

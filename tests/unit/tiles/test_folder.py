@@ -48,11 +48,23 @@ def test_only_the_training_half_is_read(small_root: Path, tmp_path: Path) -> Non
     halves = tmp_path / "halves"
     for half in ("Train", "TEST"):
         for name in CLASSES:
-            shutil.copytree(small_root / name, halves / half / name)
-    (halves / "TEST/MSIH/TCGA-AA-0009-01Z-00-DX1.png").write_bytes(b"")
+            (halves / half / name).mkdir(parents=True)
+    for index, name in enumerate(CLASSES):
+        shutil.copytree(small_root / name, halves / "Train" / name, dirs_exist_ok=True)
+        (halves / f"TEST/{name}/TCGA-AA-000{8 + index}-01Z-00-DX1.png").write_bytes(b"")
     found = folder.scan(halves, CLASSES)
     assert len(found.tiles) == 2
     assert all(tile.path.is_relative_to(halves / "Train") for tile in found.tiles)
+
+
+@pytest.mark.parametrize("place", ["TEST/MSIH", "val/deep/nonMSIH"])
+def test_a_patient_on_both_sides_is_refused(small_root: Path, tmp_path: Path, place: str) -> None:
+    tree = _move(small_root, "TRAIN")
+    (tree / place).mkdir(parents=True)
+    shutil.copy(next((tree / "TRAIN/MSIH").iterdir()), tree / place / "TCGA-AA-0000-01Z-00-DX2.png")
+    with pytest.raises(BadData, match="1 patient is in the training part and in a test or validation part") as caught:
+        folder.scan(tree, CLASSES)
+    assert "TCGA" not in str(caught.value)
 
 
 def test_a_test_half_alone_is_refused(small_root: Path, tmp_path: Path) -> None:
@@ -162,7 +174,8 @@ def test_held_out_folders_are_found_at_any_depth(small_root: Path, name: str) ->
     with pytest.raises(BadData, match="a test or validation folder"):
         folder.scan(tree / "study" / name, CLASSES)
     assert len(folder.list_all(tree, CLASSES).tiles) == 2, "to look at them is allowed"
-    shutil.copytree(tree / "study" / name, tree / "study/train")
+    (tree / "study" / name).rename(tree / "study/train")
+    (tree / "study" / name / "MSIH").mkdir(parents=True)
     found = folder.scan(tree, CLASSES)
     assert all("train" in tile.path.parts for tile in found.tiles)
     assert len(found.tiles) == 2

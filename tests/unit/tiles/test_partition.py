@@ -85,6 +85,14 @@ def test_five_classes_lean_too() -> None:
     assert [counts.index(max(counts)) for counts in found.tiles] == [0, 1, 2, 3, 4]
 
 
+@pytest.mark.parametrize(("sizes", "least"), [([31, 69], 0.69), ([10, 20, 30], 2 / 3), ([8, 23, 23, 23, 23], 0.68)])
+def test_the_advised_ratio_is_the_least_that_works(sizes: list[int], least: float) -> None:
+    tiles = tileset([[size] * 12 for size in sizes], classes=len(sizes))
+    with pytest.raises(BadData, match=rf"give --ratio more than {least:.3f}"):
+        partition.class_majority(tiles, len(sizes), least - 0.01, 0)
+    assert len(partition.class_majority(tiles, len(sizes), least + 0.01, 0)) == len(tiles.tiles)
+
+
 def test_alpha_says_how_uneven() -> None:
     tiles = paper()
     spread = []
@@ -112,7 +120,11 @@ def test_real_hospitals_are_whole() -> None:
             BadData,
             "class c0 has tiles of 1 patients, too few for 2",
         ),
-        (lambda: partition.class_majority(tileset([[99], [1]]), 2, 0.6, 0), BadData, "differ too much in size"),
+        (
+            lambda: partition.class_majority(tileset([[31] * 10, [69] * 10]), 2, 0.6, 0),
+            BadData,
+            r"class c0 has 31% of the tiles, .*give --ratio more than 0\.690,",
+        ),
         (lambda: partition.class_majority(paper(), 2, 0.5, 0), UsageError, "is no majority"),
         (lambda: partition.class_majority(paper(), 2, 1.0, 0), UsageError, "is no majority"),
         (lambda: partition.class_majority(paper(), 1, 0.7, 0), UsageError, "cannot lean towards 2 classes"),

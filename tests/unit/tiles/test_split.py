@@ -45,7 +45,7 @@ def test_too_few_patients_for_the_hospitals(small_root: Path, tmp_path: Path) ->
 def test_a_site_that_is_there_is_not_touched(tiles_root: TilesRoot, tmp_path: Path) -> None:
     split_by_patient(tiles_root.path, CLASSES, SITES, 1, tmp_path)
     before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(AlreadyThere, match="site north"):
+    with pytest.raises(AlreadyThere, match="north is a folder with tiles"):
         split_by_patient(tiles_root.path, CLASSES, SITES, 2, tmp_path)
     assert sorted(tmp_path.rglob("*")) == before
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from histofed.tiles import folder
 from histofed.tiles.page import STAYS, render
 from histofed.tiles.survey import survey
 from tests.support.tiles import CLASSES, TilesRoot
@@ -52,7 +53,7 @@ def test_everything_is_found(messy: Path) -> None:
 def test_what_stops_a_training(small_root: Path) -> None:
     assert "class MSIH has tiles of 1 patient" in " ".join(survey(small_root).problems())
     shutil.rmtree(small_root / "nonMSIH")
-    assert "class nonMSIH has no usable tile" in " ".join(survey(small_root).problems())
+    assert "no folder for class nonMSIH" in " ".join(survey(small_root).problems())
     assert "one class only" in " ".join(survey(small_root, ("MSIH",)).problems())
 
 
@@ -62,6 +63,25 @@ def test_patients_on_both_sides_of_a_split(small_root: Path) -> None:
     found = survey(small_root, CLASSES)
     assert found.leaking == ("TCGA-AA-0000",)
     assert any("both" in line or "in a test" in line for line in found.problems())
+
+
+def test_what_a_training_would_not_read_does_not_count(tiles_root: TilesRoot, tmp_path: Path) -> None:
+    """A folder is as good as its training half."""
+    shutil.copytree(tiles_root.path, tmp_path / "set/TEST")
+    assert survey(tmp_path / "set/TEST").refusal, "a test folder cannot be trained on, however good"
+    held_out = folder.list_all(tmp_path / "set/TEST", CLASSES)
+    for k in (0, 1):
+        chosen = min(held_out.patients(k))
+        for tile in held_out.tiles:
+            if tile.patient == chosen and tile.class_index == k:
+                inner = tmp_path / "set/TRAIN" / tile.path.relative_to(tmp_path / "set/TEST")
+                inner.parent.mkdir(parents=True, exist_ok=True)
+                tile.path.rename(inner)
+    found = survey(tmp_path / "set", CLASSES)
+    assert len(found.seen) == len(held_out.tiles)
+    assert [line.partition(";")[0] for line in found.problems()] == [
+        f"class {name} has tiles of 1 patient" for name in CLASSES
+    ]
 
 
 def test_the_page_is_one_file_with_pictures(messy: Path) -> None:
@@ -82,5 +102,5 @@ def test_the_page_is_one_file_with_pictures(messy: Path) -> None:
 def test_an_empty_survey_has_a_page(tmp_path: Path) -> None:
     (tmp_path / "MSIH").mkdir()
     found = survey(tmp_path)
-    assert len(found.problems()) == 2
-    assert "no usable tile" in render(found, "nothing")
+    assert found.problems() == (found.refusal,)
+    assert "no folder for class nonMSIH" in render(found, "nothing")

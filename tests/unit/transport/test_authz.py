@@ -47,8 +47,15 @@ def test_what_is_not_granted_is_refused(method: str, role: Role) -> None:
 
 
 def test_the_refusal_says_whose_certificate_is_needed() -> None:
-    with pytest.raises(NotAuthorised, match=r"spiffe://f/site/north may not call OperatorService/ListRounds.*operator's"):
+    with pytest.raises(
+        NotAuthorised, match=r"^spiffe://f/site/north may not call OperatorService/ListRounds: .*$"
+    ) as caught:
         authz.check(WHO[Role.SITE], "/histofed.v1.OperatorService/ListRounds")
+    assert str(caught.value).endswith(": it needs an operator's certificate")
+    with pytest.raises(NotAuthorised, match="it needs a site's certificate"):
+        authz.check(WHO[Role.OPERATOR], "/histofed.v1.FleetService/Hello")
+    with pytest.raises(NotAuthorised, match="it needs an operator's or a site's certificate"):
+        authz.check(WHO[Role.AGGREGATOR], "/histofed.v1.BlobService/Download")
 
 
 def test_the_enrolment_port_knows_one_method() -> None:
