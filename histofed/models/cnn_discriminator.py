@@ -8,9 +8,9 @@ from __future__ import annotations
 from itertools import pairwise
 from typing import Final
 
-import torch
 from torch import Tensor, nn
 
+from histofed.models.deviation import MapDeviation
 from histofed.models.heads import build_heads
 from histofed.models.networks import Discriminator, Judgement, start_as_dcgan
 from histofed.models.norms import group_norm
@@ -33,7 +33,7 @@ class CnnDiscriminator(Discriminator):
         super().__init__()
         self.trunk = nn.Sequential(*(_block(a, b, norm, dropout) for a, b in pairwise(WIDTHS)))
         if batch_deviation:
-            self.trunk.append(BatchDeviation())
+            self.trunk.append(MapDeviation())
         self.trunk.append(nn.Flatten())
         edge = image_size
         for _ in WIDTHS[1:]:
@@ -45,15 +45,6 @@ class CnnDiscriminator(Discriminator):
         """Images in [-1, 1] → a judgement of each."""
         out: Judgement = self.heads(self.trunk(images_BCHW))
         return out
-
-
-class BatchDeviation(nn.Module):
-    """One more channel: how much the batch varies (Karras et al., arXiv 1710.10196, §3). Tells a collapsed generator."""
-
-    def forward(self, x_BCHW: Tensor) -> Tensor:
-        """(B, C, H, W) → (B, C + 1, H, W)."""
-        deviation = (x_BCHW.var(0, correction=0) + 1e-8).sqrt().mean()
-        return torch.cat([x_BCHW, deviation.expand(len(x_BCHW), 1, *x_BCHW.shape[2:])], 1)
 
 
 def _block(channels_in: int, channels_out: int, norm: str, dropout: float) -> nn.Sequential:

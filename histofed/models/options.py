@@ -20,4 +20,4 @@ class DiscriminatorOptions:
     dropout: float = 0.25
     """Of `cnn`'s channels; other networks have their own."""
     batch_deviation: bool = False
-    """Show `cnn`'s heads how much the batch varies."""
+    """Show the heads how much the batch varies (`models/deviation.py`)."""

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from histofed.base.errors import BadData
+from histofed.models.deviation import VectorDeviation
 from histofed.models.heads import build_heads
 from histofed.models.networks import Discriminator, Judgement
 from histofed.models.norms import replace_batch_norm
@@ -48,10 +49,12 @@ class TimmDiscriminator(Discriminator):
         read: Reading,
         heads: str = "class",
         frozen_trunk: bool = False,
+        batch_deviation: bool = False,
     ) -> None:
         super().__init__()
         self.trunk = trunk
-        self.heads = build_heads(heads, features, classes)
+        self.deviation = VectorDeviation() if batch_deviation else nn.Identity()
+        self.heads = build_heads(heads, features + batch_deviation, classes)
         self.edge = read.edge
         # constants of the architecture, not weights: never stored, never averaged
         self.register_buffer("mean", torch.tensor(read.mean).view(1, 3, 1, 1), persistent=False)
@@ -73,7 +76,7 @@ class TimmDiscriminator(Discriminator):
         if self.edge is not None and x_BCHW.shape[-1] != self.edge:
             size = (self.edge, self.edge)
             x_BCHW = functional.interpolate(x_BCHW, size, mode="bilinear", align_corners=False)
-        out: Judgement = self.heads(self.trunk((x_BCHW - self.mean) / self.std))
+        out: Judgement = self.heads(self.deviation(self.trunk((x_BCHW - self.mean) / self.std)))
         return out
 
 
@@ -116,7 +119,7 @@ def build(
         replace_batch_norm(trunk)
     if weights is not None:
         load_trunk(trunk, weights)
-    return TimmDiscriminator(trunk, features, classes, read, options.heads, options.frozen_trunk)
+    return TimmDiscriminator(trunk, features, classes, read, options.heads, options.frozen_trunk, options.batch_deviation)
 
 
 def _check_options(name: str, weights: LocalWeights | None, options: DiscriminatorOptions) -> None:
@@ -126,8 +129,6 @@ def _check_options(name: str, weights: LocalWeights | None, options: Discriminat
         raise BadData(f"discriminator {name!r} needs its norms; norm = \"none\" is for 'cnn'")
     if options.norm == "group" and weights is not None:
         raise BadData(f'the weights of {name!r} were trained with its own norms; leave norm = "own" or start from scratch')
-    if options.batch_deviation:
-        raise BadData("batch_deviation is an option of discriminator 'cnn' alone; remove it")
 
 
 def _check_reads(trunk: nn.Module, name: str, image_size: int) -> None:

@@ -52,7 +52,7 @@ class DiscriminatorConfig(Section):
     dropout: float = Field(default=0.25, ge=0, lt=1, allow_inf_nan=False)
     """Of `cnn`."""
     batch_deviation: bool = False
-    """Show `cnn`'s heads how much the batch varies."""
+    """Show the heads how much the batch varies."""
 
 
 class ObjectiveConfig(Section):
@@ -228,8 +228,8 @@ def _of_discriminator(wanted: DiscriminatorConfig, rules: Rules) -> Iterator[str
         yield f"discriminator.norm: {wanted.name!r} needs its norms; \"none\" is for 'cnn'"
     if wanted.norm == "group" and wanted.weights is not None:
         yield 'discriminator.norm: the weights were trained with the network\'s own norms; use "own"'
-    if not cnn and (wanted.batch_deviation or wanted.dropout != DiscriminatorConfig.model_fields["dropout"].default):
-        yield "discriminator.dropout and batch_deviation are options of 'cnn'; remove them"
+    if not cnn and wanted.dropout != DiscriminatorConfig.model_fields["dropout"].default:
+        yield "discriminator.dropout is an option of 'cnn'; remove it"
     if objective.gradient_penalty and cnn and wanted.norm == "own":
         yield f'discriminator.norm: batch norm {_MIXES}; use "group" or "none"'
     if objective.gradient_penalty and wanted.batch_deviation:

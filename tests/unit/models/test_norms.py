@@ -42,7 +42,6 @@ def test_spectral_norm_on_a_transformer_is_refused(name: str) -> None:
     ("options", "sentence"),
     [
         (DiscriminatorOptions(norm="none"), "needs its norms"),
-        (DiscriminatorOptions(batch_deviation=True), "option of discriminator 'cnn' alone"),
         (DiscriminatorOptions(frozen_trunk=True), "knows only what its weights file holds"),
         (DiscriminatorOptions(heads="three"), "heads 'three' are not known"),
     ],
@@ -57,8 +56,10 @@ def test_images_that_are_too_small_for_a_model_are_refused() -> None:
         build_discriminator("inception_v3", 32, 2)
 
 
-def test_the_deviation_of_a_batch_is_shown_to_the_heads() -> None:
-    network = build_discriminator("cnn", 32, 2, options=DiscriminatorOptions(norm="none", dropout=0.0, batch_deviation=True))
+@pytest.mark.parametrize(("name", "norm"), [("cnn", "none"), ("vit-mini", "own")])
+def test_the_deviation_of_a_batch_is_shown_to_the_heads(name: str, norm: str) -> None:
+    options = DiscriminatorOptions(norm=norm, dropout=0.0, batch_deviation=True)
+    network = build_discriminator(name, 32, 2, options=options).eval()
     alike = torch.zeros(4, 3, 32, 32)
     varied = torch.cat([alike[:1], torch.randn(3, 3, 32, 32)])
     assert network(alike).validity_B[0] != network(varied).validity_B[0], "the same tile in another company"
