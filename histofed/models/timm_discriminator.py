@@ -30,6 +30,8 @@ VIT_MINI: Final = "vit-mini"
 _GRID: Final = 8
 """`vit-mini` reads an 8 x 8 grid of patches, whatever the image size."""
 _HALF: Final = (0.5, 0.5, 0.5)
+_IMAGENET: Final = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+"""Means and deviations that torchvision's networks were trained with; timm's own files may have others."""
 
 
 class TimmDiscriminator(Discriminator):
@@ -117,8 +119,9 @@ def build(
             _check_reads(trunk, name, image_size)
     if options.norm == "group":
         replace_batch_norm(trunk)
-    if weights is not None:
-        load_trunk(trunk, weights)
+    from_timm = weights is not None and not load_trunk(trunk, weights)
+    if name != VIT_MINI and not from_timm:
+        read = Reading(read.edge, *_IMAGENET)
     return TimmDiscriminator(trunk, features, classes, read, options.heads, options.frozen_trunk, options.batch_deviation)
 
 

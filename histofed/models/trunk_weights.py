@@ -61,15 +61,19 @@ _SWIN: Final[tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...]] = (
 )
 
 
-def load_trunk(trunk: nn.Module, weights: LocalWeights) -> None:
-    """Fill the trunk from a local file; a classifier in it is left out, anything else must fit. Raises `BadData`."""
+def load_trunk(trunk: nn.Module, weights: LocalWeights) -> bool:
+    """Fill the trunk from a local file; a classifier in it is left out, anything else must fit. Raises `BadData`.
+
+    Tells whether the file is in torchvision's names, so its network was trained on images normalised as torchvision does.
+    """
     # one sentence for both: an experiment must not be able to ask which files a site has
     if not weights.path.is_file() or _sha256(weights.path) != weights.sha256:
         raise BadData(
             f"discriminator weights {str(weights.path)!r}: there is no such file with SHA-256 {weights.sha256}; "
             "copy it to this machine or correct the experiment"
         )
-    found = to_timm_names(_read(weights.path))
+    read = _read(weights.path)
+    found = to_timm_names(read)
     own = trunk.state_dict()
     wanted = {name for name, tensor in own.items() if tensor.is_floating_point()}
     missing = sorted(wanted - found.keys())
@@ -84,6 +88,7 @@ def load_trunk(trunk: nn.Module, weights: LocalWeights) -> None:
     with torch.no_grad():
         for name in wanted:
             own[name].copy_(found[name])
+    return found.keys() != read.keys()
 
 
 def to_timm_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -14,6 +14,7 @@ from histofed.base.errors import BadData
 from histofed.models.networks import floating_state
 from histofed.models.registry import build_discriminator
 from histofed.models.timm_discriminator import TimmDiscriminator
+from histofed.models.torchvision_compat import ensure_torchvision
 from histofed.models.trunk_weights import LocalWeights
 from histofed.training.losses import discriminator_loss
 from histofed.training.rules import Rules
@@ -86,8 +87,10 @@ def test_vit_mini_needs_a_size_that_its_grid_divides() -> None:
         build_discriminator("vit-mini", 36, 2)
 
 
-def test_images_are_resized_and_normalised_inside() -> None:
-    network = build_discriminator("swin_tiny_patch4_window7_224", 32, 2)
+@pytest.mark.parametrize("name", ["swin_tiny_patch4_window7_224", "vit_base_patch16_224"])
+def test_images_are_resized_and_normalised_inside(name: str) -> None:
+    """As ImageNet's, also where timm's own weights of the network were trained otherwise."""
+    network = build_discriminator(name, 32, 2)
     assert isinstance(network, TimmDiscriminator)
     seen: list[torch.Tensor] = []
     network.trunk.register_forward_pre_hook(lambda _module, inputs: seen.append(inputs[0]))
@@ -96,3 +99,16 @@ def test_images_are_resized_and_normalised_inside() -> None:
     assert seen[0].shape == (1, 3, 224, 224)
     expected = (1 - torch.tensor([0.485, 0.456, 0.406])) / torch.tensor([0.229, 0.224, 0.225])
     torch.testing.assert_close(seen[0].mean((0, 2, 3)), expected)
+
+
+def test_weights_of_timm_see_images_as_timm_trained_them(tmp_path: Path) -> None:
+    ensure_torchvision()
+    import timm
+
+    theirs = timm.create_model("test_vit", num_classes=0)
+    path = tmp_path / "trunk.pth"
+    torch.save(theirs.state_dict(), path)
+    weights = LocalWeights(path, hashlib.sha256(path.read_bytes()).hexdigest())
+    network = build_discriminator("test_vit", 32, 2, weights)
+    assert isinstance(network, TimmDiscriminator)
+    assert tuple(network.mean.flatten().tolist()) == pytest.approx(theirs.pretrained_cfg["mean"])
