@@ -50,6 +50,7 @@ class Assignment:
     threads: int
     device: str
     nice: int
+    devices: int = 1
     cache: Path | None = None
     """Folder for decoded tiles, shared by all tasks."""
     cache_bytes: int = 0

@@ -41,6 +41,8 @@ class TrainerConfig(_Table):
 
     device: str = "auto"
     """`auto`, `cpu`, `cuda`, `cuda:1` ..."""
+    devices: Annotated[int, Field(ge=1, le=16)] = 1
+    """GPUs that train together, from the first on; a batch is dealt among them. With `cpu`, processes."""
     threads: Annotated[int, Field(ge=0, le=1024)] = 0
     """CPU threads; 0 leaves the choice to the library."""
     nice: Annotated[int, Field(ge=0, le=19)] = 5

@@ -103,6 +103,7 @@ def run(assignment: Assignment, reporter: Reporter, stop: Stop) -> Result:
                 output=output,
                 threads=assignment.threads,
                 device=assignment.device,
+                devices=assignment.devices,
                 cache=assignment.cache,
                 cache_bytes=assignment.cache_bytes,
             ),

@@ -262,6 +262,7 @@ class Work:
             max_norm=experiment.file.aggregation.max_norm,
             output=durable.make_directory(self._room(task) / "output"),
             threads=config.trainer.threads,
+            devices=config.trainer.devices,
             device=config.trainer.device,
             nice=config.trainer.nice,
             cache=config.data.cache_dir or Layout(config.state_dir).tile_cache,

@@ -20,12 +20,22 @@ class Result:
     baseline: float | None
     """What the value is compared with, in the same run."""
     command: str
+    least: bool = False
+    """Whether the target is a floor."""
 
 
 def at_most(name: str, value: float, unit: str, target: float | None, command: str, baseline: float | None = None) -> Result:
     """A row whose value should not be above `target`."""
     met = None if target is None else value <= target
     return Result(name, round(value, 9), unit, target, met, baseline, command)
+
+
+def at_least(
+    name: str, value: float, unit: str, target: float | None, command: str, baseline: float | None = None
+) -> Result:
+    """A row whose value should not be below `target`."""
+    met = None if target is None else value >= target
+    return Result(name, round(value, 9), unit, target, met, baseline, command, least=True)
 
 
 def hand_over(rows: Sequence[Result], target: Path | None) -> None:

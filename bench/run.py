@@ -1,6 +1,6 @@
 """`make bench`: every bench in a process of its own, one table, and `bench/results.json`.
 
-    .venv/bin/python bench/run.py [NAME ...]        # start idle aggregate transfer cache demo; all by default
+    .venv/bin/python bench/run.py [NAME ...]        # start idle aggregate transfer cache training demo; all by default
 
 Values are ratios to a peer of the same run where there is one, so that they mean the same on every machine. A missed
 target is written as missed and is no failure; the exit code is 1 when a bench could not measure.
@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-BENCHES = ("start", "idle", "aggregate", "transfer", "cache", "demo")
+BENCHES = ("start", "idle", "aggregate", "transfer", "cache", "training", "demo")
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results.json"
 LIMIT_S = 900
@@ -65,7 +65,7 @@ def table(rows: list[dict[str, Any]]) -> str:
     """The rows for people."""
     cells = [("what", "value", "unit", "target", "")]
     for row in rows:
-        target = "-" if row["target"] is None else f"<= {row['target']:g}"
+        target = "-" if row["target"] is None else f"{'>=' if row['least'] else '<='} {row['target']:g}"
         met = {None: "", True: "met", False: "MISSED"}[row["met"]]
         cells.append((row["name"], f"{row['value']:.4g}", row["unit"], target, met))
     widths = [max(len(line[column]) for line in cells) for column in range(5)]

@@ -95,6 +95,8 @@ class TrainTask:
     """CPU threads; 0 leaves the choice to the library."""
     device: str
     """`auto`, `cpu`, `cuda`, `cuda:1` ..."""
+    devices: int = 1
+    """How many of them play each step together; with `cpu`, processes."""
     cache: Path | None = None
     """Folder for decoded tiles, shared by all tasks; None decodes them into memory every time."""
     cache_bytes: int = 0

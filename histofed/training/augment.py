@@ -12,6 +12,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from histofed.training.moving import onto
 from histofed.training.rules import Augmentation
 
 _DRAWS: Final = 10
@@ -24,7 +25,7 @@ def augment(images_BCHW: Tensor, how: Augmentation | None) -> Tensor:
     """
     if how is None:
         return images_BCHW
-    draws = torch.rand(_DRAWS, len(images_BCHW)).to(images_BCHW.device)
+    draws = onto(images_BCHW.device, torch.rand(_DRAWS, len(images_BCHW)))
     x_BCHW = _turned(images_BCHW, how, draws[:3])
     if how.colour:
         x_BCHW = _coloured(x_BCHW, how.colour, draws[3:6])

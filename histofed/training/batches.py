@@ -1,16 +1,26 @@
-"""Which tiles form the batch of a step: a pure function of (seed, step), so a resumed run has no position to restore."""
+"""Which tiles form the batch of a step: a pure function of (seed, step), so a resumed run has no position to restore.
+
+Tiles that fit beside the networks lie in the GPU's memory and are picked and turned there; of others the batch travels
+while the GPU still works on the one before.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Final
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from histofed.training.moving import onto
+
+RESIDENT_SHARE: Final = 0.25
+"""Of the GPU's free memory that the tiles may take: networks, moments and activations need the rest."""
 _ORDER, _TURNS = 1, 2
 """Purposes that random numbers are drawn for; each has its own stream."""
+_CPU: Final = torch.device("cpu")
 
 
 class Deck:
@@ -47,10 +57,23 @@ class BatchPlan:
 class Batches:
     """Batches from decoded tiles (N, 3, S, S) with labels (N,)."""
 
-    def __init__(self, pixels: npt.NDArray[np.uint8], labels: npt.NDArray[np.int64], classes: int, plan: BatchPlan) -> None:
-        self._pixels, self._labels, self._plan = pixels, labels, plan
+    def __init__(
+        self,
+        pixels: npt.NDArray[np.uint8],
+        labels: npt.NDArray[np.int64],
+        classes: int,
+        plan: BatchPlan,
+        device: torch.device = _CPU,
+    ) -> None:
+        self._pixels, self._labels, self._plan, self._device = pixels, labels, plan, device
+        self._resident = torch.from_numpy(np.array(pixels)).to(device) if _fits(pixels.nbytes, device) else None
         groups = [np.flatnonzero(labels == k) for k in range(classes)] if plan.balanced else [np.arange(len(labels))]
         self._decks = [Deck(group.astype(np.int64), plan.seed, _ORDER, k) for k, group in enumerate(groups)]
+
+    @property
+    def resident(self) -> bool:
+        """Whether all tiles lie in the device's own memory."""
+        return self._resident is not None
 
     def indices(self, step: int) -> npt.NDArray[np.int64]:
         """The tiles of a step's batch, (B,)."""
@@ -63,17 +86,32 @@ class Batches:
         return chosen
 
     def at(self, step: int) -> tuple[Tensor, Tensor]:
-        """The batch of a step: uint8 (B, 3, S, S) and labels (B,)."""
+        """The batch of a step, on the device: uint8 (B, 3, S, S) and labels (B,)."""
         indices = self.indices(step)
-        pixels = self._pixels[indices]
+        if self._resident is None:
+            pixels_BCHW = onto(self._device, torch.from_numpy(self._pixels[indices]))
+        else:
+            pixels_BCHW = self._resident[onto(self._device, torch.from_numpy(indices))]
         if self._plan.flips:
-            _turn(pixels, np.random.default_rng([self._plan.seed, _TURNS, step]).integers(0, 8, len(indices)))
-        return torch.from_numpy(pixels), torch.from_numpy(self._labels[indices])
+            orientation = np.random.default_rng([self._plan.seed, _TURNS, step]).integers(0, 8, len(indices))
+            pixels_BCHW = _turned(pixels_BCHW, onto(self._device, torch.from_numpy(orientation)))
+        return pixels_BCHW, onto(self._device, torch.from_numpy(self._labels[indices]))
 
 
-def _turn(pixels: npt.NDArray[np.uint8], orientation: npt.NDArray[np.int64]) -> None:
-    """Bring each tile into one of the eight orientations of a square, in place."""
-    mirrored, upside_down, transposed = ((orientation >> bit & 1).astype(bool) for bit in range(3))
-    pixels[mirrored] = pixels[mirrored][..., ::-1]
-    pixels[upside_down] = pixels[upside_down][..., ::-1, :]
-    pixels[transposed] = pixels[transposed].swapaxes(-1, -2)
+def _turned(pixels_BCHW: Tensor, orientation_B: Tensor) -> Tensor:
+    """Each tile in one of the eight orientations of a square."""
+    for bit, axes in enumerate(((3,), (2,))):
+        pixels_BCHW = torch.where(_has(orientation_B, bit), pixels_BCHW.flip(axes), pixels_BCHW)
+    return torch.where(_has(orientation_B, 2), pixels_BCHW.transpose(2, 3), pixels_BCHW)
+
+
+def _has(orientation_B: Tensor, bit: int) -> Tensor:
+    return (orientation_B >> bit & 1).bool().view(-1, 1, 1, 1)
+
+
+def _fits(size: int, device: torch.device) -> bool:
+    """Whether tiles of `size` bytes may lie on the device; in a CPU's memory they do already."""
+    if device.type != "cuda":
+        return False
+    free, _ = torch.cuda.mem_get_info(device)
+    return size <= RESIDENT_SHARE * free

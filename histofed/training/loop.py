@@ -8,8 +8,6 @@ same bytes, also when it diverged and returned in between.
 from __future__ import annotations
 
 import logging
-import math
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Final
@@ -24,8 +22,10 @@ from histofed.models.ranges import to_model_range
 from histofed.training.batches import Batches
 from histofed.training.checkpoint import Checkpoint, CheckpointStore
 from histofed.training.contest import Contest
+from histofed.training.ledger import GPU_STEPS, Fault, Ledger
 from histofed.training.rules import Rules
 from histofed.training.step import deal, play
+from histofed.training.team import ALONE, Team
 from histofed.training.tensors import to_arrays, with_prefix
 from histofed.weights import Array
 
@@ -33,6 +33,8 @@ REPORT_SECONDS: Final = 0.5
 CHECKPOINT_SECONDS: Final = 60.0
 """A killed trainer repeats at most this much work."""
 _PAPER: Final = Rules()
+_GO, _KEEP, _STOP = range(3)
+"""What the first process of a team decides before a step."""
 _logger = logging.getLogger(__name__)
 
 
@@ -58,112 +60,136 @@ def train(
     after: Callable[[int], None] = lambda _: None,  # told the number of every step; must leave random numbers alone
     keep_end: bool = False,  #                    whether the last state is kept as a checkpoint too
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    team: Team = ALONE,  #                        the processes that play each step together; one of them keeps and tells
+    read_every: int | None = None,  #             steps between two looks at the losses; None: each on a CPU, fewer on a GPU
 ) -> Mapping[str, float]:
     """Train both players; returns the mean of each loss over the steps that had it.
 
     Raises `Cancelled` after writing a checkpoint when `stop()` turns true, and `TrainingFailed` when it diverges more often
     than the rules allow it to return.
     """
-    device, generator = contest.device, contest.generator
-    generator.train()
+    run = _Run(contest, store, rules, steps, team)
+    read_every = read_every or (GPU_STEPS if contest.device.type == "cuda" else 1)
+    contest.generator.train()
     contest.discriminator.train()
-    good = store.good()
 
     # Go on where an earlier attempt stopped.
-    step, returns, sums, counts = 0, 0, Counter[str](), Counter[str]()
-    if (checkpoint := store.load()) is not None:
-        contest.load(checkpoint.tensors)
-        _restore_random_state(checkpoint.tensors, device)
-        step, sums, counts, returns = (
-            checkpoint.step,
-            Counter(checkpoint.sums),
-            Counter(checkpoint.counts),
-            checkpoint.returns,
-        )
-    _halve_rates(contest, returns)
-
-    def now_as_checkpoint() -> Checkpoint:
-        return Checkpoint(step, sums, {**contest.state(), **_random_state(device)}, counts, returns)
-
+    run.resume()
     started = reported = saved = clock.monotonic()
-    images, latest = 0, dict[str, float]()
-    while step < steps:
-        # Keep a state to return to.
-        if rules.returns is not None and step % rules.returns.every == 0:
-            _keep_good(good, now_as_checkpoint())
-
-        # Stop when asked, and keep what was done now and then.
-        if stop():
-            store.save(now_as_checkpoint())
-            raise Cancelled(f"training stopped on request after {step} of {steps} steps; it goes on from there")
-        if clock.monotonic() - saved > checkpoint_seconds:
-            store.save(now_as_checkpoint())
+    images = 0
+    while run.step < steps:
+        # One process decides for all: stop when asked, and keep what was done now and then.
+        choice = _GO
+        if team.leads:
+            choice = _STOP if stop() else _KEEP if clock.monotonic() - saved > checkpoint_seconds else _GO
+        choice = team.decided(choice)
+        good_is_due = rules.returns is not None and run.step % rules.returns.every == 0
+        if (choice != _GO or good_is_due) and run.diverged():
+            continue
+        if good_is_due:
+            run.keep_good()
+        if choice != _GO:
+            run.keep()
             saved = clock.monotonic()
+        if choice == _STOP:
+            raise Cancelled(f"training stopped on request after {run.step} of {steps} steps; it goes on from there")
 
         # A batch of real tiles, as many fakes, and both players' moves.
-        pixels_BCHW, labels_B = batches.at(step)
-        real_BCHW = to_model_range(pixels_BCHW.to(device))
-        dealt = deal(real_BCHW, labels_B.to(device), generator.latent, classes, rules)
-        losses = {name: loss.item() for name, loss in play(contest, rules, dealt, step).items()}
+        pixels_BCHW, labels_B = batches.at(run.step)
+        dealt = deal(to_model_range(pixels_BCHW), labels_B, contest.generator.latent, classes, rules)
+        run.ledger.note(run.step, play(contest, rules, dealt, run.step, team))
+        run.step += 1
 
         # A loss that is not finite has spoilt the weights already: return, or let nothing of this task leave the site.
-        if fault := _fault(losses, rules):
-            if (back := _way_back(good, rules, step, returns)) is None:
-                good.clear()
-                raise TrainingFailed(_failure(fault, step, steps, returns))
-            _logger.warning("training diverged (%s at step %d) and returns to step %d", fault, step + 1, back.step)
-            returns += 1
-            step, sums, counts = back.step, Counter(back.sums), Counter(back.counts)
-            _return(contest, back, returns)
-            store.save(now_as_checkpoint())
+        read = run.step % read_every == 0 or run.step == steps
+        if read and run.diverged():
             continue
-        sums.update(losses)
-        counts.update(losses.keys())
-        latest |= losses
 
         # Tell how it goes.
-        step += 1
         images += len(labels_B)
         now = clock.monotonic()
-        if step == steps or now - reported >= REPORT_SECONDS:
+        if team.leads and read and (run.step == steps or now - reported >= REPORT_SECONDS):
             reported = now
-            report(Step(step, dict(latest), images / max(now - started, 1e-9)))
-        after(step)
-    if keep_end:
-        store.save(now_as_checkpoint())
-    good.clear()
-    return {name: total / counts[name] for name, total in sums.items()}
+            report(Step(run.step, dict(run.ledger.latest), images / max(now - started, 1e-9)))
+        after(run.step)
+    run.finish(keep_end)
+    return run.ledger.means()
 
 
-def _fault(losses: Mapping[str, float], rules: Rules) -> str:
-    """Which loss shows that training diverged; empty when none does."""
-    for name, value in losses.items():
-        if not math.isfinite(value) or (rules.returns is not None and abs(value) > rules.returns.limit):
-            return f"{name.replace('_', ' ')} is {value:.6g}"
-    return ""
+class _Run:
+    """Where a run stands, and how it goes back. Every process of a team has one; the leader's alone writes."""
+
+    def __init__(self, contest: Contest, store: CheckpointStore, rules: Rules, steps: int, team: Team) -> None:
+        self._contest, self._store, self._good = contest, store, store.good()
+        self._rules, self._steps, self._team = rules, steps, team
+        self.ledger = Ledger(rules)
+        self.step = self._returns = 0
+
+    def resume(self) -> None:
+        """From the store's checkpoint, where there is one."""
+        if (found := self._store.load()) is not None:
+            self._contest.load(found.tensors)
+            _restore_random_state(found.tensors, self._contest.device)
+            self.step, self._returns = found.step, found.returns
+            self.ledger.start_from(found)
+        _halve_rates(self._contest, self._returns)
+
+    def keep(self) -> None:
+        """A checkpoint of now, durable."""
+        if self._team.leads:
+            self._store.save(self._now())
+
+    def keep_good(self) -> None:
+        """A state to return to, unless a number in it is not finite: then the next loss will say so."""
+        if self._team.leads:
+            now = self._now()
+            if all(np.isfinite(array).all() for array in now.tensors.values()):
+                self._good.save(now)
+
+    def diverged(self) -> bool:
+        """Whether a loss says so; then the run stands at an earlier state again. Raises `TrainingFailed` without one."""
+        if (fault := self.ledger.read()) is None:
+            return False
+        if (back := self._way_back(fault.step)) is None:
+            if self._team.leads:
+                self._good.clear()
+            raise TrainingFailed(_failure(fault, self._steps, self._returns))
+        _logger.warning(
+            "training diverged (%s at step %d) and returns to step %d", fault.sentence, fault.step + 1, back.step
+        )
+        self.step = back.step
+        self._returns += 1
+        self.ledger.start_from(back)
+        _return(self._contest, back, self._returns)
+        self.keep()
+        return True
+
+    def finish(self, keep_end: bool) -> None:
+        """The work is done."""
+        if keep_end:
+            self.keep()
+        if self._team.leads:
+            self._good.clear()
+
+    def _now(self) -> Checkpoint:
+        tensors = {**self._contest.state(), **_random_state(self._contest.device)}
+        return Checkpoint(self.step, self.ledger.sums, tensors, self.ledger.counts, self._returns)
+
+    def _way_back(self, step: int) -> Checkpoint | None:
+        """The state to return to; None when that was done as often as it may be, or there is no such state."""
+        if self._rules.returns is None or self._returns >= self._rules.returns.most:
+            return None
+        found = self._good.load()
+        # a state of a later step was left by an attempt that went on from an older checkpoint than this one
+        return found if found is not None and found.step <= step else None
 
 
-def _failure(fault: str, step: int, steps: int, returns: int) -> str:
+def _failure(fault: Fault, steps: int, returns: int) -> str:
     tried = f" (after {returns} returns to an earlier state, each with half the rates)" if returns else ""
     return (
-        f"training diverged: {fault} at step {step + 1} of {steps}; "
+        f"training diverged: {fault.sentence} at step {fault.step + 1} of {steps}; "
         f"lower the learning rates of the experiment, or look for broken tiles at this site{tried}"
     )
-
-
-def _keep_good(good: CheckpointStore, checkpoint: Checkpoint) -> None:
-    """Durable, unless a number in it is not finite: then the next loss will say so."""
-    if all(np.isfinite(array).all() for array in checkpoint.tensors.values()):
-        good.save(checkpoint)
-
-
-def _way_back(good: CheckpointStore, rules: Rules, step: int, returns: int) -> Checkpoint | None:
-    """The state to return to; None when that was done as often as it may be, or there is no such state."""
-    if rules.returns is None or returns >= rules.returns.most:
-        return None
-    found = good.load()
-    # a state of a later step was left by an attempt that went on from an older checkpoint than this one
-    return found if found is not None and found.step <= step else None
 
 
 def _return(contest: Contest, back: Checkpoint, returns: int) -> None:

@@ -2,11 +2,15 @@
 
 What is saved against the literal recipe: fakes are drawn and augmented once for both moves, and the generator's move
 computes no gradient of the discriminator's weights, which is a quarter of the work. Called by `loop.train` alone.
+
+A batch may pass through the networks in parts. Each then has random numbers of its own, told by the step and its place, so
+that it does not matter which process of a team plays it, nor what else that process plays.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,12 +19,15 @@ from torch import Tensor, nn
 from torch.amp import GradScaler
 from torch.nn.functional import relu
 
+from histofed.base.seeds import seed as seed_of
 from histofed.models.networks import Judgement
 from histofed.training.augment import augment
 from histofed.training.contest import Contest
 from histofed.training.losses import discriminator_loss, generator_loss, judged
+from histofed.training.moving import onto
 from histofed.training.penalties import away_from_one, between, squared_gradient, twice_differentiable
-from histofed.training.rules import Rules
+from histofed.training.rules import LeCam, Rules
+from histofed.training.team import ALONE, Team
 
 _DTYPES: Final = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -41,6 +48,26 @@ class Deal:
 
 
 @dataclass(frozen=True)
+class _Turn:
+    """What this process does in a step."""
+
+    step: int
+    mine: Sequence[tuple[int, Deal]]
+    """Parts, each with its number."""
+    count: int
+    """Of all parts of the batch."""
+    seed: int | None
+    """Of the parts' random numbers; None where the batch is one part, which goes on with those of the run."""
+
+    @contextmanager
+    def stream(self, move: str, part: int) -> Iterator[None]:
+        """The random numbers of one part in one move."""
+        if self.seed is not None:
+            torch.manual_seed(seed_of("part", self.seed, move, part))
+        yield
+
+
+@dataclass(frozen=True)
 class _Fakes:
     """Augmented fakes; attached to the generator where it moves."""
 
@@ -51,81 +78,104 @@ class _Fakes:
 def deal(real_BCHW: Tensor, labels_B: Tensor, latent: int, classes: int, rules: Rules) -> Deal:
     """Draw noise and classes for as many fakes as there are reals; all tensors on the reals' device."""
     count, device = len(labels_B), real_BCHW.device
-    z_BZ = torch.randn(count, latent).to(device)
+    z_BZ = onto(device, torch.randn(count, latent))
     match rules.objective.fake_labels:
         case "uniform":
-            asked_B = torch.randint(classes, (count,)).to(device)
+            asked_B = onto(device, torch.randint(classes, (count,)))
         case "even":
             # from a random class on, so that where the batch is no multiple none is favoured
-            asked_B = ((torch.arange(count) + torch.randint(classes, (1,))) % classes).to(device)
+            asked_B = onto(device, (torch.arange(count) + torch.randint(classes, (1,))) % classes)
         case "real":
             asked_B = labels_B
     return Deal(real_BCHW, labels_B, z_BZ, asked_B)
 
 
-def play(contest: Contest, rules: Rules, dealt: Deal, step: int) -> dict[str, Tensor]:
-    """Move both players, as far as it is their turn; returns each loss, detached, without penalties, and these apart."""
+def play(contest: Contest, rules: Rules, dealt: Deal, step: int, team: Team = ALONE) -> dict[str, Tensor]:
+    """Move both players, as far as it is their turn; returns each loss, detached, without penalties, and these apart.
+
+    Every process of a team is given the whole deal, and has the same players and losses afterwards.
+    """
     parts = dealt.parts(rules.accumulate)
+    seed = int(torch.randint(2**62, ())) if len(parts) > 1 else None
+    turn = _Turn(step, team.share(parts), len(parts), seed)
     moves = (step + 1) % rules.objective.critic_steps == 0
     losses: dict[str, Tensor] = {}
-    fakes: list[_Fakes] = []
     if moves:
-        fakes, losses["generator_loss"] = _move_generator(contest, rules, parts, step)
+        fakes, losses["generator_loss"] = _move_generator(contest, rules, turn, team)
     else:
-        with torch.no_grad():
-            fakes = [_draw(contest, rules, part) for part in parts]
-    return losses | _move_discriminator(contest, rules, parts, fakes, step)
+        fakes = _drawn(contest, rules, turn)
+    losses |= _move_discriminator(contest, rules, turn, fakes, team)
+    if seed is not None:
+        # wherever the parts have left it: every process goes on from here
+        torch.manual_seed(seed_of("after", seed))
+    return losses
 
 
-def _move_generator(contest: Contest, rules: Rules, parts: Sequence[Deal], step: int) -> tuple[list[_Fakes], Tensor]:
+def _drawn(contest: Contest, rules: Rules, turn: _Turn) -> list[_Fakes]:
+    """Fakes for a step in which the generator does not move."""
+    fakes = []
+    for number, part in turn.mine:
+        with turn.stream("fakes", number), torch.no_grad():
+            fakes.append(_draw(contest, rules, part))
+    return fakes
+
+
+def _move_generator(contest: Contest, rules: Rules, turn: _Turn, team: Team) -> tuple[list[_Fakes], Tensor]:
     trained = [parameter for parameter in contest.discriminator.parameters() if parameter.requires_grad]
     # the discriminator's weights need no gradient for the generator's move
     _require_gradient(trained, False)
     scaler = contest.scalers[0] if contest.scalers else None
     contest.generator_adam.zero_grad()
     fakes, total = [], torch.zeros((), device=contest.device)
-    for part in parts:
-        fake = _draw(contest, rules, part)
-        answer = _look(contest, rules, fake.seen_BCHW)
-        loss = generator_loss(answer, fake.asked_B, rules, _real_logits(contest, rules, part), step)
-        _backward(loss / len(parts), scaler)
+    for number, part in turn.mine:
+        with turn.stream("generator", number):
+            fake = _draw(contest, rules, part)
+            answer = _look(contest, rules, fake.seen_BCHW)
+            loss = generator_loss(answer, fake.asked_B, rules, _real_logits(contest, rules, part), turn.step)
+            _backward(loss / turn.count, scaler)
         fakes.append(_Fakes(fake.seen_BCHW.detach(), fake.asked_B))
-        total += loss.detach() / len(parts)
+        total += loss.detach() / turn.count
+    team.add_up([total, *_gradients(contest.generator)])
     _take_step(contest.generator, contest.generator_adam, scaler, rules)
     _require_gradient(trained, True)
     if contest.ema is not None:
-        contest.ema.follow(contest.generator, step // rules.objective.critic_steps)
+        contest.ema.follow(contest.generator, turn.step // rules.objective.critic_steps)
     return fakes, total
 
 
 def _move_discriminator(
-    contest: Contest, rules: Rules, parts: Sequence[Deal], fakes: Sequence[_Fakes], step: int
+    contest: Contest, rules: Rules, turn: _Turn, fakes: Sequence[_Fakes], team: Team
 ) -> dict[str, Tensor]:
-    penalised = _has_penalty(rules) and step % rules.penalty_every == 0
+    penalised = _has_penalty(rules) and turn.step % rules.penalty_every == 0
     scaler = contest.scalers[1] if contest.scalers else None
     contest.discriminator_adam.zero_grad()
-    total = torch.zeros((), device=contest.device)
-    penalties = torch.zeros((), device=contest.device)
-    for part, fake in zip(parts, fakes, strict=True):
-        real_BCHW = augment(part.real_BCHW, rules.augmentation)
-        fake_BCHW = fake.seen_BCHW
-        if penalised:
-            real_BCHW, fake_BCHW = (images.detach().requires_grad_() for images in (real_BCHW, fake_BCHW))
-        with twice_differentiable(penalised):
-            on_real = _look(contest, rules, real_BCHW, again=penalised)
-            on_fake = _look(contest, rules, fake_BCHW, again=penalised)
-            loss = discriminator_loss(on_real, part.labels_B, on_fake, fake.asked_B, rules, _flipped(rules, part))
-            if rules.lecam is not None:
-                loss = loss + _lecam(
-                    contest, rules, judged(on_real, part.labels_B, rules), judged(on_fake, fake.asked_B, rules)
-                )
-            whole = loss
+    total, penalties = (torch.zeros((), device=contest.device) for _ in range(2))
+    averages = torch.zeros(2, device=contest.device)
+    for (number, part), fake in zip(turn.mine, fakes, strict=True):
+        with turn.stream("discriminator", number):
+            real_BCHW = augment(part.real_BCHW, rules.augmentation)
+            fake_BCHW = fake.seen_BCHW
             if penalised:
-                penalty = _penalty(contest, rules, part, fake, (real_BCHW, on_real), (fake_BCHW, on_fake))
-                whole = loss + penalty * rules.penalty_every
-                penalties += penalty.detach() / len(parts)
-            _backward(whole / len(parts), scaler)
-        total += loss.detach() / len(parts)
+                real_BCHW, fake_BCHW = (images.detach().requires_grad_() for images in (real_BCHW, fake_BCHW))
+            with twice_differentiable(penalised):
+                on_real = _look(contest, rules, real_BCHW, again=penalised)
+                on_fake = _look(contest, rules, fake_BCHW, again=penalised)
+                loss = discriminator_loss(on_real, part.labels_B, on_fake, fake.asked_B, rules, _flipped(rules, part))
+                if rules.lecam is not None:
+                    logits = judged(on_real, part.labels_B, rules), judged(on_fake, fake.asked_B, rules)
+                    held, now = _lecam(contest, rules.lecam, *logits)
+                    loss = loss + held
+                    averages += now / turn.count
+                whole = loss
+                if penalised:
+                    penalty = _penalty(contest, rules, part, fake, (real_BCHW, on_real), (fake_BCHW, on_fake))
+                    whole = loss + penalty * rules.penalty_every
+                    penalties += penalty.detach() / turn.count
+                _backward(whole / turn.count, scaler)
+        total += loss.detach() / turn.count
+    team.add_up([total, penalties, averages, *_gradients(contest.discriminator)])
+    if rules.lecam is not None:
+        contest.anchors.real_fake = _moved(contest.anchors.real_fake, averages, rules.lecam)
     _take_step(contest.discriminator, contest.discriminator_adam, scaler, rules)
     return {"discriminator_loss": total} | ({"penalty": penalties} if penalised else {})
 
@@ -179,7 +229,7 @@ def _penalty(
         images_BCHW, answer = fake_seen
         total = total + objective.r2 / 2 * squared_gradient(judged(answer, fake.asked_B, rules), images_BCHW).mean()
     if objective.gradient_penalty:
-        share_B = torch.rand(len(part.labels_B)).to(contest.device)
+        share_B = onto(contest.device, torch.rand(len(part.labels_B)))
         mixed_BCHW = between(real_seen[0], fake_seen[0], share_B)
         answer = _look(contest, rules, mixed_BCHW, again=True)
         away_B = away_from_one(judged(answer, part.labels_B, rules), mixed_BCHW)
@@ -187,20 +237,24 @@ def _penalty(
     return total
 
 
-def _lecam(contest: Contest, rules: Rules, real_B: Tensor, fake_B: Tensor) -> Tensor:
-    """relu(real - mean of fakes)² + relu(mean of reals - fake)², as in the source's code; then the means move on."""
-    assert rules.lecam is not None
+def _lecam(contest: Contest, lecam: LeCam, real_B: Tensor, fake_B: Tensor) -> tuple[Tensor, Tensor]:
+    """relu(real - mean of fakes)² + relu(mean of reals - fake)², as in the source's code; and this part's two means.
+
+    The running means are those of the steps before, moved on by this part's own; they are kept when all parts are done.
+    """
     now = torch.stack([real_B.detach().mean(), fake_B.detach().mean()])
-    before = contest.anchors.real_fake
-    means = now if before is None else before.lerp(now, 1 - rules.lecam.decay)
-    contest.anchors.real_fake = means
-    return rules.lecam.weight * (relu(real_B - means[1]).square().mean() + relu(means[0] - fake_B).square().mean())
+    means = _moved(contest.anchors.real_fake, now, lecam)
+    return lecam.weight * (relu(real_B - means[1]).square().mean() + relu(means[0] - fake_B).square().mean()), now
+
+
+def _moved(before: Tensor | None, now: Tensor, lecam: LeCam) -> Tensor:
+    return now if before is None else before.lerp(now, 1 - lecam.decay)
 
 
 def _flipped(rules: Rules, part: Deal) -> Tensor | None:
     if not rules.flip_real:
         return None
-    return (torch.rand(len(part.labels_B)) < rules.flip_real).to(part.labels_B.device)
+    return onto(part.labels_B.device, torch.rand(len(part.labels_B)) < rules.flip_real)
 
 
 def _autocast(contest: Contest, rules: Rules, enabled: bool = True) -> torch.autocast:
@@ -228,6 +282,10 @@ def _take_step(network: nn.Module, adam: torch.optim.Adam, scaler: GradScaler | 
     else:
         scaler.step(adam)
         scaler.update()
+
+
+def _gradients(network: nn.Module) -> list[Tensor]:
+    return [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
 
 
 def _require_gradient(parameters: Sequence[nn.Parameter], needed: bool) -> None:

@@ -5,13 +5,15 @@ One place builds, so that a site's task and a run in one place differ only in wh
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 import torch
 from torch.amp import GradScaler
 
-from histofed.base.errors import BadData
+from histofed.base.errors import BadData, ConfigError
 from histofed.models.networks import Discriminator, Generator
 from histofed.models.norms import has_batch_norm
 from histofed.models.options import DiscriminatorOptions
@@ -26,6 +28,7 @@ from histofed.training.batches import Batches, BatchPlan
 from histofed.training.compiling import compile_in_place
 from histofed.training.contest import Contest
 from histofed.training.ema import Ema
+from histofed.training.rules import Rules
 
 SHEET_COLUMNS: Final = 8
 """Samples per class on a sheet."""
@@ -43,10 +46,36 @@ def load_tiles(config: GanConfig, root: Path, minimum_patients: int, store: Tile
     return tiles
 
 
-def batches_of(config: GanConfig, tiles: TileCache, seed: int) -> Batches:
-    """The batches of a task."""
+def batches_of(config: GanConfig, tiles: TileCache, seed: int, device: torch.device) -> Batches:
+    """The batches of a task, on its device."""
     plan = BatchPlan(config.batch, seed, config.balanced, config.flips)
-    return Batches(tiles.pixels, tiles.labels, len(config.classes), plan)
+    return Batches(tiles.pixels, tiles.labels, len(config.classes), plan, device)
+
+
+def rules_of(config: GanConfig, devices: int) -> Rules:
+    """The experiment's rules; several devices play each batch in as many parts, or a multiple of what it is dealt in anyway.
+
+    Raises `ConfigError` for a batch that cannot be dealt so.
+    """
+    rules = config.rules()
+    parts = math.lcm(config.accumulate, devices)
+    if config.batch % parts or config.batch // parts < 2:
+        raise ConfigError(
+            f"a batch of {config.batch} cannot be dealt to {devices} devices in {parts} parts of at least two tiles; "
+            "lower devices"
+        )
+    return replace(rules, accumulate=parts)
+
+
+def check_team(contest: Contest, devices: int) -> None:
+    """Raises `ConfigError` for networks that several devices cannot train as one."""
+    players = {"generator": contest.generator, "discriminator": contest.discriminator}
+    mixing = [name for name, network in players.items() if has_batch_norm(network.train())]
+    if devices > 1 and mixing:
+        raise ConfigError(
+            f"the {' and the '.join(mixing)} of this experiment has batch norm, whose running statistics would differ from "
+            "device to device; train on one (devices = 1)"
+        )
 
 
 def generator_of(config: GanConfig) -> Generator:

@@ -138,7 +138,7 @@ class _Run:
         show.phase("building networks")
         self._contest = contest_of(config, device, averaged=True)
         compiled = compile_networks(config, self._contest)
-        self._batches = batches_of(config, tiles, seed_of("batches", task.seed))
+        self._batches = batches_of(config, tiles, seed_of("batches", task.seed), device)
         self._budget = _Budget(stop, task.max_steps)
         self._drawn = -1
         self._log, missing = _event_log(outputs.events, self._first)

@@ -21,11 +21,13 @@ from histofed.recipes.contract import Counts, Progress, Stop, TrainResult, Train
 from histofed.recipes.gan.building import (
     SHEET_COLUMNS,
     batches_of,
+    check_team,
     compile_networks,
     contest_of,
     discriminator_of,
     generator_of,
     load_tiles,
+    rules_of,
 )
 from histofed.recipes.gan.config import GanConfig
 from histofed.recipes.sections import parse_section
@@ -37,6 +39,8 @@ from histofed.training.loop import Step, train
 from histofed.training.runtime import prepare
 from histofed.training.sheet import draw_sheet
 from histofed.training.shortage import memory_explained
+from histofed.training.team import Team
+from histofed.training.teamwork import device_of, team_of
 from histofed.training.tensors import to_arrays, with_prefix
 from histofed.weights import Array
 
@@ -60,7 +64,11 @@ class GanWorkshop:
         """
         config = parse_section(GanConfig, task.config)
         with memory_explained(config.batch, config.accumulate, config.precision, config.image_size):
-            return _train(config, task, report, stop)
+            rules_of(config, task.devices)  # refused before anything is read
+            # read first: the others then find the tiles in the cache
+            tiles = _tiles(task, config)
+            with team_of(task.devices, task.device, _assist, task) as team:
+                return _train(config, task, tiles, report, stop, team)
 
     def sample_sheet(self, config: Mapping[str, Json], tensors: Path, seed: int, target: Path) -> bool:
         """Rows by class from the released generator (`ema.*`). Raises `BadData` when the tensors are of another model."""
@@ -75,21 +83,32 @@ class GanWorkshop:
         return True
 
 
-def _train(config: GanConfig, task: TrainTask, report: Callable[[Progress], None], stop: Stop) -> TrainResult:
-    tiles = _tiles(task, config)
-    device = prepare(task.device, task.threads, task.seed)
+def _assist(task: TrainTask, team: Team) -> None:
+    """What each further process of a team does."""
+    config = parse_section(GanConfig, task.config)
+    with memory_explained(config.batch, config.accumulate, config.precision, config.image_size):
+        _train(config, task, _tiles(task, config), lambda _: None, lambda: False, team)
+
+
+def _train(
+    config: GanConfig, task: TrainTask, tiles: TileCache, report: Callable[[Progress], None], stop: Stop, team: Team
+) -> TrainResult:
+    rules = rules_of(config, team.size)
+    device = prepare(device_of(task.device, team.size, team.rank), task.threads, task.seed)
     contest = _contest(config, task, device)
+    check_team(contest, team.size)
     notes = compile_networks(config, contest)
-    batches = batches_of(config, tiles, task.seed)
-    store = CheckpointStore(task.output, _fingerprint(task, tiles))
+    batches = batches_of(config, tiles, task.seed, device)
+    store = CheckpointStore(task.output, _fingerprint(task, tiles, rules.accumulate))
 
     def tell(step: Step) -> None:
         report(Progress(step.number, config.steps, step.losses, step.images_per_second))
 
-    rules, clock = config.rules(), SystemClock()
-    losses = train(contest, batches, config.steps, len(config.classes), store, clock, tell, stop, rules)
-    _write(contest.state(), config, task.output)
-    store.clear()
+    clock = SystemClock()
+    losses = train(contest, batches, config.steps, len(config.classes), store, clock, tell, stop, rules, team=team)
+    if team.leads:
+        _write(contest.state(), config, task.output)
+        store.clear()
     counts = Counts(len(tiles.tileset.tiles), len(tiles.tileset.patients()))
     return TrainResult(counts, config.steps, losses, (*tiles.tileset.notes(), *notes))
 
@@ -132,12 +151,13 @@ def _write(state: Mapping[str, Array], config: GanConfig, output: Path) -> None:
     weights.save(output / "shared.safetensors", shared)
 
 
-def _fingerprint(task: TrainTask, tiles: TileCache) -> str:
+def _fingerprint(task: TrainTask, tiles: TileCache, parts: int) -> str:
     """What a checkpoint must have in common with the task that resumes it."""
     return sha256(
         canonical(
             {
                 "config": task.config,
+                "parts": parts,
                 "seed": task.seed,
                 "shared": _file_digest(task.shared),
                 "private": _file_digest(task.private) if task.private else None,

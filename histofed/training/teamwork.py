@@ -1,0 +1,202 @@
+"""Starting and ending a team: the process that is there leads, and for each further device one more is started.
+
+The others run the same work from the same arguments; they write nothing and report nothing. However the leader leaves the
+block, nobody is left running, and whoever failed first is the one whose error is told. They speak over the loopback
+interface and meet in a file, so no port is opened to the network. Called by the workshop and by training in one place.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import signal
+import sys
+import tempfile
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import timedelta
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Final, TypeVar
+
+import torch
+
+from histofed.base.errors import ConfigError, HistofedError, TrainingFailed, all_errors
+from histofed.training.team import ALONE, PATIENCE_S, Team, TeamBroken, Together
+
+Task = TypeVar("Task")
+_END_S: Final = 10.0
+"""For a process to end by itself, or to say why it failed; then it is killed."""
+_READY: Final = ("", "")
+_ERRORS: Final = {cls.__name__: cls for cls in all_errors()}
+
+
+@dataclass(frozen=True)
+class _Place:
+    """Where one process stands."""
+
+    rank: int
+    size: int
+    meeting: Path
+    cpu: bool
+    patience_s: float
+
+
+@dataclass(frozen=True)
+class _Helper:
+    process: BaseProcess
+    words: Connection
+
+
+def device_of(name: str, devices: int, rank: int) -> str:
+    """Which device a process trains on. Raises `ConfigError` when there are fewer than wanted."""
+    if devices == 1 or name == "cpu":
+        return name
+    if name not in ("auto", "cuda"):
+        raise ConfigError(f"device {name!r} names one device and devices = {devices} wants several; use auto or cuda")
+    if torch.cuda.device_count() < devices:
+        raise ConfigError(
+            f"devices = {devices}, but this machine has {torch.cuda.device_count()} GPUs; lower devices, or use device cpu"
+        )
+    return f"cuda:{rank}"
+
+
+@contextlib.contextmanager
+def team_of(
+    devices: int, device: str, work: Callable[[Task, Team], None], task: Task, patience_s: float = PATIENCE_S
+) -> Iterator[Team]:
+    """This process's team inside the block. The others call `work(task, team)`: importable by name, and picklable.
+
+    Raises the error of the process that failed first; `TrainingFailed` for one that was killed; `ConfigError` for a device
+    that is not there, or without the package that several need.
+    """
+    if devices == 1:
+        yield ALONE
+        return
+    device_of(device, devices, 0)
+    _check_installed()
+    with tempfile.TemporaryDirectory(prefix="histofed-team-") as folder:
+        places = [_Place(rank, devices, Path(folder) / "meeting", device == "cpu", patience_s) for rank in range(devices)]
+        helpers = [_start(place, work, task) for place in places[1:]]
+        try:
+            _await(helpers)
+            with _joined(places[0], lambda: _failure_of(helpers)) as team:
+                yield team
+        finally:
+            for helper in helpers:
+                _end(helper)
+
+
+def _check_installed() -> None:
+    try:
+        import accelerate  # noqa: F401  # whether it is there
+    except ImportError as error:
+        raise ConfigError("several devices need the package accelerate: install histofed[devices]") from error
+
+
+def _start(place: _Place, work: Callable[[Task, Team], None], task: Task) -> _Helper:
+    context = multiprocessing.get_context("spawn")  # a forked process may not use CUDA
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=_help, args=(place, work, task, theirs), daemon=True, name=f"device {place.rank}")
+    process.start()
+    theirs.close()
+    return _Helper(process, ours)
+
+
+def _await(helpers: list[_Helper]) -> None:
+    """Until all have started, which takes as long as importing torch; whoever joins waits for all, dead or alive."""
+    for helper in helpers:
+        try:
+            ready = helper.words.poll(PATIENCE_S) and helper.words.recv() == _READY
+        except EOFError:
+            ready = False
+        if not ready:
+            raise _failure_of(helpers)
+
+
+def _help(place: _Place, work: Callable[[Task, Team], None], task: Task, words: Connection) -> None:
+    """The life of a further process. Its errors go to the leader; type and place, without the message, to the site's log."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the leader's to answer
+    try:
+        words.send(_READY)
+        with _joined(place) as team:
+            work(task, team)
+    except TeamBroken:
+        sys.exit(TrainingFailed.exit_code)  # another's error, which the leader tells
+    except HistofedError as error:
+        words.send((type(error).__name__, str(error)))
+        sys.exit(error.exit_code)
+    except Exception as error:
+        sys.stderr.write(f"{type(error).__name__} at\n{''.join(traceback.format_tb(error.__traceback__))}")
+        sentence = (
+            f"process {place.rank + 1} of {place.size} failed with {type(error).__name__}; the site's log has the place"
+        )
+        words.send((TrainingFailed.__name__, sentence))
+        sys.exit(TrainingFailed.exit_code)
+
+
+@contextlib.contextmanager
+def _joined(place: _Place, explain: Callable[[], Exception] = TeamBroken) -> Iterator[Team]:
+    """In the process group, until the block is left; the others are told when that is by an error."""
+    from accelerate import PartialState
+    from accelerate.utils import patch_environment
+
+    rank, size = place.rank, place.size
+    environment = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": size, "LOCAL_WORLD_SIZE": size}
+    # the library counts threads where nobody has; `runtime.prepare` sets them afterwards
+    local = {"GLOO_SOCKET_IFNAME": "lo", "NCCL_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": torch.get_num_threads()}
+    meeting = {
+        "init_method": place.meeting.as_uri(),
+        "rank": rank,
+        "world_size": size,
+        "timeout": timedelta(seconds=PATIENCE_S),
+    }
+    try:
+        with patch_environment(**environment, **local):
+            PartialState(cpu=place.cpu, **meeting)
+            talk = torch.distributed.new_group(backend="gloo", timeout=timedelta(seconds=place.patience_s))
+    except RuntimeError as error:
+        raise explain() from error
+    assert talk is not None
+    team = Together(rank, size, talk, explain)
+    try:
+        yield team
+    except BaseException:
+        with contextlib.suppress(Exception):  # the error on its way is the one to be told
+            team.withdraw()
+        raise
+    finally:
+        torch.distributed.destroy_process_group()
+        PartialState._reset_state()
+
+
+def _failure_of(helpers: list[_Helper]) -> HistofedError:
+    """What the process that failed said; or how it ended, when it said nothing."""
+    for helper in helpers:
+        with contextlib.suppress(EOFError):  # it ended without a word
+            if helper.words.poll(_END_S):
+                kind, sentence = helper.words.recv()
+                return _ERRORS.get(kind, TrainingFailed)(sentence)
+    for rank, helper in enumerate(helpers, 2):
+        helper.process.join(_END_S)
+        code = helper.process.exitcode
+        if code is None:
+            return TrainingFailed(f"process {rank} of {len(helpers) + 1} of this training does not answer; it was given up")
+        if code < 0:
+            hint = " (out of memory?)" if code == -signal.SIGKILL else ""
+            return TrainingFailed(
+                f"process {rank} of {len(helpers) + 1} of this training was killed by signal {-code}{hint}"
+            )
+    return TrainingFailed("the processes of this training lost each other; the site's log may say more")
+
+
+def _end(helper: _Helper) -> None:
+    """It ends with the work; by then it has, or it is made to."""
+    helper.process.join(_END_S)
+    if helper.process.is_alive():
+        helper.process.kill()
+        helper.process.join()
+    helper.process.close()
+    helper.words.close()

@@ -1,0 +1,93 @@
+"""Two processes train as one does that plays the batch in two parts. Several seconds each: a process imports torch."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from histofed.base.errors import Cancelled, ConfigError, TrainingFailed
+from histofed.recipes.contract import Progress, TrainTask
+from histofed.recipes.gan.recipe import GanRecipe
+from histofed.tiles.draw import draw_tiles
+
+WORKSHOP = GanRecipe().workshop()
+CONFIG: Mapping[str, Any] = {
+    "image_size": 32,
+    "steps": 3,
+    "batch": 4,
+    "latent": 8,
+    "generator": "deep",
+    "discriminator": {"name": "cnn", "norm": "none", "dropout": 0.25},
+    "objective": {"name": "hinge", "r1": 0.1, "penalty_every": 2},
+    "augment": {},
+    "lecam": {},
+    "flips": True,
+    "persist_moments": True,
+}
+
+
+def _task(folder: Path, data: Path, **config: Any) -> TrainTask:
+    merged = {**CONFIG, **config}
+    (folder / "out").mkdir(parents=True)
+    WORKSHOP.initialise(merged, 1, folder / "global.safetensors")
+    return TrainTask(merged, folder / "global.safetensors", None, data, 2, 7, folder / "out", 1, "cpu")
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    draw_tiles(tmp_path / "tiles", patients_per_class=2, tiles_per_patient=3, size=32)
+    return tmp_path / "tiles"
+
+
+def _files(task: TrainTask) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in task.output.iterdir()}
+
+
+@pytest.mark.slow
+def test_two_processes_end_in_the_bytes_of_one_also_when_stopped_between(data: Path, tmp_path: Path) -> None:
+    alone = _task(tmp_path / "one", data, accumulate=2)
+    whole = WORKSHOP.train(alone, lambda _: None, lambda: False)
+    two = replace(_task(tmp_path / "two", data, accumulate=2), devices=2)
+    answers: Iterator[bool] = iter([False, True])
+    with pytest.raises(Cancelled, match="after 1 of 3 steps"):
+        WORKSHOP.train(two, lambda _: None, lambda: next(answers))
+    assert [*_files(two)] == ["checkpoint.safetensors"]
+    seen: list[Progress] = []
+    together = WORKSHOP.train(two, seen.append, lambda: False)
+    assert _files(two) == _files(alone)
+    assert together == whole
+    assert seen[-1].step == 3
+
+
+@pytest.mark.slow
+def test_a_killed_process_ends_the_task_in_words(data: Path, tmp_path: Path) -> None:
+    def kill(_: Progress) -> None:
+        for child in multiprocessing.active_children():
+            child.kill()
+
+    def reported_at_once() -> bool:
+        kill(Progress(0, 0))
+        return False
+
+    task = replace(_task(tmp_path / "two", data), devices=2)
+    with pytest.raises(TrainingFailed, match="process 2 of 2 of this training was killed by signal 9"):
+        WORKSHOP.train(task, kill, reported_at_once)
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.slow
+def test_batch_norm_on_several_devices_is_refused(data: Path, tmp_path: Path) -> None:
+    task = replace(_task(tmp_path / "two", data, generator="paper-cnn"), devices=2)
+    with pytest.raises(ConfigError, match="the generator of this experiment has batch norm"):
+        WORKSHOP.train(task, lambda _: None, lambda: False)
+
+
+def test_a_batch_that_cannot_be_dealt_is_refused(data: Path, tmp_path: Path) -> None:
+    task = replace(_task(tmp_path / "three", data), devices=3)
+    with pytest.raises(ConfigError, match=r"a batch of 4 cannot be dealt to 3 devices.* lower devices"):
+        WORKSHOP.train(task, lambda _: None, lambda: False)

@@ -1,0 +1,87 @@
+"""Teams of two real processes: what they agree on, and what the leader is told when the other one ends. Seconds each."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import torch
+
+from histofed.base.errors import Cancelled, ConfigError, OutOfMemory, TrainingFailed
+from histofed.training.team import ALONE, Team
+from histofed.training.teamwork import device_of, team_of
+
+
+def _adds(folder: Path, team: Team) -> None:
+    tensors = [torch.full((2, 2), float(team.rank + 1)), torch.tensor(10.0 * team.rank)]
+    team.add_up(tensors)
+    share = team.share(["a", "b", "c", "d"])
+    (folder / f"{team.rank}").write_text(f"{tensors[0].tolist()} {tensors[1].item()} {share} {team.decided(5 + team.rank)}")
+
+
+def _fails(how: str, team: Team) -> None:
+    match how:
+        case "memory":
+            raise OutOfMemory("the memory of the GPU does not suffice")
+        case "a bug":
+            raise ZeroDivisionError("/data/patient-17.jpg")
+        case "freezes":
+            os.kill(os.getpid(), signal.SIGSTOP)
+        case "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        case _:
+            team.add_up([torch.zeros(1)])
+
+
+@pytest.mark.slow
+def test_all_have_the_sum_and_the_first_ones_choice(tmp_path: Path) -> None:
+    with team_of(2, "cpu", _adds, tmp_path) as team:
+        _adds(tmp_path, team)
+    assert (tmp_path / "0").read_text() == "[[3.0, 3.0], [3.0, 3.0]] 10.0 [(0, 'a'), (1, 'b')] 5"
+    assert (tmp_path / "1").read_text() == "[[3.0, 3.0], [3.0, 3.0]] 10.0 [(2, 'c'), (3, 'd')] 5"
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("how", "error", "words"),
+    [
+        ("memory", OutOfMemory, "the memory of the GPU does not suffice"),
+        ("a bug", TrainingFailed, "process 2 of 2 failed with ZeroDivisionError; the site's log"),
+        ("killed", TrainingFailed, r"process 2 of 2 of this training was killed by signal 9 \(out of memory\?\)"),
+        ("freezes", TrainingFailed, "process 2 of 2 of this training does not answer; it was given up"),
+    ],
+)
+def test_the_process_that_failed_is_told(
+    how: str, error: type[Exception], words: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(error, match=words), team_of(2, "cpu", _fails, how, patience_s=3.0) as team:
+        team.add_up([torch.zeros(1)])
+    assert not multiprocessing.active_children()
+    assert "patient-17" not in capfd.readouterr().err
+
+
+@pytest.mark.slow
+def test_an_error_of_the_leader_ends_the_others() -> None:
+    with pytest.raises(Cancelled, match="stopped on request"), team_of(2, "cpu", _fails, "goes on"):
+        raise Cancelled("stopped on request")
+    assert not multiprocessing.active_children()
+
+
+def test_one_device_needs_nobody() -> None:
+    with team_of(1, "cpu", _fails, "a bug") as team:
+        assert team is ALONE
+        assert team.decided(3) == 3
+        assert team.share(["a", "b"]) == [(0, "a"), (1, "b")]
+
+
+def test_devices_that_are_not_there_are_refused() -> None:
+    assert device_of("cpu", 2, 1) == "cpu"
+    assert device_of("cuda:3", 1, 0) == "cuda:3"
+    with pytest.raises(ConfigError, match="names one device and devices = 2 wants several"):
+        device_of("cuda:0", 2, 0)
+    with pytest.raises(ConfigError, match=r"this machine has [0-9]+ GPUs"), team_of(99, "auto", _fails, "never"):
+        raise AssertionError("started")
