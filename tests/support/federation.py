@@ -2,7 +2,7 @@
 
 Aggregator and agents are processes, started like systemd starts them: with a notify socket, whose READY=1 is awaited.
 Short commands (`init`, `enroll`, the operator's) run in the test's own process, which saves a second each; `run` starts
-them as processes where that matters. Nothing here sleeps.
+them as processes where that matters. Nothing here sleeps, except between two scrapes of gauges, which nobody announces.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ import signal
 import socket
 import subprocess
 import sys
+import time
+import urllib.request
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,6 +44,7 @@ __all__ = [
 ]
 
 FEDERATION: Final = "test"
+_SCRAPE_S: Final = 0.25
 Sight = Mapping[str, Any]
 """A document of `rounds watch --json`: `experiment`, and `round` with its tasks or None."""
 
@@ -260,6 +263,21 @@ class Federation:
             return task is not None and task["phase"] == "train" and task["done"] >= steps
 
         return self.wait_until_seen(experiment, trains)
+
+    def measured(self) -> Mapping[str, float]:
+        """What Prometheus reads from the aggregator now."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.ports['metrics']}/metrics", timeout=10) as answer:
+            lines = answer.read().decode().splitlines()
+        return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))}
+
+    def wait_until_measured(self, wanted: Callable[[Mapping[str, float]], bool], seconds: float = 30.0) -> None:
+        """Scrape until the values are as wanted; the daemon renews its gauges every few seconds."""
+        deadline = time.monotonic() + seconds
+        while not wanted(found := self.measured()):
+            if time.monotonic() > deadline:
+                ours = {name: value for name, value in found.items() if name.startswith("histofed_")}
+                raise AssertionError(f"not measured in {seconds} s; last: {json.dumps(ours, indent=1)}")
+            time.sleep(_SCRAPE_S)
 
     def parts(self, experiment: str) -> list[dict[str, str]]:
         """The digests of each model's parts, by round, the first model first."""
