@@ -123,6 +123,9 @@ class Sessions:
                 self._begin(message)
             case Withdrawal():
                 await self._withdraw(message)
+            case Beat() if self._job is None:
+                # offers come before the first beat: what is in hand and was not offered may have ended while we were away
+                await self._work.drop_unwanted()
             case Beat():
                 pass
 

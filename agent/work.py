@@ -125,6 +125,19 @@ class Work:
         """Hand over what an earlier connection left in the outbox."""
         await self._handover.flush()
 
+    async def drop_unwanted(self) -> None:
+        """Drop the task in hand when its round closed, or its experiment was cancelled, while this agent was away."""
+        held = self._desk.state.task_in_hand()
+        if held is None:
+            return
+        try:
+            answer = await self._desk.link.report(held.task, held.attempt, "waiting", 0, 0, {}, 0.0)
+        except (Stale, NotFound) as error:
+            self.drop(held.task, held.attempt, str(error))
+            return
+        if not answer.wanted:
+            self.drop(held.task, held.attempt, answer.reason or "the aggregator does not want the task any more")
+
     def attempt_of(self, task: TaskKey) -> int | None:
         """The attempt at `task` that is in hand or waits in the outbox; None when nothing is known of it."""
         held, entry = self._desk.state.task_in_hand(), self._desk.outbox.get(task)

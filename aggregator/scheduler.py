@@ -15,8 +15,10 @@ from typing import Final, TypeAlias
 
 from aggregator.engine import Engine
 from aggregator.events import DeadlinePassed
+from aggregator.lifecycle import ExperimentState
 from aggregator.members import Members
 from aggregator.rounds import Round, RoundState, TaskState
+from aggregator.rows import ExperimentRow
 from histofed.base.clock import Clock
 from histofed.base.errors import CannotWriteState
 from histofed.base.experiment import Experiment
@@ -42,6 +44,8 @@ class Plan:
     number: int
     eligible: tuple[SiteId, ...]
     sample: tuple[SiteId, ...]
+    enough: int
+    """Admitted updates that close it early; below the sample where the experiment over-samples."""
 
 
 @dataclass(frozen=True)
@@ -66,25 +70,34 @@ class GiveUp:
 Move: TypeAlias = Plan | Wait | Finish | GiveUp
 
 
-def next_move(experiment: Experiment, committed: int, recent: Sequence[Round], present: frozenset[SiteId]) -> Move:
+def next_move(
+    experiment: Experiment, committed: int, recent: Sequence[Round], present: frozenset[SiteId], forgiven: int = 0
+) -> Move:
     """What to do for an experiment without an open round.
 
-    `recent` are its newest rounds, oldest first, at least `round.abandoned_limit` of them where there are so many.
+    `recent` are its newest rounds, oldest first, at least `round.abandoned_limit` of them where there are so many. Rounds
+    up to number `forgiven` do not count as failures: an operator resumed the experiment after them.
     """
     rules = experiment.file
     if committed >= rules.rounds:
         return Finish()
     limit = rules.round.abandoned_limit
     tail = recent[-limit:]
-    if len(tail) == limit and all(state.state is RoundState.ABANDONED for state in tail):
+    if len(tail) == limit and all(state.state is RoundState.ABANDONED and state.key.number > forgiven for state in tail):
         return GiveUp(f"{limit} rounds in a row were abandoned; the last: {tail[-1].reason}")
     allowed = present & frozenset(map(SiteId, rules.sampling.sites)) if rules.sampling.sites else present
     eligible = _without_recent_refusals(allowed, recent, rules.sampling.minimum)
     if len(eligible) < rules.sampling.minimum:
         return Wait(f"waiting for sites: {len(eligible)} of {rules.sampling.minimum} needed are present")
     number = recent[-1].key.number + 1 if recent else 1
-    count = max(rules.sampling.minimum, math.ceil(rules.sampling.fraction * len(eligible) - 1e-9))
-    return Plan(number, eligible, sample_sites(experiment.name, number, eligible, count))
+    count = min(len(eligible), max(rules.sampling.minimum, _rounded_up(rules.sampling.fraction * len(eligible))))
+    sample = sample_sites(experiment.name, number, eligible, _rounded_up(count * rules.sampling.oversample))
+    return Plan(number, eligible, sample, enough=count)
+
+
+def _rounded_up(count: float) -> int:
+    """The next whole number, not deceived by a product such as 0.1 * 30."""
+    return math.ceil(count - 1e-9)
 
 
 def _without_recent_refusals(allowed: frozenset[SiteId], recent: Sequence[Round], minimum: int) -> tuple[SiteId, ...]:
@@ -133,6 +146,7 @@ class Scheduler:
         """One turn: deadlines, absent sites, the next rounds."""
         now = self._clock.now()
         self._engine.open_planned()
+        self._engine.abandon_ended()
         for state in self._engine.open_rounds:
             if state.deadline is not None and now >= state.deadline:
                 self._engine.dispatch(state.key, DeadlinePassed(now))
@@ -140,20 +154,22 @@ class Scheduler:
             log.info("site is away", extra=fields(site=site))
             self._members.site_left(site)
         for row in self._engine.store.experiments(only_open=True):
-            if row.state == "running" and self._engine.open_round(row.name) is None:
-                self._advance(self._engine.experiment(row.name))
+            if row.state != ExperimentState.DRAFT and self._engine.open_round(row.name) is None:
+                self._advance(row)
 
-    def _advance(self, experiment: Experiment) -> None:
-        name = experiment.name
+    def _advance(self, row: ExperimentRow) -> None:
+        experiment, name = self._engine.experiment(row.name), row.name
         recent = self._engine.store.rounds(name, last=experiment.file.round.abandoned_limit)
         committed = self._engine.store.rounds_committed(name)
-        move = next_move(experiment, committed, recent, self._engine.fleet.present())
+        move = next_move(experiment, committed, recent, self._engine.fleet.present(), row.forgiven)
         self._waiting.pop(name, None)
+        if row.state == ExperimentState.PAUSED and not isinstance(move, Finish):
+            return  # also what would end it as failed waits for the operator
         match move:
-            case Plan(number, eligible, sample):
+            case Plan(number, eligible, sample, enough):
                 base = self._engine.store.latest_model(name)
                 assert base is not None, "a running experiment has a model"
-                self._engine.plan(experiment, number, base.digest, eligible, sample)
+                self._engine.plan(experiment, number, base.digest, eligible, sample, enough)
             case Wait(reason):
                 self._waiting[name] = reason
             case Finish():

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from aggregator import schema
+from aggregator import lifecycle, schema
 from aggregator.database import Database
 from aggregator.events import Event
 from aggregator.rounds import Round, RoundState, Task, TaskState
@@ -36,7 +36,7 @@ from histofed.base.ids import Digest, ExperimentId, RoundKey, SiteId
 from histofed.pki.signing import Envelope
 from histofed.statements import UPDATE_TYPE, File, decode_model
 
-OPEN_EXPERIMENTS: Final = ("draft", "running", "paused")
+OPEN_EXPERIMENTS: Final = tuple(sorted(lifecycle.OPEN))
 
 
 class Store:
@@ -68,9 +68,12 @@ class Store:
             if connection.execute(query).first() is not None:
                 raise AlreadyThere(f"experiment {name} exists already; names are never used twice, choose another")
 
-    def set_experiment(self, name: ExperimentId, state: str, reason: str = "") -> None:
-        """The experiment moves on; an ended one never moves again."""
+    def set_experiment(self, name: ExperimentId, state: str, reason: str = "", *, forgive: bool = False) -> None:
+        """The experiment moves on; an ended one never moves again. `forgive`: no past round counts as a failure any more."""
         values: dict[str, Any] = {"state": state, "reason": reason}
+        if forgive:
+            numbers = sa.select(sa.func.coalesce(sa.func.max(schema.rounds.c.number), 0))
+            values["forgiven"] = numbers.where(schema.rounds.c.experiment == name).scalar_subquery()
         if state not in OPEN_EXPERIMENTS:
             values["ended_at"] = iso(self._clock.now())
         table = schema.experiments

@@ -39,6 +39,8 @@ FAILPOINTS: Final = frozenset(
         "aggregator.aggregate_written",
         "aggregator.model_committed",
         "aggregator.rows_committed",
+        "aggregator.experiment_steered",
+        "aggregator.retention_decided",
         # transfer, both ends
         "blob.chunk_written",
         "blob.before_complete",

@@ -519,3 +519,39 @@ async def test_a_clock_that_differs_is_told(
     ]
     site.start()
     await until(lambda: "clock differs" in caplog.text)
+
+
+# -- a round that closed while the agent was away ----------------------------------------------------------------------
+
+
+async def test_a_task_that_was_cancelled_while_the_agent_was_away_is_cleared_away(
+    site: AgentSite, aggregator: FakeAggregator
+) -> None:
+    aggregator.offer(aggregator.make_offer(task(), config=LONG))
+    site.start()
+    await training(aggregator)
+    await site.stop()
+    assert site.state.task_in_hand() is not None
+    aggregator.offers = []
+    told = aggregator.called("ReportProgress")
+    cancelled = "the experiment was cancelled by ada: wrong data"
+    aggregator.answers["ReportProgress"] = [rounds_pb2.ReportProgressResponse(wanted=False, reason=cancelled)]
+    site.start()
+    await until(lambda: site.state.task_in_hand() is None)
+    assert aggregator.called("ReportProgress") == told + 1
+    assert not list(site.layout.work.iterdir())
+    dropped = site.audit()[-1]
+    assert (dropped.action, dropped.reason) == ("task.dropped", cancelled)
+    assert trainers() == []
+
+
+async def test_a_task_that_is_offered_again_is_not_asked_about(site: AgentSite, aggregator: FakeAggregator) -> None:
+    aggregator.offer(aggregator.make_offer(task(), config=LONG))
+    site.start()
+    await training(aggregator)
+    await site.stop()
+    told = aggregator.called("ReportProgress")
+    site.start()
+    await aggregator.wait_for("ReportProgress", told + 2)
+    phases = {heard.request.phase for heard in aggregator.heard if heard.call == "ReportProgress"}
+    assert "waiting" not in phases
