@@ -80,6 +80,8 @@ class Engine:
         self._jobs: dict[str, asyncio.Task[None]] = {}
         self._ended = asyncio.Event()
         """Set whenever the scheduler may have something to plan."""
+        self.rounds_ended = 0
+        """Since the start of this process."""
 
     # --- life --------------------------------------------------------------------------------------------------------
 
@@ -135,6 +137,11 @@ class Engine:
     def open_round(self, experiment: ExperimentId) -> Round | None:
         """The experiment's round that is not ended; there is at most one."""
         return next((state for key, state in self._rounds.items() if key.experiment == experiment), None)
+
+    @property
+    def makes_models(self) -> bool:
+        """A model is being made: its files come before the rows that name them."""
+        return any(name.startswith(("aggregate ", "initialise ")) for name in self._jobs)
 
     def round_of(self, task: TaskKey) -> Round:
         """The round of a task, open or not. Raises `NotFound`, and `Stale` when the site is not in its sample."""
@@ -303,6 +310,7 @@ class Engine:
 
     def _end_round(self, state: Round) -> None:
         self._rounds.pop(state.key, None)
+        self.rounds_ended += 1
         for job in (f"aggregate {state.key}", *(f"inspect {state.task_key(site)}" for site in state.sampled)):
             self._drop_job(job)
         self.fleet.forget(tuple(state.task_key(site) for site in state.sampled))

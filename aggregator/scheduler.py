@@ -17,8 +17,10 @@ from aggregator.engine import Engine
 from aggregator.events import DeadlinePassed
 from aggregator.lifecycle import ExperimentState
 from aggregator.members import Members
+from aggregator.retention import Retention
 from aggregator.rounds import Round, RoundState, TaskState
 from aggregator.rows import ExperimentRow
+from aggregator.space import Space
 from histofed.base.clock import Clock
 from histofed.base.errors import CannotWriteState
 from histofed.base.experiment import Experiment
@@ -110,11 +112,21 @@ def _without_recent_refusals(allowed: frozenset[SiteId], recent: Sequence[Round]
 class Scheduler:
     """The loop that plans. It is also the loop whose turning feeds the watchdog."""
 
-    def __init__(self, engine: Engine, members: Members, clock: Clock, health: Health) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        members: Members,
+        clock: Clock,
+        health: Health,
+        space: Space,
+        retention: Retention,
+    ) -> None:
         self._engine = engine
         self._members = members
         self._clock = clock
         self._health = health
+        self._space = space
+        self._retention = retention
         self._waiting: dict[ExperimentId, str] = {}
 
     def waiting_for(self, experiment: ExperimentId) -> str:
@@ -143,7 +155,7 @@ class Scheduler:
             await self._engine.idle(pause)
 
     def tick(self) -> None:
-        """One turn: deadlines, absent sites, the next rounds."""
+        """One turn: deadlines, absent sites, what is not kept any more, the next rounds."""
         now = self._clock.now()
         self._engine.open_planned()
         self._engine.abandon_ended()
@@ -153,15 +165,29 @@ class Scheduler:
         for site in self._engine.fleet.given_up(GRACE_S):
             log.info("site is away", extra=fields(site=site))
             self._members.site_left(site)
+        self._retention.turn()
+        short = self._short_of_space()
         for row in self._engine.store.experiments(only_open=True):
             if row.state != ExperimentState.DRAFT and self._engine.open_round(row.name) is None:
-                self._advance(row)
+                self._advance(row, short)
 
-    def _advance(self, row: ExperimentRow) -> None:
+    def _short_of_space(self) -> str:
+        """What is wrong with the disk, in words, for the operator's status; empty when all is well."""
+        try:
+            self._space.check()
+        except CannotWriteState as error:
+            self._health.set("disk", False, str(error))
+            return str(error)
+        self._health.set("disk", True, "there is room")
+        return ""
+
+    def _advance(self, row: ExperimentRow, short: str) -> None:
         experiment, name = self._engine.experiment(row.name), row.name
         recent = self._engine.store.rounds(name, last=experiment.file.round.abandoned_limit)
         committed = self._engine.store.rounds_committed(name)
         move = next_move(experiment, committed, recent, self._engine.fleet.present(), row.forgiven)
+        if isinstance(move, Plan) and short:
+            move = Wait(short)
         self._waiting.pop(name, None)
         if row.state == ExperimentState.PAUSED and not isinstance(move, Finish):
             return  # also what would end it as failed waits for the operator

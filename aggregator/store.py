@@ -21,6 +21,7 @@ from aggregator.events import Event
 from aggregator.rounds import Round, RoundState, Task, TaskState
 from aggregator.rows import (
     ExperimentRow,
+    Held,
     ModelRow,
     envelope_values,
     round_values,
@@ -30,7 +31,7 @@ from aggregator.rows import (
     to_round,
     to_task,
 )
-from histofed.base.clock import Clock, iso
+from histofed.base.clock import Clock, from_iso, iso
 from histofed.base.errors import AlreadyThere, NotFound
 from histofed.base.ids import Digest, ExperimentId, RoundKey, SiteId
 from histofed.pki.signing import Envelope
@@ -287,10 +288,74 @@ class Store:
         return File(row.sha256, row.bytes)
 
     def is_part(self, sha256: Digest) -> bool:
-        """The file belongs to some model."""
-        query = sa.select(schema.model_parts.c.model).where(schema.model_parts.c.sha256 == sha256).limit(1)
+        """The file belongs to some model whose files are kept."""
+        query = _parts_held(schema.model_parts.c.model).where(schema.model_parts.c.sha256 == sha256).limit(1)
         with self._database.reading() as connection:
             return connection.execute(query).first() is not None
+
+    # --- the past ----------------------------------------------------------------------------------------------------
+
+    def models_held(self) -> tuple[Held, ...]:
+        """Every model whose files were not removed."""
+        parts = schema.model_parts.c
+        query = _parts_held(schema.models, parts.sha256, parts.bytes).order_by(schema.models.c.digest, parts.name)
+        files: dict[str, list[tuple[Digest, int]]] = {}
+        rows: dict[str, Any] = {}
+        with self._database.reading() as connection:
+            for row in connection.execute(query):
+                rows[row.digest] = row
+                files.setdefault(row.digest, []).append((Digest(row.sha256), row.bytes))
+        return tuple(
+            Held(
+                Digest(row.digest),
+                ExperimentId(row.experiment),
+                row.round,
+                row.state == "released",
+                from_iso(row.created_at),
+                tuple(files[row.digest]),
+            )
+            for row in rows.values()
+        )
+
+    def parts_held(self) -> frozenset[Digest]:
+        """SHA-256 of every file that some model needs."""
+        with self._database.reading() as connection:
+            return frozenset(map(Digest, connection.execute(_parts_held(schema.model_parts.c.sha256)).scalars()))
+
+    def detailed_rounds_before(self, newest: int, most: int) -> dict[ExperimentId, tuple[int, bool]]:
+        """Experiments with details (events) of rounds before their `newest` ones.
+
+        By name: the last round, at most `most` after the first one, whose details may go, and whether there are more.
+        """
+        events, rounds = schema.events.c, schema.rounds.c
+        oldest = sa.select(events.experiment, sa.func.min(events.round).label("oldest")).group_by(events.experiment)
+        last = sa.select(rounds.experiment, sa.func.max(rounds.number).label("last")).group_by(rounds.experiment).subquery()
+        still = oldest.subquery()
+        query = sa.select(still.c.experiment, still.c.oldest, last.c.last).join(
+            last, last.c.experiment == still.c.experiment
+        )
+        found = {}
+        with self._database.reading() as connection:
+            for row in connection.execute(query.where(still.c.oldest <= last.c.last - newest)):
+                through = min(row.last - newest, row.oldest + most - 1)
+                found[ExperimentId(row.experiment)] = through, through < row.last - newest
+        return found
+
+    def forget_past(self, models: Sequence[Digest], through: Mapping[ExperimentId, int]) -> None:
+        """These models' files are to go; so do events and manifests of rounds up to the given ones. One transaction."""
+        with self._database.writing() as connection:
+            table = schema.models
+            connection.execute(
+                sa.update(table).where(table.c.digest.in_(models)).values(files_removed_at=iso(self._clock.now()))
+            )
+            for name, number in through.items():
+                for details in (schema.events, schema.updates):
+                    connection.execute(sa.delete(details).where(details.c.experiment == name, details.c.round <= number))
+
+
+def _parts_held(*columns: Any) -> sa.Select[Any]:
+    """A selection from the parts of models whose files are kept."""
+    return sa.select(*columns).join_from(schema.model_parts, schema.models).where(schema.models.c.files_removed_at.is_(None))
 
 
 def _insert_event(connection: sa.Connection, key: RoundKey, name: str, content: Mapping[str, Any], clock: Clock) -> None:

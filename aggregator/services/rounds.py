@@ -21,6 +21,7 @@ from aggregator.members import Members
 from aggregator.models import SHARED
 from aggregator.rounds import Round, RoundState, TaskState
 from aggregator.services import convert
+from aggregator.space import Space
 from histofed import __version__
 from histofed.audit.record import Who
 from histofed.base.clock import Clock, iso
@@ -255,11 +256,12 @@ class FleetServicer(rounds_pb2_grpc.FleetServiceServicer):
 class SitePermissions:
     """Which bytes a caller may send and read (`histofed/transport/blob_service.py`, Permissions)."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, space: Space) -> None:
         self._engine = engine
+        self._space = space
 
     async def may_upload(self, who: Caller, task: TaskKey, sha256: Digest, size: int) -> None:
-        """Only the update of the caller's own accepted task, within the experiment's limit."""
+        """Only the update of the caller's own accepted task, within the experiment's limit, while the disk has room."""
         _check_own(who, task)
         self._engine.note_late(task, _who(who))
         limit = self._engine.experiment(task.round.experiment).file.aggregation.max_update_bytes
@@ -267,6 +269,7 @@ class SitePermissions:
             reason = f"the update has {size} bytes, the experiment's limit is {limit} (aggregation.max_update_bytes)"
             self._engine.dispatch(task.round, events.Rejected(task.site, reason), who=_who(who))
             raise BadData(f"task {task}: {reason}")
+        self._space.check(size)
         self._engine.dispatch(task.round, events.Announced(task.site, sha256, size), who=_who(who))
 
     async def may_download(self, who: Caller, sha256: Digest) -> None:

@@ -183,6 +183,13 @@ def remove(path: Path) -> None:
             fsync_directory(path.parent)
 
 
+def free_bytes(folder: Path) -> int:
+    """What this process may still write to the disk that `folder` is on. Raises `CannotWriteState`."""
+    with state_errors(str(folder)):
+        found = os.statvfs(folder)
+    return found.f_bavail * found.f_frsize
+
+
 class AppendLog:
     """A file that only grows: each `append` is on disk when it returns.
 

@@ -10,24 +10,32 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from aggregator import events
+from aggregator.config import RetentionRules
 from aggregator.database import Database
 from aggregator.engine import Engine
 from aggregator.fleet import Changes, Fleet
+from aggregator.members import Members
 from aggregator.models import Made
+from aggregator.retention import Retention
 from aggregator.rounds import Round
 from aggregator.rows import ModelRow
+from aggregator.scheduler import Scheduler
+from aggregator.space import Space
 from aggregator.store import Store
 from histofed.audit.journal import Journal
 from histofed.audit.record import AuditRecord, Who
 from histofed.audit.verify import records
 from histofed.base.clock import FakeClock
+from histofed.base.durable import make_directory
 from histofed.base.errors import HistofedError
 from histofed.base.experiment import Experiment, parse_experiment
+from histofed.base.health import Health
 from histofed.base.ids import Digest, RoundKey, SiteId, sha256
 from histofed.pki.signing import Envelope
 from histofed.statements import MODEL_TYPE, UPDATE_TYPE, File, ModelStatement, encode
 from histofed.telemetry.metrics import NoMetrics
 from histofed.telemetry.tracing import Tracing
+from histofed.transport.store import BlobStore
 
 NORTH, SOUTH = SiteId("north"), SiteId("south")
 EXPERIMENT = parse_experiment('name = "demo"\nrecipe = "mean"\nrounds = 2\n')
@@ -107,6 +115,26 @@ class Bench:
             await engine.close()
             journal.close()
             database.close()
+
+    def scheduler(self, engine: Engine, rules: RetentionRules | None = None, free: int = 2**40) -> Scheduler:
+        """A scheduler on a disk with `free` bytes."""
+        rules, health = rules or RetentionRules(), Health(self.clock, required=())
+        retention = Retention(
+            engine=engine, blobs=self.blobs, scratch=self.scratch, rules=rules, clock=self.clock, health=health
+        )
+        members = Members(engine.store._database, self.clock)
+        space = Space(self.folder, rules.reserve_bytes, lambda _: free)
+        return Scheduler(engine, members, self.clock, health, space, retention)
+
+    @property
+    def blobs(self) -> BlobStore:
+        """The folder of model files; empty, because the stand-in makes none."""
+        return BlobStore(self.folder / "blobs")
+
+    @property
+    def scratch(self) -> Path:
+        """Where files are made."""
+        return make_directory(self.folder / "scratch")
 
     def audit(self) -> list[AuditRecord]:
         """The journal so far."""

@@ -11,14 +11,11 @@ from aggregator import events
 from aggregator.engine import Engine
 from aggregator.fleet import WithdrawTask
 from aggregator.lifecycle import Order
-from aggregator.members import Members
 from aggregator.rounds import RoundState, TaskState
-from aggregator.scheduler import Scheduler
 from histofed.audit.record import Who
 from histofed.base import durable
 from histofed.base.clock import FakeClock
 from histofed.base.errors import BadData, CannotWriteState, NotFound, Stale
-from histofed.base.health import Health
 from histofed.base.ids import RoundKey
 from tests.support.engine_bench import (
     ADMIN,
@@ -49,11 +46,6 @@ def steer(engine: Engine, order: Order, reason: str = "") -> None:
     engine.steer("demo", order, ADMIN, "admin", reason)
 
 
-def scheduler(engine: Engine, bench: Bench) -> Scheduler:
-    members = Members(engine.store._database, bench.clock)
-    return Scheduler(engine, members, bench.clock, Health(bench.clock, required=()))
-
-
 def state_of(engine: Engine) -> tuple[str, str]:
     row = engine.store.experiment("demo")
     return row.state, row.reason
@@ -74,7 +66,7 @@ async def test_a_pause_lets_the_open_round_end_and_begins_no_other(bench: Bench)
         await settle(engine)
         assert engine.store.round(KEY).state is RoundState.COMMITTED
         assert engine.store.round(KEY).deadline == deadline, "a pause moves no deadline"
-        plan = scheduler(engine, bench)
+        plan = bench.scheduler(engine)
         plan.tick()
         assert engine.open_rounds == ()
         steer(engine, Order.RESUME)
@@ -92,7 +84,7 @@ async def test_an_open_round_ends_at_its_deadline_also_while_paused(bench: Bench
         await opened(engine)
         steer(engine, Order.PAUSE)
         bench.clock.advance(EXPERIMENT.file.round.deadline_s)
-        scheduler(engine, bench).tick()
+        bench.scheduler(engine).tick()
         assert engine.store.round(KEY).state is RoundState.ABANDONED
         assert state_of(engine)[0] == "paused"
 
@@ -141,7 +133,7 @@ async def test_an_experiment_whose_last_round_ends_while_paused_is_finished(benc
         event, envelope = received(NORTH)
         engine.dispatch(SECOND, event, update=envelope)
         await settle(engine)
-        scheduler(engine, bench).tick()
+        bench.scheduler(engine).tick()
         assert state_of(engine)[0] == "finished"
 
 
@@ -151,7 +143,7 @@ async def test_rounds_that_failed_before_a_resume_are_forgiven(bench: Bench) -> 
         await running(engine)
         for site in (NORTH, SOUTH):
             engine.fleet.connect(site, site)
-        plan = scheduler(engine, bench)
+        plan = bench.scheduler(engine)
         steer(engine, Order.PAUSE, "the network is being repaired")
         base = engine.store.latest_model(NAME)
         assert base is not None
@@ -177,7 +169,7 @@ async def test_cancelling_ends_it_at_any_moment(bench: Bench, moment: str) -> No
         assert state_of(engine) == ("cancelled", "by admin: wrong data")
         assert engine.open_rounds == engine.tasks_of(NORTH) == ()
         await settle(engine)
-        scheduler(engine, bench).tick()
+        bench.scheduler(engine).tick()
         assert [state.state for state in engine.store.rounds("demo")] in ([], [RoundState.ABANDONED])
         if moment in {"offered", "accepted", "uploading"}:
             words = "the experiment was cancelled by admin: wrong data"
@@ -260,7 +252,7 @@ async def test_a_crash_after_the_order_and_before_the_round_is_closed(bench: Ben
     async with bench.engine() as engine:
         engine.recover()
         assert engine.fleet.connect(NORTH, "north").messages.empty(), "nothing is offered for what was cancelled"
-        scheduler(engine, bench).tick()
+        bench.scheduler(engine).tick()
         assert engine.store.round(KEY).state is RoundState.ABANDONED
         assert engine.store.round(KEY).reason == "the experiment was cancelled by admin: wrong data"
         steer(engine, Order.CANCEL, "the operator tries again")
@@ -291,7 +283,7 @@ async def test_a_disk_that_is_full_after_the_order_leaves_the_round_to_the_sched
         monkeypatch.setattr(durable, "_armed", durable._parse("aggregator.experiment_steered=ENOSPC"))
         with pytest.raises(CannotWriteState):
             steer(engine, Order.CANCEL)
-        scheduler(engine, bench).tick()
+        bench.scheduler(engine).tick()
         assert engine.store.round(KEY).state is RoundState.ABANDONED
 
 
@@ -314,7 +306,7 @@ async def test_a_late_update_is_told_to_the_operator_once_and_moves_nothing(benc
         engine.note_late(task, who)
         assert engine.store.round(KEY).task(NORTH).state is TaskState.OFFERED, "nothing is late before the deadline"
         bench.clock.advance(EXPERIMENT.file.round.deadline_s)
-        scheduler(engine, bench).tick()
+        bench.scheduler(engine).tick()
         for _ in range(2):
             engine.note_late(task, who)
         after = engine.store.round(KEY)
@@ -332,7 +324,7 @@ async def test_a_site_that_joins_in_the_middle_is_asked_from_the_next_round_on(b
     async with bench.engine() as engine:
         await opened(engine)
         engine.fleet.connect(NORTH, "north")
-        plan = scheduler(engine, bench)
+        plan = bench.scheduler(engine)
         engine.fleet.connect(SOUTH, "south")
         plan.tick()
         assert engine.tasks_of(SOUTH) == ()
@@ -348,7 +340,7 @@ async def test_a_site_that_left_is_not_asked_until_it_is_back(bench: Bench) -> N
     async with bench.engine() as engine:
         await running(engine)
         north, _ = engine.fleet.connect(NORTH, "north"), engine.fleet.connect(SOUTH, "south")
-        plan = scheduler(engine, bench)
+        plan = bench.scheduler(engine)
         engine.fleet.disconnect(north)
         bench.clock.advance(121)
         plan.tick()
@@ -365,5 +357,5 @@ async def test_a_site_that_left_an_open_round_finds_its_task_again(bench: Bench)
         engine.dispatch(KEY, events.Accepted(NORTH, 1))
         engine.fleet.disconnect(engine.fleet.connect(NORTH, "north"))
         bench.clock.advance(3600)
-        scheduler(engine, bench).tick()
+        bench.scheduler(engine).tick()
         assert engine.tasks_of(NORTH) == (engine.store.round(KEY).task_key(NORTH),), "it has until the deadline"
