@@ -122,7 +122,7 @@ def models(path: Path, blobs: Path) -> str | Doubt:
     """Every file that a model needs is there, in its length. Raises `BadData`."""
     with checkup.opened(path) as connection:
         columns = {row[1] for row in connection.execute("PRAGMA table_info(models)")}
-        kept = "WHERE files_removed_at IS NULL" if "files_removed_at" in columns else ""
+        kept = "WHERE removed_at IS NULL" if "removed_at" in columns else ""
         files: dict[str, int] = dict(
             connection.execute(f"SELECT sha256, bytes FROM model_parts JOIN models ON model = digest {kept}")  # noqa: S608
         )

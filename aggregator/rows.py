@@ -40,7 +40,7 @@ class ModelRow:
     state: str
     statement: Envelope
     created_at: datetime
-    files_removed_at: datetime | None = None
+    removed_at: datetime | None = None
     """When retention removed its files."""
 
 
@@ -148,5 +148,5 @@ def to_model(row: Any) -> ModelRow:
         row.state,
         statement,
         from_iso(row.created_at),
-        moment(row.files_removed_at),
+        moment(row.removed_at),
     )

@@ -133,7 +133,7 @@ models = Table(
     Column("certificate", LargeBinary, nullable=False),
     Column("created_at", Text, nullable=False),
     # when retention removed its files; the statement stays
-    Column("files_removed_at", Text),
+    Column("removed_at", Text),
 )
 
 model_parts = Table(

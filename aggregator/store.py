@@ -99,6 +99,13 @@ class Store:
             raise NotFound(f"there is no experiment {name!r}; `histofed experiments list` shows them")
         return to_experiment(row)
 
+    def ended_experiments(self, names: Sequence[str]) -> tuple[str, ...]:
+        """Those of `names` that have ended; a name that nobody knows here has not."""
+        table = schema.experiments
+        query = sa.select(table.c.name).where(table.c.name.in_(names), table.c.state.not_in(OPEN_EXPERIMENTS))
+        with self._database.reading() as connection:
+            return tuple(connection.execute(query.order_by(table.c.name)).scalars())
+
     # --- rounds ------------------------------------------------------------------------------------------------------
 
     def add_round(self, state: Round) -> None:
@@ -345,9 +352,7 @@ class Store:
         """These models' files are to go; so do events and manifests of rounds up to the given ones. One transaction."""
         with self._database.writing() as connection:
             table = schema.models
-            connection.execute(
-                sa.update(table).where(table.c.digest.in_(models)).values(files_removed_at=iso(self._clock.now()))
-            )
+            connection.execute(sa.update(table).where(table.c.digest.in_(models)).values(removed_at=iso(self._clock.now())))
             for name, number in through.items():
                 for details in (schema.events, schema.updates):
                     connection.execute(sa.delete(details).where(details.c.experiment == name, details.c.round <= number))
@@ -355,7 +360,7 @@ class Store:
 
 def _parts_held(*columns: Any) -> sa.Select[Any]:
     """A selection from the parts of models whose files are kept."""
-    return sa.select(*columns).join_from(schema.model_parts, schema.models).where(schema.models.c.files_removed_at.is_(None))
+    return sa.select(*columns).join_from(schema.model_parts, schema.models).where(schema.models.c.removed_at.is_(None))
 
 
 def _insert_event(connection: sa.Connection, key: RoundKey, name: str, content: Mapping[str, Any], clock: Clock) -> None:

@@ -144,5 +144,5 @@ def model(row: ModelRow) -> admin_pb2.Model:
             for name, file in sorted(statement.parts.items())
         ],
         created_at=text(row.created_at),
-        files_removed_at=text(row.files_removed_at),
+        removed_at=text(row.removed_at),
     )

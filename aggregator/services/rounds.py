@@ -45,6 +45,8 @@ BEAT_S: Final = 10.0
 """Seconds between two messages on an idle stream."""
 LOSSES_LIMIT: Final = 16
 """Losses of one task that are shown."""
+EXPERIMENTS_LIMIT: Final = 1000
+"""Experiments that one agent asks about."""
 CAPABILITIES: Final = ("encoding:float32", "kind:train")
 
 
@@ -79,10 +81,16 @@ class FleetServicer(rounds_pb2_grpc.FleetServiceServicer):
         _check_version(request.version)
         if not 8 <= len(request.instance) <= 64:
             raise BadData("the agent's instance must be 8 to 64 characters")
+        if len(request.experiments) > EXPERIMENTS_LIMIT:
+            raise BadData(f"an agent asks about at most {EXPERIMENTS_LIMIT} experiments at once")
         self._members.site_seen(SiteId(who.name), request.version[:40], request.instance)
         log.info("site says hello", extra=fields(site=who.name, version=request.version))
         return rounds_pb2.HelloResponse(
-            version=__version__, capabilities=CAPABILITIES, identity=who.identity.uri, now=iso(self._clock.now())
+            version=__version__,
+            capabilities=CAPABILITIES,
+            identity=who.identity.uri,
+            now=iso(self._clock.now()),
+            ended_experiments=self._engine.store.ended_experiments(request.experiments),
         )
 
     async def WaitForWork(

@@ -244,7 +244,7 @@ def _model(found: pb.Model) -> views.Model:
         state=_word(types_pb2.ModelState, "MODEL_STATE_", found.state),
         parts=tuple(views.Part(part.name, part.blob.sha256, part.blob.bytes, part.release) for part in found.parts),
         created_at=found.created_at or None,
-        files_removed_at=found.files_removed_at or None,
+        removed_at=found.removed_at or None,
     )
 
 

@@ -112,9 +112,9 @@ async def fetch(
             "nothing was written"
         )
     part, file = verified.part(part)
-    if model.files_removed_at:
+    if model.removed_at:
         raise NotFound(
-            f"the files of model {model.digest[:12]} were removed at {moment(model.files_removed_at)} by the aggregator's "
+            f"the files of model {model.digest[:12]} were removed at {moment(model.removed_at)} by the aggregator's "
             "[retention]; `histofed models list` shows which are still there"
         )
     await operator.download(Digest(file.sha256), file.bytes, target, clock, meter)
@@ -189,6 +189,6 @@ def model_table(found: Sequence[Model]) -> str:
 
 
 def _parts(model: Model) -> str:
-    if model.files_removed_at:
-        return f"removed {moment(model.files_removed_at)}"
+    if model.removed_at:
+        return f"removed {moment(model.removed_at)}"
     return ", ".join(f"{part.name} {size(part.bytes)}{' (release)' if part.release else ''}" for part in model.parts)

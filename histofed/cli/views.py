@@ -152,7 +152,7 @@ class Model:
     state: str
     parts: tuple[Part, ...]
     created_at: str | None
-    files_removed_at: str | None = None
+    removed_at: str | None = None
     """When the aggregator's retention removed its files; the signed statement stays."""
 
 

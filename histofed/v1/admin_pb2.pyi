@@ -320,22 +320,22 @@ class GetModelResponse(_message.Message):
     def __init__(self, model: _Optional[_Union[Model, _Mapping]] = ..., statement: _Optional[_Union[_types_pb2.Envelope, _Mapping]] = ...) -> None: ...
 
 class Model(_message.Message):
-    __slots__ = ("digest", "experiment", "round", "state", "parts", "created_at", "files_removed_at")
+    __slots__ = ("digest", "experiment", "round", "state", "parts", "created_at", "removed_at")
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     EXPERIMENT_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     PARTS_FIELD_NUMBER: _ClassVar[int]
     CREATED_AT_FIELD_NUMBER: _ClassVar[int]
-    FILES_REMOVED_AT_FIELD_NUMBER: _ClassVar[int]
+    REMOVED_AT_FIELD_NUMBER: _ClassVar[int]
     digest: str
     experiment: str
     round: int
     state: _types_pb2.ModelState
     parts: _containers.RepeatedCompositeFieldContainer[ModelPart]
     created_at: str
-    files_removed_at: str
-    def __init__(self, digest: _Optional[str] = ..., experiment: _Optional[str] = ..., round: _Optional[int] = ..., state: _Optional[_Union[_types_pb2.ModelState, str]] = ..., parts: _Optional[_Iterable[_Union[ModelPart, _Mapping]]] = ..., created_at: _Optional[str] = ..., files_removed_at: _Optional[str] = ...) -> None: ...
+    removed_at: str
+    def __init__(self, digest: _Optional[str] = ..., experiment: _Optional[str] = ..., round: _Optional[int] = ..., state: _Optional[_Union[_types_pb2.ModelState, str]] = ..., parts: _Optional[_Iterable[_Union[ModelPart, _Mapping]]] = ..., created_at: _Optional[str] = ..., removed_at: _Optional[str] = ...) -> None: ...
 
 class ModelPart(_message.Message):
     __slots__ = ("name", "blob", "release")

@@ -124,7 +124,7 @@ def test_a_daemon_may_die_at_any_instant(lonely: Federation, tmp_path: Path) -> 
     assert {one["state"] for one in lonely.cli("rounds", "list", "walk")["rounds"]} == {"committed"}
     assert agent.ends == dict.fromkeys(AGENT, KILLED)
     assert aggregator.ends == dict.fromkeys(AGGREGATOR, KILLED)
-    kept = [one["round"] for one in lonely.cli("models", "list", "walk")["models"] if one["files_removed_at"] is None]
+    kept = [one["round"] for one in lonely.cli("models", "list", "walk")["models"] if one["removed_at"] is None]
     assert kept == [3], "what was decided before a kill is done after it"
     lonely.cli("models", "pull", "walk", "--out", str(tmp_path / "model.safetensors"))
 

@@ -58,6 +58,7 @@ def test_pause_resume_and_cancel_in_the_middle_of_rounds(new_federation: NewFede
 
     # 4. the site stops its trainer and keeps nothing of it; nobody can take the end back
     wait_until_cleared(federation, "north", words)
+    assert not (federation.site("north") / "state/private/slow").exists(), "nor of what ended while it was away"
     assert federation.cli("experiments", "cancel", "long")["experiment"]["state"] == "cancelled"
     federation.cli("experiments", "resume", "long", code=BadData.exit_code)
     federation.cli("experiments", "pause", "other", code=BadData.exit_code)

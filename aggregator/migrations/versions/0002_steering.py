@@ -10,7 +10,7 @@ down_revision = "0001"
 def upgrade() -> None:
     op.add_column("experiments", sa.Column("forgiven", sa.Integer(), server_default="0", nullable=False))
     op.add_column("rounds", sa.Column("enough", sa.Integer(), server_default="0", nullable=False))
-    op.add_column("models", sa.Column("files_removed_at", sa.Text(), nullable=True))
+    op.add_column("models", sa.Column("removed_at", sa.Text(), nullable=True))
 
 
 def downgrade() -> None:

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from histofed import weights
-from histofed.base.clock import SystemClock
+from histofed import __version__, weights
+from histofed.base.clock import SystemClock, iso
 from histofed.base.errors import AlreadyThere, CannotWriteState, Stale, TryLater, VersionMismatch
 from histofed.base.ids import sha256
 from histofed.pki.credentials import Credentials
@@ -555,3 +555,20 @@ async def test_a_task_that_is_offered_again_is_not_asked_about(site: AgentSite, 
     await aggregator.wait_for("ReportProgress", told + 2)
     phases = {heard.request.phase for heard in aggregator.heard if heard.call == "ReportProgress"}
     assert "waiting" not in phases
+
+
+async def test_private_tensors_of_an_ended_experiment_are_forgotten(site: AgentSite, aggregator: FakeAggregator) -> None:
+    for experiment in ("going-on", "over"):
+        (site.layout.private / experiment).mkdir()
+        (site.layout.private / experiment / "1.safetensors").write_bytes(b"moments")
+    greeting = rounds_pb2.HelloResponse(
+        version=__version__, identity="", now=iso(SystemClock().now()), ended_experiments=["over", "of-another-site"]
+    )
+    aggregator.answers["Hello"] = [greeting]
+    site.start()
+    await aggregator.wait_for("WaitForWork")
+    asked = aggregator.heard[0]
+    assert list(asked.request.experiments) == ["going-on", "over"]
+    assert [path.name for path in sorted(site.layout.private.iterdir())] == ["going-on"]
+    (forgotten,) = [record for record in site.audit() if record.action == "private.forgotten"]
+    assert forgotten.subject == {"experiment": "over"}

@@ -143,8 +143,8 @@ async def test_files_go_rows_and_statements_stay(bench: Bench) -> None:
         assert bench.blobs.digests() == {made[2][1], made[3][1], SERVER, Digest("e" * 64)}
         assert list(bench.scratch.iterdir()) == []
         old = engine.store.model(made[0][0].digest)
-        assert (old.statement, old.files_removed_at) == (made[0][0].statement, bench.clock.now())
-        assert engine.store.model(made[3][0].digest).files_removed_at is None
+        assert (old.statement, old.removed_at) == (made[0][0].statement, bench.clock.now())
+        assert engine.store.model(made[3][0].digest).removed_at is None
         assert not engine.store.is_part(made[0][1])
         before = bench.actions()
         retention(bench, engine, RetentionRules(models=2)).apply()

@@ -53,7 +53,7 @@ def test_the_other_documents_have_their_keys() -> None:
         "name connected enrolled_at last_seen_at version certificate_expires_at updates_admitted"
     )
     model = Model("ab", "demo", 1, "candidate", (Part("shared", "ab", 1, False),), None)
-    assert keys(document(model)) == words("digest experiment round state parts created_at files_removed_at")
+    assert keys(document(model)) == words("digest experiment round state parts created_at removed_at")
     assert keys(json.loads(json.dumps(document(model)))["parts"][0]) == words("name sha256 bytes release")
     assert keys(document(Token("a", "line", "then"))) == {"site", "join_line", "expires_at"}
     assert keys(document(sight(None))) == {"experiment", "round"}
