@@ -118,6 +118,7 @@ updates = Table(
     Column("signature", LargeBinary, nullable=False),
     Column("certificate", LargeBinary, nullable=False),
     Column("received_at", Text, nullable=False),
+    Index("ix_updates_round", "experiment", "round"),
 )
 
 models = Table(
@@ -133,7 +134,7 @@ models = Table(
     Column("certificate", LargeBinary, nullable=False),
     Column("created_at", Text, nullable=False),
     # when retention removed its files; the statement stays
-    Column("removed_at", Text),
+    Column("removed_at", Text, index=True),
 )
 
 model_parts = Table(
@@ -150,8 +151,9 @@ events = Table(
     metadata,
     Column("sequence", Integer, primary_key=True, autoincrement=True),
     Column("at", Text, nullable=False),
-    Column("experiment", Text, nullable=False, index=True),
+    Column("experiment", Text, nullable=False),
     Column("round", Integer, nullable=False),
     # JSON of what happened, as in aggregator/rounds.py
     Column("event", Text, nullable=False),
+    Index("ix_events_round", "experiment", "round"),
 )

@@ -7,6 +7,8 @@ and no update is received (`aggregator/services/rounds.py`); sites keep theirs a
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -30,7 +32,7 @@ class Space:
             raise CannotWriteState(
                 f"the aggregator's disk has {_mib(free)} free, {needed} its reserve of {_mib(self._reserve)} "
                 "(retention.reserve_bytes): make room, or keep fewer models (retention.models, retention.bytes)"
-            )
+            ) from OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # what a site hears of it (transport/gate.py)
 
 
 def _mib(count: int) -> str:

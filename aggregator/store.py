@@ -334,18 +334,17 @@ class Store:
 
         By name: the last round, at most `most` after the first one, whose details may go, and whether there are more.
         """
-        events, rounds = schema.events.c, schema.rounds.c
-        oldest = sa.select(events.experiment, sa.func.min(events.round).label("oldest")).group_by(events.experiment)
-        last = sa.select(rounds.experiment, sa.func.max(rounds.number).label("last")).group_by(rounds.experiment).subquery()
-        still = oldest.subquery()
-        query = sa.select(still.c.experiment, still.c.oldest, last.c.last).join(
-            last, last.c.experiment == still.c.experiment
-        )
         found = {}
         with self._database.reading() as connection:
-            for row in connection.execute(query.where(still.c.oldest <= last.c.last - newest)):
-                through = min(row.last - newest, row.oldest + most - 1)
-                found[ExperimentId(row.experiment)] = through, through < row.last - newest
+            for name in connection.execute(sa.select(schema.experiments.c.name)).scalars():
+                # one step down an index each, however many rounds there were
+                details, rounds = schema.events.c, schema.rounds.c
+                oldest = sa.select(sa.func.min(details.round)).where(details.experiment == name)
+                last = sa.select(sa.func.max(rounds.number)).where(rounds.experiment == name)
+                first, newest_round = connection.execute(oldest).scalar_one(), connection.execute(last).scalar_one()
+                if first is not None and newest_round is not None and first <= newest_round - newest:
+                    through = min(newest_round - newest, first + most - 1)
+                    found[ExperimentId(name)] = through, through < newest_round - newest
         return found
 
     def forget_past(self, models: Sequence[Digest], through: Mapping[ExperimentId, int]) -> None:
