@@ -157,8 +157,8 @@ class Scheduler:
     def tick(self) -> None:
         """One turn: deadlines, absent sites, what is not kept any more, the next rounds."""
         now = self._clock.now()
-        self._engine.open_planned()
         self._engine.abandon_ended()
+        self._engine.open_planned()
         for state in self._engine.open_rounds:
             if state.deadline is not None and now >= state.deadline:
                 self._engine.dispatch(state.key, DeadlinePassed(now))

@@ -87,6 +87,8 @@ class OperatorServicer(admin_pb2_grpc.OperatorServiceServicer):
     """One list of messages per connection; a connection whose list does not end the experiment is cut after it."""
     steered: list[tuple[str, str]] = field(default_factory=list)
     """State and reason of every order."""
+    removed_at: str = ""
+    """When the model's files were removed by retention."""
     broken: bool = False
     """Answer as an aggregator with a bug would."""
 
@@ -189,6 +191,7 @@ class OperatorServicer(admin_pb2_grpc.OperatorServiceServicer):
             round=2,
             state=types_pb2.MODEL_STATE_CANDIDATE,
             created_at=MOMENT,
+            removed_at=self.removed_at,
         )
         for name, data in parts.items():
             found.parts.add(name=name, blob=_blob(data), release=name == "server")
