@@ -26,6 +26,7 @@ from histofed.base import checkup
 from histofed.base.clock import Clock, from_iso
 from histofed.base.config import Loaded
 from histofed.base.doctor import Check, Doubt
+from histofed.base.durable import free_bytes
 from histofed.base.errors import (
     AggregatorUnavailable,
     BadData,
@@ -206,7 +207,7 @@ def cache(config: DataConfig, layout: Layout) -> str | Doubt:
     used = sum(path.stat().st_size for path in folder.glob("*") if path.is_file()) if folder.is_dir() else 0
     words = f"{checkup.megabytes(used)} of {checkup.megabytes(config.cache_bytes)}"
     there = next(path for path in (folder, *folder.parents) if path.exists())
-    if used + checkup.free_bytes(there) < config.cache_bytes:
+    if used + free_bytes(there) < config.cache_bytes:
         return Doubt(f"{words}, and its disk has no room for the rest: lower data.cache_bytes or move data.cache_dir")
     return words
 

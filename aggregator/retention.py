@@ -27,7 +27,7 @@ from histofed.base.clock import Clock
 from histofed.base.durable import failpoint
 from histofed.base.errors import CannotWriteState
 from histofed.base.health import Health
-from histofed.base.ids import Digest, ExperimentId
+from histofed.base.ids import Digest, ExperimentId, Json
 from histofed.telemetry.logs import fields
 from histofed.transport.store import BlobStore
 
@@ -109,7 +109,10 @@ class Retention:
         some = models[:MODELS_AT_ONCE]
         if some or rounds:
             through = {name: number for name, (number, _) in rounds.items()}
-            subject = {"models": list(some), "details_through_round": dict(through)}
+            subject: dict[str, Json] = {
+                "models": list(some),
+                "details_through_round": {str(name): number for name, number in through.items()},
+            }
             self._engine.audit("retention.decided", SYSTEM, subject, reason="[retention] of the aggregator's configuration")
             self._store.forget_past(some, through)
             log.info("past cleared away", extra=fields(models=len(some), experiments=len(rounds)))
