@@ -51,6 +51,9 @@ def _parser() -> argparse.ArgumentParser:
     enroll.add_argument("--again", action="store_true", help="replace an identity that is still valid")
     _command(commands, "check", _check, "check the configuration and say where each value comes from")
     _command(commands, "status", _status, "say what the running agent does")
+    words = "say what is wrong and what to do; changes nothing; exit code 1 when something is wrong"
+    doctor = _command(commands, "doctor", _doctor, words)
+    doctor.add_argument("--json", action="store_true", help="one JSON document instead of a table")
     return parser
 
 
@@ -121,6 +124,17 @@ def _status(options: argparse.Namespace) -> int:
     found = read_status(Layout(_load(options).config.state_dir))
     sys.stdout.write("".join(f"{line}\n" for line in found.lines()))
     return 0 if found.connected else 1
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from agent.doctor import checks
+    from histofed.base.clock import SystemClock
+    from histofed.base.doctor import diagnosis
+
+    clock = SystemClock()
+    found = diagnosis(lambda: checks(_load(options), clock))
+    sys.stdout.write(found.render(as_json=options.json))
+    return found.exit_code
 
 
 def _load(options: argparse.Namespace) -> Loaded[AgentConfig]:

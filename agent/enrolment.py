@@ -41,6 +41,7 @@ def enroll(text: str, layout: Layout, aggregator: str | None, clock: Clock, *, a
             raise AlreadyThere(
                 f"this agent is {held.identity} until {held.not_after:%Y-%m-%d %H:%M} UTC; to replace that, add --again"
             )
+    durable.make_directory(layout.root)
     durable.make_directory(layout.identity.parent)
     joined = asyncio.run(enrol(line))
     credentials, address = joined.credentials, aggregator or joined.aggregator

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -89,6 +89,8 @@ class Greeting:
     version: str
     identity: str
     now: datetime
+    ended: frozenset[str]
+    """Those of the experiments asked about that have ended."""
 
 
 @dataclass(frozen=True)
@@ -135,11 +137,16 @@ class Link:
         """This site's identity, the newest one."""
         return self._credentials
 
-    async def hello(self, instance: str) -> Greeting:
-        """The first call on every connection. Raises `VersionMismatch`, `NotEnrolled`, `AlreadyThere`."""
-        request = wire.HelloRequest(version=__version__, capabilities=CAPABILITIES, instance=instance)
+    async def hello(self, instance: str, experiments: Sequence[str] = ()) -> Greeting:
+        """The first call on every connection; asks which of `experiments` have ended.
+
+        Raises `VersionMismatch`, `NotEnrolled`, `AlreadyThere`.
+        """
+        request = wire.HelloRequest(
+            version=__version__, capabilities=CAPABILITIES, instance=instance, experiments=experiments
+        )
         response = await self._call("Hello", request)
-        return Greeting(response.version, response.identity, _moment(response.now))
+        return Greeting(response.version, response.identity, _moment(response.now), frozenset(response.ended_experiments))
 
     async def work(self, instance: str) -> AsyncGenerator[Message, None]:
         """Offers, withdrawals and beats, until the stream ends or breaks."""

@@ -60,6 +60,15 @@ class PrivateTensors:
             durable.make_directory(self._file(work).parent)
             durable.adopt(written, self._file(work))
 
+    def experiments(self) -> tuple[ExperimentId, ...]:
+        """Experiments of which something is kept, by name."""
+        return tuple(ExperimentId(path.name) for path in sorted(self._folder.iterdir()) if path.is_dir())
+
+    def forget(self, experiment: ExperimentId) -> None:
+        """The experiment has ended. Row first, as in every advance: what a crash leaves is asked about again."""
+        self._state.set_private_round(experiment, 0)
+        durable.remove(self._folder / experiment)
+
     def _file(self, key: RoundKey) -> Path:
         return self._folder / key.experiment / f"{key.number}.safetensors"
 

@@ -99,7 +99,7 @@ class Sessions:
 
     async def _session(self) -> None:
         """One connection, until it ends or breaks."""
-        greeting = await self._link.hello(self._instance)
+        greeting = await self._link.hello(self._instance, self._work.experiments_kept())
         self.connected = True
         log.info("connected to %s (histofed %s) as %s", self._link.address, greeting.version, greeting.identity)
         skew = self._clock.now() - greeting.now
@@ -109,6 +109,7 @@ class Sessions:
             )
         if self._job is None:
             await self._work.flush()
+        self._work.forget_experiments(greeting.ended)
         async with contextlib.aclosing(self._link.work(self._instance)) as messages:
             async for message in messages:
                 await self._hear(message)
@@ -123,6 +124,9 @@ class Sessions:
                 self._begin(message)
             case Withdrawal():
                 await self._withdraw(message)
+            case Beat() if self._job is None:
+                # offers come before the first beat: what is in hand and was not offered may have ended while we were away
+                await self._work.drop_unwanted()
             case Beat():
                 pass
 

@@ -55,7 +55,7 @@ from histofed.base.errors import (
     TryLater,
 )
 from histofed.base.experiment import Experiment, parse_experiment
-from histofed.base.ids import TaskKey, sha256
+from histofed.base.ids import ExperimentId, TaskKey, sha256
 from histofed.base.seeds import training_seed
 from histofed.pki.signing import sign
 from histofed.recipes.registry import recipe
@@ -127,6 +127,31 @@ class Work:
     async def flush(self) -> None:
         """Hand over what an earlier connection left in the outbox."""
         await self._handover.flush()
+
+    def experiments_kept(self) -> tuple[ExperimentId, ...]:
+        """Experiments whose private tensors are here; a thousand of them at a time is enough to ask about."""
+        return self._desk.private.experiments()[:1000]
+
+    def forget_experiments(self, ended: frozenset[str]) -> None:
+        """Remove the private tensors of experiments that have ended; of the task in hand when that is over."""
+        held = self._desk.state.task_in_hand()
+        for experiment in self._desk.private.experiments():
+            if experiment in ended and (held is None or held.task.round.experiment != experiment):
+                self._desk.journal.append("private.forgotten", subject={"experiment": experiment}, reason="it has ended")
+                self._desk.private.forget(experiment)
+
+    async def drop_unwanted(self) -> None:
+        """Drop the task in hand when its round closed, or its experiment was cancelled, while this agent was away."""
+        held = self._desk.state.task_in_hand()
+        if held is None:
+            return
+        try:
+            answer = await self._desk.link.report(held.task, held.attempt, "waiting", 0, 0, {}, 0.0)
+        except (Stale, NotFound) as error:
+            self.drop(held.task, held.attempt, str(error))
+            return
+        if not answer.wanted:
+            self.drop(held.task, held.attempt, answer.reason or "the aggregator does not want the task any more")
 
     def attempt_of(self, task: TaskKey) -> int | None:
         """The attempt at `task` that is in hand or waits in the outbox; None when nothing is known of it."""

@@ -60,7 +60,12 @@ def _parser() -> argparse.ArgumentParser:
     check = commands.add_parser("check", help="print each effective setting and where it comes from")
     check.set_defaults(run=_check)
 
-    for command in (init, operator, run, check):
+    words = "say what is wrong and what to do; changes nothing; exit code 1 when something is wrong"
+    doctor = commands.add_parser("doctor", help=words, description=words)
+    doctor.add_argument("--json", action="store_true", help="one JSON document instead of a table")
+    doctor.set_defaults(run=_doctor)
+
+    for command in (init, operator, run, check, doctor):
         command.add_argument("--config", type=Path, metavar="FILE", help=f"default: {DEFAULT_CONFIG}")
     return parser
 
@@ -113,3 +118,13 @@ def _check(options: argparse.Namespace) -> int:
     for setting in explain(_load(options)):
         sys.stdout.write(f"{setting.key} = {setting.value}    ({setting.source})\n")
     return 0
+
+
+def _doctor(options: argparse.Namespace) -> int:
+    from aggregator.doctor import checks
+    from histofed.base.doctor import diagnosis
+
+    clock = SystemClock()
+    findings = diagnosis(lambda: checks(_load(options), clock))
+    sys.stdout.write(findings.render(as_json=options.json))
+    return findings.exit_code

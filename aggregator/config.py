@@ -39,6 +39,19 @@ class Telemetry(_Table):
     environment: str = "production"
 
 
+class RetentionRules(_Table):
+    """How much of the past stays on this disk. The audit journal and every model's signed statement always stay."""
+
+    models: Annotated[int, Field(ge=1)] = 50
+    """Newest models of each experiment whose files stay; released ones stay besides."""
+    bytes: Annotated[int, Field(ge=0)] = 100_000_000_000
+    """Model files of all experiments together; above it older ones go too. 0 is no limit."""
+    rounds: Annotated[int, Field(ge=1)] = 1000
+    """Newest rounds of each experiment whose events and signed manifests stay."""
+    reserve_bytes: Annotated[int, Field(ge=0)] = 256 * 2**20
+    """Free space that is left to journal and database: below it no round begins and no update is taken."""
+
+
 class AggregatorConfig(_Table):
     """The whole file."""
 
@@ -49,6 +62,7 @@ class AggregatorConfig(_Table):
     state_dir: Path = Path("/var/lib/histofed")
     listen: Listen = Listen()
     telemetry: Telemetry = Telemetry()
+    retention: RetentionRules = RetentionRules()
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     workers: Annotated[int, Field(ge=1, le=64)] = 2
     """Child processes that may work at the same time (admission, aggregation)."""

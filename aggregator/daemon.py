@@ -25,10 +25,12 @@ from aggregator.fleet import Changes, Fleet
 from aggregator.members import Members
 from aggregator.models import ModelForge
 from aggregator.pool import Workers
+from aggregator.retention import Retention
 from aggregator.scheduler import Scheduler
 from aggregator.services.admin import OperatorServicer
 from aggregator.services.enrollment import EnrollmentServicer
 from aggregator.services.rounds import FleetServicer, SitePermissions
+from aggregator.space import Space
 from aggregator.store import Store
 from histofed import __version__
 from histofed.audit.journal import Journal
@@ -86,6 +88,7 @@ class AggregatorService:
         stack.callback(database.close)
         store, members = Store(database, clock), Members(database, clock)
         blobs = BlobStore(durable.make_directory(state / "blobs"))
+        scratch = durable.make_directory(state / "scratch")
         changes = Changes()
         fleet = Fleet(clock, changes)
         fleet.expect(tuple(row.name for row in members.sites() if row.left_at is None))
@@ -95,7 +98,7 @@ class AggregatorService:
             blobs=blobs,
             workers=workers,
             credentials=identity.credentials,
-            scratch=durable.make_directory(state / "scratch"),
+            scratch=scratch,
             clock=clock,
         )
         engine = Engine(
@@ -111,7 +114,11 @@ class AggregatorService:
             fatal=self._fail,
         )
         self._engine, self._metrics, self._fleet, self._members = engine, metrics, fleet, members
-        self._scheduler = Scheduler(engine, members, clock, self._health)
+        space = Space(state, config.retention.reserve_bytes)
+        retention = Retention(
+            engine=engine, blobs=blobs, scratch=scratch, rules=config.retention, clock=clock, health=self._health
+        )
+        self._scheduler = Scheduler(engine, members, clock, self._health, space, retention)
         enrolment = EnrollmentServicer(
             members=members,
             journal=journal,
@@ -139,7 +146,9 @@ class AggregatorService:
             ),
             server,
         )
-        transfer_pb2_grpc.add_BlobServiceServicer_to_server(BlobService(blobs, SitePermissions(engine), clock), server)
+        transfer_pb2_grpc.add_BlobServiceServicer_to_server(
+            BlobService(blobs, SitePermissions(engine, space), clock), server
+        )
         enrollment_pb2_grpc.add_EnrollmentServiceServicer_to_server(enrolment, server)
         admin_pb2_grpc.add_OperatorServiceServicer_to_server(
             OperatorServicer(

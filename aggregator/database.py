@@ -45,9 +45,8 @@ class Database:
         self.engine.dispose()
 
     def _migrate(self) -> None:
-        scripts = Config()
-        scripts.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
-        known = {script.revision for script in ScriptDirectory.from_config(scripts).walk_revisions()}
+        scripts = _scripts()
+        known = revisions()
         with self.engine.connect() as connection, connection.begin():
             current = MigrationContext.configure(connection).get_current_revision()
             if current is not None and current not in known:
@@ -70,6 +69,17 @@ class Database:
         """One consistent view."""
         with _state_errors(), self.engine.begin() as connection:
             yield connection
+
+
+def _scripts() -> Config:
+    scripts = Config()
+    scripts.set_main_option("script_location", str(Path(__file__).parent / "migrations"))
+    return scripts
+
+
+def revisions() -> tuple[str, ...]:
+    """Schemas that this release knows, the newest first."""
+    return tuple(script.revision for script in ScriptDirectory.from_config(_scripts()).walk_revisions())
 
 
 def _configure_sqlite(connection: Any, _record: object) -> None:

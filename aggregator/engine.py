@@ -19,9 +19,10 @@ from datetime import datetime
 from functools import partial
 from typing import Final
 
-from aggregator import events, rounds
+from aggregator import events, lifecycle, rounds
 from aggregator.events import Effect, Event
 from aggregator.fleet import Changes, Fleet, OfferTask, WithdrawTask
+from aggregator.lifecycle import ExperimentState, Order
 from aggregator.models import ModelForge
 from aggregator.rounds import Round
 from aggregator.rows import ModelRow
@@ -79,19 +80,24 @@ class Engine:
         self._jobs: dict[str, asyncio.Task[None]] = {}
         self._ended = asyncio.Event()
         """Set whenever the scheduler may have something to plan."""
+        self.rounds_ended = 0
+        """Since the start of this process."""
 
     # --- life --------------------------------------------------------------------------------------------------------
 
     def recover(self) -> None:
         """Take up what was open when the last process ended."""
-        for row in self.store.experiments(only_open=True):
-            if row.state == "draft":
-                self.initialise(self.experiment(row.name))
+        goes_on = {row.name for row in self.store.experiments(only_open=True)}
+        for name in sorted(goes_on):
+            if self.store.latest_model(name) is None:
+                self.initialise(self.experiment(name))
         self.forge.forget_strangers(self.store.rounds(only_open=True))
         for state in self.store.rounds(only_open=True):
             self._rounds[state.key] = state
             log.info("taking up an open round", extra=fields(round=str(state.key), state=state.state))
-            self._carry_out(state, rounds.pending_effects(state))
+            if state.key.experiment in goes_on:
+                self._carry_out(state, rounds.pending_effects(state))
+            # the others were cancelled just before the end: the scheduler's first turn abandons them
 
     async def close(self) -> None:
         """Stop the child processes; what they did is repeated after the next start."""
@@ -132,6 +138,11 @@ class Engine:
         """The experiment's round that is not ended; there is at most one."""
         return next((state for key, state in self._rounds.items() if key.experiment == experiment), None)
 
+    @property
+    def makes_models(self) -> bool:
+        """A model is being made: its files come before the rows that name them."""
+        return any(name.startswith(("aggregate ", "initialise ")) for name in self._jobs)
+
     def round_of(self, task: TaskKey) -> Round:
         """The round of a task, open or not. Raises `NotFound`, and `Stale` when the site is not in its sample."""
         state = self._rounds.get(task.round) or self.store.round(task.round)
@@ -168,13 +179,53 @@ class Engine:
         """Make the experiment's first model in the background."""
         self._start_job(f"initialise {experiment.name}", partial(self._initialise, experiment))
 
+    def steer(self, name: str, order: Order, who: Who, operator: str, reason: str) -> None:
+        """An operator pauses, resumes or cancels an experiment; an order that was followed before changes nothing.
+
+        Raises `NotFound`, and `Stale` when the experiment has ended.
+        """
+        row = self.store.experiment(name)
+        has_model = self.store.latest_model(row.name) is not None
+        state = lifecycle.steer(row.name, ExperimentState(row.state), order, has_model=has_model)
+        if state == row.state:
+            return
+        subject: dict[str, Json] = {"experiment": row.name, "from": row.state, "state": state}
+        self.audit(lifecycle.ACTIONS[order], who, subject, reason=reason)
+        resumed = order is Order.RESUME
+        self.store.set_experiment(row.name, state, "" if resumed else lifecycle.words(operator, reason), forgive=resumed)
+        failpoint("aggregator.experiment_steered")
+        log.info("experiment steered", extra=fields(experiment=row.name, state=state, reason=reason))
+        if order is Order.CANCEL:
+            self._drop_job(f"initialise {row.name}")
+        self.abandon_ended()
+        self.wake()
+
+    def abandon_ended(self) -> None:
+        """Close the rounds of experiments that were cancelled. Raises `CannotWriteState`; then it is to be called again."""
+        for state in self.open_rounds:
+            row = self.store.experiment(state.key.experiment)
+            if row.state not in lifecycle.OPEN:
+                self.dispatch(state.key, events.Abandoned(f"the experiment was {row.state} {row.reason}".rstrip()))
+
+    def note_late(self, task: TaskKey, who: Who) -> None:
+        """The site offers an update for a task; where it has expired, the journal and the round's list say so."""
+        mine = self.round_of(task).task(task.site)
+        if mine.state is rounds.TaskState.EXPIRED and mine.manifest is None:
+            self.dispatch(task.round, events.Late(task.site), who=who)
+
     def plan(
-        self, experiment: Experiment, number: int, base: Digest, eligible: tuple[SiteId, ...], sample: tuple[SiteId, ...]
+        self,
+        experiment: Experiment,
+        number: int,
+        base: Digest,
+        eligible: tuple[SiteId, ...],
+        sample: tuple[SiteId, ...],
+        enough: int | None = None,
     ) -> None:
-        """Plan and open the next round."""
+        """Plan and open the next round; `enough` admitted updates close it before its deadline."""
         rules = experiment.file.round
         key = RoundKey(experiment.name, number)
-        state = rounds.plan(key, base, eligible, sample, rules.quorum, rules.attempts, rules.deadline_s)
+        state = rounds.plan(key, base, eligible, sample, rules.quorum, rules.attempts, rules.deadline_s, enough)
         attributes = _round_attributes(key) | {names.SITES_ELIGIBLE: len(eligible), names.SITES_SAMPLED: len(sample)}
         with self._tracing.root(names.ROUND_SAMPLE, round_parent(key.experiment, key.number), attributes):
             self.audit("round.planned", SYSTEM, {"round": str(key), "base": base, "eligible": eligible, "sample": sample})
@@ -212,7 +263,8 @@ class Engine:
         trace = trace or round_parent(key.experiment, key.number)
         self.audit(action, who, subject, reason=getattr(event, "reason", ""), trace=trace)
         self.store.save_round(before, after, event, update, model)
-        self._rounds[key] = after
+        if not before.ended:
+            self._rounds[key] = after
         self._count(before, after)
         self._carry_out(after, effects, trace)
         self._changes.notify()
@@ -258,6 +310,9 @@ class Engine:
 
     def _end_round(self, state: Round) -> None:
         self._rounds.pop(state.key, None)
+        self.rounds_ended += 1
+        for job in (f"aggregate {state.key}", *(f"inspect {state.task_key(site)}" for site in state.sampled)):
+            self._drop_job(job)
         self.fleet.forget(tuple(state.task_key(site) for site in state.sampled))
         try:
             self.forge.forget_updates(state)
@@ -274,13 +329,15 @@ class Engine:
         except HistofedError as error:
             self.end_experiment(experiment.name, "failed", f"the first model cannot be made: {error}")
             return
+        if self.store.experiment(experiment.name).state not in lifecycle.OPEN:
+            raise Stale(f"experiment {experiment.name} was cancelled before its first model was made")
         self.audit("model.created", SYSTEM, {"experiment": experiment.name, "round": 0, "model": model.digest})
         self.store.add_first_model(model)
         failpoint("aggregator.model_committed")
         self.wake()
 
     async def _inspect(self, key: RoundKey, site: SiteId, trace: TraceContext | None) -> None:
-        state = self._rounds[key]
+        state = self._open(key)
         experiment = self.experiment(key.experiment)
         attributes = _round_attributes(key) | {names.SITE_ID: site}
         parent = trace or round_parent(key.experiment, key.number)
@@ -301,7 +358,7 @@ class Engine:
             failpoint("aggregator.update_admitted")
 
     async def _aggregate(self, key: RoundKey) -> None:
-        state = self._rounds[key]
+        state = self._open(key)
         experiment = self.experiment(key.experiment)
         parent = round_parent(key.experiment, key.number)
         attributes = _round_attributes(key) | {names.UPDATES_ADMITTED: len(state.admitted)}
@@ -322,6 +379,11 @@ class Engine:
             self.store.set_round_metrics(key, made.metrics)
             failpoint("aggregator.model_committed")
 
+    def _open(self, key: RoundKey) -> Round:
+        if key not in self._rounds:
+            raise Stale(f"round {key} has ended")
+        return self._rounds[key]
+
     # --- jobs --------------------------------------------------------------------------------------------------------
 
     def _start_job(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
@@ -330,6 +392,12 @@ class Engine:
         job = asyncio.get_running_loop().create_task(self._run_job(name, work), name=name)
         self._jobs[name] = job
         job.add_done_callback(lambda _done: self._jobs.pop(name, None))
+
+    def _drop_job(self, name: str) -> None:
+        """Nobody wants its result any more: stop its child process. A job that itself ended the round goes on."""
+        job = self._jobs.get(name)
+        if job is not None and job is not asyncio.current_task():
+            job.cancel()
 
     async def _run_job(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
         """Do the work; wait for a disk that is full; end the daemon for anything that it cannot go on with."""

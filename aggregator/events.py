@@ -102,6 +102,13 @@ class Abandoned:
     reason: str
 
 
+@dataclass(frozen=True)
+class Late:
+    """An update was offered after its task had expired; it is refused, and the operator is told."""
+
+    site: SiteId
+
+
 Event: TypeAlias = (
     Opened
     | Accepted
@@ -114,6 +121,7 @@ Event: TypeAlias = (
     | DeadlinePassed
     | Aggregated
     | Abandoned
+    | Late
 )
 
 

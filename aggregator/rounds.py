@@ -8,7 +8,9 @@ Invariants, held by `tests/unit/aggregator/test_rounds.py` (a hypothesis state m
 - the eligible set, the sample and the base never change once the round is planned;
 - an event that already happened changes nothing and has no effects (every message may come twice);
 - an event that comes too late, or from nobody in the sample, raises `Stale` and changes nothing;
-- a round always ends: when every task is settled, or at its deadline once what was received is judged;
+- a round always ends: when every task is settled, when enough updates are admitted, or at its deadline; in each case
+  once what was received is judged;
+- an ended round never changes, but for the words that tell that an expired task's update came after all;
 - the updates in the aggregate are exactly the admitted ones, sorted by site.
 
 `aggregator/engine.py` journals and persists each new state before it carries out the effects. After a restart
@@ -20,6 +22,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
+from typing import Final
 
 from aggregator.events import (
     Abandoned,
@@ -35,6 +38,7 @@ from aggregator.events import (
     Event,
     Failed,
     Inspect,
+    Late,
     Offer,
     Open,
     Opened,
@@ -44,6 +48,10 @@ from aggregator.events import (
 )
 from histofed.base.errors import Stale
 from histofed.base.ids import Digest, RoundKey, SiteId, TaskKey
+
+DEADLINE: Final = "the round's deadline passed"
+ENOUGH: Final = "the round had enough updates without it"
+CAME_LATE: Final = "; its update came too late"
 
 
 class RoundState(StrEnum):
@@ -104,6 +112,8 @@ class Round:
     attempts: int
     """How often a failing task is offered."""
     deadline_s: int
+    enough: int
+    """Admitted updates that close it before its deadline: fewer than were sampled where it is over-sampled."""
     kind: str = "train"
     state: RoundState = RoundState.PLANNED
     reason: str = ""
@@ -149,20 +159,23 @@ def plan(
     quorum: int,
     attempts: int,
     deadline_s: int,
+    enough: int | None = None,
 ) -> Round:
-    """A round that nobody knows of yet."""
+    """A round that nobody knows of yet; without `enough` it waits for every sampled site."""
     assert set(sampled) <= set(eligible) and len(set(sampled)) == len(sampled) > 0, (
         "the sample comes from the eligible sites"
     )
+    # a sample may be smaller than the quorum only when fewer sites were eligible than the experiment's minimum
+    quorum = min(quorum, len(sampled))
     return Round(
         key=key,
         base=base,
         eligible=tuple(sorted(eligible)),
         tasks=tuple(Task(site) for site in sorted(sampled)),
-        # a sample may be smaller than the quorum only when fewer sites were eligible than the experiment's minimum
-        quorum=min(quorum, len(sampled)),
+        quorum=quorum,
         attempts=attempts,
         deadline_s=deadline_s,
+        enough=len(sampled) if enough is None else max(quorum, min(enough, len(sampled))),
     )
 
 
@@ -177,6 +190,8 @@ def step(state: Round, event: Event) -> tuple[Round, tuple[Effect, ...]]:
             return _commit(state, model, now)
         case Abandoned(reason):
             return _abandon(state, reason)
+        case Late(site):
+            return _tell_late(state, site), ()
         case _:
             return _task_event(state, event)
 
@@ -275,24 +290,41 @@ def _failed(task: Task, reason: str, again: bool) -> tuple[Task, tuple[Effect, .
 def _deadline(state: Round, now: datetime) -> tuple[Round, tuple[Effect, ...]]:
     if state.state is not RoundState.OPEN or state.deadline is None or now < state.deadline:
         return state, ()
-    late = tuple(task.site for task in state.tasks if task.state in WITH_SITE)
-    if not late:
+    expired, withdrawn = _without_stragglers(state, DEADLINE)
+    if not withdrawn:
         return state, ()
-    reason = "the round's deadline passed"
+    settled, effects = _settle(expired)
+    return settled, (*withdrawn, *effects)
+
+
+def _without_stragglers(state: Round, reason: str) -> tuple[Round, tuple[Effect, ...]]:
+    """Wait for the sites no longer; what they handed over already is still judged."""
+    late = tuple(task.site for task in state.tasks if task.state in WITH_SITE)
     tasks = tuple(
         replace(task, state=TaskState.EXPIRED, reason=reason) if task.site in late else task for task in state.tasks
     )
-    settled, effects = _settle(replace(state, tasks=tasks))
-    return settled, (*(Withdraw(site, reason) for site in late), *effects)
+    return replace(state, tasks=tasks), tuple(Withdraw(site, reason) for site in late)
+
+
+def _tell_late(state: Round, site: SiteId) -> Round:
+    """Its update came after the task had expired: the operator shall read it, and nothing else changes."""
+    task = state.task(site)
+    if task.state is not TaskState.EXPIRED or task.reason.endswith(CAME_LATE):
+        return state
+    told = replace(task, reason=task.reason + CAME_LATE)
+    return replace(state, tasks=tuple(told if each is task else each for each in state.tasks))
 
 
 def _settle(state: Round) -> tuple[Round, tuple[Effect, ...]]:
-    """Close the round when nothing is outstanding."""
+    """Close the round when enough is in, or nothing is outstanding."""
+    withdrawn: tuple[Effect, ...] = ()
+    if len(state.admitted) >= state.enough:
+        state, withdrawn = _without_stragglers(state, ENOUGH)
     if any(task.state in LIVE for task in state.tasks):
-        return state, ()
+        return state, withdrawn
     admitted = state.admitted
     if len(admitted) >= state.quorum:
-        return replace(state, state=RoundState.AGGREGATING), (Aggregate(admitted),)
+        return replace(state, state=RoundState.AGGREGATING), (*withdrawn, Aggregate(admitted))
     words = "; ".join(f"{task.site}: {task.reason}" for task in state.tasks if task.reason)
     reason = f"{len(admitted)} of {state.quorum} needed updates ({words})"
     return replace(state, state=RoundState.ABANDONED, reason=reason), (Ended(),)

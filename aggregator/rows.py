@@ -26,6 +26,8 @@ class ExperimentRow:
     submitted_by: str
     created_at: datetime
     ended_at: datetime | None
+    forgiven: int = 0
+    """Rounds up to this number do not count against `round.abandoned_limit`."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +40,21 @@ class ModelRow:
     state: str
     statement: Envelope
     created_at: datetime
+    removed_at: datetime | None = None
+    """When retention removed its files."""
+
+
+@dataclass(frozen=True)
+class Held:
+    """A model whose files are here."""
+
+    digest: Digest
+    experiment: ExperimentId
+    round: int
+    released: bool
+    created_at: datetime
+    parts: tuple[tuple[Digest, int], ...]
+    """SHA-256 and bytes of its files; models may share some."""
 
 
 def moment(text: str | None) -> datetime | None:
@@ -65,6 +82,7 @@ def round_values(state: Round) -> dict[str, Any]:
         "quorum": state.quorum,
         "attempts": state.attempts,
         "deadline_s": state.deadline_s,
+        "enough": state.enough,
         "opened_at": _written(state.opened_at),
         "deadline": _written(state.deadline),
         "committed_at": _written(state.committed_at),
@@ -84,6 +102,7 @@ def to_round(row: Any, tasks: tuple[Task, ...]) -> Round:
         quorum=row.quorum,
         attempts=row.attempts,
         deadline_s=row.deadline_s,
+        enough=row.enough or len(tasks),
         kind=row.kind,
         state=RoundState(row.state),
         reason=row.reason,
@@ -116,11 +135,18 @@ def to_experiment(row: Any) -> ExperimentRow:
         row.submitted_by,
         from_iso(row.created_at),
         moment(row.ended_at),
+        row.forgiven,
     )
 
 
 def to_model(row: Any) -> ModelRow:
     statement = Envelope(MODEL_TYPE, row.payload, row.signature, row.certificate)
     return ModelRow(
-        Digest(row.digest), ExperimentId(row.experiment), row.round, row.state, statement, from_iso(row.created_at)
+        Digest(row.digest),
+        ExperimentId(row.experiment),
+        row.round,
+        row.state,
+        statement,
+        from_iso(row.created_at),
+        moment(row.removed_at),
     )

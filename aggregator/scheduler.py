@@ -15,8 +15,12 @@ from typing import Final, TypeAlias
 
 from aggregator.engine import Engine
 from aggregator.events import DeadlinePassed
+from aggregator.lifecycle import ExperimentState
 from aggregator.members import Members
+from aggregator.retention import Retention
 from aggregator.rounds import Round, RoundState, TaskState
+from aggregator.rows import ExperimentRow
+from aggregator.space import Space
 from histofed.base.clock import Clock
 from histofed.base.errors import CannotWriteState
 from histofed.base.experiment import Experiment
@@ -42,6 +46,8 @@ class Plan:
     number: int
     eligible: tuple[SiteId, ...]
     sample: tuple[SiteId, ...]
+    enough: int
+    """Admitted updates that close it early; below the sample where the experiment over-samples."""
 
 
 @dataclass(frozen=True)
@@ -66,25 +72,34 @@ class GiveUp:
 Move: TypeAlias = Plan | Wait | Finish | GiveUp
 
 
-def next_move(experiment: Experiment, committed: int, recent: Sequence[Round], present: frozenset[SiteId]) -> Move:
+def next_move(
+    experiment: Experiment, committed: int, recent: Sequence[Round], present: frozenset[SiteId], forgiven: int = 0
+) -> Move:
     """What to do for an experiment without an open round.
 
-    `recent` are its newest rounds, oldest first, at least `round.abandoned_limit` of them where there are so many.
+    `recent` are its newest rounds, oldest first, at least `round.abandoned_limit` of them where there are so many. Rounds
+    up to number `forgiven` do not count as failures: an operator resumed the experiment after them.
     """
     rules = experiment.file
     if committed >= rules.rounds:
         return Finish()
     limit = rules.round.abandoned_limit
     tail = recent[-limit:]
-    if len(tail) == limit and all(state.state is RoundState.ABANDONED for state in tail):
+    if len(tail) == limit and all(state.state is RoundState.ABANDONED and state.key.number > forgiven for state in tail):
         return GiveUp(f"{limit} rounds in a row were abandoned; the last: {tail[-1].reason}")
     allowed = present & frozenset(map(SiteId, rules.sampling.sites)) if rules.sampling.sites else present
     eligible = _without_recent_refusals(allowed, recent, rules.sampling.minimum)
     if len(eligible) < rules.sampling.minimum:
         return Wait(f"waiting for sites: {len(eligible)} of {rules.sampling.minimum} needed are present")
     number = recent[-1].key.number + 1 if recent else 1
-    count = max(rules.sampling.minimum, math.ceil(rules.sampling.fraction * len(eligible) - 1e-9))
-    return Plan(number, eligible, sample_sites(experiment.name, number, eligible, count))
+    count = min(len(eligible), max(rules.sampling.minimum, _rounded_up(rules.sampling.fraction * len(eligible))))
+    sample = sample_sites(experiment.name, number, eligible, _rounded_up(count * rules.sampling.oversample))
+    return Plan(number, eligible, sample, enough=count)
+
+
+def _rounded_up(count: float) -> int:
+    """The next whole number, not deceived by a product such as 0.1 * 30."""
+    return math.ceil(count - 1e-9)
 
 
 def _without_recent_refusals(allowed: frozenset[SiteId], recent: Sequence[Round], minimum: int) -> tuple[SiteId, ...]:
@@ -97,11 +112,21 @@ def _without_recent_refusals(allowed: frozenset[SiteId], recent: Sequence[Round]
 class Scheduler:
     """The loop that plans. It is also the loop whose turning feeds the watchdog."""
 
-    def __init__(self, engine: Engine, members: Members, clock: Clock, health: Health) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        members: Members,
+        clock: Clock,
+        health: Health,
+        space: Space,
+        retention: Retention,
+    ) -> None:
         self._engine = engine
         self._members = members
         self._clock = clock
         self._health = health
+        self._space = space
+        self._retention = retention
         self._waiting: dict[ExperimentId, str] = {}
 
     def waiting_for(self, experiment: ExperimentId) -> str:
@@ -130,8 +155,9 @@ class Scheduler:
             await self._engine.idle(pause)
 
     def tick(self) -> None:
-        """One turn: deadlines, absent sites, the next rounds."""
+        """One turn: deadlines, absent sites, what is not kept any more, the next rounds."""
         now = self._clock.now()
+        self._engine.abandon_ended()
         self._engine.open_planned()
         for state in self._engine.open_rounds:
             if state.deadline is not None and now >= state.deadline:
@@ -139,21 +165,37 @@ class Scheduler:
         for site in self._engine.fleet.given_up(GRACE_S):
             log.info("site is away", extra=fields(site=site))
             self._members.site_left(site)
+        self._retention.turn()
+        short = self._short_of_space()
         for row in self._engine.store.experiments(only_open=True):
-            if row.state == "running" and self._engine.open_round(row.name) is None:
-                self._advance(self._engine.experiment(row.name))
+            if row.state != ExperimentState.DRAFT and self._engine.open_round(row.name) is None:
+                self._advance(row, short)
 
-    def _advance(self, experiment: Experiment) -> None:
-        name = experiment.name
+    def _short_of_space(self) -> str:
+        """What is wrong with the disk, in words, for the operator's status; empty when all is well."""
+        try:
+            self._space.check()
+        except CannotWriteState as error:
+            self._health.set("disk", False, str(error))
+            return str(error)
+        self._health.set("disk", True, "there is room")
+        return ""
+
+    def _advance(self, row: ExperimentRow, short: str) -> None:
+        experiment, name = self._engine.experiment(row.name), row.name
         recent = self._engine.store.rounds(name, last=experiment.file.round.abandoned_limit)
         committed = self._engine.store.rounds_committed(name)
-        move = next_move(experiment, committed, recent, self._engine.fleet.present())
+        move = next_move(experiment, committed, recent, self._engine.fleet.present(), row.forgiven)
+        if isinstance(move, Plan) and short:
+            move = Wait(short)
         self._waiting.pop(name, None)
+        if row.state == ExperimentState.PAUSED and not isinstance(move, Finish):
+            return  # also what would end it as failed waits for the operator
         match move:
-            case Plan(number, eligible, sample):
+            case Plan(number, eligible, sample, enough):
                 base = self._engine.store.latest_model(name)
                 assert base is not None, "a running experiment has a model"
-                self._engine.plan(experiment, number, base.digest, eligible, sample)
+                self._engine.plan(experiment, number, base.digest, eligible, sample, enough)
             case Wait(reason):
                 self._waiting[name] = reason
             case Finish():

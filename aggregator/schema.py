@@ -62,6 +62,8 @@ experiments = Table(
     Column("submitted_by", Text, nullable=False),
     Column("created_at", Text, nullable=False),
     Column("ended_at", Text),
+    # rounds up to this number do not count against round.abandoned_limit: an operator resumed after them
+    Column("forgiven", Integer, nullable=False, server_default="0"),
 )
 
 rounds = Table(
@@ -84,6 +86,8 @@ rounds = Table(
     Column("committed_at", Text),
     # JSON table of averaged metrics
     Column("metrics", Text, nullable=False, server_default="{}"),
+    # admitted updates that close it before its deadline; 0 in rounds of release 0.1: all that were sampled
+    Column("enough", Integer, nullable=False, server_default="0"),
 )
 
 tasks = Table(
@@ -114,6 +118,7 @@ updates = Table(
     Column("signature", LargeBinary, nullable=False),
     Column("certificate", LargeBinary, nullable=False),
     Column("received_at", Text, nullable=False),
+    Index("ix_updates_round", "experiment", "round"),
 )
 
 models = Table(
@@ -128,6 +133,8 @@ models = Table(
     Column("signature", LargeBinary, nullable=False),
     Column("certificate", LargeBinary, nullable=False),
     Column("created_at", Text, nullable=False),
+    # when retention removed its files; the statement stays
+    Column("removed_at", Text, index=True),
 )
 
 model_parts = Table(
@@ -144,8 +151,9 @@ events = Table(
     metadata,
     Column("sequence", Integer, primary_key=True, autoincrement=True),
     Column("at", Text, nullable=False),
-    Column("experiment", Text, nullable=False, index=True),
+    Column("experiment", Text, nullable=False),
     Column("round", Integer, nullable=False),
     # JSON of what happened, as in aggregator/rounds.py
     Column("event", Text, nullable=False),
+    Index("ix_events_round", "experiment", "round"),
 )

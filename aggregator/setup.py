@@ -39,6 +39,7 @@ def create(config: AggregatorConfig, clock: Clock) -> Identity:
     folder = config.state_dir / "identity"
     if (folder / "ca.key").exists():
         raise AlreadyThere(f"{folder} holds a federation already; a new CA would lock every enrolled site out")
+    durable.make_directory(config.state_dir)
     durable.make_directory(folder)
     durable.replace(folder / "token.key", tokens.new_server_key())
     authority = Authority.create(config.federation, clock)

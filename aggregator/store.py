@@ -15,12 +15,13 @@ from typing import Any, Final
 
 import sqlalchemy as sa
 
-from aggregator import schema
+from aggregator import lifecycle, schema
 from aggregator.database import Database
 from aggregator.events import Event
 from aggregator.rounds import Round, RoundState, Task, TaskState
 from aggregator.rows import (
     ExperimentRow,
+    Held,
     ModelRow,
     envelope_values,
     round_values,
@@ -30,13 +31,13 @@ from aggregator.rows import (
     to_round,
     to_task,
 )
-from histofed.base.clock import Clock, iso
+from histofed.base.clock import Clock, from_iso, iso
 from histofed.base.errors import AlreadyThere, NotFound
 from histofed.base.ids import Digest, ExperimentId, RoundKey, SiteId
 from histofed.pki.signing import Envelope
 from histofed.statements import UPDATE_TYPE, File, decode_model
 
-OPEN_EXPERIMENTS: Final = ("draft", "running", "paused")
+OPEN_EXPERIMENTS: Final = tuple(sorted(lifecycle.OPEN))
 
 
 class Store:
@@ -68,9 +69,12 @@ class Store:
             if connection.execute(query).first() is not None:
                 raise AlreadyThere(f"experiment {name} exists already; names are never used twice, choose another")
 
-    def set_experiment(self, name: ExperimentId, state: str, reason: str = "") -> None:
-        """The experiment moves on; an ended one never moves again."""
+    def set_experiment(self, name: ExperimentId, state: str, reason: str = "", *, forgive: bool = False) -> None:
+        """The experiment moves on; an ended one never moves again. `forgive`: no past round counts as a failure any more."""
         values: dict[str, Any] = {"state": state, "reason": reason}
+        if forgive:
+            numbers = sa.select(sa.func.coalesce(sa.func.max(schema.rounds.c.number), 0))
+            values["forgiven"] = numbers.where(schema.rounds.c.experiment == name).scalar_subquery()
         if state not in OPEN_EXPERIMENTS:
             values["ended_at"] = iso(self._clock.now())
         table = schema.experiments
@@ -94,6 +98,13 @@ class Store:
         if row is None:
             raise NotFound(f"there is no experiment {name!r}; `histofed experiments list` shows them")
         return to_experiment(row)
+
+    def ended_experiments(self, names: Sequence[str]) -> tuple[str, ...]:
+        """Those of `names` that have ended; a name that nobody knows here has not."""
+        table = schema.experiments
+        query = sa.select(table.c.name).where(table.c.name.in_(names), table.c.state.not_in(OPEN_EXPERIMENTS))
+        with self._database.reading() as connection:
+            return tuple(connection.execute(query.order_by(table.c.name)).scalars())
 
     # --- rounds ------------------------------------------------------------------------------------------------------
 
@@ -284,10 +295,71 @@ class Store:
         return File(row.sha256, row.bytes)
 
     def is_part(self, sha256: Digest) -> bool:
-        """The file belongs to some model."""
-        query = sa.select(schema.model_parts.c.model).where(schema.model_parts.c.sha256 == sha256).limit(1)
+        """The file belongs to some model whose files are kept."""
+        query = _parts_held(schema.model_parts.c.model).where(schema.model_parts.c.sha256 == sha256).limit(1)
         with self._database.reading() as connection:
             return connection.execute(query).first() is not None
+
+    # --- the past ----------------------------------------------------------------------------------------------------
+
+    def models_held(self) -> tuple[Held, ...]:
+        """Every model whose files were not removed."""
+        parts = schema.model_parts.c
+        query = _parts_held(schema.models, parts.sha256, parts.bytes).order_by(schema.models.c.digest, parts.name)
+        files: dict[str, list[tuple[Digest, int]]] = {}
+        rows: dict[str, Any] = {}
+        with self._database.reading() as connection:
+            for row in connection.execute(query):
+                rows[row.digest] = row
+                files.setdefault(row.digest, []).append((Digest(row.sha256), row.bytes))
+        return tuple(
+            Held(
+                Digest(row.digest),
+                ExperimentId(row.experiment),
+                row.round,
+                row.state == "released",
+                from_iso(row.created_at),
+                tuple(files[row.digest]),
+            )
+            for row in rows.values()
+        )
+
+    def parts_held(self) -> frozenset[Digest]:
+        """SHA-256 of every file that some model needs."""
+        with self._database.reading() as connection:
+            return frozenset(map(Digest, connection.execute(_parts_held(schema.model_parts.c.sha256)).scalars()))
+
+    def detailed_rounds_before(self, newest: int, most: int) -> dict[ExperimentId, tuple[int, bool]]:
+        """Experiments with details (events) of rounds before their `newest` ones.
+
+        By name: the last round, at most `most` after the first one, whose details may go, and whether there are more.
+        """
+        found = {}
+        with self._database.reading() as connection:
+            for name in connection.execute(sa.select(schema.experiments.c.name)).scalars():
+                # one step down an index each, however many rounds there were
+                details, rounds = schema.events.c, schema.rounds.c
+                oldest = sa.select(sa.func.min(details.round)).where(details.experiment == name)
+                last = sa.select(sa.func.max(rounds.number)).where(rounds.experiment == name)
+                first, newest_round = connection.execute(oldest).scalar_one(), connection.execute(last).scalar_one()
+                if first is not None and newest_round is not None and first <= newest_round - newest:
+                    through = min(newest_round - newest, first + most - 1)
+                    found[ExperimentId(name)] = through, through < newest_round - newest
+        return found
+
+    def forget_past(self, models: Sequence[Digest], through: Mapping[ExperimentId, int]) -> None:
+        """These models' files are to go; so do events and manifests of rounds up to the given ones. One transaction."""
+        with self._database.writing() as connection:
+            table = schema.models
+            connection.execute(sa.update(table).where(table.c.digest.in_(models)).values(removed_at=iso(self._clock.now())))
+            for name, number in through.items():
+                for details in (schema.events, schema.updates):
+                    connection.execute(sa.delete(details).where(details.c.experiment == name, details.c.round <= number))
+
+
+def _parts_held(*columns: Any) -> sa.Select[Any]:
+    """A selection from the parts of models whose files are kept."""
+    return sa.select(*columns).join_from(schema.model_parts, schema.models).where(schema.models.c.removed_at.is_(None))
 
 
 def _insert_event(connection: sa.Connection, key: RoundKey, name: str, content: Mapping[str, Any], clock: Clock) -> None:

@@ -11,6 +11,7 @@ import grpc
 from aggregator.door import EnrolmentDoor
 from aggregator.engine import Engine
 from aggregator.fleet import Changes, Fleet
+from aggregator.lifecycle import Order
 from aggregator.members import Members
 from aggregator.rows import ExperimentRow
 from aggregator.scheduler import Scheduler
@@ -104,6 +105,21 @@ class OperatorServicer(admin_pb2_grpc.OperatorServiceServicer):
         row = self._store.experiment(request.name)
         return admin_pb2.GetExperimentResponse(experiment=self._experiment(row), toml=row.toml)
 
+    async def PauseExperiment(
+        self, request: admin_pb2.PauseExperimentRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> admin_pb2.PauseExperimentResponse:
+        return admin_pb2.PauseExperimentResponse(experiment=self._steer(request, Order.PAUSE, context))
+
+    async def ResumeExperiment(
+        self, request: admin_pb2.ResumeExperimentRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> admin_pb2.ResumeExperimentResponse:
+        return admin_pb2.ResumeExperimentResponse(experiment=self._steer(request, Order.RESUME, context))
+
+    async def CancelExperiment(
+        self, request: admin_pb2.CancelExperimentRequest, context: grpc.aio.ServicerContext[Any, Any]
+    ) -> admin_pb2.CancelExperimentResponse:
+        return admin_pb2.CancelExperimentResponse(experiment=self._steer(request, Order.CANCEL, context))
+
     async def ListRounds(
         self, request: admin_pb2.ListRoundsRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> admin_pb2.ListRoundsResponse:
@@ -171,9 +187,21 @@ class OperatorServicer(admin_pb2_grpc.OperatorServiceServicer):
         await self._door.adjust()
         return admin_pb2.CreateTokenResponse(join_line=self._join_line(token), expires_at=iso(expires_at))
 
+    def _steer(
+        self,
+        request: admin_pb2.PauseExperimentRequest | admin_pb2.ResumeExperimentRequest | admin_pb2.CancelExperimentRequest,
+        order: Order,
+        context: grpc.aio.ServicerContext[Any, Any],
+    ) -> admin_pb2.Experiment:
+        who = caller(context)
+        self._engine.steer(
+            request.name, order, Who(who.identity.uri, who.serial), who.name, convert.one_line(request.reason)
+        )
+        return self._experiment(self._store.experiment(request.name))
+
     def _experiment(self, row: ExperimentRow) -> admin_pb2.Experiment:
         file = self._engine.experiment(row.name).file
-        model = self._store.latest_model(row.name)
+        model, open_round = self._store.latest_model(row.name), self._engine.open_round(row.name)
         return convert.experiment(
             row,
             file.rounds,
@@ -181,4 +209,5 @@ class OperatorServicer(admin_pb2_grpc.OperatorServiceServicer):
             self._store.rounds_committed(row.name),
             self._scheduler.waiting_for(row.name),
             None if model is None else model.digest,
+            0 if open_round is None else open_round.key.number,
         )

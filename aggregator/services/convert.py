@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from datetime import datetime
+from typing import Final
 
 from aggregator.fleet import Fleet
 from aggregator.members import SiteRow
@@ -15,6 +16,9 @@ from histofed.pki.signing import Envelope
 from histofed.statements import decode_model
 from histofed.v1 import admin_pb2, types_pb2
 
+REASON_LIMIT: Final = 500
+"""Characters of a reason, a site's or an operator's, that are kept."""
+
 
 def text(moment: datetime | None) -> str:
     """RFC 3339, or empty."""
@@ -24,6 +28,12 @@ def text(moment: datetime | None) -> str:
 def task_state(state: TaskState) -> str:
     """The wire's word for a task's state."""
     return f"TASK_STATE_{state.name}"
+
+
+def one_line(words: str) -> str:
+    """Words from outside on one line, bounded and printable, because they are shown to others; may be empty."""
+    line = " ".join(words.split())[:REASON_LIMIT]
+    return "".join(letter if letter.isprintable() else "?" for letter in line)
 
 
 def envelope(signed: Envelope) -> types_pb2.Envelope:
@@ -37,7 +47,7 @@ def envelope(signed: Envelope) -> types_pb2.Envelope:
 
 
 def experiment(
-    row: ExperimentRow, rounds: int, recipe: str, committed: int, waiting: str, model: Digest | None
+    row: ExperimentRow, rounds: int, recipe: str, committed: int, waiting: str, model: Digest | None, open_round: int
 ) -> admin_pb2.Experiment:
     """An experiment; `waiting` is shown while it waits for something."""
     return admin_pb2.Experiment(
@@ -52,6 +62,7 @@ def experiment(
         created_at=text(row.created_at),
         ended_at=text(row.ended_at),
         model_digest=model or "",
+        open_round=open_round,
     )
 
 
@@ -77,6 +88,8 @@ def round_(state: Round, fleet: Fleet | None = None, metrics: Mapping[str, float
         committed_at=text(state.committed_at),
         tasks=[] if fleet is None else [_task(state.task_key(each.site), each, fleet) for each in state.tasks],
         metrics=metrics or {},
+        quorum=state.quorum,
+        enough=state.enough,
     )
 
 
@@ -131,4 +144,5 @@ def model(row: ModelRow) -> admin_pb2.Model:
             for name, file in sorted(statement.parts.items())
         ],
         created_at=text(row.created_at),
+        removed_at=text(row.removed_at),
     )

@@ -21,6 +21,7 @@ from aggregator.members import Members
 from aggregator.models import SHARED
 from aggregator.rounds import Round, RoundState, TaskState
 from aggregator.services import convert
+from aggregator.space import Space
 from histofed import __version__
 from histofed.audit.record import Who
 from histofed.base.clock import Clock, iso
@@ -42,10 +43,10 @@ log = logging.getLogger(__name__)
 
 BEAT_S: Final = 10.0
 """Seconds between two messages on an idle stream."""
-REASON_LIMIT: Final = 500
-"""Characters of a site's reason that are kept."""
 LOSSES_LIMIT: Final = 16
 """Losses of one task that are shown."""
+EXPERIMENTS_LIMIT: Final = 1000
+"""Experiments that one agent asks about."""
 CAPABILITIES: Final = ("encoding:float32", "kind:train")
 
 
@@ -80,10 +81,16 @@ class FleetServicer(rounds_pb2_grpc.FleetServiceServicer):
         _check_version(request.version)
         if not 8 <= len(request.instance) <= 64:
             raise BadData("the agent's instance must be 8 to 64 characters")
+        if len(request.experiments) > EXPERIMENTS_LIMIT:
+            raise BadData(f"an agent asks about at most {EXPERIMENTS_LIMIT} experiments at once")
         self._members.site_seen(SiteId(who.name), request.version[:40], request.instance)
         log.info("site says hello", extra=fields(site=who.name, version=request.version))
         return rounds_pb2.HelloResponse(
-            version=__version__, capabilities=CAPABILITIES, identity=who.identity.uri, now=iso(self._clock.now())
+            version=__version__,
+            capabilities=CAPABILITIES,
+            identity=who.identity.uri,
+            now=iso(self._clock.now()),
+            ended_experiments=self._engine.store.ended_experiments(request.experiments),
         )
 
     async def WaitForWork(
@@ -146,7 +153,8 @@ class FleetServicer(rounds_pb2_grpc.FleetServiceServicer):
         state = self._engine.round_of(task)
         mine = state.task(task.site)
         if state.state is not RoundState.OPEN or mine.state not in rounds.LIVE or mine.attempt != request.attempt:
-            reason = mine.reason or f"round {state.key} is {state.state}"
+            is_open = state.state is RoundState.OPEN
+            reason = mine.reason or (f"the task is {mine.state}" if is_open else f"round {state.key} is {state.state}")
             return rounds_pb2.ReportProgressResponse(wanted=False, reason=reason)
         progress = TaskProgress(
             _words(request.phase)[:20], request.done, request.total, _numbers(request.losses), _number(request.rate)
@@ -169,7 +177,10 @@ class FleetServicer(rounds_pb2_grpc.FleetServiceServicer):
             trace = self._tracing.extract(context.invocation_metadata() or ())
             self._receive(state, task, request.attempt, envelope, who, trace)
         elif state.task(task.site).manifest != sha256(envelope.payload):
-            raise Stale(f"task {task} is {state.task(task.site).state}; this update comes too late or is another one")
+            self._engine.note_late(task, _who(who))
+            mine = state.task(task.site)
+            because = f" ({mine.reason})" if mine.reason else ""
+            raise Stale(f"task {task} is {mine.state}{because}; this update comes too late or is another one")
         return await self._verdict(task)
 
     def _receive(
@@ -253,18 +264,20 @@ class FleetServicer(rounds_pb2_grpc.FleetServiceServicer):
 class SitePermissions:
     """Which bytes a caller may send and read (`histofed/transport/blob_service.py`, Permissions)."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: Engine, space: Space) -> None:
         self._engine = engine
+        self._space = space
 
     async def may_upload(self, who: Caller, task: TaskKey, sha256: Digest, size: int) -> None:
-        """Only the update of the caller's own accepted task, within the experiment's limit."""
+        """Only the update of the caller's own accepted task, within the experiment's limit, while the disk has room."""
         _check_own(who, task)
-        self._engine.round_of(task)
+        self._engine.note_late(task, _who(who))
         limit = self._engine.experiment(task.round.experiment).file.aggregation.max_update_bytes
         if size > limit:
             reason = f"the update has {size} bytes, the experiment's limit is {limit} (aggregation.max_update_bytes)"
             self._engine.dispatch(task.round, events.Rejected(task.site, reason), who=_who(who))
             raise BadData(f"task {task}: {reason}")
+        self._space.check(size)
         self._engine.dispatch(task.round, events.Announced(task.site, sha256, size), who=_who(who))
 
     async def may_download(self, who: Caller, sha256: Digest) -> None:
@@ -293,9 +306,8 @@ def _check_own(who: Caller, task: TaskKey) -> None:
 
 
 def _words(reason: str) -> str:
-    """A site's reason, on one line and bounded: it is shown to operators."""
-    words = " ".join(reason.split())[:REASON_LIMIT]
-    return "".join(letter if letter.isprintable() else "?" for letter in words) or "no reason given"
+    """A site's reason, as it is shown to operators."""
+    return convert.one_line(reason) or "no reason given"
 
 
 def _number(value: float) -> float:

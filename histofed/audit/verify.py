@@ -9,10 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from histofed.audit.record import GENESIS, AuditRecord, Sealed, parse_line
-from histofed.audit.segments import lines, segments
+from histofed.audit.segments import last_lines, lines, segments
+from histofed.base.doctor import Doubt
 from histofed.base.errors import BadData, DigestMismatch, NotFound
+
+TORN: Final = "the line is not complete: cut short, or damaged, or a crash while it was written"
+TORN_END: Final = "was torn by a crash before it was acknowledged; the daemon's next start cuts it off"
 
 
 @dataclass(frozen=True)
@@ -69,6 +74,39 @@ def records(directory: Path) -> Iterator[AuditRecord]:
         raise DigestMismatch(f"the audit journal cannot be trusted: {_place(broken)}{broken.problem}") from broken
 
 
+def newest(directory: Path) -> AuditRecord | None:
+    """The last whole record, unproven; None for an empty journal. Raises `NotFound`."""
+    if not directory.is_dir():
+        raise NotFound(f"there is no audit journal in {directory}; name the folder that holds its .jsonl files")
+    for segment in reversed(segments(directory)):
+        for line in reversed(last_lines(segment.path)):
+            try:
+                return parse_line(line).record
+            except BadData:
+                continue  # `verify` says what is wrong with it
+    return None
+
+
+def examine(directory: Path) -> str | Doubt:
+    """For `doctor`: the chain is whole. Raises `NotFound`, and `DigestMismatch` with the first bad line."""
+    report = verify(directory)
+    if report.ok:
+        return f"{report.records} records, the chain is whole"
+    if report.problem == TORN and _at_the_end(directory, report):
+        return Doubt(f"{report.records} records are whole; what follows {TORN_END}")
+    where = f"{report.segment} line {report.line}: " if report.segment else ""
+    raise DigestMismatch(
+        f"the audit journal is damaged after record {report.records}: {where}{report.problem}; keep the folder as evidence, "
+        "and restore a backup"
+    )
+
+
+def _at_the_end(directory: Path, report: Report) -> bool:
+    """Nothing stands behind the bad line."""
+    last = segments(directory)[-1].path
+    return report.segment == last.name and sum(1 for _ in lines(last)) == report.line
+
+
 def _walk(directory: Path) -> Iterator[Sealed]:
     """The chain, link by link; ends with `_Broken` at the first line that does not belong."""
     if not directory.is_dir():
@@ -86,7 +124,7 @@ def _walk(directory: Path) -> Iterator[Sealed]:
 def _link(line: bytes, complete: bool, head: Head, segment: str, number: int) -> Sealed:
     """The record in `line`, if it is whole, unchanged and the one that follows `head`."""
     if not complete:
-        raise _Broken(segment, number, "the line is not complete: cut short, or damaged, or a crash while it was written")
+        raise _Broken(segment, number, TORN)
     try:
         sealed = parse_line(line)
     except BadData as error:

@@ -39,6 +39,8 @@ FAILPOINTS: Final = frozenset(
         "aggregator.aggregate_written",
         "aggregator.model_committed",
         "aggregator.rows_committed",
+        "aggregator.experiment_steered",
+        "aggregator.retention_decided",
         # transfer, both ends
         "blob.chunk_written",
         "blob.before_complete",
@@ -179,6 +181,13 @@ def remove(path: Path) -> None:
             path.unlink(missing_ok=True)
         if path.parent.exists():
             fsync_directory(path.parent)
+
+
+def free_bytes(folder: Path) -> int:
+    """What this process may still write to the disk that `folder` is on. Raises `CannotWriteState`."""
+    with state_errors(str(folder)):
+        found = os.statvfs(folder)
+    return found.f_bavail * found.f_frsize
 
 
 class AppendLog:

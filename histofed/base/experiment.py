@@ -32,6 +32,9 @@ class Sampling(_Table):
     """Share of the eligible sites; rounded up."""
     minimum: Annotated[int, Field(ge=1)] = 2
     """A round waits until this many sites are eligible, and samples at least this many."""
+    oversample: Annotated[float, Field(ge=1, le=10)] = 1.0
+    """Ask this many times as many sites, and close the round when as many as without it are admitted: stragglers are not
+    waited for (Bonawitz et al. 2019, section 2.2)."""
     sites: Annotated[tuple[str, ...], Field(strict=False)] = ()
     """Only these sites; every enrolled site when empty."""
 

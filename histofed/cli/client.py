@@ -75,6 +75,21 @@ class OperatorClient:
         found = await self._connection.call(self._stub.GetExperiment, pb.GetExperimentRequest(name=name))
         return _experiment(found.experiment), found.toml
 
+    async def pause(self, name: str, reason: str) -> views.Experiment:
+        """No new round until it is resumed. Raises `NotFound`, and `Stale` when it has ended."""
+        request = pb.PauseExperimentRequest(name=name, reason=reason)
+        return _experiment((await self._connection.call(self._stub.PauseExperiment, request)).experiment)
+
+    async def resume(self, name: str, reason: str) -> views.Experiment:
+        """Go on with the next round. Raises `NotFound`, and `Stale` when it has ended."""
+        request = pb.ResumeExperimentRequest(name=name, reason=reason)
+        return _experiment((await self._connection.call(self._stub.ResumeExperiment, request)).experiment)
+
+    async def cancel(self, name: str, reason: str) -> views.Experiment:
+        """End it and throw its open round away. Raises `NotFound`, and `Stale` when it has finished or failed."""
+        request = pb.CancelExperimentRequest(name=name, reason=reason)
+        return _experiment((await self._connection.call(self._stub.CancelExperiment, request)).experiment)
+
     async def rounds(self, experiment: str = "") -> tuple[views.Round, ...]:
         """Rounds of one or all experiments, oldest first. Raises `NotFound`."""
         found = await self._connection.call(self._stub.ListRounds, pb.ListRoundsRequest(experiment=experiment))
@@ -167,6 +182,7 @@ def _experiment(found: pb.Experiment) -> views.Experiment:
         created_at=found.created_at or None,
         ended_at=found.ended_at or None,
         model_digest=found.model_digest or None,
+        open_round=found.open_round,
     )
 
 
@@ -187,6 +203,8 @@ def _round(found: pb.Round) -> views.Round:
         committed_at=found.committed_at or None,
         metrics=dict(found.metrics),
         tasks=tuple(map(_task, found.tasks)),
+        quorum=found.quorum,
+        enough=found.enough,
     )
 
 
@@ -226,6 +244,7 @@ def _model(found: pb.Model) -> views.Model:
         state=_word(types_pb2.ModelState, "MODEL_STATE_", found.state),
         parts=tuple(views.Part(part.name, part.blob.sha256, part.blob.bytes, part.release) for part in found.parts),
         created_at=found.created_at or None,
+        removed_at=found.removed_at or None,
     )
 
 

@@ -1,4 +1,4 @@
-"""`histofed experiments submit | list | show`."""
+"""`histofed experiments submit | list | show | pause | resume | cancel`."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SIZE_LIMIT = 64 * 1024
 
 def add(commands: Commands, common: argparse.ArgumentParser) -> None:
     """Register the group."""
-    group = add_group(commands, "experiments", "Submit and list experiments.")
+    group = add_group(commands, "experiments", "Submit, list and steer experiments.")
     parser = add_command(
         group, "submit", submit, "Submit an experiment; the same file again is the same experiment.", common
     )
@@ -25,6 +25,14 @@ def add(commands: Commands, common: argparse.ArgumentParser) -> None:
     add_command(group, "list", list_all, "List all experiments, newest first.", common)
     parser = add_command(group, "show", show, "Show one experiment and its file.", common)
     parser.add_argument("name", metavar="NAME")
+    for name, handler, summary in (
+        ("pause", pause, "Begin no new round until it is resumed; an open round goes on to its end or its deadline."),
+        ("resume", resume, "Go on with the next round."),
+        ("cancel", cancel, "End it for good: its open round is abandoned, and the sites stop what they do for it."),
+    ):
+        parser = add_command(group, name, handler, summary, common)
+        parser.add_argument("name", metavar="NAME")
+        parser.add_argument("--reason", default="", metavar="TEXT", help="for the journal and for whoever looks")
 
 
 def submit(args: argparse.Namespace, _: Terminal) -> Answer:
@@ -49,13 +57,42 @@ def show(args: argparse.Namespace, _: Terminal) -> Answer:
         ("experiment", found.name),
         ("recipe", found.recipe),
         ("state", found.state + (f": {found.reason}" if found.reason else "")),
-        ("rounds", f"{found.rounds_committed} of {found.rounds} committed"),
+        ("rounds", f"{found.rounds_committed} of {found.rounds} committed" + _open(found)),
         ("model", found.model_digest or "-"),
         ("file", f"SHA-256 {found.sha256}"),
         ("submitted", f"{moment(found.created_at)} by {found.submitted_by}"),
         ("ended", moment(found.ended_at)),
     ]
     return Answer({"experiment": document(found), "toml": toml}, f"{fields(facts)}\n\n{toml.rstrip()}")
+
+
+def pause(args: argparse.Namespace, _: Terminal) -> Answer:
+    """Ask for a pause, and say what still goes on."""
+    found = ask(args.config, lambda operator: operator.pause(args.name, args.reason))
+    if found.ended:  # its last round was committed in this moment
+        return _steered(found, "there is nothing to pause")
+    if found.open_round:
+        return _steered(found, f"round {found.open_round}, which is open, goes on to its end or its deadline; none follows")
+    return _steered(found, f"no round is open, and none begins until: histofed experiments resume {found.name}")
+
+
+def resume(args: argparse.Namespace, _: Terminal) -> Answer:
+    """Ask it to go on."""
+    found = ask(args.config, lambda operator: operator.resume(args.name, args.reason))
+    begins = (
+        f"round {found.open_round} is open" if found.open_round else "the next round begins when enough sites are present"
+    )
+    return _steered(found, begins)
+
+
+def cancel(args: argparse.Namespace, _: Terminal) -> Answer:
+    """Ask for its end."""
+    found = ask(args.config, lambda operator: operator.cancel(args.name, args.reason))
+    return _steered(found, f"{found.rounds_committed} of {found.rounds} rounds were committed, and their models stay")
+
+
+def _steered(found: Experiment, words: str) -> Answer:
+    return Answer({"experiment": document(found)}, f"Experiment {found.name} is {found.state}: {words}.")
 
 
 def read_experiment(path: Path) -> str:
@@ -68,6 +105,10 @@ def read_experiment(path: Path) -> str:
         raise BadData(f"cannot read {path}: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise BadData(f"{path} is not UTF-8 text, so it is not an experiment file") from error
+
+
+def _open(found: Experiment) -> str:
+    return f", round {found.open_round} is open" if found.open_round else ""
 
 
 def experiment_table(found: Sequence[Experiment]) -> str:

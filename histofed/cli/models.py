@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from histofed.base.errors import BadData, DigestMismatch
+from histofed.base.errors import BadData, DigestMismatch, NotFound
 from histofed.base.ids import Digest, Json
 from histofed.cli.command import Answer, Commands, Terminal, add_command, add_group, ask
 from histofed.cli.tables import fields, moment, size, table
@@ -112,6 +112,11 @@ async def fetch(
             "nothing was written"
         )
     part, file = verified.part(part)
+    if model.removed_at:
+        raise NotFound(
+            f"the files of model {model.digest[:12]} were removed at {moment(model.removed_at)} by the aggregator's "
+            "[retention]; `histofed models list` shows which are still there"
+        )
     await operator.download(Digest(file.sha256), file.bytes, target, clock, meter)
     meter.done()
     durable.replace(statement_file.beside(target), statement_file.encode(envelope), mode=0o644)
@@ -175,9 +180,15 @@ def model_table(found: Sequence[Model]) -> str:
             one.experiment,
             str(one.round),
             one.state,
-            ", ".join(f"{part.name} {size(part.bytes)}{' (release)' if part.release else ''}" for part in one.parts),
+            _parts(one),
             moment(one.created_at),
         )
         for one in found
     ]
     return table(("MODEL", "EXPERIMENT", "ROUND", "STATE", "PARTS", "CREATED"), rows)
+
+
+def _parts(model: Model) -> str:
+    if model.removed_at:
+        return f"removed {moment(model.removed_at)}"
+    return ", ".join(f"{part.name} {size(part.bytes)}{' (release)' if part.release else ''}" for part in model.parts)

@@ -56,6 +56,7 @@ def show(args: argparse.Namespace, _: Terminal) -> Answer:
         ("eligible", ", ".join(found.eligible)),
         ("sampled", ", ".join(found.sampled)),
         ("admitted", ", ".join(found.admitted)),
+        ("needs", f"{found.quorum} admitted updates, closes at {found.enough}"),
         *(("refused", f"{refusal.site}: {refusal.reason}") for refusal in found.refused),
         ("base", found.base_digest or "-"),
         ("model", found.model_digest or "-"),

@@ -34,6 +34,8 @@ class Experiment:
     created_at: str | None
     ended_at: str | None
     model_digest: str | None
+    open_round: int = 0
+    """Number of its round that is not ended; 0 when there is none."""
 
     @property
     def ended(self) -> bool:
@@ -88,6 +90,10 @@ class Round:
     committed_at: str | None
     metrics: Mapping[str, float]
     tasks: tuple[Task, ...] = field(default=())
+    quorum: int = 0
+    """Admitted updates without which it is abandoned."""
+    enough: int = 0
+    """Admitted updates that close it before its deadline."""
 
     @property
     def closed(self) -> bool:
@@ -146,6 +152,8 @@ class Model:
     state: str
     parts: tuple[Part, ...]
     created_at: str | None
+    removed_at: str | None = None
+    """When the aggregator's retention removed its files; the signed statement stays."""
 
 
 @dataclass(frozen=True)

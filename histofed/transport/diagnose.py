@@ -2,7 +2,7 @@
 
 gRPC says UNAVAILABLE and "Socket closed" for a wrong port, a foreign CA and an expired certificate alike. When that
 happens, and only then, the same connection is tried once with the standard library, which tells them apart. Called by
-`channel.py`; blocks up to about ten seconds, so in a thread.
+`channel.py` and the agent's doctor; blocks up to about ten seconds, so in a thread.
 """
 
 from __future__ import annotations
@@ -31,6 +31,13 @@ def split(address: str) -> tuple[str, int]:
 
 def diagnose(address: str, ca_pem: bytes, proof: Proof | None, now: datetime, hint: str) -> HistofedError:
     """The error that explains why `address` cannot be called; `hint` is what gRPC said. Blocks, never raises."""
+    return probe(address, ca_pem, proof, now) or AggregatorUnavailable(
+        f"the connection to {address} was lost and the aggregator answers again now ({hint})"
+    )
+
+
+def probe(address: str, ca_pem: bytes, proof: Proof | None, now: datetime) -> HistofedError | None:
+    """Name, TCP, TLS 1.3 and our certificate, tried once; None when all of it works. Blocks, never raises."""
     try:
         credentials = None if proof is None else _parsed(proof)
     except HistofedError as error:
@@ -43,7 +50,7 @@ def diagnose(address: str, ca_pem: bytes, proof: Proof | None, now: datetime, hi
     host, port = split(address)
     try:
         with socket.create_connection((host, port), CONNECT_S) as plain:
-            return _shake_hands(address, host, plain, tls.client_context(ca_pem, credentials), hint)
+            return _shake_hands(address, host, plain, tls.client_context(ca_pem, credentials))
     except socket.gaierror:
         return AggregatorUnavailable(f"the name {host} of the aggregator cannot be resolved: check it, and the DNS")
     except ConnectionRefusedError:
@@ -61,10 +68,10 @@ def _parsed(proof: Proof) -> Credentials:
     return Credentials.make(key_from_pem(proof.key_pem), proof.certificate_pem, proof.ca_pem)
 
 
-def _shake_hands(address: str, host: str, plain: socket.socket, context: ssl.SSLContext, hint: str) -> HistofedError:
+def _shake_hands(address: str, host: str, plain: socket.socket, context: ssl.SSLContext) -> HistofedError | None:
     try:
         with context.wrap_socket(plain, server_hostname=host) as secure:
-            return _after_handshake(address, secure, hint)
+            return _after_handshake(address, secure)
     except ssl.SSLCertVerificationError as error:
         if error.verify_code in _WRONG_NAME:
             return NotAuthorised(
@@ -83,7 +90,7 @@ def _shake_hands(address: str, host: str, plain: socket.socket, context: ssl.SSL
         )
 
 
-def _after_handshake(address: str, secure: ssl.SSLSocket, hint: str) -> HistofedError:
+def _after_handshake(address: str, secure: ssl.SSLSocket) -> HistofedError | None:
     """Under TLS 1.3 a server judges the client's certificate only after the client's handshake is over."""
     secure.settimeout(ANSWER_S)
     try:
@@ -97,7 +104,7 @@ def _after_handshake(address: str, secure: ssl.SSLSocket, hint: str) -> Histofed
             f"the aggregator at {address} does not accept our certificate: it is of another federation, expired by the "
             "aggregator's clock, or missing; enrol again"
         )
-    return AggregatorUnavailable(f"the connection to {address} was lost and the aggregator answers again now ({hint})")
+    return None
 
 
 _WRONG_NAME: Final = frozenset({62, 64})

@@ -100,6 +100,19 @@ class BlobStore:
             if not keep(name) and not any(self._directory.glob(f"{name}.*.received")):
                 durable.remove(self.path(name))
 
+    def sweep(self, keep: Callable[[Digest], bool], most: int) -> int:
+        """Remove up to `most` complete blobs that nobody sent and that `keep` does not want; how many there were.
+
+        Raises `CannotWriteState`. Not for a moment at which a blob was imported and its row is not written yet.
+        """
+        found = sorted(self.digests())
+        # after the blobs: an upload that completes meanwhile writes its receipt first
+        receipts = {path.name.partition(".")[0] for path in self._directory.glob("*.received")}
+        strays = [name for name in found if name not in receipts and not keep(name)][:most]
+        for name in strays:
+            durable.remove(self.path(name))
+        return len(strays)
+
     def owners(self) -> set[str]:
         """Everybody who sent something that is still here."""
         return {path.name.split(".")[1] for pattern in ("*.part", "*.received") for path in self._directory.glob(pattern)}

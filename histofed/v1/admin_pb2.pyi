@@ -46,7 +46,7 @@ class SubmitExperimentResponse(_message.Message):
     def __init__(self, experiment: _Optional[_Union[Experiment, _Mapping]] = ...) -> None: ...
 
 class Experiment(_message.Message):
-    __slots__ = ("name", "recipe", "state", "reason", "rounds", "rounds_committed", "sha256", "submitted_by", "created_at", "ended_at", "model_digest")
+    __slots__ = ("name", "recipe", "state", "reason", "rounds", "rounds_committed", "sha256", "submitted_by", "created_at", "ended_at", "model_digest", "open_round")
     NAME_FIELD_NUMBER: _ClassVar[int]
     RECIPE_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
@@ -58,6 +58,7 @@ class Experiment(_message.Message):
     CREATED_AT_FIELD_NUMBER: _ClassVar[int]
     ENDED_AT_FIELD_NUMBER: _ClassVar[int]
     MODEL_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    OPEN_ROUND_FIELD_NUMBER: _ClassVar[int]
     name: str
     recipe: str
     state: _types_pb2.ExperimentState
@@ -69,7 +70,8 @@ class Experiment(_message.Message):
     created_at: str
     ended_at: str
     model_digest: str
-    def __init__(self, name: _Optional[str] = ..., recipe: _Optional[str] = ..., state: _Optional[_Union[_types_pb2.ExperimentState, str]] = ..., reason: _Optional[str] = ..., rounds: _Optional[int] = ..., rounds_committed: _Optional[int] = ..., sha256: _Optional[str] = ..., submitted_by: _Optional[str] = ..., created_at: _Optional[str] = ..., ended_at: _Optional[str] = ..., model_digest: _Optional[str] = ...) -> None: ...
+    open_round: int
+    def __init__(self, name: _Optional[str] = ..., recipe: _Optional[str] = ..., state: _Optional[_Union[_types_pb2.ExperimentState, str]] = ..., reason: _Optional[str] = ..., rounds: _Optional[int] = ..., rounds_committed: _Optional[int] = ..., sha256: _Optional[str] = ..., submitted_by: _Optional[str] = ..., created_at: _Optional[str] = ..., ended_at: _Optional[str] = ..., model_digest: _Optional[str] = ..., open_round: _Optional[int] = ...) -> None: ...
 
 class ListExperimentsRequest(_message.Message):
     __slots__ = ()
@@ -94,6 +96,48 @@ class GetExperimentResponse(_message.Message):
     experiment: Experiment
     toml: str
     def __init__(self, experiment: _Optional[_Union[Experiment, _Mapping]] = ..., toml: _Optional[str] = ...) -> None: ...
+
+class PauseExperimentRequest(_message.Message):
+    __slots__ = ("name", "reason")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    reason: str
+    def __init__(self, name: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class PauseExperimentResponse(_message.Message):
+    __slots__ = ("experiment",)
+    EXPERIMENT_FIELD_NUMBER: _ClassVar[int]
+    experiment: Experiment
+    def __init__(self, experiment: _Optional[_Union[Experiment, _Mapping]] = ...) -> None: ...
+
+class ResumeExperimentRequest(_message.Message):
+    __slots__ = ("name", "reason")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    reason: str
+    def __init__(self, name: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class ResumeExperimentResponse(_message.Message):
+    __slots__ = ("experiment",)
+    EXPERIMENT_FIELD_NUMBER: _ClassVar[int]
+    experiment: Experiment
+    def __init__(self, experiment: _Optional[_Union[Experiment, _Mapping]] = ...) -> None: ...
+
+class CancelExperimentRequest(_message.Message):
+    __slots__ = ("name", "reason")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    REASON_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    reason: str
+    def __init__(self, name: _Optional[str] = ..., reason: _Optional[str] = ...) -> None: ...
+
+class CancelExperimentResponse(_message.Message):
+    __slots__ = ("experiment",)
+    EXPERIMENT_FIELD_NUMBER: _ClassVar[int]
+    experiment: Experiment
+    def __init__(self, experiment: _Optional[_Union[Experiment, _Mapping]] = ...) -> None: ...
 
 class ListRoundsRequest(_message.Message):
     __slots__ = ("experiment",)
@@ -136,7 +180,7 @@ class WatchRoundsResponse(_message.Message):
     def __init__(self, experiment: _Optional[_Union[Experiment, _Mapping]] = ..., round: _Optional[_Union[Round, _Mapping]] = ...) -> None: ...
 
 class Round(_message.Message):
-    __slots__ = ("experiment", "round", "state", "reason", "eligible", "sampled", "admitted", "refused", "model_digest", "base_digest", "opened_at", "deadline", "committed_at", "tasks", "metrics")
+    __slots__ = ("experiment", "round", "state", "reason", "eligible", "sampled", "admitted", "refused", "model_digest", "base_digest", "opened_at", "deadline", "committed_at", "tasks", "metrics", "quorum", "enough")
     class MetricsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -159,6 +203,8 @@ class Round(_message.Message):
     COMMITTED_AT_FIELD_NUMBER: _ClassVar[int]
     TASKS_FIELD_NUMBER: _ClassVar[int]
     METRICS_FIELD_NUMBER: _ClassVar[int]
+    QUORUM_FIELD_NUMBER: _ClassVar[int]
+    ENOUGH_FIELD_NUMBER: _ClassVar[int]
     experiment: str
     round: int
     state: _types_pb2.RoundState
@@ -174,7 +220,9 @@ class Round(_message.Message):
     committed_at: str
     tasks: _containers.RepeatedCompositeFieldContainer[Task]
     metrics: _containers.ScalarMap[str, float]
-    def __init__(self, experiment: _Optional[str] = ..., round: _Optional[int] = ..., state: _Optional[_Union[_types_pb2.RoundState, str]] = ..., reason: _Optional[str] = ..., eligible: _Optional[_Iterable[str]] = ..., sampled: _Optional[_Iterable[str]] = ..., admitted: _Optional[_Iterable[str]] = ..., refused: _Optional[_Iterable[_Union[Refusal, _Mapping]]] = ..., model_digest: _Optional[str] = ..., base_digest: _Optional[str] = ..., opened_at: _Optional[str] = ..., deadline: _Optional[str] = ..., committed_at: _Optional[str] = ..., tasks: _Optional[_Iterable[_Union[Task, _Mapping]]] = ..., metrics: _Optional[_Mapping[str, float]] = ...) -> None: ...
+    quorum: int
+    enough: int
+    def __init__(self, experiment: _Optional[str] = ..., round: _Optional[int] = ..., state: _Optional[_Union[_types_pb2.RoundState, str]] = ..., reason: _Optional[str] = ..., eligible: _Optional[_Iterable[str]] = ..., sampled: _Optional[_Iterable[str]] = ..., admitted: _Optional[_Iterable[str]] = ..., refused: _Optional[_Iterable[_Union[Refusal, _Mapping]]] = ..., model_digest: _Optional[str] = ..., base_digest: _Optional[str] = ..., opened_at: _Optional[str] = ..., deadline: _Optional[str] = ..., committed_at: _Optional[str] = ..., tasks: _Optional[_Iterable[_Union[Task, _Mapping]]] = ..., metrics: _Optional[_Mapping[str, float]] = ..., quorum: _Optional[int] = ..., enough: _Optional[int] = ...) -> None: ...
 
 class Refusal(_message.Message):
     __slots__ = ("site", "reason")
@@ -272,20 +320,22 @@ class GetModelResponse(_message.Message):
     def __init__(self, model: _Optional[_Union[Model, _Mapping]] = ..., statement: _Optional[_Union[_types_pb2.Envelope, _Mapping]] = ...) -> None: ...
 
 class Model(_message.Message):
-    __slots__ = ("digest", "experiment", "round", "state", "parts", "created_at")
+    __slots__ = ("digest", "experiment", "round", "state", "parts", "created_at", "removed_at")
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     EXPERIMENT_FIELD_NUMBER: _ClassVar[int]
     ROUND_FIELD_NUMBER: _ClassVar[int]
     STATE_FIELD_NUMBER: _ClassVar[int]
     PARTS_FIELD_NUMBER: _ClassVar[int]
     CREATED_AT_FIELD_NUMBER: _ClassVar[int]
+    REMOVED_AT_FIELD_NUMBER: _ClassVar[int]
     digest: str
     experiment: str
     round: int
     state: _types_pb2.ModelState
     parts: _containers.RepeatedCompositeFieldContainer[ModelPart]
     created_at: str
-    def __init__(self, digest: _Optional[str] = ..., experiment: _Optional[str] = ..., round: _Optional[int] = ..., state: _Optional[_Union[_types_pb2.ModelState, str]] = ..., parts: _Optional[_Iterable[_Union[ModelPart, _Mapping]]] = ..., created_at: _Optional[str] = ...) -> None: ...
+    removed_at: str
+    def __init__(self, digest: _Optional[str] = ..., experiment: _Optional[str] = ..., round: _Optional[int] = ..., state: _Optional[_Union[_types_pb2.ModelState, str]] = ..., parts: _Optional[_Iterable[_Union[ModelPart, _Mapping]]] = ..., created_at: _Optional[str] = ..., removed_at: _Optional[str] = ...) -> None: ...
 
 class ModelPart(_message.Message):
     __slots__ = ("name", "blob", "release")

@@ -55,6 +55,21 @@ class OperatorServiceStub:
                 request_serializer=histofed_dot_v1_dot_admin__pb2.GetExperimentRequest.SerializeToString,
                 response_deserializer=histofed_dot_v1_dot_admin__pb2.GetExperimentResponse.FromString,
                 _registered_method=True)
+        self.PauseExperiment = channel.unary_unary(
+                '/histofed.v1.OperatorService/PauseExperiment',
+                request_serializer=histofed_dot_v1_dot_admin__pb2.PauseExperimentRequest.SerializeToString,
+                response_deserializer=histofed_dot_v1_dot_admin__pb2.PauseExperimentResponse.FromString,
+                _registered_method=True)
+        self.ResumeExperiment = channel.unary_unary(
+                '/histofed.v1.OperatorService/ResumeExperiment',
+                request_serializer=histofed_dot_v1_dot_admin__pb2.ResumeExperimentRequest.SerializeToString,
+                response_deserializer=histofed_dot_v1_dot_admin__pb2.ResumeExperimentResponse.FromString,
+                _registered_method=True)
+        self.CancelExperiment = channel.unary_unary(
+                '/histofed.v1.OperatorService/CancelExperiment',
+                request_serializer=histofed_dot_v1_dot_admin__pb2.CancelExperimentRequest.SerializeToString,
+                response_deserializer=histofed_dot_v1_dot_admin__pb2.CancelExperimentResponse.FromString,
+                _registered_method=True)
         self.ListRounds = channel.unary_unary(
                 '/histofed.v1.OperatorService/ListRounds',
                 request_serializer=histofed_dot_v1_dot_admin__pb2.ListRoundsRequest.SerializeToString,
@@ -119,6 +134,29 @@ class OperatorServiceServicer:
 
     def GetExperiment(self, request, context):
         """One experiment.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PauseExperiment(self, request, context):
+        """No new round begins until it is resumed; an open round goes on to its end or its deadline. Idempotent; refused in words
+        when the experiment has ended.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ResumeExperiment(self, request, context):
+        """Goes on with the next round. Idempotent; refused in words when the experiment has ended.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CancelExperiment(self, request, context):
+        """Ends the experiment: its open round is abandoned, and the sites stop what they do for it. Idempotent; refused in words
+        when the experiment has finished or failed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -195,6 +233,21 @@ def add_OperatorServiceServicer_to_server(servicer, server):
                     servicer.GetExperiment,
                     request_deserializer=histofed_dot_v1_dot_admin__pb2.GetExperimentRequest.FromString,
                     response_serializer=histofed_dot_v1_dot_admin__pb2.GetExperimentResponse.SerializeToString,
+            ),
+            'PauseExperiment': grpc.unary_unary_rpc_method_handler(
+                    servicer.PauseExperiment,
+                    request_deserializer=histofed_dot_v1_dot_admin__pb2.PauseExperimentRequest.FromString,
+                    response_serializer=histofed_dot_v1_dot_admin__pb2.PauseExperimentResponse.SerializeToString,
+            ),
+            'ResumeExperiment': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResumeExperiment,
+                    request_deserializer=histofed_dot_v1_dot_admin__pb2.ResumeExperimentRequest.FromString,
+                    response_serializer=histofed_dot_v1_dot_admin__pb2.ResumeExperimentResponse.SerializeToString,
+            ),
+            'CancelExperiment': grpc.unary_unary_rpc_method_handler(
+                    servicer.CancelExperiment,
+                    request_deserializer=histofed_dot_v1_dot_admin__pb2.CancelExperimentRequest.FromString,
+                    response_serializer=histofed_dot_v1_dot_admin__pb2.CancelExperimentResponse.SerializeToString,
             ),
             'ListRounds': grpc.unary_unary_rpc_method_handler(
                     servicer.ListRounds,
@@ -341,6 +394,87 @@ class OperatorService:
             '/histofed.v1.OperatorService/GetExperiment',
             histofed_dot_v1_dot_admin__pb2.GetExperimentRequest.SerializeToString,
             histofed_dot_v1_dot_admin__pb2.GetExperimentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PauseExperiment(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/histofed.v1.OperatorService/PauseExperiment',
+            histofed_dot_v1_dot_admin__pb2.PauseExperimentRequest.SerializeToString,
+            histofed_dot_v1_dot_admin__pb2.PauseExperimentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResumeExperiment(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/histofed.v1.OperatorService/ResumeExperiment',
+            histofed_dot_v1_dot_admin__pb2.ResumeExperimentRequest.SerializeToString,
+            histofed_dot_v1_dot_admin__pb2.ResumeExperimentResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CancelExperiment(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/histofed.v1.OperatorService/CancelExperiment',
+            histofed_dot_v1_dot_admin__pb2.CancelExperimentRequest.SerializeToString,
+            histofed_dot_v1_dot_admin__pb2.CancelExperimentResponse.FromString,
             options,
             channel_credentials,
             insecure,

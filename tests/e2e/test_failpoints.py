@@ -30,7 +30,7 @@ AGGREGATOR = (
     *("journal.before_fsync:2", "journal.after_fsync:2"),
     *("blob.chunk_written", "blob.before_complete", "blob.complete"),
     *("aggregator.update_received", "aggregator.update_admitted"),
-    *("aggregator.aggregate_written", "aggregator.model_committed"),
+    *("aggregator.aggregate_written", "aggregator.model_committed", "aggregator.retention_decided"),
 )
 """In the order of a round, so that several of them are met in one."""
 AGENT = (
@@ -38,6 +38,8 @@ AGENT = (
     *("blob.chunk_written", "blob.before_complete", "blob.complete", "agent.weights_stored"),
     *("replace.before_rename:2", "replace.after_rename:2", "agent.update_in_outbox", "agent.update_acknowledged"),
 )
+IN_OTHER_STORIES = {"aggregator.experiment_steered"}
+"""`test_steering.py`: an operator's order leads there."""
 IN_CHILDREN = {"agent.checkpoint_written", "replace.before_rename", "replace.after_rename"}
 """Passed by the processes that train and average; what happens when those die is told in stories of their own."""
 
@@ -49,8 +51,9 @@ ALONE = '[sampling]\nminimum = 1\nsites = ["north"]'
 
 @pytest.fixture(scope="module")
 def lonely(new_federation: NewFederation) -> Federation:
-    """An aggregator and one site."""
+    """An aggregator that keeps the files of one model per experiment, and one site."""
     federation = new_federation()
+    federation.write_more("[retention]\nmodels = 1\n")
     federation.start_aggregator()
     federation.start_agent("north")
     return federation
@@ -58,7 +61,7 @@ def lonely(new_federation: NewFederation) -> Federation:
 
 def test_no_failpoint_is_forgotten() -> None:
     walked = {point.partition(":")[0] for point in (*AGGREGATOR, *AGENT)}
-    assert walked | IN_CHILDREN == FAILPOINTS
+    assert walked | IN_CHILDREN | IN_OTHER_STORIES == FAILPOINTS
 
 
 class Walk:
@@ -121,6 +124,9 @@ def test_a_daemon_may_die_at_any_instant(lonely: Federation, tmp_path: Path) -> 
     assert {one["state"] for one in lonely.cli("rounds", "list", "walk")["rounds"]} == {"committed"}
     assert agent.ends == dict.fromkeys(AGENT, KILLED)
     assert aggregator.ends == dict.fromkeys(AGGREGATOR, KILLED)
+    kept = [one["round"] for one in lonely.cli("models", "list", "walk")["models"] if one["removed_at"] is None]
+    assert kept == [3], "what was decided before a kill is done after it"
+    lonely.cli("models", "pull", "walk", "--out", str(tmp_path / "model.safetensors"))
 
 
 def first_to_end(*walks: Walk, seconds: float = 60.0) -> Walk:

@@ -98,6 +98,11 @@ class Federation:
         for daemon in self.daemons.values():
             daemon.stop(signal.SIGKILL)
 
+    def write_more(self, tables: str) -> None:
+        """Add tables to the aggregator's file; its next start reads them."""
+        with self.aggregator_config.open("a") as file:
+            file.write(tables)
+
     # --- processes ---------------------------------------------------------------------------------------------------
 
     def start_aggregator(self, env: Mapping[str, str] | None = None) -> DaemonProcess:

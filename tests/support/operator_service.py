@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from histofed.base.clock import SystemClock
-from histofed.base.errors import AlreadyThere, BadData, NotAuthorised, NotFound
+from histofed.base.errors import AlreadyThere, BadData, NotAuthorised, NotFound, Stale
 from histofed.base.ids import Digest, TaskKey
 from histofed.base.ids import sha256 as sha256_of
 from histofed.pki.credentials import Credentials
@@ -85,6 +85,10 @@ class OperatorServicer(admin_pb2_grpc.OperatorServiceServicer):
     tokens: list[tuple[str, int]] = field(default_factory=list)
     watches: list[list[pb.WatchRoundsResponse]] = field(default_factory=list)
     """One list of messages per connection; a connection whose list does not end the experiment is cut after it."""
+    steered: list[tuple[str, str]] = field(default_factory=list)
+    """State and reason of every order."""
+    removed_at: str = ""
+    """When the model's files were removed by retention."""
     broken: bool = False
     """Answer as an aggregator with a bug would."""
 
@@ -117,6 +121,15 @@ class OperatorServicer(admin_pb2_grpc.OperatorServiceServicer):
     async def GetExperiment(self, request: pb.GetExperimentRequest, context: Any) -> pb.GetExperimentResponse:
         self._known(request.name)
         return pb.GetExperimentResponse(experiment=experiment(), toml='name = "demo"\n')
+
+    async def PauseExperiment(self, request: pb.PauseExperimentRequest, context: Any) -> pb.PauseExperimentResponse:
+        return pb.PauseExperimentResponse(experiment=self._steer(request.name, "PAUSED", request.reason, open_round=2))
+
+    async def ResumeExperiment(self, request: pb.ResumeExperimentRequest, context: Any) -> pb.ResumeExperimentResponse:
+        return pb.ResumeExperimentResponse(experiment=self._steer(request.name, "RUNNING", request.reason))
+
+    async def CancelExperiment(self, request: pb.CancelExperimentRequest, context: Any) -> pb.CancelExperimentResponse:
+        return pb.CancelExperimentResponse(experiment=self._steer(request.name, "CANCELLED", request.reason))
 
     async def ListRounds(self, request: pb.ListRoundsRequest, context: Any) -> pb.ListRoundsResponse:
         if request.experiment:
@@ -156,6 +169,15 @@ class OperatorServicer(admin_pb2_grpc.OperatorServiceServicer):
         self.tokens.append((request.site, request.ttl_s))
         return pb.CreateTokenResponse(join_line=f"line for {request.site}", expires_at=LATER)
 
+    def _steer(self, name: str, state: str, reason: str, open_round: int = 0) -> pb.Experiment:
+        if name == "done":
+            raise Stale("experiment done is finished, so it cannot be steered any more")
+        self._known(name)
+        self.steered.append((state, reason))
+        found = experiment(state, reason=f"by alice: {reason}")
+        found.open_round = open_round
+        return found
+
     def _known(self, name: str) -> None:
         if name != "demo":
             raise NotFound(f"there is no experiment {name!r}")
@@ -169,6 +191,7 @@ class OperatorServicer(admin_pb2_grpc.OperatorServiceServicer):
             round=2,
             state=types_pb2.MODEL_STATE_CANDIDATE,
             created_at=MOMENT,
+            removed_at=self.removed_at,
         )
         for name, data in parts.items():
             found.parts.add(name=name, blob=_blob(data), release=name == "server")

@@ -98,3 +98,14 @@ def test_the_committed_round_survives_a_restart(private: PrivateTensors, tmp_pat
     private.settle(RoundKey(PILOT, 2), 1)
     again = PrivateTensors(tmp_path / "private", state)
     assert content(again) == b"round 1"
+
+
+def test_an_experiment_that_has_ended_leaves_nothing(private: PrivateTensors, tmp_path: Path, state: State) -> None:
+    trained(private, tmp_path, 1)
+    private.settle(RoundKey(PILOT, 2), 1)
+    assert private.experiments() == (PILOT,)
+    for _ in range(2):
+        private.forget(PILOT)
+    assert private.experiments() == ()
+    assert (private.committed(PILOT), state.private_round(PILOT)) == (None, 0)
+    assert not (tmp_path / "private" / PILOT).exists()

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from histofed import weights
-from histofed.base.clock import SystemClock
+from histofed import __version__, weights
+from histofed.base.clock import SystemClock, iso
 from histofed.base.errors import AlreadyThere, CannotWriteState, Stale, TryLater, VersionMismatch
 from histofed.base.ids import sha256
 from histofed.pki.credentials import Credentials
@@ -551,3 +551,56 @@ async def test_a_clock_that_differs_is_told(
     ]
     site.start()
     await until(lambda: "clock differs" in caplog.text)
+
+
+# -- a round that closed while the agent was away ----------------------------------------------------------------------
+
+
+async def test_a_task_that_was_cancelled_while_the_agent_was_away_is_cleared_away(
+    site: AgentSite, aggregator: FakeAggregator
+) -> None:
+    aggregator.offer(aggregator.make_offer(task(), config=LONG))
+    site.start()
+    await training(aggregator)
+    await site.stop()
+    assert site.state.task_in_hand() is not None
+    aggregator.offers = []
+    told = aggregator.called("ReportProgress")
+    cancelled = "the experiment was cancelled by ada: wrong data"
+    aggregator.answers["ReportProgress"] = [rounds_pb2.ReportProgressResponse(wanted=False, reason=cancelled)]
+    site.start()
+    await until(lambda: site.state.task_in_hand() is None)
+    assert aggregator.called("ReportProgress") == told + 1
+    assert not list(site.layout.work.iterdir())
+    dropped = site.audit()[-1]
+    assert (dropped.action, dropped.reason) == ("task.dropped", cancelled)
+    assert trainers() == []
+
+
+async def test_a_task_that_is_offered_again_is_not_asked_about(site: AgentSite, aggregator: FakeAggregator) -> None:
+    aggregator.offer(aggregator.make_offer(task(), config=LONG))
+    site.start()
+    await training(aggregator)
+    await site.stop()
+    told = aggregator.called("ReportProgress")
+    site.start()
+    await aggregator.wait_for("ReportProgress", told + 2)
+    phases = {heard.request.phase for heard in aggregator.heard if heard.call == "ReportProgress"}
+    assert "waiting" not in phases
+
+
+async def test_private_tensors_of_an_ended_experiment_are_forgotten(site: AgentSite, aggregator: FakeAggregator) -> None:
+    for experiment in ("going-on", "over"):
+        (site.layout.private / experiment).mkdir()
+        (site.layout.private / experiment / "1.safetensors").write_bytes(b"moments")
+    greeting = rounds_pb2.HelloResponse(
+        version=__version__, identity="", now=iso(SystemClock().now()), ended_experiments=["over", "of-another-site"]
+    )
+    aggregator.answers["Hello"] = [greeting]
+    site.start()
+    await aggregator.wait_for("WaitForWork")
+    asked = aggregator.heard[0]
+    assert list(asked.request.experiments) == ["going-on", "over"]
+    assert [path.name for path in sorted(site.layout.private.iterdir())] == ["going-on"]
+    (forgotten,) = [record for record in site.audit() if record.action == "private.forgotten"]
+    assert forgotten.subject == {"experiment": "over"}

@@ -2,150 +2,40 @@
 
 from __future__ import annotations
 
-import asyncio
-import random
-from collections.abc import AsyncIterator, Iterator, Sequence
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from aggregator import events, rounds
-from aggregator.database import Database
-from aggregator.engine import DISK_ATTEMPTS, Engine
-from aggregator.fleet import Changes, Fleet, OfferTask
-from aggregator.models import Made
-from aggregator.rounds import Round, RoundState, TaskState
-from aggregator.rows import ModelRow
+from aggregator.engine import DISK_ATTEMPTS
+from aggregator.fleet import OfferTask
+from aggregator.rounds import RoundState, TaskState
 from aggregator.store import Store
 from histofed.audit.journal import Journal
 from histofed.audit.record import Who
-from histofed.audit.verify import records
 from histofed.base.clock import FakeClock
 from histofed.base.errors import BadData, CannotWriteState, HistofedError, WorkerLost
-from histofed.base.experiment import Experiment, parse_experiment
-from histofed.base.ids import Digest, RoundKey, SiteId, sha256
-from histofed.pki.signing import Envelope
-from histofed.statements import MODEL_TYPE, UPDATE_TYPE, File, ModelStatement, encode
-from histofed.telemetry.metrics import NoMetrics
-from histofed.telemetry.tracing import Tracing
-
-NORTH, SOUTH = SiteId("north"), SiteId("south")
-EXPERIMENT = parse_experiment('name = "demo"\nrecipe = "mean"\nrounds = 2\n')
-KEY = RoundKey(EXPERIMENT.name, 1)
-
-
-@dataclass
-class StandInForge:
-    """The arithmetic's results, or the faults that a test wants from it."""
-
-    clock: FakeClock
-    faults: list[Exception] = field(default_factory=list)
-    at: str = "inspect"
-    """The step that the faults strike."""
-    forgotten: list[RoundKey] = field(default_factory=list)
-
-    def _work(self, step: str) -> None:
-        if self.faults and step == self.at:
-            raise self.faults.pop(0)
-
-    async def first(self, experiment: Experiment) -> ModelRow:
-        self._work("first")
-        return self._model(0)
-
-    async def inspect(self, experiment: Experiment, state: Round, site: SiteId) -> float:
-        self._work("inspect")
-        return 1.0
-
-    async def next(self, experiment: Experiment, state: Round) -> Made:
-        self._work("next")
-        return Made(self._model(state.key.number), {"loss": 0.5})
-
-    def forget_updates(self, state: Round) -> None:
-        self.forgotten.append(state.key)
-
-    def forget_strangers(self, open_rounds: Sequence[Round]) -> None:
-        self.kept = tuple(state.key for state in open_rounds)
-
-    def _model(self, number: int) -> ModelRow:
-        parts = {"shared": File(sha256(str(number).encode()), 1)}
-        statement = ModelStatement("test", "demo", "1" * 64, "mean", number, "", parts, "shared", "fedavg", [])
-        payload = encode(statement)
-        envelope = Envelope(MODEL_TYPE, payload, b"s", b"c")
-        return ModelRow(sha256(payload), EXPERIMENT.name, number, "candidate", envelope, self.clock.now())
-
-
-@dataclass
-class Bench:
-    """An engine over a real journal and a real database."""
-
-    folder: Path
-    clock: FakeClock
-    forge: StandInForge
-    fatal: list[HistofedError] = field(default_factory=list)
-
-    @asynccontextmanager
-    async def engine(self) -> AsyncIterator[Engine]:
-        database = Database(self.folder / "state.db")
-        journal = Journal(self.folder, self.clock, "test")
-        changes = Changes()
-        engine = Engine(
-            store=Store(database, self.clock),
-            journal=journal,
-            clock=self.clock,
-            fleet=Fleet(self.clock, changes),
-            forge=self.forge,  # type: ignore[arg-type]  # the faults cannot be had from the real one
-            changes=changes,
-            tracing=Tracing.off(),
-            metrics=NoMetrics(),
-            entropy=random.Random(1),
-            fatal=self.fatal.append,
-        )
-        try:
-            yield engine
-        finally:
-            await engine.close()
-            journal.close()
-            database.close()
-
-    def actions(self) -> list[str]:
-        return [record.action for record in records(self.folder)]
+from histofed.base.ids import Digest
+from tests.support.engine_bench import (
+    EXPERIMENT,
+    KEY,
+    NORTH,
+    SOUTH,
+    Bench,
+    StandInForge,
+    deliver,
+    opened,
+    received,
+    running,
+    settle,
+)
 
 
 @pytest.fixture
 def bench(tmp_path: Path) -> Iterator[Bench]:
     clock = FakeClock()
     yield Bench(tmp_path, clock, StandInForge(clock))
-
-
-async def settle(engine: Engine) -> None:
-    """Let the background jobs finish."""
-    while engine._jobs:
-        await asyncio.gather(*engine._jobs.values())
-
-
-async def running(engine: Engine) -> None:
-    engine.submit(EXPERIMENT, Who("spiffe://test/operator/admin"))
-    await settle(engine)
-
-
-async def opened(engine: Engine) -> None:
-    await running(engine)
-    base = engine.store.latest_model(EXPERIMENT.name)
-    assert base is not None
-    engine.plan(EXPERIMENT, 1, base.digest, (NORTH, SOUTH), (NORTH,))
-
-
-def received(site: SiteId) -> tuple[events.Received, Envelope]:
-    envelope = Envelope(UPDATE_TYPE, b"payload", b"s", b"c")
-    return events.Received(site, 1, sha256(b"payload"), Digest("e" * 64), 10), envelope
-
-
-async def deliver(engine: Engine, site: SiteId) -> None:
-    engine.dispatch(KEY, events.Accepted(site, 1))
-    event, envelope = received(site)
-    engine.dispatch(KEY, event, update=envelope)
 
 
 async def test_a_round_runs_through_and_every_step_is_in_the_journal(bench: Bench) -> None:

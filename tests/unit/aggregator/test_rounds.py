@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from aggregator import events
-from aggregator.rounds import Round, RoundState, TaskState, pending_effects, plan, step
+from aggregator.rounds import CAME_LATE, ENOUGH, LIVE, WITH_SITE, Round, RoundState, TaskState, pending_effects, plan, step
 from histofed.base.errors import Stale
 from histofed.base.ids import Digest, ExperimentId, RoundKey, SiteId
 
@@ -127,6 +127,44 @@ def test_a_site_outside_the_sample_has_no_task() -> None:
         step(opened(), events.Accepted(C, 1))
 
 
+def test_a_round_with_more_sites_than_it_needs_closes_when_enough_are_in() -> None:
+    state = plan(KEY, BASE, (A, B, C), (A, B, C), 1, 2, 60, enough=2)
+    state = admit(run(state, events.Opened(NOW), events.Accepted(B, 1)), A)
+    assert (state.state, state.enough) == (RoundState.OPEN, 2)
+    state = run(state, events.Accepted(C, 1), received(C))
+    state, effects = step(state, events.Admitted(C))
+    assert (state.state, state.admitted) == (RoundState.AGGREGATING, (A, C))
+    assert (state.task(B).state, state.task(B).reason) == (TaskState.EXPIRED, ENOUGH)
+    assert effects == (events.Withdraw(B, ENOUGH), events.Aggregate((A, C)))
+    with pytest.raises(Stale, match=ENOUGH):
+        step(state, received(B))
+
+
+def test_enough_updates_wait_for_one_that_was_acknowledged() -> None:
+    state = plan(KEY, BASE, (A, B, C), (A, B, C), 1, 2, 60, enough=1)
+    state = run(state, events.Opened(NOW), events.Accepted(B, 1), received(B))
+    state = admit(state, A)
+    assert (state.state, state.task(C).state) == (RoundState.OPEN, TaskState.EXPIRED)
+    state, effects = step(state, events.Admitted(B))
+    assert effects == (events.Aggregate((A, B)),), "what was handed over in time is averaged"
+
+
+def test_a_round_never_closes_below_its_quorum() -> None:
+    assert plan(KEY, BASE, (A, B, C), (A, B, C), 3, 2, 60, enough=1).enough == 3
+    assert plan(KEY, BASE, (A, B), (A, B), 1, 2, 60, enough=5).enough == 2
+
+
+def test_a_late_update_changes_the_words_alone() -> None:
+    state = run(admit(opened(quorum=1), A), events.DeadlinePassed(NOW + timedelta(minutes=2)))
+    for ended in (state, run(state, events.Aggregated(MODEL, NOW))):
+        told, effects = step(ended, events.Late(B))
+        assert told.task(B).reason == f"the round's deadline passed{CAME_LATE}"
+        assert effects == ()
+        assert step(told, events.Late(B)) == (told, ())
+        assert replace(told, tasks=ended.tasks) == ended
+        assert step(ended, events.Late(A)) == (ended, ()), "an admitted update is not late"
+
+
 def test_abandoning_withdraws_what_is_with_the_sites() -> None:
     state, effects = step(admit(opened(), A), events.Abandoned("cancelled"))
     assert (state.state, state.reason) == (RoundState.ABANDONED, "cancelled")
@@ -143,9 +181,9 @@ def test_a_restart_takes_up_exactly_what_is_open() -> None:
 class RoundMachine(RuleBasedStateMachine):
     """Any events in any order: the invariants of the module's docstring."""
 
-    @initialize(quorum=st.integers(1, 3), attempts=st.integers(1, 3))
-    def begin(self, quorum: int, attempts: int) -> None:
-        self.state = plan(KEY, BASE, (A, B, C), (A, B, C), quorum, attempts, 60)
+    @initialize(quorum=st.integers(1, 3), attempts=st.integers(1, 3), enough=st.integers(1, 3))
+    def begin(self, quorum: int, attempts: int, enough: int) -> None:
+        self.state = plan(KEY, BASE, (A, B, C), (A, B, C), quorum, attempts, 60, enough)
         self.first = self.state
         self.acknowledged: set[SiteId] = set()
 
@@ -203,6 +241,21 @@ class RoundMachine(RuleBasedStateMachine):
     def deadline(self, seconds: int) -> None:
         self.feed(events.DeadlinePassed(NOW + timedelta(seconds=seconds)))
 
+    @rule(site=st.sampled_from([A, B, C]))
+    def come_late(self, site: SiteId) -> None:
+        before = self.state
+        self.state, effects = step(before, events.Late(site))
+        assert effects == ()
+        changed = [task for task, old in zip(self.state.tasks, before.tasks, strict=True) if task != old]
+        assert all(task.state is TaskState.EXPIRED and task.reason.endswith(CAME_LATE) for task in changed)
+        assert replace(self.state, tasks=before.tasks) == before
+
+    @rule(reason=st.just("cancelled"))
+    def abandon(self, reason: str) -> None:
+        self.feed(events.Abandoned(reason))
+        assert self.state.ended
+        self.acknowledged.clear()  # whatever was acknowledged is thrown away, as the operator ordered
+
     @rule()
     def commit(self) -> None:
         if self.state.state is RoundState.AGGREGATING:
@@ -210,7 +263,7 @@ class RoundMachine(RuleBasedStateMachine):
 
     @invariant()
     def the_plan_never_changes(self) -> None:
-        same = ("key", "base", "eligible", "quorum", "attempts", "deadline_s", "kind", "sampled")
+        same = ("key", "base", "eligible", "quorum", "attempts", "deadline_s", "kind", "sampled", "enough")
         assert all(getattr(self.state, name) == getattr(self.first, name) for name in same)
 
     @invariant()
@@ -228,6 +281,14 @@ class RoundMachine(RuleBasedStateMachine):
                 state, _ = step(state, events.Admitted(task.site))
         state, _ = step(state, events.DeadlinePassed(NOW + timedelta(days=1)))
         assert state.state in {RoundState.AGGREGATING, RoundState.ABANDONED, RoundState.COMMITTED}
+
+    @invariant()
+    def nobody_works_for_a_round_that_has_enough_or_has_ended(self) -> None:
+        states = {task.state for task in self.state.tasks}
+        if len(self.state.admitted) >= self.state.enough:
+            assert not states & WITH_SITE
+        if self.state.ended or self.state.state is RoundState.AGGREGATING:
+            assert not states & LIVE
 
     @invariant()
     def enough_updates_are_in_every_aggregate(self) -> None:

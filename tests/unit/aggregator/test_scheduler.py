@@ -38,6 +38,17 @@ def test_the_sample_is_the_fraction_rounded_up_and_never_below_the_minimum(fract
     assert (len(move.sample), move.eligible, move.number) == (count, tuple(sorted(SITES)), 1)
 
 
+@pytest.mark.parametrize(
+    ("fraction", "oversample", "sampled", "enough"), [(0.5, 1.0, 2, 2), (0.5, 1.5, 3, 2), (0.5, 1.1, 3, 2), (1.0, 2.0, 4, 4)]
+)
+def test_over_sampling_asks_more_sites_than_the_round_waits_for(
+    fraction: float, oversample: float, sampled: int, enough: int
+) -> None:
+    move = next_move(experiment(fraction=fraction, oversample=oversample), 0, (), SITES)
+    assert isinstance(move, Plan)
+    assert (len(move.sample), move.enough) == (sampled, enough)
+
+
 def test_the_sample_depends_on_experiment_round_and_eligible_sites_alone() -> None:
     again = [next_move(experiment(fraction=0.5), 1, (past(1, RoundState.COMMITTED),), frozenset(SITES)) for _ in range(3)]
     assert again[0] == again[1] == again[2]
@@ -84,6 +95,12 @@ def test_numbers_go_on_after_an_abandoned_round() -> None:
 def test_an_experiment_whose_rounds_keep_failing_ends_with_the_reason() -> None:
     recent = (past(1, RoundState.ABANDONED), past(2, RoundState.ABANDONED))
     assert next_move(experiment(), 0, recent, SITES) == GiveUp("2 rounds in a row were abandoned; the last: nobody came")
+
+
+def test_failures_before_a_resume_do_not_count() -> None:
+    recent = (past(1, RoundState.ABANDONED), past(2, RoundState.ABANDONED))
+    assert isinstance(next_move(experiment(), 0, recent, SITES, forgiven=1), Plan)
+    assert isinstance(next_move(experiment(), 0, recent, SITES, forgiven=0), GiveUp)
 
 
 def test_an_experiment_ends_when_its_rounds_are_committed() -> None:

@@ -179,6 +179,14 @@ def test_an_experiment_name_is_taken_for_ever_and_an_ended_one_stays_ended(store
     assert (store.experiment("demo").state, store.experiment("demo").reason) == ("failed", "why")
 
 
+def test_a_site_hears_which_of_its_experiments_have_ended(store: Store) -> None:
+    submit(store)
+    assert store.ended_experiments(["demo", "unknown"]) == ()
+    store.set_experiment(DEMO, "cancelled")
+    assert store.ended_experiments(["demo", "unknown"]) == ("demo",)
+    assert store.ended_experiments([]) == ()
+
+
 def test_models_are_found_by_digest_beginning_or_experiment(store: Store, clock: FakeClock) -> None:
     submit(store)
     first = model(clock)

@@ -72,6 +72,25 @@ def test_experiments(histofed: Histofed, tmp_path: Path, aggregator: RunningAggr
     assert "1 of 2 committed" in histofed("experiments", "show", "demo").out
 
 
+def test_steering_says_what_still_goes_on(histofed: Histofed, aggregator: RunningAggregator) -> None:
+    paused = histofed("experiments", "pause", "demo", "--reason", "the GPUs are needed")
+    assert paused.out == (
+        "Experiment demo is paused: round 2, which is open, goes on to its end or its deadline; none follows.\n"
+    )
+    assert "the next round begins" in histofed("experiments", "resume", "demo").out
+    cancelled = histofed("experiments", "cancel", "demo", "--json").document["experiment"]
+    assert (cancelled["state"], cancelled["open_round"]) == ("cancelled", 0)
+    assert aggregator.servicer.steered == [("PAUSED", "the GPUs are needed"), ("RUNNING", ""), ("CANCELLED", "")]
+
+
+@pytest.mark.parametrize("order", ["pause", "resume", "cancel"])
+def test_steering_what_has_ended_is_refused_in_words(histofed: Histofed, order: str) -> None:
+    refused = histofed("experiments", order, "done")
+    assert (refused.code, refused.out) == (65, "")
+    assert "experiment done is finished" in refused.error
+    assert histofed("experiments", order, "other").code == 65
+
+
 def test_sites(histofed: Histofed) -> None:
     north, west = histofed("sites", "list", "--json").document["sites"]
     assert north["connected"] is True

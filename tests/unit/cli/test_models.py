@@ -53,6 +53,18 @@ def test_a_pulled_model_is_verified_offline(
     assert histofed("models", "verify", str(out), "--ca", str(config.parent / "ca.crt")).code == 65
 
 
+def test_a_model_whose_files_were_removed_is_told_before_anything_is_fetched(
+    histofed: Histofed, model: SignedModel, aggregator: RunningAggregator, tmp_path: Path
+) -> None:
+    aggregator.servicer.removed_at = "2026-01-02T03:04:05.000000Z"
+    out = tmp_path / "model.safetensors"
+    refused = histofed("models", "pull", "demo", "--out", str(out))
+    assert refused.code == 65
+    assert "were removed at 2026-01-02 03:04:05 by the aggregator's [retention]" in refused.error
+    assert not out.exists()
+    assert "removed 2026-01-02 03:04:05" in histofed("models", "list").out
+
+
 def test_another_part_can_be_pulled(histofed: Histofed, model: SignedModel, tmp_path: Path) -> None:
     out = tmp_path / "shared.safetensors"
 

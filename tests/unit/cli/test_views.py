@@ -23,7 +23,7 @@ def test_a_round_in_a_list_has_the_promised_keys() -> None:
 
     promised = "experiment round state sampled admitted refused model_digest opened_at committed_at"
     assert words(promised) <= keys(found)
-    assert keys(found) == words(promised) | {"reason", "eligible", "base_digest", "deadline", "metrics"}
+    assert keys(found) == words(promised) | {"reason", "eligible", "base_digest", "deadline", "metrics", "quorum", "enough"}
 
 
 def test_a_round_with_its_tasks_adds_them() -> None:
@@ -47,13 +47,13 @@ def test_the_other_documents_have_their_keys() -> None:
         "version federation now started_at sites_connected sites_enrolled journal_records conditions experiments"
     )
     assert keys(document(experiment())) == words(
-        "name recipe state reason rounds rounds_committed sha256 submitted_by created_at ended_at model_digest"
+        "name recipe state reason rounds rounds_committed sha256 submitted_by created_at ended_at model_digest open_round"
     )
     assert keys(document(Site("a", True, None, None, "", None, 0))) == words(
         "name connected enrolled_at last_seen_at version certificate_expires_at updates_admitted"
     )
     model = Model("ab", "demo", 1, "candidate", (Part("shared", "ab", 1, False),), None)
-    assert keys(document(model)) == words("digest experiment round state parts created_at")
+    assert keys(document(model)) == words("digest experiment round state parts created_at removed_at")
     assert keys(json.loads(json.dumps(document(model)))["parts"][0]) == words("name sha256 bytes release")
     assert keys(document(Token("a", "line", "then"))) == {"site", "join_line", "expires_at"}
     assert keys(document(sight(None))) == {"experiment", "round"}

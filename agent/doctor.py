@@ -1,0 +1,217 @@
+"""`histofed-agent doctor`: what is wrong with this site, and what to do. It changes nothing.
+
+It reads configuration and state as the daemon would and knocks at the aggregator's door without saying anything. It may run
+beside the daemon. No word of it names anything below the data root.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any, Final
+
+from agent.config import AgentConfig, DataConfig
+from agent.consent import load_policy
+from agent.layout import Layout, aggregator_address
+from agent.link import own_site
+from agent.state import SCHEMA
+from histofed.audit import verify
+from histofed.base import checkup
+from histofed.base.clock import Clock, from_iso
+from histofed.base.config import Loaded
+from histofed.base.doctor import Check, Doubt
+from histofed.base.durable import free_bytes
+from histofed.base.errors import (
+    AggregatorUnavailable,
+    BadData,
+    ConfigError,
+    NotEnrolled,
+    TrainingFailed,
+    VersionMismatch,
+)
+from histofed.pki.credentials import Credentials
+from histofed.transport.diagnose import probe, split
+
+ENROLL: Final = "histofed-agent enroll"
+RESERVE: Final = 2 * 2**30
+"""Bytes that one task wants: the global model, a checkpoint, the update."""
+SOON: Final = timedelta(hours=24)
+"""A certificate that ends so soon was not renewed at half its life, as it should have been."""
+PROBE_S: Final = 120.0
+"""Longest wait for torch to be imported."""
+
+
+def checks(loaded: Loaded[AgentConfig], clock: Clock) -> Iterable[Check]:
+    """Every check, the ones that others depend on first."""
+    config, layout = loaded.config, Layout(loaded.config.state_dir)
+    yield Check("configuration", lambda: f"valid, {len(loaded.sources)} settings are not the default")
+    yield Check("consent", lambda: consent(config.consent))
+    yield Check("data", lambda: data(config.data))
+    yield Check("training", lambda: training(config))
+    yield Check("state", lambda: checkup.state_directory(layout.root, RESERVE, ENROLL))
+    if not layout.identity.exists():
+        yield Check("certificate", lambda: certificate(layout.identity, clock))
+        return  # without an identity there is nothing to connect as, and no daemon that ran
+    yield Check("certificate", lambda: certificate(layout.identity, clock))
+    yield Check("daemon", lambda: checkup.running(layout.lock, "histofed-agent run, or systemctl start histofed-agent"))
+    yield Check("name", lambda: name(aggregator_address(config.aggregator, layout)))
+    yield Check("aggregator", lambda: reach(aggregator_address(config.aggregator, layout), layout.identity, clock))
+    yield Check("clock", lambda: checkup.clock(clock.now(), _newest(layout.journal)))
+    if not layout.outbox.is_dir():
+        yield Check("journal", lambda: Doubt("there is none yet; the daemon's first start makes it"))
+        return
+    yield Check("journal", lambda: verify.examine(layout.journal))
+    yield Check("database", lambda: database(layout.state))
+    yield Check("outbox", lambda: outbox(layout.outbox))
+    yield Check("cache", lambda: cache(config.data, layout))
+
+
+def consent(path: Path) -> str | Doubt:
+    """The hospital's file can be read. Raises `ConfigError`."""
+    policy = load_policy(path)
+    if policy.missing:
+        return Doubt(f"{path} does not exist: nothing is allowed to run here until the hospital writes it")
+    allowed = policy.consent
+    if not (allowed.experiments and allowed.recipes and allowed.maximum_steps):
+        return Doubt(f"{path} allows nothing to run: experiments, recipes and maximum_steps must all allow something")
+    return f"{path}: experiments {', '.join(allowed.experiments)}; at most {allowed.maximum_steps} steps"
+
+
+def data(config: DataConfig) -> str | Doubt:
+    """The tiles' folder is there, has something in it and can be read. Raises `ConfigError`, `BadData`."""
+    root = config.root
+    if root is None:
+        return Doubt("no [data] root is set: only experiments that read no tiles can run here")
+    if not root.is_dir():
+        raise ConfigError(f"data.root = {root} is not a folder; mount the tiles or correct the setting")
+    if not os.access(root, os.R_OK | os.X_OK):
+        raise ConfigError(f"data.root = {root} cannot be read by this user ({os.geteuid()}): give it the right to read")
+    with os.scandir(root) as entries:
+        seen = [(entry.is_dir(), os.access(entry.path, os.R_OK)) for entry in entries]
+    if not any(is_folder for is_folder, _ in seen):
+        raise BadData(f"data.root = {root} has no folder in it: tiles lie in one folder per class; is the disk mounted?")
+    if closed := sum(not readable for _, readable in seen):
+        raise ConfigError(f"{closed} of {len(seen)} entries of data.root cannot be read by this user ({os.geteuid()})")
+    if os.access(root, os.W_OK):
+        return Doubt(f"{root}, {len(seen)} entries; this user can write there: mount it read-only, the agent only reads")
+    return f"{root}, {len(seen)} entries, read-only"
+
+
+def training(config: AgentConfig) -> str | Doubt:
+    """torch can be imported, and finds the device that is configured; looked at in a child process.
+
+    Raises `ConfigError` for a device that is not there, `TrainingFailed` when torch does not even start.
+    """
+    try:
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", "histofed.training.probe"],
+            capture_output=True,
+            text=True,
+            timeout=PROBE_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise TrainingFailed(
+            f"torch did not start within {PROBE_S:.0f} s: is the machine overloaded, a GPU hung?"
+        ) from error
+    if done.returncode != 0:
+        return _no_torch(done, config)
+    found: dict[str, Any] = json.loads(done.stdout)
+    gpus, device = found["gpus"], config.trainer.device
+    index = int(device.partition(":")[2] or 0)
+    if device.startswith("cuda") and index >= len(gpus):
+        raise ConfigError(
+            f"trainer.device = {device}, and torch {found['torch']} finds {len(gpus)} GPUs: look at nvidia-smi and at "
+            "the CUDA version of torch, or set device = cpu"
+        )
+    where = f"GPU {', '.join(gpus)}" if gpus and device != "cpu" else f"CPU ({found['cpu']}, {found['threads']} threads)"
+    words = f"torch {found['torch']} on {where}"
+    if where.startswith("CPU") and found["cpu"] == "DEFAULT":
+        return Doubt(f"{words}: this processor shows no vector instructions, training will be many times slower")
+    return words
+
+
+def _no_torch(done: subprocess.CompletedProcess[str], config: AgentConfig) -> Doubt:
+    """Missing where no tiles are is no harm; anything else is."""
+    last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+    if "No module named" in last and config.data.root is None:
+        return Doubt("torch is not installed: only experiments that need none can run here")
+    raise TrainingFailed(f"torch cannot be used here ({last}): install histofed with its training extra, or repair it")
+
+
+def certificate(path: Path, clock: Clock) -> str | Doubt:
+    """This site's identity is whole and valid. Raises what `Credentials.load` raises, and `NotEnrolled` at its end."""
+    credentials = Credentials.load(path)
+    site, now = own_site(credentials), clock.now()
+    span = f"{credentials.not_before:%Y-%m-%d %H:%M} to {credentials.not_after:%Y-%m-%d %H:%M} UTC"
+    if not credentials.not_before <= now <= credentials.not_after:
+        raise NotEnrolled(
+            f"the certificate of {site} is valid from {span}, and it is {now:%Y-%m-%d %H:%M}: set the clock, or enrol again"
+        )
+    if credentials.not_after - now < SOON:
+        return Doubt(
+            f"{site}, valid {span}: it should have been renewed; does the daemon run, does it reach the aggregator?"
+        )
+    return f"{site}, valid {span}"
+
+
+def name(address: str) -> str:
+    """The aggregator's name leads to an address. Raises `AggregatorUnavailable`."""
+    host, port = split(address)
+    try:
+        found = sorted({str(entry[4][0]) for entry in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)})
+    except OSError as error:
+        raise AggregatorUnavailable(
+            f"the name {host} of the aggregator cannot be resolved ({error.strerror}): check it, and the DNS"
+        ) from error
+    return f"{host} is {', '.join(found)}"
+
+
+def reach(address: str, identity: Path, clock: Clock) -> str:
+    """TCP, TLS 1.3, the aggregator's certificate, and ours in its eyes. Raises what `diagnose.probe` found."""
+    credentials = Credentials.load(identity)
+    error = probe(address, credentials.ca_pem, credentials, clock.now())
+    if error is not None:
+        raise error
+    return f"{address} answers over TLS 1.3 and accepts our certificate"
+
+
+def database(path: Path) -> str:
+    """Its pages are sound and its schema is known. Raises `NotFound`, `BadData`, `VersionMismatch`."""
+    with checkup.opened(path) as connection:
+        (schema,) = connection.execute("PRAGMA user_version").fetchone()
+    if schema > SCHEMA:
+        raise VersionMismatch(f"the state was written by a newer histofed (schema {schema}): install that version again")
+    return f"sound, schema {schema}"
+
+
+def outbox(folder: Path) -> str | Doubt:
+    """Nothing waits for a verdict."""
+    waiting = sum(1 for entry in folder.iterdir() if entry.is_dir())
+    if waiting:
+        return Doubt(f"{waiting} finished updates wait for the aggregator; they go out when it is reached")
+    return "empty"
+
+
+def cache(config: DataConfig, layout: Layout) -> str | Doubt:
+    """Decoded tiles are within their bound, and the disk has room for it."""
+    folder = config.cache_dir or layout.tile_cache
+    if config.cache_bytes == 0:
+        return "off: tiles are decoded for every task"
+    used = sum(path.stat().st_size for path in folder.glob("*") if path.is_file()) if folder.is_dir() else 0
+    words = f"{checkup.megabytes(used)} of {checkup.megabytes(config.cache_bytes)}"
+    there = next(path for path in (folder, *folder.parents) if path.exists())
+    if used + free_bytes(there) < config.cache_bytes:
+        return Doubt(f"{words}, and its disk has no room for the rest: lower data.cache_bytes or move data.cache_dir")
+    return words
+
+
+def _newest(journal: Path) -> datetime | None:
+    record = verify.newest(journal) if journal.is_dir() else None
+    return None if record is None else from_iso(record.recorded)

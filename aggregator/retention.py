@@ -1,0 +1,129 @@
+"""How much of the past stays on the disk: model files, events, signed manifests. Never the audit journal.
+
+What goes is decided by a pure function (`expendable`), journalled, written to the database, and only then removed:
+
+    decide -> journal -> rows say "removed" -> files that no row wants are swept
+
+A crash in between leaves files that nobody wants; the next sweep finds them. Nothing that is referenced is ever removed:
+the newest model of each experiment, released ones, what an open round starts from, uploads with their receipts, and, while
+a model is being made, files that no row names yet. The statement of a removed model stays: what was made, from whose
+updates, remains provable. The scheduler's turn calls `Retention.turn`.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Final
+
+from aggregator.config import RetentionRules
+from aggregator.engine import Engine
+from aggregator.rows import Held
+from histofed.audit.record import SYSTEM
+from histofed.base import durable
+from histofed.base.clock import Clock
+from histofed.base.durable import failpoint
+from histofed.base.errors import CannotWriteState
+from histofed.base.health import Health
+from histofed.base.ids import Digest, ExperimentId, Json
+from histofed.telemetry.logs import fields
+from histofed.transport.store import BlobStore
+
+log = logging.getLogger(__name__)
+
+TURN_S: Final = 60.0
+"""Seconds between two looks when no round ended in between."""
+MODELS_AT_ONCE: Final = 16
+"""Models that one turn removes, so that the daemon's loop never stands still for long."""
+ROUNDS_AT_ONCE: Final = 200
+"""Rounds of an experiment whose details one turn removes."""
+
+
+def expendable(models: Sequence[Held], bases: frozenset[Digest], rules: RetentionRules) -> tuple[Digest, ...]:
+    """The models whose files may go, oldest first. `bases` are the models that open rounds start from."""
+    newest: dict[ExperimentId, list[Held]] = {}
+    for model in sorted(models, key=lambda model: model.round, reverse=True):
+        newest.setdefault(model.experiment, []).append(model)
+    needed = bases | {found[0].digest for found in newest.values()} | {model.digest for model in models if model.released}
+    too_many = {model.digest for found in newest.values() for model in found[rules.models :]} - needed
+    candidates = sorted((model for model in models if model.digest not in needed), key=lambda model: model.created_at)
+    gone = [model for model in candidates if model.digest in too_many]
+    if rules.bytes:
+        gone += _above(rules.bytes, [model for model in models if model not in gone], set(needed))
+    return tuple(model.digest for model in candidates if model in gone)
+
+
+def _above(limit: int, models: Sequence[Held], needed: set[Digest]) -> list[Held]:
+    """The oldest models, but for the needed ones, without which the files fit into `limit` bytes; each counts once."""
+    users = Counter(sha for model in models for sha in dict(model.parts))
+    total = sum({sha: size for model in models for sha, size in model.parts}.values())
+    gone = []
+    for model in sorted(models, key=lambda model: model.created_at):
+        if total <= limit:
+            break
+        if model.digest not in needed:
+            gone.append(model)
+            users.subtract(dict(model.parts).keys())
+            total -= sum(size for sha, size in dict(model.parts).items() if users[sha] == 0)
+    return gone
+
+
+class Retention:
+    """Applies the rules, a bounded step at each turn."""
+
+    def __init__(
+        self, *, engine: Engine, blobs: BlobStore, scratch: Path, rules: RetentionRules, clock: Clock, health: Health
+    ) -> None:
+        self._engine = engine
+        self._store = engine.store
+        self._blobs = blobs
+        self._scratch = scratch
+        self._rules = rules
+        self._clock = clock
+        self._health = health
+        self._seen: tuple[int, float] | None = None
+
+    def turn(self) -> None:
+        """Look, when a round ended or a minute has passed. A disk that refuses is told and tried again: never raises."""
+        ended, now = self._engine.rounds_ended, self._clock.monotonic()
+        if self._seen is not None and self._seen[0] == ended and now - self._seen[1] < TURN_S:
+            return
+        self._seen = ended, now
+        try:
+            left = self.apply()
+        except CannotWriteState as error:
+            log.error("the past cannot be cleared away", extra=fields(reason=str(error)))
+            self._health.set("retention", False, str(error))
+            return
+        self._health.set("retention", True, "what is not kept was removed")
+        if left:
+            self._seen = None
+
+    def apply(self) -> bool:
+        """One step; True when there is more to do. Raises `CannotWriteState`; then a later step makes it good."""
+        bases = frozenset(state.base for state in self._engine.open_rounds)
+        models = expendable(self._store.models_held(), bases, self._rules)
+        rounds = self._store.detailed_rounds_before(self._rules.rounds, ROUNDS_AT_ONCE)
+        some = models[:MODELS_AT_ONCE]
+        if some or rounds:
+            through = {name: number for name, (number, _) in rounds.items()}
+            subject: dict[str, Json] = {
+                "models": list(some),
+                "details_through_round": {str(name): number for name, number in through.items()},
+            }
+            self._engine.audit("retention.decided", SYSTEM, subject, reason="[retention] of the aggregator's configuration")
+            self._store.forget_past(some, through)
+            log.info("past cleared away", extra=fields(models=len(some), experiments=len(rounds)))
+            failpoint("aggregator.retention_decided")
+        swept = self._sweep()
+        return bool(models[MODELS_AT_ONCE:]) or any(more for _, more in rounds.values()) or swept == MODELS_AT_ONCE
+
+    def _sweep(self) -> int:
+        """Remove files that no row wants; not while a model is being made, because its row comes after its files."""
+        if self._engine.makes_models:
+            return 0
+        for path in sorted(self._scratch.iterdir()):
+            durable.remove(path)
+        return self._blobs.sweep(self._store.parts_held().__contains__, MODELS_AT_ONCE)

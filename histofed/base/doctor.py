@@ -1,0 +1,102 @@
+"""What `doctor` is made of: small checks, each of which says in words what it saw, what is wrong and what to do.
+
+A check reads, connects, or binds a port and lets go of it again; it never changes state. One that finds something wrong
+raises the error that the daemon would raise, so that both say the same sentence; a `Doubt` is what should be looked at and
+stops nothing. `aggregator/doctor.py` and `agent/doctor.py` choose the checks, their command lines print the findings.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+from typing import Final, Literal, TypeAlias
+
+from histofed.base.errors import ConfigError, HistofedError
+
+log = logging.getLogger(__name__)
+
+State: TypeAlias = Literal["well", "doubt", "ill"]
+_MARKS: Final[dict[State, str]] = {"well": "ok", "doubt": "look", "ill": "WRONG"}
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """Something that may be meant so, and should be looked at."""
+
+    words: str
+
+
+@dataclass(frozen=True)
+class Check:
+    """One question."""
+
+    name: str
+    examine: Callable[[], str | Doubt]
+    """What is well, in words. Raises `HistofedError` for what must be repaired."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One answer."""
+
+    name: str
+    state: State
+    words: str
+    error: str = ""
+    """The error's class in the one table (`histofed/base/errors.py`); empty where nothing is wrong."""
+    code: int = 0
+    """The exit code with which the daemon would end for it."""
+
+
+def examine(checks: Iterable[Check]) -> tuple[Finding, ...]:
+    """Every check's finding, in order; one that fails stops no other."""
+    return tuple(map(_examine_one, checks))
+
+
+def _examine_one(check: Check) -> Finding:
+    try:
+        found = check.examine()
+    except HistofedError as error:
+        return Finding(check.name, "ill", str(error), type(error).__name__, error.exit_code)
+    except Exception as error:
+        log.exception("the check %s failed by itself; please report it", check.name)
+        words = f"the check itself failed with {type(error).__name__}; please report it"
+        return Finding(check.name, "ill", words, HistofedError.__name__, HistofedError.exit_code)
+    return Finding(check.name, "doubt", found.words) if isinstance(found, Doubt) else Finding(check.name, "well", found)
+
+
+@dataclass(frozen=True)
+class Diagnosis:
+    """Every finding."""
+
+    findings: tuple[Finding, ...]
+
+    @property
+    def exit_code(self) -> int:
+        """0 when nothing is wrong, else 1."""
+        return int(any(finding.state == "ill" for finding in self.findings))
+
+    def render(self, *, as_json: bool) -> str:
+        """A table for people, or one JSON document."""
+        if as_json:
+            document = {"well": self.exit_code == 0, "checks": [asdict(finding) for finding in self.findings]}
+            return json.dumps(document, ensure_ascii=False) + "\n"
+        width = max(len(finding.name) for finding in self.findings)
+        lines = [f"{_MARKS[finding.state]:<5}  {finding.name:<{width}}  {finding.words}" for finding in self.findings]
+        return "\n".join([*lines, "", self._summary()]) + "\n"
+
+    def _summary(self) -> str:
+        ill, doubts = (sum(finding.state == state for finding in self.findings) for state in ("ill", "doubt"))
+        if not ill and not doubts:
+            return f"All {len(self.findings)} checks are well."
+        return f"{len(self.findings)} checks: {ill} wrong, {doubts} to look at."
+
+
+def diagnosis(checks: Callable[[], Iterable[Check]]) -> Diagnosis:
+    """Run the checks; a configuration that cannot even be read is the one finding."""
+    try:
+        return Diagnosis(examine(checks()))
+    except ConfigError as error:
+        return Diagnosis((Finding("configuration", "ill", str(error), type(error).__name__, error.exit_code),))

@@ -1,0 +1,248 @@
+"""`histofed-agent doctor` at a healthy site, and after each thing that can go wrong with one."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+import os
+import subprocess
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from agent import doctor
+from agent.cli import main
+from agent.config import AgentConfig, DataConfig, TrainerConfig
+from agent.layout import Layout
+from histofed.base import checkup, durable
+from histofed.base.clock import Clock, FakeClock, SystemClock
+from histofed.base.config import Loaded
+from histofed.base.doctor import Doubt, Finding, diagnosis
+from histofed.base.errors import AggregatorUnavailable, BadData, ConfigError, NotEnrolled, TrainingFailed
+from histofed.pki.credentials import Credentials
+from tests.support.agent_site import CONSENT, AgentSite
+from tests.support.fake_aggregator import FakeAggregator
+from tests.support.federation import free_ports
+from tests.support.pki import Federation
+
+SITE = "north-clinic"
+PATIENT = "TCGA-AA-3713"
+PROBE = {"torch": "2.9.0", "cpu": "AVX2", "threads": 8, "gpus": ["NVIDIA H200"]}
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The kernel of a container may doubt its clock; torch takes seconds, and has a test of its own."""
+    monkeypatch.setattr(checkup, "kernel_keeps_time", lambda: True)
+    answers(monkeypatch, json.dumps(PROBE))
+
+
+def answers(monkeypatch: pytest.MonkeyPatch, out: str, code: int = 0, error: str = "") -> None:
+    """What the probe's process says."""
+    done = subprocess.CompletedProcess(["probe"], code, out, error)
+    monkeypatch.setattr(doctor.subprocess, "run", lambda *_, **__: done)
+
+
+@pytest.fixture
+def tiles(tmp_path: Path) -> Path:
+    """A root with one patient, closed against writing."""
+    folder = tmp_path / "tiles"
+    (folder / "TRAIN" / "MSIH").mkdir(parents=True)
+    (folder / "TRAIN" / "MSIH" / f"{PATIENT}.png").write_bytes(b"pixels")
+    (folder / PATIENT).mkdir()
+    return folder
+
+
+@pytest.fixture
+def federation() -> Federation:
+    return Federation()
+
+
+@pytest.fixture
+async def aggregator(tmp_path: Path, federation: Federation) -> AsyncIterator[FakeAggregator]:
+    async with FakeAggregator(tmp_path / "aggregator", federation) as running:
+        yield running
+
+
+@pytest.fixture
+async def site(tmp_path: Path, federation: Federation, aggregator: FakeAggregator, tiles: Path) -> AgentConfig:
+    """A site that has run and is stopped."""
+    async with AgentSite(tmp_path / "site", federation.site(SITE), aggregator.address) as built:
+        built.start()
+        await aggregator.wait_for("WaitForWork")
+        await built.stop()
+        built.journal.append("test.happened", subject={})
+        built.layout.root.chmod(0o700)
+    data = DataConfig(root=tiles, cache_bytes=10**6)
+    return AgentConfig(state_dir=built.layout.root, consent=built.consent, aggregator=aggregator.address, data=data)
+
+
+async def found(config: AgentConfig, clock: Clock | None = None) -> dict[str, Finding]:
+    checks = doctor.checks(Loaded(config, {}), clock or SystemClock())
+    done = await asyncio.to_thread(diagnosis, lambda: checks)
+    return {each.name: each for each in done.findings}
+
+
+def contents(state: Path) -> dict[str, str]:
+    files = sorted(path for path in state.rglob("*") if path.is_file())
+    return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+async def test_a_healthy_site_is_well_and_nothing_is_changed(site: AgentConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    may = os.access
+    monkeypatch.setattr(
+        os, "access", lambda path, mode: may(path, mode) and not (path == site.data.root and mode == os.W_OK)
+    )
+    before = contents(site.state_dir)
+    findings = await found(site)
+    assert {each.name: each.words for each in findings.values() if each.state != "well"} == {
+        "daemon": "it does not run: histofed-agent run, or systemctl start histofed-agent"
+    }
+    assert findings["training"].words == "torch 2.9.0 on GPU NVIDIA H200"
+    assert "accepts our certificate" in findings["aggregator"].words
+    assert contents(site.state_dir) == before
+
+
+async def test_no_word_names_anything_below_the_data_root(site: AgentConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    may = os.access
+    monkeypatch.setattr(os, "access", lambda path, mode: may(path, mode) and not str(path).endswith(PATIENT))
+    findings = await found(site)
+    assert findings["data"].words.startswith("1 of 2 entries of data.root cannot be read")
+    said = json.dumps([each.words for each in findings.values()])
+    assert PATIENT not in said
+    assert "MSIH" not in said
+
+
+def test_before_enrolment_the_first_step_is_named(tmp_path: Path) -> None:
+    config = AgentConfig(state_dir=tmp_path / "none", consent=tmp_path / "none.toml")
+    findings = {each.name: each for each in diagnosis(lambda: doctor.checks(Loaded(config, {}), SystemClock())).findings}
+    assert "run histofed-agent enroll first" in findings["state"].words
+    assert findings["certificate"].error == "NotEnrolled"
+    assert "aggregator" not in findings
+
+
+# --- the checks, one by one -------------------------------------------------------------------------------------------
+
+
+def test_consent(tmp_path: Path) -> None:
+    path = tmp_path / "consent.toml"
+    assert isinstance(doctor.consent(path), Doubt)
+    path.write_text('experiments = ["*"]\n')
+    assert "allows nothing to run" in doctor.consent(path).words  # type: ignore[union-attr]
+    path.write_text(CONSENT)
+    assert doctor.consent(path) == f"{path}: experiments *; at most 1000 steps"
+    path.write_text("experiment = 1\n")
+    with pytest.raises(ConfigError, match="did you mean 'experiments'"):
+        doctor.consent(path)
+
+
+def test_data(tmp_path: Path, tiles: Path) -> None:
+    assert isinstance(doctor.data(DataConfig()), Doubt)
+    with pytest.raises(ConfigError, match="mount the tiles"):
+        doctor.data(DataConfig(root=tmp_path / "none"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(BadData, match="is the disk mounted"):
+        doctor.data(DataConfig(root=tmp_path / "empty"))
+    writable = doctor.data(DataConfig(root=tiles))
+    assert isinstance(writable, Doubt)
+    assert "mount it read-only" in writable.words
+
+
+def test_a_root_that_cannot_be_read(tiles: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    with pytest.raises(ConfigError, match="give it the right to read"):
+        doctor.data(DataConfig(root=tiles))
+
+
+def test_training(monkeypatch: pytest.MonkeyPatch, tiles: Path) -> None:
+    config = AgentConfig(trainer=TrainerConfig(device="cuda:1"))
+    with pytest.raises(ConfigError, match=r"trainer.device = cuda:1, and torch 2.9.0 finds 1 GPUs"):
+        doctor.training(config)
+    assert doctor.training(AgentConfig(trainer=TrainerConfig(device="cpu"))) == "torch 2.9.0 on CPU (AVX2, 8 threads)"
+    answers(monkeypatch, json.dumps({**PROBE, "cpu": "DEFAULT", "gpus": []}))
+    assert "no vector instructions" in doctor.training(AgentConfig()).words  # type: ignore[union-attr]
+    answers(monkeypatch, "", 1, "Traceback\nModuleNotFoundError: No module named 'torch'\n")
+    assert isinstance(doctor.training(AgentConfig()), Doubt)
+    with pytest.raises(TrainingFailed, match="No module named 'torch'"):
+        doctor.training(AgentConfig(data=DataConfig(root=tiles)))
+    answers(monkeypatch, "", -11)
+    with pytest.raises(TrainingFailed, match="exit code -11"):
+        doctor.training(AgentConfig())
+
+
+def test_a_torch_that_hangs(monkeypatch: pytest.MonkeyPatch) -> None:
+    def hangs(*_: object, **__: object) -> None:
+        raise subprocess.TimeoutExpired("probe", 120)
+
+    monkeypatch.setattr(doctor.subprocess, "run", hangs)
+    with pytest.raises(TrainingFailed, match="a GPU hung"):
+        doctor.training(AgentConfig())
+
+
+def test_a_certificate_at_every_age(tmp_path: Path, federation: Federation) -> None:
+    path, now = tmp_path / "agent.pem", SystemClock().now()
+    with pytest.raises(NotEnrolled, match="enrol first"):
+        doctor.certificate(path, SystemClock())
+    federation.site(SITE).save(path)
+    assert doctor.certificate(path, FakeClock(now)).startswith(f"{SITE}, valid")  # type: ignore[union-attr]
+    soon = doctor.certificate(path, FakeClock(now + timedelta(days=6, hours=12)))
+    assert isinstance(soon, Doubt)
+    assert "should have been renewed" in soon.words
+    for away in (timedelta(days=8), timedelta(days=-30)):
+        with pytest.raises(NotEnrolled, match="set the clock, or enrol again"):
+            doctor.certificate(path, FakeClock(now + away))
+    path.chmod(0o640)
+    with pytest.raises(ConfigError, match="chmod 600"):
+        doctor.certificate(path, SystemClock())
+    federation.operator().save(path)
+    path.chmod(0o600)
+    with pytest.raises(NotEnrolled, match="not a site's"):
+        doctor.certificate(path, SystemClock())
+
+
+def test_a_name_that_leads_nowhere() -> None:
+    assert doctor.name("127.0.0.1:8443") == "127.0.0.1 is 127.0.0.1"
+    with pytest.raises(AggregatorUnavailable, match=r"no-such-name.invalid of the aggregator cannot be resolved"):
+        doctor.name("no-such-name.invalid:8443")
+
+
+async def test_an_aggregator_that_does_not_let_us_in(tmp_path: Path, site: AgentConfig) -> None:
+    assert site.aggregator is not None
+    path = tmp_path / "foreign.pem"
+    stranger: Credentials = Federation("other.example").site(SITE)
+    stranger.save(path)
+    with pytest.raises(Exception, match="is not the aggregator of this federation"):
+        await asyncio.to_thread(doctor.reach, site.aggregator, path, SystemClock())
+    (port,) = free_ports(1)
+    with pytest.raises(AggregatorUnavailable, match="nobody listens"):
+        await asyncio.to_thread(doctor.reach, f"127.0.0.1:{port}", Layout(site.state_dir).identity, SystemClock())
+
+
+def test_the_outbox_and_the_cache(tmp_path: Path) -> None:
+    layout = Layout(durable.make_directory(tmp_path / "state"))
+    folder = durable.make_directory(layout.outbox)
+    assert doctor.outbox(folder) == "empty"
+    durable.make_directory(folder / "pilot.1.train")
+    assert doctor.outbox(folder) == Doubt("1 finished updates wait for the aggregator; they go out when it is reached")
+    assert doctor.cache(DataConfig(cache_bytes=0), layout) == "off: tiles are decoded for every task"
+    durable.replace(durable.make_directory(layout.tile_cache) / "set.tiles", b"x" * 2_000_000)
+    assert doctor.cache(DataConfig(cache_bytes=4_000_000), layout) == "2 MB of 4 MB"
+    assert isinstance(doctor.cache(DataConfig(cache_bytes=10**18), layout), Doubt)
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "agent.toml"
+    path.write_text(f'state_dir = "{tmp_path / "none"}"\nconsent = "{tmp_path / "none.toml"}"\n')
+    assert main(["doctor", "--config", str(path), "--json"]) == 1
+    document = json.loads(capsys.readouterr().out)
+    assert document["well"] is False
+    assert [(each["error"], each["code"]) for each in document["checks"] if each["state"] == "ill"] == [
+        ("NotEnrolled", 77),
+        ("NotEnrolled", 77),
+    ]
+    path.write_text("stat_dir = 1\n")
+    assert main(["doctor", "--config", str(path)]) == 1
+    assert "did you mean 'state_dir'?" in capsys.readouterr().out

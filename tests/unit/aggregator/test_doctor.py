@@ -1,0 +1,222 @@
+"""`histofed-aggregator doctor` on a state of its own, and after each thing that can go wrong with one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import socket
+import sqlite3
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from aggregator import doctor, setup
+from aggregator.cli import main
+from aggregator.config import AggregatorConfig, Listen
+from aggregator.database import Database
+from aggregator.store import Store
+from histofed.audit.journal import Journal
+from histofed.base import checkup, durable
+from histofed.base.clock import FakeClock, SystemClock
+from histofed.base.config import Loaded
+from histofed.base.doctor import Finding, diagnosis
+from histofed.base.ids import Digest, ExperimentId
+from tests.support.engine_bench import Bench, StandInForge, running
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The state of a federation that has run, with one experiment."""
+    folder = tmp_path_factory.mktemp("template")
+    clock = SystemClock()
+    setup.create(AggregatorConfig(state_dir=folder / "state"), clock)
+    journal = Journal(folder / "state/journal", clock, "test")
+    for number in range(3):
+        journal.append("test.happened", subject={"number": number})
+    journal.close()
+    return folder / "state"
+
+
+@pytest.fixture
+def state(template: Path, tmp_path: Path) -> Path:
+    shutil.copytree(template, tmp_path / "state")
+    return tmp_path / "state"
+
+
+@pytest.fixture
+async def experienced(state: Path, tmp_path: Path) -> Path:
+    """With an experiment and the file of its first model."""
+    clock = FakeClock()
+    bench = Bench(durable.make_directory(tmp_path / "bench"), clock, StandInForge(clock))
+    async with bench.engine() as engine:
+        await running(engine)
+        shared = engine.store.part(bench.forge._model(0).digest, "shared")
+    durable.adopt(bench.folder / "state.db", state / "state.db")
+    durable.make_directory(state / "blobs")
+    durable.replace(state / "blobs" / shared.sha256, b"x" * shared.bytes)
+    return state
+
+
+def config(state: Path, **more: object) -> Loaded[AggregatorConfig]:
+    listen = Listen(grpc="127.0.0.1:0", enrolment="127.0.0.1:0", health="127.0.0.1:0", metrics="127.0.0.1:0")
+    return Loaded(AggregatorConfig(state_dir=state, listen=listen, **more), {})  # type: ignore[arg-type]  # test input
+
+
+def found(loaded: Loaded[AggregatorConfig], clock: SystemClock | FakeClock | None = None) -> dict[str, Finding]:
+    return {each.name: each for each in diagnosis(lambda: doctor.checks(loaded, clock or SystemClock())).findings}
+
+
+@pytest.fixture(autouse=True)
+def kept_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A container's kernel may say otherwise."""
+    monkeypatch.setattr(checkup, "kernel_keeps_time", lambda: True)
+
+
+def contents(state: Path) -> dict[str, str]:
+    files = sorted(path for path in state.rglob("*") if path.is_file())
+    return {str(path): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+async def test_a_healthy_aggregator_is_well_and_nothing_is_changed(experienced: Path) -> None:
+    before = contents(experienced)
+    findings = found(config(experienced))
+    assert {each.name: each.words for each in findings.values() if each.state == "ill"} == {}
+    assert [each.name for each in findings.values() if each.state == "doubt"] == ["daemon"]
+    assert findings["journal"].words == "3 records, the chain is whole"
+    assert findings["models"].words == "1 files, 0 MB"
+    assert contents(experienced) == before
+
+
+def test_before_init_one_sentence_says_what_to_do(tmp_path: Path) -> None:
+    findings = found(config(tmp_path / "none"))
+    ill = [each for each in findings.values() if each.state == "ill"]
+    assert [(each.name, each.error, each.code) for each in ill] == [("state", "NotEnrolled", 77)]
+    assert "run histofed-aggregator init first" in ill[0].words
+
+
+def test_before_its_first_start_only_the_database_is_missing(state: Path) -> None:
+    findings = found(config(state))
+    assert not [each for each in findings.values() if each.state == "ill"]
+    assert findings["database"].state == "doubt"
+
+
+def test_a_key_that_others_can_read(state: Path) -> None:
+    (state / "identity/ca.key").chmod(0o640)
+    finding = found(config(state))["keys"]
+    assert (finding.state, finding.error) == ("ill", "ConfigError")
+    assert "run chmod 600" in finding.words
+
+
+def test_a_key_that_is_gone(state: Path) -> None:
+    (state / "identity/token.key").unlink()
+    assert "restore a backup of the identity folder" in found(config(state))["keys"].words
+
+
+def test_a_federation_that_is_not_the_configured_one(state: Path) -> None:
+    finding = found(config(state, federation="other"))["CA"]
+    assert (finding.state, "'other'" in finding.words) == ("ill", True)
+
+
+@pytest.mark.parametrize(("days", "state_of_ca"), [(0, "well"), (3640, "doubt"), (3700, "ill")])
+def test_a_ca_that_comes_to_its_end(state: Path, days: int, state_of_ca: str) -> None:
+    assert found(config(state), FakeClock(SystemClock().now() + timedelta(days=days)))["CA"].state == state_of_ca
+
+
+def test_a_certificate_without_the_public_name(state: Path) -> None:
+    finding = found(config(state, public_hosts=("localhost", "hub.example.org")))["certificate"]
+    assert finding.state == "ill"
+    assert "does not have hub.example.org of public_hosts: remove" in finding.words
+    assert "cannot be resolved" in found(config(state, public_hosts=("no-such-name.invalid",)))["names"].words
+
+
+def test_a_certificate_that_the_next_start_renews_or_issues(state: Path) -> None:
+    later = FakeClock(SystemClock().now() + timedelta(days=400))
+    assert "next start renews it" in found(config(state), later)["certificate"].words
+    (state / "identity/aggregator.pem").unlink()
+    assert "next start issues it" in found(config(state))["certificate"].words
+
+
+def test_a_clock_behind_the_journal(state: Path) -> None:
+    behind = FakeClock(SystemClock().now() - timedelta(hours=3))
+    assert "the clock was set back" in found(config(state), behind)["clock"].words
+
+
+async def test_an_edited_journal(experienced: Path) -> None:
+    (segment,) = (experienced / "journal").glob("*.jsonl")
+    segment.write_bytes(segment.read_bytes().replace(b'"number":1', b'"number":7'))
+    finding = found(config(experienced))["journal"]
+    assert (finding.state, finding.error) == ("ill", "DigestMismatch")
+    assert "line 2" in finding.words
+
+
+async def test_a_journal_whose_last_line_was_torn_is_no_harm(experienced: Path) -> None:
+    (segment,) = (experienced / "journal").glob("*.jsonl")
+    segment.write_bytes(segment.read_bytes()[:-10])
+    finding = found(config(experienced))["journal"]
+    assert (finding.state, finding.words.split(";")[0]) == ("doubt", "2 records are whole")
+
+
+async def test_a_database_of_a_newer_release(experienced: Path) -> None:
+    with sqlite3.connect(experienced / "state.db") as connection:
+        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    connection.close()
+    assert found(config(experienced))["database"].error == "VersionMismatch"
+
+
+async def test_model_files_that_are_gone_or_cut_short(experienced: Path) -> None:
+    (blob,) = (experienced / "blobs").iterdir()
+    blob.write_bytes(b"")
+    finding = found(config(experienced))["models"]
+    assert finding.words.startswith("1 of 1 model files are missing or cut short")
+    database = Database(experienced / "state.db")
+    Store(database, SystemClock()).forget_past([the_model(experienced)], {ExperimentId("demo"): 0})
+    database.close()
+    assert found(config(experienced))["models"].state == "well", "retention's removals are not missing"
+
+
+def the_model(state: Path) -> Digest:
+    connection = sqlite3.connect(state / "state.db")
+    (found,) = connection.execute("SELECT digest FROM models").fetchone()
+    connection.close()
+    return Digest(found)
+
+
+def test_a_port_that_is_taken(state: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+        loaded = Loaded(AggregatorConfig(state_dir=state, listen=Listen(grpc=address)), {})
+        assert f"grpc {address} (Address already in use)" in found(loaded)["ports"].words
+
+
+# --- the command ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def file(state: Path, tmp_path: Path) -> Iterator[Path]:
+    path = tmp_path / "aggregator.toml"
+    ports = "\n".join(f'{name} = "127.0.0.1:0"' for name in ("grpc", "enrolment", "health", "metrics"))
+    path.write_text(f'state_dir = "{state}"\n[listen]\n{ports}\n')
+    yield path
+
+
+def test_the_command_ends_with_0_when_nothing_is_wrong(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["doctor", "--config", str(file)]) == 0
+    out = capsys.readouterr().out
+    assert "ok     configuration" in out
+    assert "WRONG" not in out
+
+
+def test_the_command_ends_with_1_when_something_is(file: Path, state: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (state / "identity/ca.key").chmod(0o644)
+    assert main(["doctor", "--config", str(file), "--json"]) == 1
+    document = json.loads(capsys.readouterr().out)
+    assert [each["name"] for each in document["checks"] if each["state"] == "ill"] == ["keys"]
+
+
+def test_a_configuration_that_is_wrong_is_the_finding(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file.write_text("stat_dir = 1\n")
+    assert main(["doctor", "--config", str(file)]) == 1
+    assert "did you mean 'state_dir'?" in capsys.readouterr().out

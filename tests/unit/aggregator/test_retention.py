@@ -1,0 +1,280 @@
+"""What may go, what must stay, and what a crash or a full disk in between leaves behind."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+from hypothesis import given
+from hypothesis import strategies as st
+
+from aggregator import events, schema
+from aggregator.config import RetentionRules
+from aggregator.engine import Engine
+from aggregator.retention import MODELS_AT_ONCE, Retention, expendable
+from aggregator.rounds import RoundState, TaskState
+from aggregator.rows import Held, ModelRow
+from aggregator.services.rounds import SitePermissions
+from aggregator.space import Space
+from histofed.base import durable
+from histofed.base.clock import FakeClock
+from histofed.base.errors import CannotWriteState, Stale
+from histofed.base.health import Health
+from histofed.base.ids import Digest, ExperimentId, RoundKey, sha256
+from histofed.pki.identity import Identity, Role
+from histofed.pki.signing import Envelope
+from histofed.statements import MODEL_TYPE, File, ModelStatement, encode
+from histofed.transport.gate import Caller
+from tests.support.engine_bench import ADMIN, EXPERIMENT, KEY, NORTH, SOUTH, Bench, StandInForge, opened, running
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+SERVER = sha256(b"the same server tensors in every model")
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Iterator[Bench]:
+    clock = FakeClock()
+    yield Bench(tmp_path, clock, StandInForge(clock))
+
+
+# --- the decision -----------------------------------------------------------------------------------------------------
+
+
+def held(experiment: str, number: int, size: int = 10, *, released: bool = False, shares: str = "") -> Held:
+    parts = ((sha256(f"{experiment} {number}".encode()), size), (sha256((shares or "common").encode()), 1))
+    return Held(
+        sha256(f"model {experiment} {number}".encode()),
+        ExperimentId(experiment),
+        number,
+        released,
+        NOW + timedelta(minutes=number),
+        parts,
+    )
+
+
+def rounds_left(models: list[Held], rules: RetentionRules, bases: frozenset[Digest] = frozenset()) -> list[int]:
+    gone = expendable(models, bases, rules)
+    return [model.round for model in models if model.digest not in gone]
+
+
+def test_the_newest_models_of_each_experiment_stay() -> None:
+    models = [held(name, number) for name in ("a", "b") for number in range(5)]
+    assert rounds_left(models, RetentionRules(models=2)) == [3, 4, 3, 4]
+
+
+def test_released_models_and_what_an_open_round_starts_from_stay() -> None:
+    models = [held("a", number, released=number == 1) for number in range(6)]
+    assert rounds_left(models, RetentionRules(models=1), frozenset({models[3].digest})) == [1, 3, 5]
+
+
+def test_above_the_limit_of_bytes_the_oldest_go_and_shared_files_count_once() -> None:
+    models = [held("a", number) for number in range(5)]
+    assert rounds_left(models, RetentionRules(bytes=5 * 10 + 1)) == [0, 1, 2, 3, 4]
+    assert rounds_left(models, RetentionRules(bytes=5 * 10)) == [1, 2, 3, 4]
+    assert rounds_left(models, RetentionRules(bytes=21)) == [3, 4]
+    assert rounds_left(models, RetentionRules(bytes=1)) == [4], "the newest stays whatever it costs"
+    assert rounds_left(models, RetentionRules(bytes=0)) == [0, 1, 2, 3, 4], "no limit"
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 30), st.integers(0, 50), st.booleans()), max_size=25),
+    st.sets(st.integers(0, 24)),
+    st.integers(1, 5),
+    st.integers(1, 400),
+)
+def test_nothing_that_is_needed_ever_goes_and_the_rest_fits(
+    facts: list[tuple[str, int, int, bool]], bases: set[int], most: int, limit: int
+) -> None:
+    models = list({(name, number): held(name, number, size, released=out) for name, number, size, out in facts}.values())
+    open_bases = frozenset(model.digest for index, model in enumerate(models) if index in bases)
+    gone = set(expendable(models, open_bases, RetentionRules(models=most, bytes=limit)))
+    newest = {
+        max((model for model in models if model.experiment == name), key=lambda m: m.round).digest
+        for name in {model.experiment for model in models}
+    }
+    needed = open_bases | newest | {model.digest for model in models if model.released}
+    assert not gone & needed
+    stay = [model for model in models if model.digest not in gone]
+    total = sum({sha: size for model in stay for sha, size in model.parts}.values())
+    assert total <= limit or {model.digest for model in stay} <= needed
+    for name in {model.experiment for model in models}:
+        ours = sorted((model for model in models if model.experiment == name), key=lambda model: -model.round)
+        assert {model.digest for model in ours[most:]} - needed <= gone
+
+
+# --- what is done -----------------------------------------------------------------------------------------------------
+
+
+def add_model(bench: Bench, engine: Engine, number: int) -> tuple[ModelRow, Digest]:
+    """A committed model with a file of its own and one that all share."""
+    shared = sha256(f"shared {number}".encode())
+    for data, name in ((f"shared {number}".encode(), shared), (b"the same server tensors in every model", SERVER)):
+        bench.blobs.path(name).write_bytes(data)
+    parts = {"shared": File(shared, 8), "server": File(SERVER, 38)}
+    payload = encode(ModelStatement("test", "demo", "1" * 64, "mean", number, "", parts, "server", "fedavg", []))
+    bench.clock.advance(1)
+    row = ModelRow(
+        sha256(payload), EXPERIMENT.name, number, "candidate", Envelope(MODEL_TYPE, payload, b"s", b"c"), bench.clock.now()
+    )
+    engine.store.add_first_model(row)
+    return row, shared
+
+
+def retention(bench: Bench, engine: Engine, rules: RetentionRules, health: Health | None = None) -> Retention:
+    return Retention(
+        engine=engine,
+        blobs=bench.blobs,
+        scratch=bench.scratch,
+        rules=rules,
+        clock=bench.clock,
+        health=health or Health(bench.clock, required=()),
+    )
+
+
+async def test_files_go_rows_and_statements_stay(bench: Bench) -> None:
+    async with bench.engine() as engine:
+        await running(engine)
+        made = [add_model(bench, engine, number) for number in range(1, 5)]
+        receipt = bench.blobs.path("e" * 64)
+        receipt.write_bytes(b"an update that is being judged")
+        receipt.with_name(f"{'e' * 64}.owner.received").touch()
+        (bench.scratch / "demo-3-shared.safetensors").write_bytes(b"left by a child that was killed")
+        assert retention(bench, engine, RetentionRules(models=2)).apply() is False
+        assert bench.blobs.digests() == {made[2][1], made[3][1], SERVER, Digest("e" * 64)}
+        assert list(bench.scratch.iterdir()) == []
+        old = engine.store.model(made[0][0].digest)
+        assert (old.statement, old.removed_at) == (made[0][0].statement, bench.clock.now())
+        assert engine.store.model(made[3][0].digest).removed_at is None
+        assert not engine.store.is_part(made[0][1])
+        before = bench.actions()
+        retention(bench, engine, RetentionRules(models=2)).apply()
+        assert bench.actions() == before, "what is done is not decided again"
+    (decided,) = [record for record in bench.audit() if record.action == "retention.decided"]
+    first = bench.forge._model(0).digest
+    assert decided.subject["models"] == [first, made[0][0].digest, made[1][0].digest]
+
+
+async def test_one_turn_is_bounded_and_the_next_goes_on(bench: Bench) -> None:
+    async with bench.engine() as engine:
+        await running(engine)
+        for number in range(1, MODELS_AT_ONCE + 6):
+            add_model(bench, engine, number)
+        turns = retention(bench, engine, RetentionRules(models=1))
+        assert turns.apply() is True
+        assert len(bench.blobs.digests()) == 7
+        turns.turn()
+        assert len(bench.blobs.digests()) == 2
+
+
+async def test_a_crash_between_the_rows_and_the_files_is_made_good(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with bench.engine() as engine:
+        await running(engine)
+        made = [add_model(bench, engine, number) for number in range(1, 4)]
+        monkeypatch.setattr(durable, "_armed", durable._parse("aggregator.retention_decided=ENOSPC"))
+        with pytest.raises(CannotWriteState):
+            retention(bench, engine, RetentionRules(models=1)).apply()
+        assert len(bench.blobs.digests()) == 4, "the rows say removed, the files are still here"
+    async with bench.engine() as engine:
+        engine.recover()
+        retention(bench, engine, RetentionRules(models=1)).apply()
+        assert bench.blobs.digests() == {made[2][1], SERVER}
+        assert bench.actions().count("retention.decided") == 1
+
+
+async def test_no_audit_no_removal(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    health = Health(bench.clock, required=(), loop_seconds=3600)
+    async with bench.engine() as engine:
+        await running(engine)
+        for number in range(1, 4):
+            add_model(bench, engine, number)
+
+        def full(*_: object, **__: object) -> None:
+            raise CannotWriteState("the disk is full")
+
+        turns = retention(bench, engine, RetentionRules(models=1), health)
+        monkeypatch.setattr(engine, "audit", full)
+        turns.turn()
+        assert len(bench.blobs.digests()) == 4
+        assert health.words() == "retention: the disk is full"
+        monkeypatch.undo()
+        turns.turn()
+        assert len(bench.blobs.digests()) == 4, "not before a minute has passed"
+        bench.clock.advance(60)
+        turns.turn()
+        assert (len(bench.blobs.digests()), health.words()) == (2, "all is well")
+
+
+async def test_nothing_is_swept_while_a_model_is_being_made(bench: Bench) -> None:
+    async with bench.engine() as engine:
+        engine.submit(EXPERIMENT, ADMIN)
+        assert engine.makes_models
+        stray = bench.blobs.path("d" * 64)
+        stray.write_bytes(b"its row comes next")
+        turns = retention(bench, engine, RetentionRules())
+        turns.apply()
+        assert stray.exists()
+
+
+async def test_events_and_manifests_of_old_rounds_go_and_the_rounds_stay(bench: Bench) -> None:
+    async with bench.engine() as engine:
+        await opened(engine)
+        for number in range(2, 6):
+            base = engine.store.latest_model(EXPERIMENT.name)
+            assert base is not None
+            engine.plan(EXPERIMENT, number, base.digest, (NORTH, SOUTH), (NORTH,))
+        assert rounds_with_events(engine) == {1, 2, 3, 4, 5}
+        retention(bench, engine, RetentionRules(rounds=2)).apply()
+        assert rounds_with_events(engine) == {4, 5}
+        assert len(engine.store.rounds("demo")) == 5
+
+
+def rounds_with_events(engine: Engine) -> set[int]:
+    with engine.store._database.reading() as connection:
+        return set(connection.execute(sa.select(schema.events.c.round)).scalars())
+
+
+# --- a disk that fills ------------------------------------------------------------------------------------------------
+
+
+def test_the_reserve_is_refused_in_words(tmp_path: Path) -> None:
+    space = Space(tmp_path, 100 * 2**20, lambda _: 150 * 2**20)
+    space.check(50 * 2**20)
+    with pytest.raises(CannotWriteState, match=r"150 MiB free, 51 MiB more would leave less than its reserve of 100 MiB"):
+        space.check(51 * 2**20)
+    Space(tmp_path, 1).check()
+
+
+async def test_below_the_reserve_no_round_begins_until_there_is_room(bench: Bench) -> None:
+    async with bench.engine() as engine:
+        await running(engine)
+        for site in (NORTH, SOUTH):
+            engine.fleet.connect(site, site)
+        full = bench.scheduler(engine, free=2**20)
+        full.tick()
+        assert engine.open_rounds == ()
+        assert "1 MiB free, less than its reserve of 256 MiB" in full.waiting_for(EXPERIMENT.name)
+        bench.scheduler(engine).tick()
+        assert engine.store.round(RoundKey(EXPERIMENT.name, 1)).state is RoundState.OPEN
+
+
+async def test_below_the_reserve_an_update_waits_and_its_task_stays(bench: Bench) -> None:
+    async with bench.engine() as engine:
+        await opened(engine)
+        engine.dispatch(KEY, events.Accepted(NORTH, 1))
+        task = engine.store.round(KEY).task_key(NORTH)
+        who = Caller(Identity("test", Role.SITE, NORTH), "01", b"", "ipv4:127.0.0.1:1")
+        free = 300 * 2**20
+        permissions = SitePermissions(engine, Space(bench.folder, 256 * 2**20, lambda _: free))
+        with pytest.raises(CannotWriteState, match="300 MiB free, 100 MiB more would leave less than its reserve"):
+            await permissions.may_upload(who, task, Digest("e" * 64), 100 * 2**20)
+        assert engine.store.round(KEY).task(NORTH).state is TaskState.ACCEPTED
+        free = 400 * 2**20
+        await permissions.may_upload(who, task, Digest("e" * 64), 100 * 2**20)
+        assert engine.store.round(KEY).task(NORTH).state is TaskState.UPLOADING
+        bench.clock.advance(EXPERIMENT.file.round.deadline_s)
+        bench.scheduler(engine).tick()
+        with pytest.raises(Stale, match="its update came too late"):
+            await permissions.may_upload(who, task, Digest("e" * 64), 10)

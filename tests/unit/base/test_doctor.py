@@ -1,0 +1,62 @@
+"""Checks and findings: one that fails stops no other, and words, JSON and exit code say the same."""
+
+from __future__ import annotations
+
+import json
+
+from histofed.base.doctor import Check, Doubt, Finding, diagnosis
+from histofed.base.errors import ConfigError, NotEnrolled
+
+
+def enrolled() -> str:
+    raise NotEnrolled("there is no identity: enrol first")
+
+
+def broken() -> str:
+    raise ZeroDivisionError
+
+
+def test_one_bad_check_stops_no_other() -> None:
+    found = diagnosis(
+        lambda: (
+            Check("a", lambda: "fine"),
+            Check("b", enrolled),
+            Check("c", broken),
+            Check("d", lambda: Doubt("look at it")),
+        )
+    )
+    assert found.findings == (
+        Finding("a", "well", "fine"),
+        Finding("b", "ill", "there is no identity: enrol first", "NotEnrolled", 77),
+        Finding("c", "ill", "the check itself failed with ZeroDivisionError; please report it", "HistofedError", 70),
+        Finding("d", "doubt", "look at it"),
+    )
+    assert found.exit_code == 1
+    document = json.loads(found.render(as_json=True))
+    assert document["well"] is False
+    assert document["checks"][1] == {
+        "name": "b",
+        "state": "ill",
+        "words": "there is no identity: enrol first",
+        "error": "NotEnrolled",
+        "code": 77,
+    }
+    lines = found.render(as_json=False).splitlines()
+    assert lines[1].split(maxsplit=2) == ["WRONG", "b", "there is no identity: enrol first"]
+    assert lines[-1] == "4 checks: 2 wrong, 1 to look at."
+
+
+def test_a_doubt_is_no_failure() -> None:
+    found = diagnosis(lambda: (Check("d", lambda: Doubt("look at it")),))
+    assert found.exit_code == 0
+    assert json.loads(found.render(as_json=True))["well"] is True
+    assert "All 1 checks are well." in diagnosis(lambda: (Check("a", lambda: "fine"),)).render(as_json=False)
+
+
+def test_a_configuration_that_cannot_be_read_is_the_one_finding() -> None:
+    def unreadable() -> tuple[Check, ...]:
+        raise ConfigError("agent.toml:3: there is no key 'sites'")
+
+    assert diagnosis(unreadable).findings == (
+        Finding("configuration", "ill", "agent.toml:3: there is no key 'sites'", "ConfigError", 78),
+    )
