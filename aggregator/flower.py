@@ -245,7 +245,7 @@ def _as_in(base: TensorFile, found: Mapping[str, Array], call: FlowerCall) -> di
 
 def _keep(strategy: Any, call: FlowerCall, base: TensorFile) -> Written | None:
     """Write what the strategy needs in its next round; None where it needs nothing. Raises `BadData`."""
-    kept = {}
+    kept: dict[str, Array] = {}
     for attribute in KEPT.get(call.strategy, ()):
         values = getattr(strategy, attribute)
         if values is None:  # a momentum of zero is never made
