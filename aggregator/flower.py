@@ -10,7 +10,7 @@ Invariants, because Flower does not keep them: the weights' sign, names, shapes,
 and after; quorum and sampling are decided before; the global generators are seeded by (experiment, round); an option that
 a strategy would tell the sites, and state that this module does not know, are refused, never dropped. Nothing dials out.
 
-Memory: a strategy holds every update, about (sites + 2) models and more for its own arithmetic. `aggregate.py` does not.
+Memory: a strategy holds every update and more for its own arithmetic (docs/architecture.md, "Strategies").
 
 `aggregator/worker.py` imports it when a job asks for it; `tests/unit/aggregator/test_flower.py` is the contract with Flower.
 """

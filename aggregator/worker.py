@@ -50,8 +50,9 @@ def main() -> int:
         output, code = encode_result(perform(decode_job(sys.stdin.buffer.read()))), 0
     except HistofedError as error:
         output, code = encode_error(error), error.exit_code
-    with os.fdopen(answer, "wb") as stream:
-        stream.write(output)
+    rest = memoryview(output)
+    while rest:
+        rest = rest[os.write(answer, rest) :]
     return code
 
 
