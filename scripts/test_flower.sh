@@ -19,7 +19,7 @@ for version in "${versions[@]}"; do
   tools=(pytest pytest-asyncio pytest-timeout hypothesis .)
   if ! "${pip[@]}" "${tools[@]}" "flwr==$version" 2>"$folder/words"; then
     # a release may ask for a package that is younger than an index: then on top of what the release before it needs
-    tail -n 3 "$folder/words" >&2
+    tail -n 3 "$folder/words" | cut -c 1-160 >&2
     echo "flwr $version cannot be installed as it asks; without its own wishes, over those of an earlier one" >&2
     "${pip[@]}" "${tools[@]}" "flwr<$version"
     "${pip[@]}" --no-deps "flwr==$version"
