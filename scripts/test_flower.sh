@@ -16,7 +16,7 @@ for version in "${versions[@]}"; do
   venv=$folder/$version
   "$python" -m venv "$venv"
   pip=("$venv/bin/python" -m pip install --quiet --disable-pip-version-check -c constraints.txt)
-  tools=(pytest pytest-asyncio pytest-timeout hypothesis .)
+  tools=(pytest pytest-asyncio pytest-timeout hypothesis -e .)  # -e leaves no build/ behind
   if ! "${pip[@]}" "${tools[@]}" "flwr==$version" 2>"$folder/words"; then
     # a release may ask for a package that is younger than an index: then on top of what the release before it needs
     tail -n 3 "$folder/words" | cut -c 1-160 >&2
