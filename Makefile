@@ -12,7 +12,7 @@ DEMO_ARGS ?=
 DEMO_FLAGS = $(if $(DATA),--data '$(DATA)') $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SIZE),--size $(SIZE)) $(DEMO_ARGS)
 PYTEST_ARGS ?=
 
-.PHONY: help setup demo demo-up demo-down test check format proto presets-table bench clean
+.PHONY: help setup demo demo-up demo-down test test-flower check format proto presets-table bench clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -35,6 +35,9 @@ demo-down: $(STAMP) ## Stop them
 
 test: $(STAMP) ## All tests (HISTOFED_TILES=DIR runs the end-to-end test on real tiles)
 	$(BIN)/pytest $(PYTEST_ARGS)
+
+test-flower: $(STAMP) ## The contract with Flower on three of its versions, in throw-away environments (downloads them)
+	scripts/test_flower.sh $(BIN)/python
 
 check: $(STAMP) $(BUF) ## Format, lint, types, imports, proto style and currency
 	$(BIN)/ruff format --check .

@@ -17,7 +17,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,6 +38,24 @@ class UpdateInput:
 
 
 @dataclass(frozen=True)
+class FlowerCall:
+    """One of Flower's strategies instead of the mean (`aggregator/flower.py`); checked by `aggregator/strategies.py`."""
+
+    strategy: str
+    """The class, for example `FedAdam`."""
+    options: Mapping[str, float | int | str]
+    """What its constructor is given."""
+    seed: int
+    """63 bits from (experiment, round), for the global generators that a strategy may draw from."""
+    metrics: Mapping[str, Mapping[str, float]]
+    """What each site reported of its training."""
+    state: Path | None
+    """What the strategy kept after the round before; None where there is none yet."""
+    out_state: Path
+    """Written where the strategy keeps anything."""
+
+
+@dataclass(frozen=True)
 class AggregateJob:
     """Everything the next model depends on. Paths are the aggregator's own."""
 
@@ -53,6 +71,8 @@ class AggregateJob:
     out_shared: Path
     out_server: Path | None
     """Needed where there are rules."""
+    flower: FlowerCall | None = None
+    """None for the mean."""
 
 
 @dataclass(frozen=True)
@@ -65,11 +85,13 @@ class Share:
 
 @dataclass(frozen=True)
 class AggregateResult:
-    """The two files that were written, durable, and each site's share, sorted by site."""
+    """The files that were written, durable, and each site's share, sorted by site."""
 
     shared: Written
     server: Written | None
     shares: tuple[Share, ...]
+    strategy: Written | None = None
+    """What a strategy of Flower's keeps for its next round."""
 
 
 def aggregate(job: AggregateJob) -> AggregateResult:
@@ -80,8 +102,8 @@ def aggregate(job: AggregateJob) -> AggregateResult:
     updates = tuple(sorted(job.updates, key=lambda update: update.site))
     shares = shares_of(updates)
     with contextlib.ExitStack() as stack:
-        base = stack.enter_context(_open(job.base, "the base model"))
-        files = [stack.enter_context(_open_update(update, base)) for update in updates]
+        base = stack.enter_context(open_tensors(job.base, "the base model"))
+        files = [stack.enter_context(open_update(update, base)) for update in updates]
         shared = save_stream(job.out_shared, _headers(base), averages(files, shares))
     server = follow(job.out_shared, job.state, job.rules, job.round, job.out_server) if job.rules else None
     return AggregateResult(shared, server, shares)
@@ -111,8 +133,8 @@ def follow(shared: Path, state: Path | None, rules: Sequence[ServerRule], round_
         raise BadData("the recipe keeps server tensors, but there is no file to write them to")
     ordered = sorted(rules, key=lambda rule: rule.target)
     with contextlib.ExitStack() as stack:
-        model = stack.enter_context(_open(shared, "the new model"))
-        before = stack.enter_context(_open(state, "the server tensors")) if state else None
+        model = stack.enter_context(open_tensors(shared, "the new model"))
+        before = stack.enter_context(open_tensors(state, "the server tensors")) if state else None
         _check_rules(ordered, model, before)
         headers = [(rule.target, *model.specs[rule.source].meaning[1:]) for rule in ordered]
         return save_stream(target, headers, _followers(ordered, model, before, round_number))
@@ -208,7 +230,8 @@ def _headers(file: TensorFile) -> list[tuple[str, str, tuple[int, ...]]]:
     return [spec.meaning for spec in file.specs.values()]
 
 
-def _open(path: Path, what: str) -> TensorFile:
+def open_tensors(path: Path, what: str) -> TensorFile:
+    """The tensors of a file of ours. Raises `BadData` naming `what` it is."""
     try:
         return TensorFile(path)
     except OSError as error:
@@ -217,8 +240,9 @@ def _open(path: Path, what: str) -> TensorFile:
         raise BadData(f"{what} cannot be used: {error}") from error
 
 
-def _open_update(update: UpdateInput, base: TensorFile) -> TensorFile:
-    file = _open(update.path, f"the update of site {update.site}")
+def open_update(update: UpdateInput, base: TensorFile) -> TensorFile:
+    """A site's tensors, which are those of `base` by name, type and shape. Raises `BadData` naming the site."""
+    file = open_tensors(update.path, f"the update of site {update.site}")
     try:
         check_same_meaning(file, base)
     except BadData as error:

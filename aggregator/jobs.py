@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
-from aggregator.aggregate import AggregateJob, AggregateResult, Share, UpdateInput
+from aggregator.aggregate import AggregateJob, AggregateResult, FlowerCall, Share, UpdateInput
 from histofed.base.errors import HistofedError, all_errors
 from histofed.base.ids import Json
 from histofed.recipes.contract import ServerRule
@@ -90,6 +90,7 @@ def decode_job(data: bytes) -> Job:
                 round=fields["round"],
                 out_shared=Path(fields["out_shared"]),
                 out_server=_path(fields["out_server"]),
+                flower=_flower(fields["flower"]),
             )
         case "initialise":
             return InitialiseJob(**fields | {name: Path(fields[name]) for name in ("out_shared", "out_server")})
@@ -118,7 +119,8 @@ def decode_result(job: Job, data: bytes) -> Result:
     match job:
         case AggregateJob():
             shares = tuple(Share(**share) for share in fields["shares"])
-            return AggregateResult(Written(**fields["shared"]), _written(fields["server"]), shares)
+            written = Written(**fields["shared"]), _written(fields["server"])
+            return AggregateResult(*written, shares, _written(fields["strategy"]))
         case InitialiseJob():
             return InitialiseResult(Written(**fields["shared"]), _written(fields["server"]))
         case InspectJob():
@@ -131,6 +133,12 @@ def _error(name: str, sentence: str) -> HistofedError:
 
 def _written(fields: dict[str, Any] | None) -> Written | None:
     return None if fields is None else Written(**fields)
+
+
+def _flower(fields: dict[str, Any] | None) -> FlowerCall | None:
+    if fields is None:
+        return None
+    return FlowerCall(**fields | {"state": _path(fields["state"]), "out_state": Path(fields["out_state"])})
 
 
 def _path(text: str | None) -> Path | None:

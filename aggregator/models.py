@@ -18,6 +18,7 @@ from aggregator.pool import Workers
 from aggregator.rounds import Round
 from aggregator.rows import ModelRow
 from aggregator.store import Store
+from aggregator.strategies import flower_call
 from histofed import statements, weights
 from histofed.base import durable
 from histofed.base.clock import Clock
@@ -32,8 +33,9 @@ from histofed.statements import Contribution, File, ModelStatement, UpdateManife
 from histofed.transport.store import BlobStore, owner_of
 from histofed.weights import Written
 
-SHARED, SERVER = "shared", "server"
-"""A model's parts: what sites train from, and what the aggregator keeps (the EMA generator)."""
+SHARED, SERVER, STRATEGY = "shared", "server", "strategy"
+"""A model's parts: what sites train from, what the aggregator keeps of the recipe's (the EMA generator), and what a strategy
+of Flower's keeps for its next round (FedAdam's moments): committed with the model or not at all."""
 
 
 @dataclass(frozen=True)
@@ -60,7 +62,7 @@ class ModelForge:
 
     async def first(self, experiment: Experiment) -> ModelRow:
         """The model that every site starts from; the same for the same experiment. Raises `BadData`."""
-        shared, server = self._outputs(f"{experiment.name}-0")
+        shared, server, _ = self._outputs(f"{experiment.name}-0")
         made = await self._workers.run(
             InitialiseJob(
                 recipe=experiment.file.recipe,
@@ -84,11 +86,11 @@ class ModelForge:
         return (await self._workers.run(job)).norm
 
     async def next(self, experiment: Experiment, state: Round) -> Made:
-        """The model after the round: the mean of the admitted updates. Raises `BadData`."""
+        """The model after the round: what the strategy makes of the admitted updates. Raises `BadData`."""
         manifests = {site: self._manifest(state, site) for site in state.admitted}
         rule = experiment.file.aggregation.weights
         base = decode_model(self._store.model(state.base).statement.payload)
-        shared, server = self._outputs(f"{experiment.name}-{state.key.number}")
+        shared, server, strategy = self._outputs(f"{experiment.name}-{state.key.number}")
         base_shared = self._blobs.path(Digest(base.parts[SHARED].sha256))
         rules = recipe(experiment.file.recipe).server_rules(
             experiment.file.recipe_config, tuple(spec.name for spec in weights.read_header(base_shared))
@@ -99,14 +101,22 @@ class ModelForge:
                 UpdateInput(site, self._blobs.path(_weights_of(manifest)), weight_of(manifest, rule))
                 for site, manifest in manifests.items()
             ),
-            state=self._blobs.path(Digest(base.parts[SERVER].sha256)) if SERVER in base.parts else None,
+            state=self._part_of(base, SERVER),
             rules=rules,
             round=state.key.number,
             out_shared=shared,
             out_server=server if rules else None,
+            flower=flower_call(
+                experiment,
+                state.key.number,
+                {site: manifest.metrics for site, manifest in manifests.items()},
+                self._part_of(base, STRATEGY),
+                strategy,
+            ),
         )
         made = await self._workers.run(job)
-        parts = await self._keep({SHARED: (shared, made.shared), SERVER: (server, made.server)})
+        written = {SHARED: (shared, made.shared), SERVER: (server, made.server), STRATEGY: (strategy, made.strategy)}
+        parts = await self._keep(written)
         failpoint("aggregator.aggregate_written")
         contributions = [
             Contribution(share.site, _weights_of(manifests[SiteId(share.site)]), share.weight) for share in made.shares
@@ -125,11 +135,14 @@ class ModelForge:
         for owner in self._blobs.owners() - known:
             self._blobs.forget(owner, self._store.is_part)
 
-    def _outputs(self, name: str) -> tuple[Path, Path]:
-        outputs = tuple(self._scratch / f"{name}-{part}.safetensors" for part in (SHARED, SERVER))
+    def _part_of(self, model: ModelStatement, name: str) -> Path | None:
+        return self._blobs.path(Digest(model.parts[name].sha256)) if name in model.parts else None
+
+    def _outputs(self, name: str) -> tuple[Path, Path, Path]:
+        outputs = tuple(self._scratch / f"{name}-{part}.safetensors" for part in (SHARED, SERVER, STRATEGY))
         for path in outputs:
             durable.remove(path)
-        return outputs[0], outputs[1]
+        return outputs[0], outputs[1], outputs[2]
 
     async def _keep(self, written: Mapping[str, tuple[Path, Written | None]]) -> dict[str, File]:
         """Move the files that were written to the blob store."""

@@ -5,7 +5,8 @@ alone. `python -m aggregator.worker PARENT` reads a job as JSON from standard in
 JSON document, and exits with 0 or the error's code. It dies with its parent.
 
 Start-up is part of every round, so only numpy and the standard library are imported for `aggregate` and `inspect`; torch
-comes with a recipe's workshop, for `initialise`. `aggregator/pool.py` starts it.
+comes with a recipe's workshop, for `initialise`, and Flower only with an `aggregate` that names a strategy of its own.
+`aggregator/pool.py` starts it.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import signal
 import sys
 from typing import Final
 
-from aggregator.aggregate import AggregateJob, aggregate, follow
+from aggregator.aggregate import AggregateJob, AggregateResult, aggregate, follow
 from aggregator.inspection import check_tensors
 from aggregator.jobs import (
     InitialiseJob,
@@ -41,23 +42,37 @@ _PR_SET_PDEATHSIG: Final = 1
 def main() -> int:
     """Do the job on standard input. Returns the exit code."""
     die_with(int(sys.argv[1]))
+    answer = os.dup(1)
+    os.dup2(2, 1)  # a library that prints must not end up in the answer
     try:
         output, code = encode_result(perform(decode_job(sys.stdin.buffer.read()))), 0
     except HistofedError as error:
         output, code = encode_error(error), error.exit_code
-    sys.stdout.buffer.write(output)
+    rest = memoryview(output)
+    while rest:
+        rest = rest[os.write(answer, rest) :]
     return code
 
 
 def perform(job: Job) -> Result:
     """Any job. Raises what it raises: `BadData`, `CannotWriteState`."""
     match job:
-        case AggregateJob():
+        case AggregateJob(flower=None):
             return aggregate(job)
+        case AggregateJob():
+            return _aggregate_with_flower(job)
         case InspectJob():
             return InspectResult(check_tensors(job.update, job.base, job.max_norm))
         case InitialiseJob():
             return _initialise(job)
+
+
+def _aggregate_with_flower(job: AggregateJob) -> AggregateResult:
+    try:
+        from aggregator import flower
+    except ImportError as error:
+        raise BadData(f"Flower cannot be imported ({error}): install histofed[flower] at the aggregator") from error
+    return flower.aggregate(job)
 
 
 def _initialise(job: InitialiseJob) -> InitialiseResult:

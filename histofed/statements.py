@@ -87,7 +87,7 @@ class Contribution:
     weights_sha256: str
     """The update's tensors; the site's signed manifest, in the aggregator's state and journal, names them too."""
     weight: float
-    """Share of the average, 0-1; all shares sum to 1."""
+    """Share of what all updates count by, 0-1; all shares sum to 1. Of the average, where the strategy is one."""
 
 
 @checked(frozen=True, config=_strict)

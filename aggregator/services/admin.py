@@ -17,6 +17,7 @@ from aggregator.rows import ExperimentRow
 from aggregator.scheduler import Scheduler
 from aggregator.services import convert
 from aggregator.store import OPEN_EXPERIMENTS
+from aggregator.strategies import check_strategy, flower_version
 from histofed import __version__
 from histofed.audit.journal import Journal
 from histofed.audit.record import Who
@@ -86,6 +87,7 @@ class OperatorServicer(admin_pb2_grpc.OperatorServiceServicer):
         who = caller(context)
         experiment = parse_experiment(request.toml)
         recipe(experiment.file.recipe).parse(experiment.file.recipe_config)
+        check_strategy(experiment.file, flower_version())
         try:
             self._engine.submit(experiment, Who(who.identity.uri, who.serial))
         except AlreadyThere:

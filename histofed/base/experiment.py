@@ -1,6 +1,7 @@
 """An experiment: data, never code. The operator's TOML file, checked by this one model at the aggregator and at each site.
 
-The `[config]` table belongs to the recipe and is checked by it (`histofed/recipes/contract.py`); here it is only carried.
+The `[config]` table belongs to the recipe and is checked by it (`histofed/recipes/contract.py`), and what `[aggregation]`
+says of a strategy of Flower's is checked by the aggregator (`aggregator/strategies.py`); here both are only carried.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -17,6 +18,8 @@ from histofed.base.ids import Digest, ExperimentId, experiment_id, sha256, site_
 
 SIZE_LIMIT = 64 * 1024
 """Bytes of an experiment file; a task offer carries the whole file."""
+FLOWER: Final = "flower:"
+"""Begins the name of a strategy of Flower's."""
 
 
 class _Table(BaseModel):
@@ -61,7 +64,10 @@ class RoundRules(_Table):
 class Aggregation(_Table):
     """How updates become the next model."""
 
-    strategy: Literal["fedavg"] = "fedavg"
+    strategy: str = "fedavg"
+    """`fedavg`, or `flower:NAME` for one of Flower's, for example `flower:FedAdam`."""
+    options: Mapping[str, Any] = Field(default_factory=dict)
+    """The numbers of a strategy of Flower's, for example `{ eta = 0.01 }`."""
     weights: Literal["tiles", "patients", "uniform"] = "tiles"
     """What a site's update counts by."""
     max_norm: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1e4
@@ -70,6 +76,19 @@ class Aggregation(_Table):
     """How an update's tensors are written."""
     max_update_bytes: Annotated[int, Field(ge=1024, le=1 << 34)] = 1 << 30
     """Larger updates are refused before their first byte."""
+
+    @model_validator(mode="after")
+    def _strategy(self) -> Aggregation:
+        if self.flower is None and self.strategy != "fedavg":
+            raise ValueError(f"{self.strategy[:60]!r} is no strategy; there are 'fedavg' and 'flower:NAME' (flower:FedAdam)")
+        if self.flower is None and self.options:
+            raise ValueError("fedavg has no options; only the strategies 'flower:NAME' do")
+        return self
+
+    @property
+    def flower(self) -> str | None:
+        """The name that Flower gives the strategy; None for our own."""
+        return self.strategy.removeprefix(FLOWER) if self.strategy.startswith(FLOWER) else None
 
 
 class ExperimentFile(_Table):

@@ -193,6 +193,22 @@ def test_an_arithmetic_that_dies_again_and_again_ends_the_daemon_and_not_the_rou
     check_end(lonely, "out-of-memory", toml, tmp_path)
 
 
+@pytest.mark.slow
+def test_a_strategy_with_moments_survives_the_death_of_child_and_daemon(lonely: Federation, tmp_path: Path) -> None:
+    """Round 1: the daemon dies with the aggregate on disk. Round 2: child, then daemon, die between model and moments."""
+    adam = f'{ALONE}\n[aggregation]\nstrategy = "flower:FedAdam"\noptions = {{ eta = 0.01 }}'
+    toml = mean_experiment("adam", 3, extra=adam)
+    begin_again(lonely, {"HISTOFED_FAILPOINTS": "aggregator.aggregate_written=kill"})
+    lonely.submit(toml)
+    assert lonely.daemons["aggregator"].wait_ended() == KILLED
+    # the model, the moments, then the tensors that follow
+    aggregator = begin_again(lonely, {"HISTOFED_FAILPOINTS": "replace.before_rename=kill:2"})
+    assert aggregator.wait_ended() == HistofedError.exit_code
+    assert aggregator.logged("aggregate process was killed by SIGKILL 3 times")
+    begin_again(lonely)
+    check_end(lonely, "adam", toml, tmp_path)
+
+
 def test_a_trainer_may_die_while_it_writes_its_checkpoint(lonely: Federation, tmp_path: Path) -> None:
     begin_again(lonely, agent={"HISTOFED_FAILPOINTS": "agent.checkpoint_written=kill"})
     toml = mean_experiment("stopped", 1, extra=ALONE, config=SLOW)

@@ -75,6 +75,18 @@ def test_an_experiment_whose_recipe_does_not_know_a_key(healthy: Federation, tmp
     refused(healthy, tmp_path, mean_experiment("impossible", config="dimension = 10\nstep = 5"), "step")
 
 
+@pytest.mark.parametrize(
+    ("strategy", "words"),
+    [
+        ('"flower:FedAdm"', "did you mean flower:FedAdam?"),
+        ('"flower:FedAdam"\noptions = { etta = 1 }', "did you mean eta?"),
+        ('"flower:Krum"', "raise round.quorum from 1 to 3"),
+    ],
+)
+def test_a_strategy_that_cannot_run(healthy: Federation, tmp_path: Path, strategy: str, words: str) -> None:
+    refused(healthy, tmp_path, mean_experiment("impossible", extra=f"[aggregation]\nstrategy = {strategy}"), words)
+
+
 def test_a_file_that_is_no_experiment(healthy: Federation, tmp_path: Path) -> None:
     refused(healthy, tmp_path, "name = ", "not TOML")
     missing = healthy.cli("experiments", "submit", str(tmp_path / "missing.toml"), code=65)

@@ -14,6 +14,7 @@ from agent.assignment import UPDATE_FILE, Assignment
 from aggregator import worker
 from aggregator.aggregate import AggregateJob, AggregateResult, UpdateInput
 from aggregator.jobs import InitialiseJob, InitialiseResult
+from aggregator.strategies import flower_call
 from histofed.base.experiment import Experiment, parse_experiment
 from histofed.base.ids import SiteId
 from histofed.base.seeds import seed, training_seed
@@ -87,6 +88,8 @@ def _update(experiment: Experiment, number: int, site: str, scratch: Path) -> Up
 
 def _average(experiment: Experiment, number: int, updates: tuple[UpdateInput, ...], scratch: Path) -> Parts:
     rules = recipe(experiment.file.recipe).server_rules(experiment.file.recipe_config, ())
+    state = scratch / f"strategy-{number - 1}"
+    before = state if state.exists() else None
     result = worker.perform(
         AggregateJob(
             base=scratch / f"shared-{number - 1}",
@@ -96,6 +99,7 @@ def _average(experiment: Experiment, number: int, updates: tuple[UpdateInput, ..
             round=number,
             out_shared=scratch / f"shared-{number}",
             out_server=scratch / f"server-{number}",
+            flower=flower_call(experiment, number, {}, before, scratch / f"strategy-{number}"),
         )
     )
     assert isinstance(result, AggregateResult)
@@ -104,4 +108,7 @@ def _average(experiment: Experiment, number: int, updates: tuple[UpdateInput, ..
 
 def _parts(result: InitialiseResult | AggregateResult) -> Parts:
     assert result.server is not None
-    return {"shared": result.shared.sha256, "server": result.server.sha256}
+    parts = {"shared": result.shared.sha256, "server": result.server.sha256}
+    if isinstance(result, AggregateResult) and result.strategy is not None:
+        parts["strategy"] = result.strategy.sha256
+    return parts

@@ -13,10 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aggregator.aggregate import AggregateJob, UpdateInput, aggregate
+from aggregator.aggregate import AggregateJob, FlowerCall, UpdateInput, aggregate
 from aggregator.jobs import (
     InitialiseJob,
     InspectJob,
+    InspectResult,
     Job,
     decode_job,
     decode_result,
@@ -138,6 +139,8 @@ def test_every_error_survives_the_way_back(cls: type[HistofedError], endless: In
     [
         AggregateJob(HERE, (UpdateInput("s", HERE, 3),), HERE, (ServerRule("t", "s", 0.5),), 4, HERE, HERE),
         AggregateJob(HERE, (), None, (), 1, HERE, None),
+        AggregateJob(HERE, (), None, (), 1, HERE, None, FlowerCall("Krum", {"f": 1}, 9, {"s": {"loss": 0.5}}, HERE, HERE)),
+        AggregateJob(HERE, (), None, (), 1, HERE, None, FlowerCall("FedAvg", {}, 9, {}, None, HERE)),
         InitialiseJob("gan", {"classes": ["MSIH"], "nested": {"a": None}}, 2**63 - 1, HERE, HERE),
         InspectJob(HERE, HERE, 0.1),
     ],
@@ -242,8 +245,35 @@ def test_a_child_whose_parent_is_gone_already_does_nothing(endless: InspectJob) 
     assert done.returncode == -signal.SIGKILL
 
 
+def test_a_library_that_prints_does_not_end_up_in_the_answer(model: Path) -> None:
+    code = (
+        "import os, sys, aggregator.worker as worker; from aggregator.jobs import InspectResult\n"
+        "def loud(job):\n    print('hello'); os.write(1, b'there')\n    return InspectResult(2.0)\n"
+        "worker.perform = loud; sys.exit(worker.main())"
+    )
+    job = InspectJob(model, model, 1.0)
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(os.getpid())], input=encode_job(job), capture_output=True, check=True
+    )
+    assert decode_result(job, done.stdout) == InspectResult(2.0)
+    assert b"hello" in done.stderr and b"there" in done.stderr
+
+
+def test_without_flower_a_job_of_its_strategies_is_refused_in_words(model: Path, tmp_path: Path) -> None:
+    call = FlowerCall("FedAdam", {}, 1, {}, None, tmp_path / "state")
+    job = AggregateJob(model, (UpdateInput("n", model, 1),), None, (), 1, tmp_path / "out", None, call)
+    # None in sys.modules is how Python says that there is no such module
+    code = "import sys; sys.modules['flwr'] = None; from aggregator.worker import main; sys.exit(main())"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(os.getpid())], input=encode_job(job), capture_output=True, check=False
+    )
+    assert done.returncode == BadData.exit_code
+    with pytest.raises(BadData, match=r"install histofed\[flower\] at the aggregator"):
+        decode_result(job, done.stdout)
+
+
 def test_the_child_imports_nothing_heavy() -> None:
     code = "import sys, aggregator.worker; print(*{name.partition('.')[0] for name in sys.modules})"
     found = set(subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, text=True).stdout.split())
     assert "numpy" in found
-    assert not found & {"pydantic", "grpc", "google", "sqlalchemy", "torch", "cryptography", "asyncio", "rich"}
+    assert not found & {"pydantic", "grpc", "google", "sqlalchemy", "torch", "cryptography", "asyncio", "rich", "flwr"}
