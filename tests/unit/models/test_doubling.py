@@ -5,17 +5,19 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import nn
-from torch.nn.functional import conv2d, interpolate
+from torch.nn.functional import conv2d, interpolate, pad
 
-from histofed.models.doubling import SMALL_EDGE, DoublingConv2d
+from histofed.models.doubling import SMALL_EDGE, Border, DoublingConv2d
 
 
+@pytest.mark.parametrize(("border", "mode"), [("zeros", "constant"), ("replicate", "replicate")])
 @pytest.mark.parametrize("edge", [SMALL_EDGE // 2, SMALL_EDGE, 13])
-def test_images_and_gradients_are_those_of_the_two_layers(edge: int) -> None:
+def test_images_and_gradients_are_those_of_the_two_layers(edge: int, border: Border, mode: str) -> None:
     torch.manual_seed(edge)
-    layer = DoublingConv2d(5, 7).double()
+    layer = DoublingConv2d(5, 7, border).double()
     images = torch.randn(2, 5, edge, edge, dtype=torch.float64, requires_grad=True)
-    plain = conv2d(interpolate(images, scale_factor=2.0, mode="nearest"), layer.weight, layer.bias, padding=1)
+    bordered = pad(interpolate(images, scale_factor=2.0, mode="nearest"), (1, 1, 1, 1), mode=mode)
+    plain = conv2d(bordered, layer.weight, layer.bias)
     short = layer(images)
     assert short.shape == (2, 7, 2 * edge, 2 * edge)
     torch.testing.assert_close(short, plain, rtol=1e-12, atol=1e-12)
