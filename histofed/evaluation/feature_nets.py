@@ -102,7 +102,8 @@ class _SameConv(nn.Conv2d):
         (kernel, _), (stride, _) = self.kernel_size, self.stride
         short = [max((-(-n // stride) - 1) * stride + kernel - n, 0) for n in (x_BCHW.shape[-1], x_BCHW.shape[-2])]
         padded = functional.pad(x_BCHW, [part for n in short for part in (n // 2, n - n // 2)])
-        return self._conv_forward(padded, self.weight, self.bias)
+        out: Tensor = self._conv_forward(padded, self.weight, self.bias)
+        return out
 
 
 def _normed(channels: int) -> tuple[nn.Module, nn.Module]:
@@ -134,8 +135,10 @@ class _SqueezeNet(nn.Sequential):
         )
 
     def forward(self, images_BCHW: Tensor) -> Tensor:
-        found: Tensor = super().forward(images_BCHW.flip(1) - torch.tensor(_CAFFE_MEANS).view(1, 3, 1, 1)).mean((2, 3))
-        return found
+        x_BCHW = images_BCHW.flip(1) - torch.tensor(_CAFFE_MEANS).view(1, 3, 1, 1)
+        for layer in self:
+            x_BCHW = layer(x_BCHW)
+        return x_BCHW.mean((2, 3))
 
 
 _BUILDERS: Final[Mapping[str, Callable[[], nn.Module]]] = {"mobilenet-v1": _MobileNetV1, "squeezenet-1.1": _SqueezeNet}

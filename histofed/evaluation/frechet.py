@@ -44,8 +44,8 @@ def frechet_distance(features_a: Features, features_b: Features) -> float:
 def _root(centred_NF: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     """R with RᵀR = the unbiased covariance; at most F rows."""
     rows = len(centred_NF)
-    triangle: npt.NDArray[np.float64] = np.linalg.qr(centred_NF, mode="r")
-    return triangle / np.sqrt(rows - 1)
+    root: npt.NDArray[np.float64] = np.linalg.qr(centred_NF, mode="r") / np.sqrt(rows - 1)
+    return root
 
 
 def _checked(features: Features, which: str) -> npt.NDArray[np.float64]:
