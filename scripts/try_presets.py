@@ -2,9 +2,9 @@
 
     .venv/bin/python scripts/try_presets.py [--batch N] [--steps 2] [NAME ...]
 
-Trunks start at random, because the published weights files are not here; `run.json` of each run records that. `--batch` makes
-it bearable on a small machine (a step of ViT-B/16 at the preset's 32 is 10 TFLOP) and is recorded as a departure too. Exit
-code 1 when a preset does not run.
+Trunks start at random, because the published weights files are not here; `run.json` of each run records that. `--batch`
+makes it bearable on a small machine (a step of ViT-B/16 at the preset's 32 is 10 TFLOP) and is recorded as a departure too.
+Exit code 1 when a preset does not run.
 """
 
 from __future__ import annotations
