@@ -12,7 +12,7 @@ DEMO_ARGS ?=
 DEMO_FLAGS = $(if $(DATA),--data '$(DATA)') $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SIZE),--size $(SIZE)) $(DEMO_ARGS)
 PYTEST_ARGS ?=
 
-.PHONY: help setup demo demo-up demo-down test check format proto bench clean
+.PHONY: help setup demo demo-up demo-down test check format proto bench bench-gpu clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -59,6 +59,9 @@ proto: $(STAMP) ## Generate histofed/v1 from proto/
 
 bench: $(STAMP) ## Measure against the targets; writes bench/results.json
 	$(BIN)/python bench/run.py
+
+bench-gpu: $(STAMP) ## Measure on a GPU: rate, share of the card's arithmetic, memory; writes bench/gpu-results.json
+	$(BIN)/python -m bench.gpu --json bench/gpu-results.json
 
 clean: ## Remove what was built, the demo included
 	rm -rf $(VENV) node_modules demo build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
