@@ -12,7 +12,7 @@ DEMO_ARGS ?=
 DEMO_FLAGS = $(if $(DATA),--data '$(DATA)') $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SIZE),--size $(SIZE)) $(DEMO_ARGS)
 PYTEST_ARGS ?=
 
-.PHONY: help setup demo demo-up demo-down test test-flower check format proto presets-table bench clean
+.PHONY: help setup demo demo-up demo-down test test-flower check format proto presets-table bench bench-gpu quality clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -65,6 +65,13 @@ presets-table: $(STAMP) ## Count what each preset costs; writes docs/presets.md 
 
 bench: $(STAMP) ## Measure against the targets; writes bench/results.json
 	$(BIN)/python bench/run.py
+
+quality: $(STAMP) ## Compare `default` with the paper's recipe on real tiles (3 CPU-hours; DATA=DIR NETS=DIR)
+	$(BIN)/python -m bench.quality run --data '$(DATA)' --nets '$(NETS)' --out build/quality
+	$(BIN)/python -m bench.quality report --out build/quality
+
+bench-gpu: $(STAMP) ## Measure on a GPU: rate, share of the card's arithmetic, memory; writes bench/gpu-results.json
+	$(BIN)/python -m bench.gpu --json bench/gpu-results.json
 
 clean: ## Remove what was built, the demo included
 	rm -rf $(VENV) node_modules demo build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -1,8 +1,8 @@
 """The literal recipe of a research script: what `bench.training` and `bench.gpu` compare the engine with.
 
-ACGAN as the public code writes it: a folder of JPEGs decoded anew in each epoch by torch's `DataLoader`, float32, eager, Adam
-as it comes, three passes through the discriminator (its gradients computed in the generator's step too), and noise drawn
-again for the discriminator's step. `one_fake` leaves the last of these out, as the better scripts do. Nothing of
+ACGAN as the public code writes it: a folder of JPEGs decoded anew in each epoch by torch's `DataLoader`, float32, eager,
+Adam as it comes, three passes through the discriminator (its gradients computed in the generator's step too), and noise
+drawn again for the discriminator's step. `one_fake` leaves the last of these out, as the better scripts do. Nothing of
 `histofed.training` is used here.
 """
 

@@ -3,9 +3,9 @@
     .venv/bin/python -m bench.training [--generators deep paper-cnn] [--tiles 320] [--turns 7] [--threads 2] [--json FILE]
 
 Both train the same networks (a generator and `vit-mini`, 64 px, batch 32) on the same drawn tiles (224 px JPEG) with two
-threads unless told otherwise. The engine's tiles are in its cache already; the script decodes them, with as many workers as suit it best. The two
-take turns of a few steps in one process, so that a slow moment of the machine hits both; a value is the median over the
-turns of the ratio of neighbours.
+threads unless told otherwise. The engine's tiles are in its cache already; the script decodes them, with as many workers as
+suit it best. The two take turns of a few steps in one process, so that a slow moment of the machine hits both; a value is
+the median over the turns of the ratio of neighbours.
 """
 
 from __future__ import annotations

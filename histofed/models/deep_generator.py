@@ -27,8 +27,9 @@ from torch.nn.functional import interpolate, leaky_relu
 
 from histofed.base.errors import BadData
 from histofed.models.doubling import DoublingConv2d
+from histofed.models.film import modulated_group_norm
 from histofed.models.networks import Generator
-from histofed.models.norms import group_norm
+from histofed.models.norms import groups_of
 
 LAST_WIDTH: Final = 16
 MOST_WIDTH: Final = 512
@@ -81,12 +82,12 @@ class _Film(nn.Module):
 
     def __init__(self, channels: int, given: int) -> None:
         super().__init__()
-        self.norm = group_norm(channels, affine=False)
+        self.groups = groups_of(channels)
         self.scale_shift = nn.Linear(given, 2 * channels)
 
     def forward(self, x_BCHW: Tensor, given_BZ: Tensor) -> Tensor:
         scale_BC, shift_BC = self.scale_shift(given_BZ).chunk(2, 1)
-        return torch.addcmul(shift_BC[..., None, None], self.norm(x_BCHW), 1 + scale_BC[..., None, None])
+        return modulated_group_norm(x_BCHW, 1 + scale_BC, shift_BC, self.groups)
 
 
 class _UpBlock(nn.Module):

@@ -16,7 +16,12 @@ GROUPS: Final = 32
 
 def group_norm(channels: int, affine: bool = True) -> nn.GroupNorm:
     """A group norm over `channels`: statistics of one image alone, whatever else is in its batch."""
-    return nn.GroupNorm(math.gcd(GROUPS, channels), channels, affine=affine)
+    return nn.GroupNorm(groups_of(channels), channels, affine=affine)
+
+
+def groups_of(channels: int) -> int:
+    """Into how many groups they are divided."""
+    return math.gcd(GROUPS, channels)
 
 
 def has_batch_norm(network: nn.Module) -> bool:

@@ -67,11 +67,13 @@ def rules_of(config: GanConfig, devices: int) -> Rules:
     return replace(rules, accumulate=parts)
 
 
-def check_team(contest: Contest, devices: int) -> None:
+def check_team(config: GanConfig, devices: int) -> None:
     """Raises `ConfigError` for networks that several devices cannot train as one."""
-    players = {"generator": contest.generator, "discriminator": contest.discriminator}
-    mixing = [name for name, network in players.items() if has_batch_norm(network.train())]
-    if devices > 1 and mixing:
+    if devices == 1:
+        return
+    rules_of(config, devices)
+    players = {"generator": generator_of(config), "discriminator": discriminator_of(config)}
+    if mixing := [name for name, network in players.items() if has_batch_norm(network.train())]:
         raise ConfigError(
             f"the {' and the '.join(mixing)} of this experiment has batch norm, whose running statistics would differ from "
             "device to device; train on one (devices = 1)"

@@ -19,14 +19,22 @@ import torch
 
 from histofed import weights
 from histofed.base import durable
-from histofed.base.clock import Clock, iso
+from histofed.base.clock import Clock, SystemClock, iso
 from histofed.base.errors import AlreadyThere, BadData, Cancelled, HistofedError, NotFound, TrainingFailed, UsageError
 from histofed.base.ids import Json, canonical, sha256
 from histofed.base.seeds import seed as seed_of
 from histofed.models.networks import floating_state
 from histofed.recipes.contract import Progress, Stop
 from histofed.recipes.gan import record
-from histofed.recipes.gan.building import SHEET_COLUMNS, batches_of, compile_networks, contest_of, load_tiles
+from histofed.recipes.gan.building import (
+    SHEET_COLUMNS,
+    batches_of,
+    check_team,
+    compile_networks,
+    contest_of,
+    load_tiles,
+    rules_of,
+)
 from histofed.recipes.gan.config import GanConfig
 from histofed.recipes.gan.outputs import Outputs
 from histofed.recipes.gan.record import About, Progressed, State, Stretch, public_recipe
@@ -38,6 +46,8 @@ from histofed.training.loop import CHECKPOINT_SECONDS, Step, train
 from histofed.training.runtime import prepare
 from histofed.training.sheet import render_sheet
 from histofed.training.shortage import memory_explained
+from histofed.training.team import Team
+from histofed.training.teamwork import device_of, team_of
 from histofed.training.tensors import to_arrays
 
 MINIMUM_PATIENTS: Final = 2
@@ -56,6 +66,8 @@ class CentralTask:
     out: Path
     seed: int = 0
     device: str = "auto"
+    devices: int = 1
+    """How many play each step together; with device `cpu`, processes."""
     threads: int = 0
     """CPU threads; 0 leaves the choice to torch."""
     max_steps: int | None = None
@@ -125,13 +137,15 @@ class _Run:
 
     def __init__(self, task: CentralTask, outputs: Outputs, show: Show, stop: Stop, clock: Clock) -> None:
         self._task, self._outputs, self._show, self._clock = task, outputs, show, clock
+        check_team(task.settings.draft(), task.devices)
         show.phase("reading tiles")
         tiles = load_tiles(task.settings.draft(), task.data, MINIMUM_PATIENTS, task.store)
         self._config = config = task.settings.config(len(tiles.tileset.tiles))
-        device = prepare(task.device, task.threads, seed_of("central", task.seed))
+        self._rules = rules_of(config, task.devices)
+        device = _prepared(task, 0)
         fingerprint = tiles.fingerprint()
         work = _work(config, task, fingerprint, device)
-        self._checkpoints = CheckpointStore(task.out, sha256(canonical(work)), work=work)
+        self._checkpoints = _store(task, work)
         found = _own(self._checkpoints, work, config)
         self._first = found.state.step if found else 0
 
@@ -176,20 +190,22 @@ class _Run:
     def _loop(self) -> None:
         began = self._clock.monotonic()
         try:
-            train(
-                self._contest,
-                self._batches,
-                self._config.steps,
-                len(self._config.classes),
-                self._checkpoints,
-                self._clock,
-                self._report,
-                self._budget,
-                self._config.rules(),
-                self._after,
-                keep_end=True,
-                checkpoint_seconds=self._task.checkpoint_seconds,
-            )
+            with team_of(self._task.devices, self._task.device, _assist, self._task) as team:
+                train(
+                    self._contest,
+                    self._batches,
+                    self._config.steps,
+                    len(self._config.classes),
+                    self._checkpoints,
+                    self._clock,
+                    self._report,
+                    self._budget,
+                    self._rules,
+                    self._after,
+                    keep_end=True,
+                    checkpoint_seconds=self._task.checkpoint_seconds,
+                    team=team,
+                )
         finally:
             self._stretch = replace(self._stretch, seconds=round(self._clock.monotonic() - began, 3))
 
@@ -254,6 +270,38 @@ class _Run:
             self._log.close()
 
 
+def _assist(task: CentralTask, team: Team) -> None:
+    """What each further process of a team does: the same, without writing or telling anything."""
+    draft = task.settings.draft()
+    with memory_explained(draft.batch, draft.accumulate, draft.precision, draft.image_size):
+        tiles = load_tiles(draft, task.data, MINIMUM_PATIENTS, task.store)
+        config = task.settings.config(len(tiles.tileset.tiles))
+        device = _prepared(task, team.rank)
+        contest = contest_of(config, device, averaged=True)
+        compile_networks(config, contest)
+        train(
+            contest,
+            batches_of(config, tiles, seed_of("batches", task.seed), device),
+            config.steps,
+            len(config.classes),
+            _store(task, _work(config, task, tiles.fingerprint(), device)),
+            SystemClock(),
+            lambda _: None,
+            lambda: False,
+            rules_of(config, task.devices),
+            team=team,
+        )
+
+
+def _prepared(task: CentralTask, rank: int) -> torch.device:
+    """The device of one process, which is set up for it."""
+    return prepare(device_of(task.device, task.devices, rank), task.threads, seed_of("central", task.seed))
+
+
+def _store(task: CentralTask, work: Mapping[str, Json]) -> CheckpointStore:
+    return CheckpointStore(task.out, sha256(canonical(work)), work=work)
+
+
 class _Budget:
     """Stops the loop on request, or when it has taken as many steps as it was given."""
 
@@ -271,7 +319,7 @@ def _work(config: GanConfig, task: CentralTask, tiles: str, device: torch.device
     """What two runs must have in common to be one. Not the number of steps: a run may be made longer."""
     recipe = public_recipe(config)
     del recipe["steps"]
-    return {"recipe": recipe, "seed": task.seed, "tiles": tiles, "device": device.type}
+    return {"recipe": recipe, "seed": task.seed, "tiles": tiles, "device": device.type, "devices": task.devices}
 
 
 def _own(store: CheckpointStore, work: Mapping[str, Json], config: GanConfig) -> Found | None:

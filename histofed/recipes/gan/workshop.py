@@ -64,7 +64,7 @@ class GanWorkshop:
         """
         config = parse_section(GanConfig, task.config)
         with memory_explained(config.batch, config.accumulate, config.precision, config.image_size):
-            rules_of(config, task.devices)  # refused before anything is read
+            check_team(config, task.devices)
             # read first: the others then find the tiles in the cache
             tiles = _tiles(task, config)
             with team_of(task.devices, task.device, _assist, task) as team:
@@ -96,7 +96,6 @@ def _train(
     rules = rules_of(config, team.size)
     device = prepare(device_of(task.device, team.size, team.rank), task.threads, task.seed)
     contest = _contest(config, task, device)
-    check_team(contest, team.size)
     notes = compile_networks(config, contest)
     batches = batches_of(config, tiles, task.seed, device)
     store = CheckpointStore(task.output, _fingerprint(task, tiles, rules.accumulate))
