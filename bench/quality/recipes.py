@@ -1,8 +1,8 @@
 """The two recipes that are compared, each a preset with what the comparison fixes for both. No torch.
 
 Fixed for both: 64 px, random weights, the same small ViT as discriminator, fp32 (a CPU without bf16 units). What `default`
-says of a CNN (spectral norm, no norm) does not apply to a ViT and is left out. Its batch, rates, average and augmentation are
-made for 24,000 steps; here there are some 2,000, in which no tile is seen often enough to be learned by heart.
+says of a CNN (spectral norm, no norm) does not apply to a ViT and is left out. Its batch, rates, average and augmentation
+are made for 24,000 steps; here there are some 2,000, in which no tile is seen often enough to be learned by heart.
 """
 
 from __future__ import annotations

@@ -54,7 +54,8 @@ class _Modulated(torch.autograd.Function):
 def _of_group(sums_BC: Tensor, groups: int) -> Tensor:
     """The mean over the channels of a group, for each of them."""
     grouped_BGC = sums_BC.unflatten(1, (groups, -1))
-    return grouped_BGC.mean(2, keepdim=True).expand_as(grouped_BGC).flatten(1)
+    means_BC: Tensor = grouped_BGC.mean(2, keepdim=True).expand_as(grouped_BGC).flatten(1)
+    return means_BC
 
 
 def _over(numbers_BC: Tensor) -> Tensor:
