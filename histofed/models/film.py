@@ -18,7 +18,9 @@ EPS: Final = 1e-5
 
 def modulated_group_norm(x_BCHW: Tensor, scale_BC: Tensor, shift_BC: Tensor, groups: int) -> Tensor:
     """`group_norm(x) * scale + shift` in float32. Differentiable once, which is what a generator needs."""
-    out: Tensor = _Modulated.apply(x_BCHW.float(), scale_BC.float(), shift_BC.float(), groups)
+    out: Tensor = _Modulated.apply(  # type: ignore[no-untyped-call]  # by way of a metaclass
+        x_BCHW.float(), scale_BC.float(), shift_BC.float(), groups
+    )
     return out
 
 

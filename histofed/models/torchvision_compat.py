@@ -37,8 +37,8 @@ def ensure_torchvision() -> torch.library.Library | None:
         return None
     for name in [name for name in sys.modules if name.partition(".")[0] == "torchvision"]:
         del sys.modules[name]  # half imported
-    library: torch.library.Library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
+    library: torch.library.Library = torch.library.Library("torchvision", "FRAGMENT")
     for operator in _OPERATORS:
-        library.define(operator + _SCHEMA)  # type: ignore[no-untyped-call]  # torch annotates none of Library
+        library.define(operator + _SCHEMA)
     importlib.import_module("torchvision")
     return library
