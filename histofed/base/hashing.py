@@ -27,13 +27,17 @@ class StreamDigest:
 
     def __init__(self) -> None:
         self._hasher = hashlib.sha256()
+        self._few = bytearray()
         self._chunks: queue.Queue[bytes | None] = queue.Queue(_WAITING)
         self._thread = threading.Thread(target=self._hash, name="sha256", daemon=True)
 
     def update(self, data: memoryview) -> None:
-        """Add bytes; waits when hashing is more than 2 MiB behind."""
+        """Add bytes; waits when hashing is more than 2 MiB behind. Few bytes wait for more: waking a thread costs too."""
         for begin in range(0, len(data), _CHUNK):
-            self._chunks.put(bytes(data[begin : begin + _CHUNK]))
+            self._few += data[begin : begin + _CHUNK]
+            if len(self._few) >= _CHUNK:
+                self._chunks.put(bytes(self._few))
+                self._few.clear()
 
     def finish(self) -> Digest:
         """Wait for the last byte. Nothing may be added afterwards."""
@@ -46,6 +50,7 @@ class StreamDigest:
 
     def _end(self) -> None:
         if self._thread.is_alive():
+            self._chunks.put(bytes(self._few))
             self._chunks.put(None)
             self._thread.join()
 

@@ -18,9 +18,8 @@ EPS: Final = 1e-5
 
 def modulated_group_norm(x_BCHW: Tensor, scale_BC: Tensor, shift_BC: Tensor, groups: int) -> Tensor:
     """`group_norm(x) * scale + shift` in float32. Differentiable once, which is what a generator needs."""
-    out: Tensor = _Modulated.apply(  # type: ignore[no-untyped-call]  # by way of a metaclass
-        x_BCHW.float(), scale_BC.float(), shift_BC.float(), groups
-    )
+    apply: Any = _Modulated.apply  # untyped in torch
+    out: Tensor = apply(x_BCHW.float(), scale_BC.float(), shift_BC.float(), groups)
     return out
 
 
@@ -29,9 +28,9 @@ class _Modulated(torch.autograd.Function):
     def forward(ctx: Any, x_BCHW: Tensor, scale_BC: Tensor, shift_BC: Tensor, groups: int) -> Tensor:
         variance_BC, mean_BC = torch.var_mean(x_BCHW, (2, 3), correction=0)
         # of a group: the mean of its channels' variances and the variance of their means
-        mean_BG1 = mean_BC.unflatten(1, (groups, -1)).mean(2, keepdim=True)
-        apart_BGC = mean_BC.unflatten(1, (groups, -1)) - mean_BG1
-        variance_BG1 = (variance_BC.unflatten(1, (groups, -1)) + apart_BGC.square()).mean(2, keepdim=True)
+        mean_BG1 = _grouped(mean_BC, groups).mean(2, keepdim=True)
+        apart_BGC = _grouped(mean_BC, groups) - mean_BG1
+        variance_BG1 = (_grouped(variance_BC, groups) + apart_BGC.square()).mean(2, keepdim=True)
         mean_BC = mean_BG1.expand_as(apart_BGC).flatten(1)
         inverse_BC = (variance_BG1 + EPS).rsqrt().expand_as(apart_BGC).flatten(1)
         ctx.save_for_backward(x_BCHW, scale_BC, mean_BC, inverse_BC)
@@ -55,9 +54,12 @@ class _Modulated(torch.autograd.Function):
 
 def _of_group(sums_BC: Tensor, groups: int) -> Tensor:
     """The mean over the channels of a group, for each of them."""
-    grouped_BGC = sums_BC.unflatten(1, (groups, -1))
-    means_BC: Tensor = grouped_BGC.mean(2, keepdim=True).expand_as(grouped_BGC).flatten(1)
-    return means_BC
+    grouped_BGC = _grouped(sums_BC, groups)
+    return grouped_BGC.mean(2, keepdim=True).expand_as(grouped_BGC).flatten(1)
+
+
+def _grouped(numbers_BC: Tensor, groups: int) -> Tensor:
+    return numbers_BC.reshape(len(numbers_BC), groups, -1)
 
 
 def _over(numbers_BC: Tensor) -> Tensor:

@@ -123,6 +123,10 @@ def _stored_untouched(tileset: TileSet, decoding: Decoding, store: TileStore) ->
 def _decode_all(tiles: Sequence[Tile], decoding: Decoding, stored: Decoded | None) -> Iterator[_Read]:
     """Every tile in its order, decoded by a few threads that are never more than a handful of tiles ahead."""
     threads = min(_THREADS, len(os.sched_getaffinity(0)))
+    if threads == 1:
+        # nothing to overlap, and handing each tile over costs a tenth of decoding it
+        yield from (_decode(tile, decoding, stored) for tile in tiles)
+        return
     with ThreadPoolExecutor(threads, "decode") as pool:
         ahead: deque[Future[_Read]] = deque()
         for tile in tiles:

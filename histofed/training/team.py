@@ -15,7 +15,6 @@ from typing import Final, TypeVar
 
 import torch
 from torch import Tensor
-from torch._utils import _flatten_dense_tensors, _unflatten_dense_tensors
 
 PATIENCE_S: Final = 600.0
 """Longer than a checkpoint and a sample sheet take, for which the first process keeps the others waiting."""
@@ -73,11 +72,11 @@ class Together(Team):
         self._exchange(_READY, 0)
         try:
             # one message for all of them; the order of summation is the library's and the same every time
-            flat = reduce(_flatten_dense_tensors(tensors), "sum")
+            flat: Tensor = reduce(torch.cat([tensor.flatten() for tensor in tensors]), "sum")
         except RuntimeError as error:
             raise self._lost() from error
-        for tensor, total in zip(tensors, _unflatten_dense_tensors(flat, tensors), strict=True):
-            tensor.copy_(total)
+        for tensor, total in zip(tensors, torch.split(flat, [tensor.numel() for tensor in tensors]), strict=True):
+            tensor.copy_(total.view(tensor.shape))
 
     def withdraw(self) -> None:
         """Tell the others, who are at their next exchange or on the way to it, that this process has failed."""
