@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
+import torch
 from torch import nn
-from torch.nn.utils import parametrizations
+from torch.nn.utils import parametrizations, parametrize
 
 from histofed.base.errors import BadData
 
@@ -56,3 +59,29 @@ def add_spectral_norm(network: nn.Module, name: str) -> None:
     for module in list(network.modules()):
         if isinstance(module, nn.Conv2d | nn.Linear):
             parametrizations.spectral_norm(module)
+
+
+@contextmanager
+def spectral_norm_held(network: nn.Module, held: bool = True) -> Iterator[None]:
+    """One power iteration now and none inside, however often the network is asked; nothing when it is not `held`.
+
+    Otherwise each forward pass takes one, so that a weight would depend on the parts that a batch passes through in.
+    """
+    norms = [(owner, one) for owner in network.modules() if held and (one := _spectral_norm_of(owner)) is not None]
+    with torch.no_grad():
+        for owner, _ in norms:
+            _ = owner.weight  # computing it moves the iteration on
+    for _, norm in norms:
+        norm.eval()
+    try:
+        yield
+    finally:
+        for _, norm in norms:
+            norm.train()
+
+
+def _spectral_norm_of(owner: nn.Module) -> nn.Module | None:
+    if not parametrize.is_parametrized(owner, "weight"):
+        return None
+    found: nn.Module = owner.get_submodule("parametrizations.weight.0")
+    return found

@@ -21,6 +21,7 @@ from torch.nn.functional import relu
 
 from histofed.base.seeds import seed as seed_of
 from histofed.models.networks import Judgement
+from histofed.models.norms import spectral_norm_held
 from histofed.training.augment import augment
 from histofed.training.contest import Contest
 from histofed.training.losses import discriminator_loss, generator_loss, judged
@@ -127,14 +128,15 @@ def _move_generator(contest: Contest, rules: Rules, turn: _Turn, team: Team) -> 
     scaler = contest.scalers[0] if contest.scalers else None
     contest.generator_adam.zero_grad()
     fakes, total = [], torch.zeros((), device=contest.device)
-    for number, part in turn.mine:
-        with turn.stream("generator", number):
-            fake = _draw(contest, rules, part)
-            answer = _look(contest, rules, fake.seen_BCHW)
-            loss = generator_loss(answer, fake.asked_B, rules, _real_logits(contest, rules, part), turn.step)
-            _backward(loss / turn.count, scaler)
-        fakes.append(_Fakes(fake.seen_BCHW.detach(), fake.asked_B))
-        total += loss.detach() / turn.count
+    with spectral_norm_held(contest.discriminator, turn.seed is not None):
+        for number, part in turn.mine:
+            with turn.stream("generator", number):
+                fake = _draw(contest, rules, part)
+                answer = _look(contest, rules, fake.seen_BCHW)
+                loss = generator_loss(answer, fake.asked_B, rules, _real_logits(contest, rules, part), turn.step)
+                _backward(loss / turn.count, scaler)
+            fakes.append(_Fakes(fake.seen_BCHW.detach(), fake.asked_B))
+            total += loss.detach() / turn.count
     team.add_up([total, *_gradients(contest.generator)])
     _take_step(contest.generator, contest.generator_adam, scaler, rules)
     _require_gradient(trained, True)
@@ -151,28 +153,29 @@ def _move_discriminator(
     contest.discriminator_adam.zero_grad()
     total, penalties = (torch.zeros((), device=contest.device) for _ in range(2))
     averages = torch.zeros(2, device=contest.device)
-    for (number, part), fake in zip(turn.mine, fakes, strict=True):
-        with turn.stream("discriminator", number):
-            real_BCHW = augment(part.real_BCHW, rules.augmentation)
-            fake_BCHW = fake.seen_BCHW
-            if penalised:
-                real_BCHW, fake_BCHW = (images.detach().requires_grad_() for images in (real_BCHW, fake_BCHW))
-            with twice_differentiable(penalised):
-                on_real = _look(contest, rules, real_BCHW, again=penalised)
-                on_fake = _look(contest, rules, fake_BCHW, again=penalised)
-                loss = discriminator_loss(on_real, part.labels_B, on_fake, fake.asked_B, rules, _flipped(rules, part))
-                if rules.lecam is not None:
-                    logits = judged(on_real, part.labels_B, rules), judged(on_fake, fake.asked_B, rules)
-                    held, now = _lecam(contest, rules.lecam, *logits)
-                    loss = loss + held
-                    averages += now / turn.count
-                whole = loss
+    with spectral_norm_held(contest.discriminator, turn.seed is not None):
+        for (number, part), fake in zip(turn.mine, fakes, strict=True):
+            with turn.stream("discriminator", number):
+                real_BCHW = augment(part.real_BCHW, rules.augmentation)
+                fake_BCHW = fake.seen_BCHW
                 if penalised:
-                    penalty = _penalty(contest, rules, part, fake, (real_BCHW, on_real), (fake_BCHW, on_fake))
-                    whole = loss + penalty * rules.penalty_every
-                    penalties += penalty.detach() / turn.count
-                _backward(whole / turn.count, scaler)
-        total += loss.detach() / turn.count
+                    real_BCHW, fake_BCHW = (images.detach().requires_grad_() for images in (real_BCHW, fake_BCHW))
+                with twice_differentiable(penalised):
+                    on_real = _look(contest, rules, real_BCHW, again=penalised)
+                    on_fake = _look(contest, rules, fake_BCHW, again=penalised)
+                    loss = discriminator_loss(on_real, part.labels_B, on_fake, fake.asked_B, rules, _flipped(rules, part))
+                    if rules.lecam is not None:
+                        logits = judged(on_real, part.labels_B, rules), judged(on_fake, fake.asked_B, rules)
+                        held, now = _lecam(contest, rules.lecam, *logits)
+                        loss = loss + held
+                        averages += now / turn.count
+                    whole = loss
+                    if penalised:
+                        penalty = _penalty(contest, rules, part, fake, (real_BCHW, on_real), (fake_BCHW, on_fake))
+                        whole = loss + penalty * rules.penalty_every
+                        penalties += penalty.detach() / turn.count
+                    _backward(whole / turn.count, scaler)
+            total += loss.detach() / turn.count
     team.add_up([total, penalties, averages, *_gradients(contest.discriminator)])
     if rules.lecam is not None:
         contest.anchors.real_fake = _moved(contest.anchors.real_fake, averages, rules.lecam)

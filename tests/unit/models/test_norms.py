@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
 from histofed.base.errors import BadData
-from histofed.models.norms import has_batch_norm
+from histofed.models.norms import add_spectral_norm, has_batch_norm, spectral_norm_held
 from histofed.models.options import DiscriminatorOptions
 from histofed.models.registry import build_discriminator
 
@@ -63,3 +64,20 @@ def test_the_deviation_of_a_batch_is_shown_to_the_heads(name: str, norm: str) ->
     alike = torch.zeros(4, 3, 32, 32)
     varied = torch.cat([alike[:1], torch.randn(3, 3, 32, 32)])
     assert network(alike).validity_B[0] != network(varied).validity_B[0], "the same tile in another company"
+
+
+def test_spectral_norm_is_held_at_one_iteration_however_often_the_network_is_asked() -> None:
+    torch.manual_seed(1)
+    network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(16, 2))
+    add_spectral_norm(network, "cnn")
+    network.train()
+    before = network.state_dict()["2.parametrizations.weight.0._u"].clone()
+    seen = []
+    with spectral_norm_held(network):
+        for _ in range(3):
+            network(torch.ones(1, 3, 4, 4))
+            seen.append(network.state_dict()["2.parametrizations.weight.0._u"].clone())
+    assert not torch.equal(before, seen[0])
+    assert torch.equal(seen[0], seen[2])
+    network(torch.ones(1, 3, 4, 4))
+    assert not torch.equal(seen[0], network.state_dict()["2.parametrizations.weight.0._u"])

@@ -14,6 +14,8 @@ from histofed.base.errors import Cancelled, ConfigError, TrainingFailed
 from histofed.recipes.contract import Progress, TrainTask
 from histofed.recipes.gan.recipe import GanRecipe
 from histofed.tiles.draw import draw_tiles
+from histofed.tiles.store import TileStore
+from tests.unit.recipes.gan.conftest import Runner
 
 WORKSHOP = GanRecipe().workshop()
 CONFIG: Mapping[str, Any] = {
@@ -22,7 +24,7 @@ CONFIG: Mapping[str, Any] = {
     "batch": 4,
     "latent": 8,
     "generator": "deep",
-    "discriminator": {"name": "cnn", "norm": "none", "dropout": 0.25},
+    "discriminator": {"name": "cnn", "norm": "none", "spectral_norm": True, "dropout": 0.25},
     "objective": {"name": "hinge", "r1": 0.1, "penalty_every": 2},
     "augment": {},
     "lecam": {},
@@ -91,3 +93,13 @@ def test_a_batch_that_cannot_be_dealt_is_refused(data: Path, tmp_path: Path) -> 
     task = replace(_task(tmp_path / "three", data), devices=3)
     with pytest.raises(ConfigError, match=r"a batch of 4 cannot be dealt to 3 devices.* lower devices"):
         WORKSHOP.train(task, lambda _: None, lambda: False)
+
+
+@pytest.mark.slow
+def test_training_in_one_place_on_two_processes_ends_in_the_model_of_one(run: Runner) -> None:
+    table = {**CONFIG, "accumulate": 2}
+    del table["steps"]
+    for name, devices in (("one", 1), ("two", 2)):
+        run(name, steps=2, table=table, devices=devices, store=TileStore(run.folder / "cache"))
+    assert run.model("one") == run.model("two")
+    assert run.seen.steps[-1].step == 2
