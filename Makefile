@@ -12,11 +12,11 @@ DEMO_ARGS ?=
 DEMO_FLAGS = $(if $(DATA),--data '$(DATA)') $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SIZE),--size $(SIZE)) $(DEMO_ARGS)
 PYTEST_ARGS ?=
 
-.PHONY: help setup demo demo-up demo-down test check format proto bench bench-gpu clean
+.PHONY: help setup demo demo-up demo-down test check format proto presets-table bench bench-gpu clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(STAMP) ## Build the environment in .venv (torch for CPUs unless pip is told otherwise)
 
@@ -40,7 +40,7 @@ check: $(STAMP) $(BUF) ## Format, lint, types, imports, proto style and currency
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	MYPYPATH=scripts $(BIN)/mypy scripts/demo.py scripts/demolib/*.py
+	MYPYPATH=scripts $(BIN)/mypy scripts/demo.py scripts/demolib/*.py scripts/preset_costs.py scripts/costlib/*.py
 	$(BIN)/lint-imports
 	$(BUF) lint proto
 	PYTHON=$(BIN)/python scripts/proto.sh --check
@@ -56,6 +56,9 @@ $(BUF): package.json
 
 proto: $(STAMP) ## Generate histofed/v1 from proto/
 	PYTHON=$(BIN)/python scripts/proto.sh
+
+presets-table: $(STAMP) ## Count what each preset costs; writes docs/presets.md (some minutes)
+	@$(BIN)/python scripts/preset_costs.py
 
 bench: $(STAMP) ## Measure against the targets; writes bench/results.json
 	$(BIN)/python bench/run.py

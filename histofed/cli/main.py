@@ -1,4 +1,4 @@
-"""`histofed`: what the operator of a federation types.
+"""`histofed`: what the operator of a federation types, and a researcher who trains in one place.
 
 Parses, calls one command, prints its answer, turns errors into exit codes.
 
@@ -20,7 +20,7 @@ from typing import NoReturn
 
 from histofed import __version__
 from histofed.base.errors import HistofedError, UsageError
-from histofed.cli import audit, data, experiments, models, rounds, sites, status, tiles, token, train
+from histofed.cli import audit, data, experiments, models, presets, rounds, sites, status, tiles, token, train
 from histofed.cli.command import Answer, Finished, Terminal
 
 INTERRUPTED = 128 + signal.SIGINT
@@ -38,7 +38,7 @@ def build_parser() -> argparse.ArgumentParser:
     """All commands. `--config`, `--json` and `--traceback` are understood before and behind the command."""
     parser = _Parser(
         prog="histofed",
-        description="Operate a federation: submit experiments, watch rounds, fetch signed models.",
+        description="Operate a federation (submit experiments, watch rounds, fetch signed models), or train in one place.",
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"histofed {__version__}")
@@ -46,11 +46,10 @@ def build_parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     _add_common(common, suppressed=True)
     commands = parser.add_subparsers(metavar="COMMAND", required=True, dest="command", parser_class=_Parser)
-    for group in (status, experiments, rounds, sites, models, token, tiles, data, audit):
-        group.add(commands, common)
     without_config = argparse.ArgumentParser(add_help=False)
     _add_common(without_config, suppressed=True, config=False)
-    train.add(commands, without_config)
+    for group in (status, experiments, rounds, sites, models, token, tiles, data, presets, train, audit):
+        group.add(commands, without_config if group is train else common)
     return parser
 
 

@@ -35,27 +35,27 @@ class EventLog:
         self._at(step)
         with durable.state_errors("the TensorBoard log"):
             for name, value in losses.items():
-                self._writer.add_scalar(f"loss/{name.removesuffix('_loss')}", value, step)  # type: ignore[no-untyped-call]
-            self._writer.add_scalar("images per second", images_per_second, step)  # type: ignore[no-untyped-call]
+                self._writer.add_scalar(f"loss/{name.removesuffix('_loss')}", value, step)
+            self._writer.add_scalar("images per second", images_per_second, step)
 
     def rates(self, step: int, generator: float, discriminator: float) -> None:
         """The learning rates, which a return from a divergence halves."""
         self._at(step)
         with durable.state_errors("the TensorBoard log"):
-            self._writer.add_scalar("rate/generator", generator, step)  # type: ignore[no-untyped-call]
-            self._writer.add_scalar("rate/discriminator", discriminator, step)  # type: ignore[no-untyped-call]
+            self._writer.add_scalar("rate/generator", generator, step)
+            self._writer.add_scalar("rate/discriminator", discriminator, step)
 
     def sheet(self, step: int, png: bytes) -> None:
         """A sample sheet."""
         self._at(step)
         with Image.open(io.BytesIO(png)) as picture, durable.state_errors("the TensorBoard log"):
             pixels = np.asarray(picture.convert("RGB"))
-            self._writer.add_image("samples", pixels, step, dataformats="HWC")  # type: ignore[no-untyped-call]
+            self._writer.add_image("samples", pixels, step, dataformats="HWC")
 
     def close(self) -> None:
         """Everything is written."""
         with durable.state_errors("the TensorBoard log"):
-            self._writer.close()  # type: ignore[no-untyped-call]
+            self._writer.close()
 
     def _at(self, step: int) -> None:
         if step < self._step:
@@ -67,4 +67,4 @@ class EventLog:
         from torch.utils.tensorboard import SummaryWriter
 
         with durable.state_errors("the TensorBoard log"):
-            return SummaryWriter(str(self._folder), purge_step=step + 1, flush_secs=_FLUSH_SECONDS)  # type: ignore[no-untyped-call]
+            return SummaryWriter(str(self._folder), purge_step=step + 1, flush_secs=_FLUSH_SECONDS)

@@ -91,7 +91,8 @@ def from_preset(preset: Preset, changes: Changes) -> Settings:
 
     Raises `NotFound` where it starts from a weights file that is not given, `BadData`, `UsageError`.
     """
-    wanted, weights = preset.wants_weights, _pinned(changes, preset.wants_weights and preset.wants_weights.sha256_prefix)
+    wanted = preset.wants_weights
+    weights = _pinned(changes, wanted.sha256_prefix if wanted is not None else None)
     if wanted is not None and weights is None and not changes.random_start:
         raise NotFound(
             f"preset {preset.name} starts from {wanted.file} ({wanted.model}; its SHA-256 begins with "

@@ -26,7 +26,7 @@ OFF: Final = "off"
 PARTS: Final = "parts/"
 _ENDING: Final = ".toml"
 _ROOTS: Final = ("epochs", "steps", "fid", "weights", "recipe", "federation")
-"""What a preset has values for."""
+"""What a preset has values for, in the order in which they are shown."""
 
 Document: TypeAlias = Mapping[str, Json]
 Read: TypeAlias = Callable[[str], Document]
@@ -52,7 +52,8 @@ def load(name: str) -> Preset:
     installed = _installed()
     known = [one for one in installed if not one.startswith(PARTS)]
     if name not in known:
-        near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+        # the paper's with "paper/" left out, before any that is spelled alike
+        near = [f"paper/{name}"] if f"paper/{name}" in known else difflib.get_close_matches(name, known, n=1, cutoff=0.0)
         raise BadData(f"there is no preset {name!r}; did you mean {near[0]!r}? `histofed presets` lists all")
 
     def read(wanted: str) -> Document:
@@ -90,7 +91,7 @@ def build(name: str, read: Read) -> Preset:
         federation=federation,
         wants_weights=_wanted(name, values["weights"]) if "weights" in values else None,
         fid=fid,
-        provenance={key: entry.provenance for key, entry in entries.items()},
+        provenance={key: entries[key].provenance for key in _shown(entries)},
     )
 
 
@@ -126,6 +127,16 @@ def nested(values: Mapping[str, Json]) -> dict[str, Json]:
             table = below
         table[last] = value
     return tree
+
+
+def _shown(entries: Mapping[str, Entry]) -> list[str]:
+    """The keys by `_ROOTS`; there single values before tables, and tables in the order of their first value."""
+    tables = [key.rpartition(".")[0] for key in entries]
+
+    def place(key: str) -> tuple[int, int, int]:
+        return _ROOTS.index(key.partition(".")[0]), key.count("."), tables.index(key.rpartition(".")[0])
+
+    return sorted(entries, key=place)
 
 
 def _over(below: Mapping[str, Entry], above: Mapping[str, Entry]) -> dict[str, Entry]:

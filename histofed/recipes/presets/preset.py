@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Final, Literal, TypeAlias, get_args
 
 from histofed.base.errors import BadData
 from histofed.base.ids import Json
 
 Kind: TypeAlias = Literal["stated", "derived", "reconstructed", "ours"]
-"""`stated` in the paper; `derived` from the paper's numbers; `reconstructed`, the likeliest choice; `ours`: we chose freely."""
+"""`stated` in the paper; `derived` from its numbers; `reconstructed`: the likeliest choice; `ours`: chosen freely."""
 KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
 
 
@@ -56,6 +56,21 @@ class Preset:
     provenance: Mapping[str, Provenance]
     """By dotted key (`recipe.objective.name`, `epochs`, `federation.rounds`), for every value above and for each that is
     deliberately left out (`recipe.augment`)."""
+
+    def value(self, key: str) -> Json:
+        """The value of one of `provenance`'s keys; None where it is left out."""
+        wanted = self.wants_weights
+        found: Json = {
+            "epochs": self.epochs,
+            "steps": self.steps,
+            "fid": self.fid,
+            "weights": None if wanted is None else asdict(wanted),
+            "recipe": self.recipe,
+            "federation": self.federation,
+        }
+        for step in key.split("."):
+            found = found.get(step) if isinstance(found, Mapping) else None
+        return found
 
     def steps_for(self, tiles: int) -> int:
         """Steps of a central run over so many training tiles (the last batch of the last epoch is filled up)."""

@@ -1,0 +1,1 @@
+"""What presets cost; see `scripts/preset_costs.py`."""
