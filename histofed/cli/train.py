@@ -55,6 +55,7 @@ def add(commands: Commands, common: argparse.ArgumentParser) -> None:
     where.add_argument("--max-steps", type=int, metavar="N", help="stop after N steps now, and keep them")
     where.add_argument("--restart", action="store_true", help="forget what OUT holds of an earlier run")
     where.add_argument("--device", default="auto", metavar="D", help="auto, cpu, cuda or cuda:N (default auto)")
+    where.add_argument("--devices", type=int, default=1, metavar="N", help="so many GPUs at once (default 1)")
     where.add_argument("--threads", type=int, default=0, metavar="N", help="CPU threads (default: torch chooses)")
     where.add_argument("--sheet-every", type=int, default=200, metavar="N", help="steps between sample sheets (default 200)")
     where.add_argument(
@@ -88,6 +89,7 @@ def train(args: argparse.Namespace, terminal: Terminal) -> Answer:
             out=out,
             seed=args.seed,
             device=args.device,
+            devices=args.devices,
             threads=args.threads,
             max_steps=args.max_steps,
             sheet_every=args.sheet_every,

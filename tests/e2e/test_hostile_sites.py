@@ -228,7 +228,7 @@ def test_a_site_cannot_be_an_operator(hostile: HostileSite) -> None:
         ("CreateToken", admin_pb2.CreateTokenRequest(site="friend", ttl_s=600)),
         ("SubmitExperiment", admin_pb2.SubmitExperimentRequest(toml="")),
     ):
-        with pytest.raises(NotAuthorised, match=f"may not call OperatorService/{method}: it needs a operator's"):
+        with pytest.raises(NotAuthorised, match=f"may not call OperatorService/{method}: it needs an operator's"):
             hostile.call_stub(admin_pb2_grpc.OperatorServiceStub, method, request)
 
 

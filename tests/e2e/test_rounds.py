@@ -17,7 +17,7 @@ from tests.support.hospitals import SITES
 
 KEYS = {
     *("experiment", "round", "state", "reason", "eligible", "sampled", "admitted", "refused", "model_digest"),
-    *("base_digest", "opened_at", "deadline", "committed_at", "metrics"),
+    *("base_digest", "opened_at", "deadline", "committed_at", "metrics", "quorum", "enough"),
 }
 """Of one round in `rounds list --json`: programs rely on them."""
 SAMPLED_TOML = mean_experiment("sampled", 3, extra=f"[sampling]\nfraction = 0.6\nminimum = 2\nsites = {list(SITES)}")

@@ -118,6 +118,8 @@ def train_centrally(task: CentralTask, show: Show, stop: Stop, clock: Clock) -> 
     draft = task.settings.draft()
     if task.max_steps is not None and task.max_steps < 1:
         raise UsageError("--max-steps is at least 1")
+    if task.devices < 1:
+        raise UsageError("--devices is at least 1")
     if not task.data.is_dir():
         raise NotFound(f"--data {task.data}: there is no such folder")
     outputs = Outputs(task.out)

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -13,7 +13,10 @@ from histofed.pki.signing import sign
 from histofed.statements import MODEL_TYPE, UPDATE_TYPE
 from tests.support.signed_models import Federation, signed_model
 
-NOW = SystemClock().now()
+
+def now() -> datetime:
+    """Asked by each test: a federation's certificates begin when it is made, which a long suite does late."""
+    return SystemClock().now()
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +29,7 @@ def test_a_model_of_the_federation_is_verified(federation: Federation, tmp_path:
     path = tmp_path / "model.safetensors"
     path.write_bytes(model.server)
 
-    verified = verify_statement(model.envelope, federation.authority.certificate, NOW)
+    verified = verify_statement(model.envelope, federation.authority.certificate, now())
 
     assert verified.digest == model.digest
     assert verified.part(None) == verify_file(path, verified)
@@ -37,14 +40,14 @@ def test_a_site_cannot_sign_a_model(federation: Federation) -> None:
     model = signed_model(federation.member(federation.authority.site("north")))
 
     with pytest.raises(NotAuthorised):
-        verify_statement(model.envelope, federation.authority.certificate, NOW)
+        verify_statement(model.envelope, federation.authority.certificate, now())
 
 
 def test_another_federation_cannot_sign_a_model(federation: Federation) -> None:
     model = signed_model(Federation.make().aggregator())
 
     with pytest.raises(NotAuthorised, match="not issued by this federation's CA"):
-        verify_statement(model.envelope, federation.authority.certificate, NOW)
+        verify_statement(model.envelope, federation.authority.certificate, now())
 
 
 def test_a_changed_statement_is_noticed(federation: Federation) -> None:
@@ -52,7 +55,7 @@ def test_a_changed_statement_is_noticed(federation: Federation) -> None:
     changed = replace(model.envelope, payload=model.envelope.payload.replace(b'"round":2', b'"round":3'))
 
     with pytest.raises(BadData, match="changed after signing"):
-        verify_statement(changed, federation.authority.certificate, NOW)
+        verify_statement(changed, federation.authority.certificate, now())
 
 
 def test_a_signed_update_is_no_model(federation: Federation) -> None:
@@ -60,21 +63,21 @@ def test_a_signed_update_is_no_model(federation: Federation) -> None:
     envelope = sign(UPDATE_TYPE, signed_model(aggregator).envelope.payload, aggregator)
 
     with pytest.raises(BadData, match="not a model statement"):
-        verify_statement(envelope, federation.authority.certificate, NOW)
+        verify_statement(envelope, federation.authority.certificate, now())
     with pytest.raises(BadData, match="changed after signing"):
-        verify_statement(replace(envelope, payload_type=MODEL_TYPE), federation.authority.certificate, NOW)
+        verify_statement(replace(envelope, payload_type=MODEL_TYPE), federation.authority.certificate, now())
 
 
 def test_a_certificate_counts_only_while_it_is_valid(federation: Federation) -> None:
     model = signed_model(federation.aggregator())
 
     with pytest.raises(NotAuthorised, match="was not valid at"):
-        verify_statement(model.envelope, federation.authority.certificate, NOW + timedelta(days=400))
+        verify_statement(model.envelope, federation.authority.certificate, now() + timedelta(days=400))
 
 
 def test_a_changed_file_is_no_part_of_the_model(federation: Federation, tmp_path: Path) -> None:
     model = signed_model(federation.aggregator())
-    verified = verify_statement(model.envelope, federation.authority.certificate, NOW)
+    verified = verify_statement(model.envelope, federation.authority.certificate, now())
     path = tmp_path / "model.safetensors"
     path.write_bytes(model.server + b"!")
 

@@ -215,3 +215,31 @@ def test_a_state_that_is_broken_from_the_start_is_no_state_to_return_to(
         next(contest.generator.parameters()).fill_(float("nan"))
     with pytest.raises(TrainingFailed, match=r"loss is nan at step 1 of 6"):
         train(contest, batches, 6, 2, CheckpointStore(tmp_path, "work"), FakeClock(), lambda _: None, lambda: False, RETURNS)
+
+
+@pytest.mark.parametrize("times", [0, 1, 2])
+def test_when_losses_are_read_does_not_matter(
+    make_contest: MakeContest, batches: Batches, tmp_path: Path, times: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """As on a GPU: read late, a divergence is told of the step it came from, and the run returns to the same state."""
+    ends = []
+    for read_every in (1, 4):
+        contest = make_contest()
+        poison = _Poison(batches, contest, 4, times)
+        store = CheckpointStore(tmp_path / str(read_every), "work")
+        (tmp_path / str(read_every)).mkdir()
+        losses = train(
+            contest,
+            poison,  # type: ignore[arg-type]
+            7,
+            2,
+            store,
+            FakeClock(),
+            lambda _: None,
+            lambda: False,
+            Rules(returns=Returns(most=2, every=3)),
+            read_every=read_every,
+        )
+        ends.append((losses, _bytes(contest)))
+    assert ends[0] == ends[1]
+    assert caplog.text.count("at step 5") == 2 * times

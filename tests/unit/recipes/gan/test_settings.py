@@ -63,13 +63,13 @@ def test_calls_that_mean_nothing(changes: Changes, words: str) -> None:
 
 
 def test_changes_are_kept_as_sentences() -> None:
-    values = {"batch": 16, "latent": 100, "lecam": "off", "augment.colour": 0.1, "augment.flips": False}
+    values = {"batch": 16, "latent": 100, "returns": "off", "augment.colour": 0.1, "augment.flips": False}
     settings = from_preset(load("default"), Changes(steps=10, values=values))
     config = settings.draft()
-    assert (config.batch, config.steps, config.lecam, config.augment and config.augment.colour) == (16, 10, None, 0.1)
+    assert (config.batch, config.steps, config.returns, config.augment and config.augment.colour) == (16, 10, None, 0.1)
     assert settings.departures == (
         "batch is 16 instead of 64",
-        "lecam is nothing instead of {'weight': 0.1, 'decay': 0.99}",
+        "returns is nothing instead of {'most': 2, 'every': 200, 'limit': 10000.0}",
         "augment.colour is 0.1 instead of 0.2",
         "augment.flips is false instead of true",
         "trained for 10 steps instead of 24000 steps",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from histofed.base.errors import BadData
-from histofed.base.experiment import parse_experiment
+from histofed.base.experiment import Aggregation, RoundRules, parse_experiment
 from histofed.recipes import presets
 from histofed.recipes.gan.recipe import GanRecipe
 from histofed.recipes.presets import Preset
@@ -24,8 +24,8 @@ def test_the_file_is_the_preset(preset: Preset) -> None:
     assert file.name == preset.name.replace("/", "-")
     assert GanRecipe().parse(file.recipe_config) == GanRecipe().parse(preset.recipe_table(steps))
     assert file.rounds == preset.federation["rounds"]
-    assert file.aggregation.model_dump() == preset.federation["aggregation"]
-    assert file.round.model_dump() == preset.federation["round"]
+    assert file.aggregation == Aggregation.model_validate(preset.federation["aggregation"])
+    assert file.round == RoundRules.model_validate(preset.federation["round"])
 
 
 def test_each_value_says_where_it_comes_from() -> None:
