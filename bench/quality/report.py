@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from bench.quality.curves import draw_curves
 from bench.quality.judge import HELD_OUT, NETS, Judge
-from bench.quality.recipes import NAMES
+from bench.quality.recipes import NAMES, settings_of
 
 Curve = list[dict[str, Any]]
 TARGET: Final = 0.6
@@ -63,6 +63,12 @@ def _page(
         f"small ViT as discriminator. Held-out patients ({HELD_OUT:.0%} of each class) are the reference of the",
         "distance and the test of the probe; no network ever sees them. Written by `python -m bench.quality report`;",
         "the runs are made by `python -m bench.quality run`.",
+        "",
+        "Neither side is its preset as it ships. What was changed in each:",
+        "",
+        *(f"- `{name}`: {'; '.join(settings_of(name, {}).departures)}." for name in ("default", "paper")),
+        "",
+        "How these values were found, and why that favours `default`: [README.md](README.md).",
         "",
         "Fréchet distance to the held-out patients' tiles, lower is better; the nets are not FID's, so nothing here is a",
         "FID:",
