@@ -21,11 +21,11 @@ _FUSED_BACKWARD: Final = torch.ops.aten._scaled_dot_product_flash_attention_for_
 """Attention as CPUs fuse it; torch has formulas for CUDA's kernels alone."""
 
 
-class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves its modes untyped, and below its formulas
+class Meter(TorchDispatchMode):
     """FLOPs of what runs inside, and bytes of the tensors that are alive."""
 
     def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()  # type: ignore[no-untyped-call]  # torch leaves its modes untyped
         self.flops = 0
         self.live = 0
         self.peak = 0
@@ -54,9 +54,9 @@ class Meter(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch leaves
 
 def _flops(operation: Any, args: Sequence[Any], kwargs: Mapping[str, Any], out: Any) -> int:
     if operation is _FUSED:
-        return int(sdpa_flop_count(*(one.shape for one in args[:3])))  # type: ignore[no-untyped-call]
+        return int(sdpa_flop_count(*(one.shape for one in args[:3])))
     if operation is _FUSED_BACKWARD:
-        return int(sdpa_backward_flop_count(*(one.shape for one in args[:4])))  # type: ignore[no-untyped-call]
+        return int(sdpa_backward_flop_count(*(one.shape for one in args[:4])))
     formula = flop_registry.get(operation)
     return 0 if formula is None else int(formula(*args, **kwargs, out_val=out))
 
