@@ -26,12 +26,14 @@ _OWN: Final[Mapping[str, Mapping[str, Json]]] = {
         "discriminator.norm": "own",
         "discriminator.spectral_norm": False,
         "discriminator.dropout": "off",
-        "batch": 32,
+        "batch": 16,
         "augment": "off",
-        "generator_rate": 5e-4,
+        "generator_rate": 1e-3,
         "discriminator_rate": 5e-4,
         "betas": [0.5, 0.99],
         "ema_decay": 0.99,
+        "objective.r1": 0.0,
+        "objective.penalty_every": 1,
     },
 }
 _ENDLESS: Final = 1_000_000

@@ -2,13 +2,14 @@
 
     1  Linear z → C·4²
     2  x class map, Embedding K → 4² (starts around 1)
-    3  per doubling: [norm, LeakyReLU, conv, norm, LeakyReLU, nearest x2, conv] + [conv 1x1, nearest x2], over √2;
+    3  per doubling: [norm, LeakyReLU, conv, norm, LeakyReLU, nearest x2, conv] + [conv 1x1, bilinear x2], over √2;
        at 16 x 16 a second linear map of z joins, 32 channels
     4  norm, LeakyReLU, conv → 3, tanh
 
 The second map gives every place noise of its own: nuclei do not follow from a plan of 4 x 4. Convolutions replicate the
-border, because zeros there tell each pixel where it is, and the generator then draws one picture for all noise
-(`docs/results/quality.md`).
+border, because zeros there tell each pixel where it is, and the generator then draws one picture for all noise; the shortcut
+is doubled smoothly, because copied pixels show through as squares and streaks; and groups of the norms have at least
+eight channels, because a channel by itself loses its contrast (`docs/results/README.md`).
 
 Each norm is a group norm whose scale and shift come from class and noise (FiLM, Perez et al., arXiv 1709.07871). There is no
 batch norm: its running statistics are what averaging over hospitals spoils first. Channels double towards the start, from
@@ -29,7 +30,6 @@ from histofed.base.errors import BadData
 from histofed.models.doubling import DoublingConv2d
 from histofed.models.film import modulated_group_norm
 from histofed.models.networks import Generator
-from histofed.models.norms import groups_of
 
 LAST_WIDTH: Final = 16
 MOST_WIDTH: Final = 512
@@ -38,6 +38,7 @@ DETAIL: Final = 32
 """Channels of the second map of the noise."""
 _DETAIL_AFTER: Final = 2
 """Doublings; 4 x 4 is 16 x 16 then."""
+_CHANNELS_OF_GROUP: Final = 8
 _SLOPE: Final = 0.2
 
 
@@ -82,7 +83,7 @@ class _Film(nn.Module):
 
     def __init__(self, channels: int, given: int) -> None:
         super().__init__()
-        self.groups = groups_of(channels)
+        self.groups = max(1, channels // _CHANNELS_OF_GROUP)
         self.scale_shift = nn.Linear(given, 2 * channels)
 
     def forward(self, x_BCHW: Tensor, given_BZ: Tensor) -> Tensor:
@@ -110,7 +111,7 @@ class _UpBlock(nn.Module):
 
 
 def _twice(x_BCHW: Tensor) -> Tensor:
-    return interpolate(x_BCHW, scale_factor=2.0, mode="nearest")
+    return interpolate(x_BCHW, scale_factor=2.0, mode="bilinear")
 
 
 def _start(image_size: int) -> tuple[int, int]:

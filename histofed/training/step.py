@@ -26,6 +26,7 @@ from histofed.training.augment import augment
 from histofed.training.contest import Contest
 from histofed.training.losses import discriminator_loss, generator_loss, judged
 from histofed.training.moving import onto
+from histofed.training.patches import patch_distance
 from histofed.training.penalties import away_from_one, between, squared_gradient, twice_differentiable
 from histofed.training.rules import LeCam, Rules
 from histofed.training.team import ALONE, Team
@@ -70,8 +71,9 @@ class _Turn:
 
 @dataclass(frozen=True)
 class _Fakes:
-    """Augmented fakes; attached to the generator where it moves."""
+    """Fakes as drawn and as augmented; attached to the generator where it moves."""
 
+    drawn_BCHW: Tensor
     seen_BCHW: Tensor
     asked_B: Tensor
 
@@ -134,8 +136,10 @@ def _move_generator(contest: Contest, rules: Rules, turn: _Turn, team: Team) -> 
                 fake = _draw(contest, rules, part)
                 answer = _look(contest, rules, fake.seen_BCHW)
                 loss = generator_loss(answer, fake.asked_B, rules, _real_logits(contest, rules, part), turn.step)
+                if rules.patches:
+                    loss = loss + rules.patches * patch_distance(fake.drawn_BCHW, part.real_BCHW)
                 _backward(loss / turn.count, scaler)
-            fakes.append(_Fakes(fake.seen_BCHW.detach(), fake.asked_B))
+            fakes.append(_Fakes(fake.drawn_BCHW.detach(), fake.seen_BCHW.detach(), fake.asked_B))
             total += loss.detach() / turn.count
     team.add_up([total, *_gradients(contest.generator)])
     _take_step(contest.generator, contest.generator_adam, scaler, rules)
@@ -187,7 +191,7 @@ def _draw(contest: Contest, rules: Rules, part: Deal) -> _Fakes:
     """Fakes as the discriminator will see them."""
     with _autocast(contest, rules):
         fake_BCHW = contest.generator(part.z_BZ, part.asked_B)
-    return _Fakes(augment(fake_BCHW.float(), rules.augmentation), part.asked_B)
+    return _Fakes(fake_BCHW.float(), augment(fake_BCHW.float(), rules.augmentation), part.asked_B)
 
 
 def _look(contest: Contest, rules: Rules, images_BCHW: Tensor, again: bool = False) -> Judgement:

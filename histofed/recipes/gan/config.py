@@ -121,6 +121,8 @@ class GanConfig(Section):
     objective: ObjectiveConfig = ObjectiveConfig()
     augment: AugmentConfig | None = None
     lecam: LeCamConfig | None = None
+    patches: Weight = 0.0
+    """Weight of the fakes' distance to the reals in patches, which the generator minimises too (`training/patches.py`)."""
     clip_gradient: float | None = Field(default=None, gt=0, le=1e6, allow_inf_nan=False)
     """Largest L2 norm of a player's gradient."""
     returns: ReturnsConfig | None = None
@@ -176,6 +178,7 @@ class GanConfig(Section):
             flip_real=wanted.flip_real,
             lecam=LeCam(**self.lecam.model_dump()) if self.lecam else None,
             augmentation=Augmentation(**self.augment.model_dump()) if self.augment else None,
+            patches=self.patches,
             clip_gradient=self.clip_gradient,
             accumulate=self.accumulate,
             precision=self.precision,

@@ -89,6 +89,7 @@ FULL = {
     "augmentation": Augmentation(),
     "clip_gradient": 1.0,
     "penalty_every": 2,
+    "patches": 0.5,
     "accumulate": 2,
 }
 
