@@ -115,6 +115,16 @@ def test_rounding_never_carries_a_clipped_update_over_its_bound(make_pair: MakeP
     assert decoded(tmp_path / "kept", pair, "bfloat16-delta")["w"].max() == 1.0
 
 
+@pytest.mark.parametrize("encoding", ["float32-delta", "bfloat16-delta"])
+def test_an_update_that_is_at_its_bound_is_taken(make_pair: MakePair, tmp_path: Path, encoding: Encoding) -> None:
+    """Nothing is rounded here; the norm may differ in its last bit all the same, as sums in another order do."""
+    base = np.zeros(3 * PIECE, np.float32)
+    update = np.full(base.size, 0.5, np.float32)
+    pair = make_pair({"w": base}, {"w": update})
+    bound = np.nextafter(0.5 * base.size**0.5, 0)
+    assert encoded(pair, encoding, tmp_path / "coded", max_norm=bound).loss.largest == 0.0
+
+
 def test_rounded_weights_that_leave_the_bound_are_refused_in_words(pair: Pair, tmp_path: Path) -> None:
     with TensorFile(pair.update) as new, TensorFile(pair.base) as base:
         bound = difference(new, base).norm
