@@ -2,6 +2,7 @@
 
 `aggregate` walks the updates' safetensors tensor by tensor and piece by piece, so that its memory does not depend on the
 number of sites nor on the size of the model: two float64 buffers that stay in a core's L2 cache; the files are page cache.
+Of encoded updates the piece in hand is decoded, of each site (`histofed/encodings`), so that some 0.2 MB a site come to it.
 (Measured with 86M float32: `madvise` and `readinto` instead of faults gained nothing, so there is neither.)
 
 Invariants. The result depends on the set of updates alone: they are sorted by site, each element is summed in float64 in
