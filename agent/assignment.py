@@ -14,6 +14,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked
 
 from histofed.base import durable
+from histofed.base.encoding import Encoding
 from histofed.base.errors import BadData
 from histofed.statements import File
 
@@ -22,6 +23,8 @@ RESULT_FILE: Final = "result.json"
 UPDATE_FILE: Final = "update.safetensors"
 PRIVATE_FILE: Final = "private.safetensors"
 SHARED_FILE: Final = "shared.safetensors"
+CLIPPED_FILE: Final = "clipped.safetensors"
+"""The update before it is encoded, where its encoding is not float32."""
 
 _strict = ConfigDict(extra="forbid", strict=True)
 
@@ -54,6 +57,8 @@ class Assignment:
     cache: Path | None = None
     """Folder for decoded tiles, shared by all tasks."""
     cache_bytes: int = 0
+    encoding: Encoding = "float32"
+    """How the update is written."""
 
 
 @checked(frozen=True, config=_strict)
@@ -61,7 +66,7 @@ class Result:
     """What a finished training says beside its tensors."""
 
     weights: File
-    """`update.safetensors` in the output folder: base + clipped difference."""
+    """`update.safetensors` in the output folder: base + clipped difference, in the experiment's encoding."""
     norm_before: float
     norm: float
     clipped: bool

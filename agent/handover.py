@@ -66,7 +66,7 @@ class HandOver:
             **about(task, entry.attempt),
             names.UPDATE_SHA256: entry.sha256,
             names.UPDATE_BYTES: entry.bytes,
-            names.UPDATE_ENCODING: "float32",
+            names.UPDATE_ENCODING: entry.encoding,
         }
         parent = parent or round_parent(task.round.experiment, task.round.number)
         with self._tracing.span(names.TASK_UPLOAD, attributes, parent=parent) as span:

@@ -21,6 +21,7 @@ from typing import Any, Final, TypeAlias, cast
 import grpc
 
 from histofed import __version__
+from histofed.base import encoding
 from histofed.base.clock import Clock, from_iso
 from histofed.base.errors import AggregatorUnavailable, BadData, ConfigError, NotEnrolled
 from histofed.base.ids import Digest, SiteId, TaskKey, digest, sha256, site_id
@@ -39,7 +40,7 @@ from histofed.v1 import rounds_pb2_grpc, types_pb2
 
 log = logging.getLogger(__name__)
 
-CAPABILITIES: Final = ("encoding:float32", "kind:train", *(f"recipe:{name}" for name in recipes.names()))
+CAPABILITIES: Final = (*encoding.CAPABILITIES, "kind:train", *(f"recipe:{name}" for name in recipes.names()))
 BEAT_LIMIT_S: Final = 120.0
 """Seconds without a message (a beat comes every few seconds) after which the connection is taken for dead."""
 

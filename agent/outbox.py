@@ -42,6 +42,7 @@ class Entry:
     weights: Path
     sha256: Digest
     bytes: int
+    encoding: str
 
 
 def folder_name(task: TaskKey) -> str:
@@ -114,7 +115,7 @@ def _entry(envelope: Envelope, weights: Path) -> Entry:
     file: File | None = manifest.weights
     if file is None:
         raise BadData(f"the manifest of {manifest.task} in the outbox names no weights")
-    return Entry(manifest.task, manifest.attempt, envelope, weights, digest(file.sha256), file.bytes)
+    return Entry(manifest.task, manifest.attempt, envelope, weights, digest(file.sha256), file.bytes, manifest.encoding)
 
 
 def _encode(envelope: Envelope) -> bytes:

@@ -2,9 +2,10 @@
 
     python -m agent.trainer ASSIGNMENT --report FD --parent PID
 
-It reads the assignment, trains by the recipe's workshop, clips the update to the experiment's norm bound and writes the
-result. Its progress and, at the end, the sentence of its error go as JSON lines to the pipe FD; its exit code is that of
-the error (`histofed/base/errors.py`). SIGTERM means: checkpoint, then end. When the daemon dies, the kernel kills it.
+It reads the assignment, trains by the recipe's workshop, clips the update to the experiment's norm bound, encodes it and
+writes the result. Its progress and, at the end, the sentence of its error go as JSON lines to the pipe FD; its exit code is
+that of the error (`histofed/base/errors.py`). SIGTERM means: checkpoint, then end. When the daemon dies, the kernel kills
+it.
 
 What it prints is kept by the site's log, so an unexpected error is printed as type and place, without its message:
 messages of libraries hold file names.
@@ -25,6 +26,7 @@ from pathlib import Path
 from typing import Final
 
 from agent.assignment import (
+    CLIPPED_FILE,
     RESULT_FILE,
     SHARED_FILE,
     UPDATE_FILE,
@@ -33,9 +35,11 @@ from agent.assignment import (
     read_assignment,
     write,
 )
+from histofed.base import durable
 from histofed.base.errors import Cancelled, CannotWriteState, HistofedError, TrainingFailed
+from histofed.encodings.file import Form, encode_file
 from histofed.privacy.clipping import clip_file
-from histofed.recipes.contract import Progress, Stop, TrainTask
+from histofed.recipes.contract import Progress, Stop, TrainResult, TrainTask
 from histofed.recipes.registry import recipe
 from histofed.statements import File
 
@@ -87,7 +91,7 @@ class StopFlag:
 
 
 def run(assignment: Assignment, reporter: Reporter, stop: Stop) -> Result:
-    """Train, clip, write. What was finished before a crash is not done again."""
+    """Train, clip, encode, write. What was finished before a crash is not done again."""
     output = assignment.output
     done = (
         recipe(assignment.recipe)
@@ -111,20 +115,33 @@ def run(assignment: Assignment, reporter: Reporter, stop: Stop) -> Result:
             stop,
         )
     )
-    clipped = clip_file(output / SHARED_FILE, assignment.base, assignment.max_norm, output / UPDATE_FILE)
-    result = Result(
-        weights=File(clipped.file.sha256, clipped.file.bytes),
+    result = _finished(assignment, done)
+    write(output / RESULT_FILE, result)
+    return result
+
+
+def _finished(assignment: Assignment, done: TrainResult) -> Result:
+    """Clip what was trained, encode it, and say both."""
+    output, plain = assignment.output, assignment.encoding == "float32"
+    target = output / (UPDATE_FILE if plain else CLIPPED_FILE)
+    clipped = clip_file(output / SHARED_FILE, assignment.base, assignment.max_norm, target)
+    file, norm, metrics = clipped.file, clipped.norm, dict(done.metrics)
+    if not plain:
+        form = Form(assignment.encoding, assignment.base_sha256)
+        encoded = encode_file(target, assignment.base, form, assignment.max_norm, output / UPDATE_FILE)
+        file, norm, metrics = encoded.file, encoded.norm, {**metrics, **encoded.loss.metrics}
+        durable.remove(target)
+    return Result(
+        weights=File(file.sha256, file.bytes),
         norm_before=clipped.norm_before,
-        norm=clipped.norm,
+        norm=norm,
         clipped=clipped.clipped,
         tiles=done.counts.tiles,
         patients=done.counts.patients,
         steps=done.steps,
-        metrics=dict(done.metrics),
+        metrics=metrics,
         notes=done.notes,
     )
-    write(output / RESULT_FILE, result)
-    return result
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -292,6 +292,7 @@ class Work:
             nice=config.trainer.nice,
             cache=config.data.cache_dir or Layout(config.state_dir).tile_cache,
             cache_bytes=config.data.cache_bytes,
+            encoding=experiment.file.aggregation.encoding,
         )
 
     async def _train(self, offer: Offer, assignment: Assignment) -> Result:
@@ -339,7 +340,7 @@ class Work:
             site=task.site,
             attempt=offer.attempt,
             base=offer.base,
-            encoding="float32",
+            encoding=assignment.encoding,
             weights=result.weights,
             tiles=result.tiles,
             patients=result.patients,

@@ -47,7 +47,7 @@ from aggregator.aggregate import (
 )
 from histofed import weights
 from histofed.base.errors import BadData
-from histofed.weights import Array, TensorFile, Written
+from histofed.weights import Array, TensorFile, Tensors, Written
 
 KEPT: Final[Mapping[str, tuple[str, ...]]] = {
     "FedAdam": ("m_t", "v_t"),
@@ -77,7 +77,7 @@ def aggregate(job: AggregateJob) -> AggregateResult:
     shares = shares_of(updates)
     with contextlib.ExitStack() as stack:
         base = stack.enter_context(open_tensors(job.base, "the base model"))
-        files = [stack.enter_context(open_update(update, base)) for update in updates]
+        files = [stack.enter_context(open_update(update, base, job.form)) for update in updates]
         before = stack.enter_context(open_tensors(call.state, "the strategy's state")) if call.state else None
         strategy = _built(call, len(updates))
         _recall(strategy, call, before, base)
@@ -189,7 +189,7 @@ def _check_messages(call: FlowerCall, messages: Sequence[Message], replies: Mapp
         )
 
 
-def _replies(call: FlowerCall, updates: Sequence[UpdateInput], files: Sequence[TensorFile]) -> dict[int, RecordDict]:
+def _replies(call: FlowerCall, updates: Sequence[UpdateInput], files: Sequence[Tensors]) -> dict[int, RecordDict]:
     """Each update as Flower holds one, by node: the site's place in the order of names, from 1."""
     return {
         node: RecordDict({"arrays": _record(file, update.site), "metrics": _metrics(call, update)})
@@ -215,10 +215,11 @@ def _metrics(call: FlowerCall, update: UpdateInput) -> MetricRecord:
     return MetricRecord({_WEIGHT: update.weight, name: reported[name]})
 
 
-def _record(file: TensorFile, site: str = "") -> ArrayRecord:
+def _record(file: Tensors, site: str = "") -> ArrayRecord:
     """A file's tensors, sorted by name; half precision as float32, so that nothing is summed in it. Raises `BadData`."""
     found = {}
-    for name, array in file.items():
+    for name in file.specs:
+        array = file.array(name)
         if site and not np.isfinite(array).all():
             raise BadData(f"the update of site {site} cannot be averaged: tensor {name!r} holds values that are not finite")
         found[name] = FlowerArray(array.astype(np.float32) if array.dtype == np.float16 else array)

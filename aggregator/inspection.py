@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from histofed.base.errors import BadData
+from histofed.encodings.file import PLAIN, Form, open_encoded
 from histofed.weights import TensorFile, difference
 
 TOLERANCE: Final = 1e-3
@@ -17,13 +18,13 @@ TOLERANCE: Final = 1e-3
 than ours does. An attacker gains a thousandth."""
 
 
-def check_tensors(update: Path, base: Path, max_norm: float) -> float:
-    """The L2 norm of (update - base), in float64, of an update that may enter.
+def check_tensors(update: Path, base: Path, max_norm: float, form: Form = PLAIN) -> float:
+    """The L2 norm of (update - base), in float64 and of decoded values, of an update that may enter.
 
-    Raises `BadData` for a damaged file, other names, shapes or types than the base's, types that cannot be averaged, values
-    that are not finite, and a norm above `max_norm`.
+    Raises `BadData` for a damaged file, one in another form, other names, shapes or types than the base's, types that
+    cannot be averaged, values that are not finite, and a norm above `max_norm`.
     """
-    with TensorFile(update) as new, TensorFile(base) as old:
+    with TensorFile(base) as old, open_encoded(update, old, form) as new:
         found = difference(new, old)
     if found.not_finite:
         raise BadData(

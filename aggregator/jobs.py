@@ -15,6 +15,7 @@ from typing import Any, Final, TypeAlias
 from aggregator.aggregate import AggregateJob, AggregateResult, FlowerCall, Share, UpdateInput
 from histofed.base.errors import HistofedError, all_errors
 from histofed.base.ids import Json
+from histofed.encodings.file import PLAIN, Form
 from histofed.recipes.contract import ServerRule
 from histofed.weights import Written
 
@@ -47,6 +48,8 @@ class InspectJob:
     update: Path
     base: Path
     max_norm: float
+    form: Form = PLAIN
+    """How the update must be written."""
 
 
 @dataclass(frozen=True)
@@ -91,11 +94,12 @@ def decode_job(data: bytes) -> Job:
                 out_shared=Path(fields["out_shared"]),
                 out_server=_path(fields["out_server"]),
                 flower=_flower(fields["flower"]),
+                form=Form(**fields["form"]),
             )
         case "initialise":
             return InitialiseJob(**fields | {name: Path(fields[name]) for name in ("out_shared", "out_server")})
         case "inspect":
-            return InspectJob(Path(fields["update"]), Path(fields["base"]), fields["max_norm"])
+            return InspectJob(Path(fields["update"]), Path(fields["base"]), fields["max_norm"], Form(**fields["form"]))
         case other:
             raise ValueError(f"{other!r} is no kind of job")
 

@@ -26,6 +26,7 @@ from histofed.base.durable import failpoint
 from histofed.base.experiment import Experiment
 from histofed.base.ids import Digest, SiteId, sha256
 from histofed.base.seeds import seed
+from histofed.encodings.file import Form
 from histofed.pki.credentials import Credentials
 from histofed.pki.signing import sign
 from histofed.recipes.registry import recipe
@@ -80,9 +81,9 @@ class ModelForge:
         update = state.task(site).weights
         assert update is not None, "a received task has its weights"
         base = self._store.part(state.base, SHARED)
-        job = InspectJob(
-            self._blobs.path(update), self._blobs.path(Digest(base.sha256)), experiment.file.aggregation.max_norm
-        )
+        rules = experiment.file.aggregation
+        form = Form(rules.encoding, base.sha256)
+        job = InspectJob(self._blobs.path(update), self._blobs.path(Digest(base.sha256)), rules.max_norm, form)
         return (await self._workers.run(job)).norm
 
     async def next(self, experiment: Experiment, state: Round) -> Made:
@@ -113,6 +114,7 @@ class ModelForge:
                 self._part_of(base, STRATEGY),
                 strategy,
             ),
+            form=Form(experiment.file.aggregation.encoding, base.parts[SHARED].sha256),
         )
         made = await self._workers.run(job)
         written = {SHARED: (shared, made.shared), SERVER: (server, made.server), STRATEGY: (strategy, made.strategy)}

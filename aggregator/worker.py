@@ -62,7 +62,7 @@ def perform(job: Job) -> Result:
         case AggregateJob():
             return _aggregate_with_flower(job)
         case InspectJob():
-            return InspectResult(check_tensors(job.update, job.base, job.max_norm))
+            return InspectResult(check_tensors(job.update, job.base, job.max_norm, job.form))
         case InitialiseJob():
             return _initialise(job)
 

@@ -1,6 +1,6 @@
 """`make bench`: every bench in a process of its own, one table, and `bench/results.json`.
 
-    .venv/bin/python bench/run.py [NAME ...]        # start idle aggregate transfer cache training demo; all by default
+    .venv/bin/python bench/run.py [NAME ...]    # start idle aggregate encodings transfer cache training demo; all by default
 
 Values are ratios to a peer of the same run where there is one, so that they mean the same on every machine. A missed
 target is written as missed and is no failure; the exit code is 1 when a bench could not measure.
@@ -16,7 +16,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-BENCHES = ("start", "idle", "aggregate", "transfer", "cache", "training", "demo")
+BENCHES = ("start", "idle", "aggregate", "encodings", "transfer", "cache", "training", "demo")
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "bench" / "results.json"
 LIMIT_S = 900

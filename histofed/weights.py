@@ -19,7 +19,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, Protocol, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -62,6 +62,11 @@ class TensorSpec:
     def meaning(self) -> tuple[str, str, tuple[int, ...]]:
         """What two files must agree on."""
         return self.name, self.dtype, self.shape
+
+
+def dtype_of(spec: TensorSpec) -> np.dtype[Any]:
+    """numpy's type of a tensor's values."""
+    return _DTYPES[spec.dtype]
 
 
 def parse_header(header: bytes, data_size: int) -> tuple[TensorSpec, ...]:
@@ -107,6 +112,29 @@ def _spec(name: str, entry: object) -> TensorSpec:
     return TensorSpec(name, dtype, tuple(shape), begin, end)
 
 
+class Tensors(Protocol):
+    """A file of tensors that is walked piece by piece: a `TensorFile`, or an update that is decoded as it is read."""
+
+    @property
+    def specs(self) -> Mapping[str, TensorSpec]:
+        """Every tensor by name, sorted."""
+        ...
+
+    def pieces(self, name: str) -> Iterator[Array]:
+        """The tensor, flattened, in parts of `PIECE` elements; the last one may have fewer. Raises `BadData`."""
+        ...
+
+    def array(self, name: str) -> Array:
+        """The whole tensor. Raises `BadData`."""
+        ...
+
+    def __enter__(self) -> Tensors: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
 class TensorFile:
     """A safetensors file, read through mmap; a context manager. Raises `BadData` when it cannot be used.
 
@@ -140,6 +168,10 @@ class TensorFile:
             self._map, _DTYPES[spec.dtype], math.prod(spec.shape), self._data_begin + spec.begin if spec.end else 0
         )
         return flat.reshape(spec.shape)
+
+    def pieces(self, name: str) -> Iterator[Array]:
+        """The flattened tensor in parts, as views. Raises `BadData` when it is not there."""
+        yield from pieces(self.array(name))
 
     def items(self) -> Iterator[tuple[str, Array]]:
         """Names and views, sorted by name."""
@@ -207,17 +239,28 @@ def save_stream(
     text += b" " * (-len(text) % 8)
     if len(text) > HEADER_LIMIT:
         raise BadData(f"too many tensors: a header of {len(text)} bytes (the limit is {HEADER_LIMIT})")
-    begin = struct.pack("<Q", len(text)) + text
+    return write_stream(path, _filled(struct.pack("<Q", len(text)) + text, data, offset))
+
+
+def _filled(begin: bytes, data: Iterable[Array], promised: int) -> Iterator[memoryview]:
+    """A file's bytes in parts; that the data are as long as promised is told before the file becomes one."""
+    yield memoryview(begin)
+    written = 0
+    for piece in data:
+        view = np.ascontiguousarray(piece).reshape(-1).view(np.uint8).data
+        written += len(view)
+        yield view
+    assert written == promised, f"{written} bytes of tensors where the header promises {promised}"
+
+
+def write_stream(path: Path, parts: Iterable[memoryview]) -> Written:
+    """Write a file whose bytes come in parts, and hash them on the way: atomic, durable. Raises `CannotWriteState`."""
+    written = 0
     with StreamDigest() as digest, durable.writing(path) as file:
-        file.write(begin)
-        digest.update(memoryview(begin))
-        written = 0
-        for piece in data:
-            view = np.ascontiguousarray(piece).reshape(-1).view(np.uint8).data
-            digest.update(view)
-            written += file.write(view)
-        assert written == offset, f"{written} bytes of tensors where the header promises {offset}"
-    return Written(digest.finish(), len(begin) + offset)
+        for part in parts:
+            digest.update(part)
+            written += file.write(part)
+    return Written(digest.finish(), written)
 
 
 def _type_name(name: str, dtype: np.dtype[Any]) -> str:
@@ -246,15 +289,15 @@ class Difference:
     not_finite: tuple[str, ...]
 
 
-def difference(update: TensorFile, base: TensorFile) -> Difference:
+def difference(update: Tensors, base: Tensors) -> Difference:
     """Compare two files with the same tensors, piece by piece in float64. Raises `BadData` when they do not match."""
     check_same_meaning(update, base)
     total, bad = 0.0, []
-    for name in base.names:
+    for name in base.specs:
         square = 0.0
         # a value that is not finite ends up in the sum, which is looked at below
         with np.errstate(over="ignore", invalid="ignore"):
-            for new, old in zip(pieces(update.array(name)), pieces(base.array(name)), strict=True):
+            for new, old in zip(update.pieces(name), base.pieces(name), strict=True):
                 delta = np.subtract(new, old, dtype=np.float64)
                 # not np.dot: BLAS sums in an order that depends on its threads, and a clipped update on this norm
                 square += float(np.square(delta, out=delta).sum())
@@ -264,9 +307,9 @@ def difference(update: TensorFile, base: TensorFile) -> Difference:
     return Difference(math.sqrt(total) if not bad else math.inf, tuple(bad))
 
 
-def check_same_meaning(update: TensorFile, base: TensorFile) -> None:
+def check_same_meaning(update: Tensors, base: Tensors) -> None:
     """Both files hold the same floating tensors: names, types, shapes. Raises `BadData` naming the first that differs."""
-    for name in sorted({*update.names, *base.names}):
+    for name in sorted({*update.specs, *base.specs}):
         new, old = update.specs.get(name), base.specs.get(name)
         if new is None or old is None:
             raise BadData(f"tensor {name[:80]!r} is {'missing from' if new is None else 'unknown to'} the model")

@@ -24,6 +24,7 @@ from aggregator.services import convert
 from aggregator.space import Space
 from histofed import __version__
 from histofed.audit.record import Who
+from histofed.base import encoding
 from histofed.base.clock import Clock, iso
 from histofed.base.durable import failpoint
 from histofed.base.errors import AlreadyThere, BadData, NotAuthorised, Stale, VersionMismatch
@@ -47,7 +48,7 @@ LOSSES_LIMIT: Final = 16
 """Losses of one task that are shown."""
 EXPERIMENTS_LIMIT: Final = 1000
 """Experiments that one agent asks about."""
-CAPABILITIES: Final = ("encoding:float32", "kind:train")
+CAPABILITIES: Final = (*encoding.CAPABILITIES, "kind:train")
 
 
 class FleetServicer(rounds_pb2_grpc.FleetServiceServicer):

@@ -13,6 +13,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from histofed.base.encoding import Encoding
 from histofed.base.errors import BadData
 from histofed.base.ids import Digest, ExperimentId, experiment_id, sha256, site_id
 
@@ -72,8 +73,8 @@ class Aggregation(_Table):
     """What a site's update counts by."""
     max_norm: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1e4
     """Largest L2 norm of (update - base): a site clips to it, the aggregator refuses above it."""
-    encoding: Literal["float32"] = "float32"
-    """How an update's tensors are written."""
+    encoding: Encoding = "float32"
+    """How a site writes its update's tensors for the way (`histofed/encodings`)."""
     max_update_bytes: Annotated[int, Field(ge=1024, le=1 << 34)] = 1 << 30
     """Larger updates are refused before their first byte."""
 

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from histofed.cli.moments import Course
-from histofed.cli.tables import between, losses, short, size, span
+from histofed.cli.tables import between, losses, short, size, span, trained
 from histofed.cli.views import Experiment, Round, Task
 
 ROUNDS_SHOWN = 8
@@ -126,6 +126,6 @@ def _history(closed: list[Round]) -> Table:
             f"{len(one.admitted)}/{len(one.sampled)}",
             ", ".join(one.sampled),
             span(took.total_seconds()) if took else "-",
-            losses(one.metrics) or one.reason,
+            losses(trained(one.metrics)) or one.reason,
         )
     return table

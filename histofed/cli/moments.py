@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from histofed.cli.tables import between, losses, short, size, span
+from histofed.cli.tables import between, losses, short, size, span, trained
 from histofed.cli.views import Experiment, Round, Sight, Task
 
 TASKS_WITH_NEWS = frozenset({"accepted", "uploading", "received", "admitted", "rejected", "declined", "expired"})
@@ -139,5 +139,5 @@ def _round_words(one: Round) -> list[str]:
     took = between(one.opened_at, one.committed_at)
     parts = [f"committed model {short(one.model_digest)}", f"{len(one.admitted)} of {len(one.sampled)} admitted"]
     parts += [f"in {span(took.total_seconds())}"] if took else []
-    parts += [losses(one.metrics)] if one.metrics else []
+    parts += [losses(trained(one.metrics))] if one.metrics else []
     return [", ".join(parts)]

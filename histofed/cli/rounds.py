@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 
 from histofed.cli.command import Answer, Commands, Finished, Terminal, add_command, add_group, ask
-from histofed.cli.tables import between, fields, losses, moment, short, size, span, table
+from histofed.cli.tables import between, encoding, fields, losses, moment, short, size, span, table, trained
 from histofed.cli.views import Round, Task, document, round_in_list
 
 
@@ -60,7 +60,8 @@ def show(args: argparse.Namespace, _: Terminal) -> Answer:
         *(("refused", f"{refusal.site}: {refusal.reason}") for refusal in found.refused),
         ("base", found.base_digest or "-"),
         ("model", found.model_digest or "-"),
-        ("metrics", losses(found.metrics)),
+        ("metrics", losses(trained(found.metrics))),
+        *(("encoding", text) for text in encoding(found.metrics)),
     ]
     return Answer({"round": document(found)}, f"{fields(facts)}\n\n{task_table(found.tasks)}")
 
@@ -85,7 +86,7 @@ def round_table(found: Sequence[Round]) -> str:
                 f"{len(one.admitted)}/{len(one.sampled)}",
                 ", ".join(one.sampled),
                 span(took.total_seconds()) if took else "-",
-                losses(one.metrics),
+                losses(trained(one.metrics)),
                 short(one.model_digest),
                 one.reason or "; ".join(f"{refusal.site}: {refusal.reason}" for refusal in one.refused),
             )

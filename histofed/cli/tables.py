@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
+from typing import Final
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
@@ -63,3 +64,29 @@ def short(digest: str | None) -> str:
 def losses(values: Mapping[str, float]) -> str:
     """`discriminator 1.312  generator 0.841`, by name, without the word loss."""
     return "  ".join(f"{name.removesuffix('_loss')} {value:.3f}" for name, value in sorted(values.items()))
+
+
+ENCODING: Final = "encoding_"
+"""Begins the metrics that tell what an update's encoding changed (`histofed/encodings/loss.py`)."""
+
+
+def trained(metrics: Mapping[str, float]) -> dict[str, float]:
+    """The metrics of training alone."""
+    return {name: value for name, value in metrics.items() if not name.startswith(ENCODING)}
+
+
+def encoding(metrics: Mapping[str, float]) -> tuple[str, ...]:
+    """One sentence about the round's encoded updates; none where they were plain float32, or of an older agent.
+
+    The means of the sites' errors bound the error of the updates' mean.
+    """
+    found = {name.removeprefix(ENCODING): value for name, value in metrics.items() if name.startswith(ENCODING)}
+    match found:
+        case {"error_max": 0.0, "ratio": float(ratio)}:
+            return (f"{ratio:.3f} of float32's bytes, exact",)
+        case {"error_max": float(most), "error_rms": float(rms), "error_relative": float(relative), "ratio": float(ratio)}:
+            return (
+                f"{ratio:.3f} of float32's bytes; of the mean, against float32: RMS error at most {rms:.2g}, of any weight "
+                f"{most:.2g}; {relative:.2g} of what a site trained",
+            )
+    return ()

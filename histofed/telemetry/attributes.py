@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final, Literal, Protocol, TypeAlias
 
+from histofed.base.encoding import ENCODINGS
 from histofed.base.errors import all_errors
 from histofed.base.ids import TASK_KINDS
 
@@ -170,7 +171,7 @@ ATTRIBUTES: Final[Mapping[str, Attribute]] = {
     UPDATE_SHA256: Attribute(_DIGEST),
     UPDATE_NORM: Attribute(Number(), "1"),
     UPDATE_CLIPPED: Attribute(Flag()),
-    UPDATE_ENCODING: Attribute(OneOf(frozenset({"float32"}))),
+    UPDATE_ENCODING: Attribute(OneOf(frozenset(ENCODINGS))),
     STEPS: Attribute(Count(), "{step}"),
     TILES_BUCKET: Attribute(OneOf(frozenset(TILES_BUCKETS))),
     RESUMED: Attribute(Flag()),

@@ -16,8 +16,10 @@ from aggregator.aggregate import AggregateJob, AggregateResult, UpdateInput
 from aggregator.jobs import InitialiseJob, InitialiseResult
 from aggregator.strategies import flower_call
 from histofed.base.experiment import Experiment, parse_experiment
+from histofed.base.hashing import sha256_file
 from histofed.base.ids import SiteId
 from histofed.base.seeds import seed, training_seed
+from histofed.encodings.file import Form
 from histofed.recipes.contract import Progress
 from histofed.recipes.registry import recipe
 
@@ -66,11 +68,12 @@ def _first(experiment: Experiment, scratch: Path) -> Parts:
 def _update(experiment: Experiment, number: int, site: str, scratch: Path) -> UpdateInput:
     output = scratch / f"{site}-{number}"
     output.mkdir()
+    base = scratch / f"shared-{number - 1}"
     assignment = Assignment(
         recipe=experiment.file.recipe,
         config=dict(experiment.file.recipe_config) | {"delay_s": 0.0},
-        base=scratch / f"shared-{number - 1}",
-        base_sha256="",
+        base=base,
+        base_sha256=sha256_file(base),
         private=None,
         private_round=0,
         data=None,
@@ -81,6 +84,7 @@ def _update(experiment: Experiment, number: int, site: str, scratch: Path) -> Up
         threads=1,
         device="cpu",
         nice=0,
+        encoding=experiment.file.aggregation.encoding,
     )
     trainer.run(assignment, _Quiet(), lambda: False)
     return UpdateInput(site, output / UPDATE_FILE, 1)
@@ -99,6 +103,7 @@ def _average(experiment: Experiment, number: int, updates: tuple[UpdateInput, ..
             round=number,
             out_shared=scratch / f"shared-{number}",
             out_server=scratch / f"server-{number}",
+            form=Form(experiment.file.aggregation.encoding, sha256_file(scratch / f"shared-{number - 1}")),
             flower=flower_call(experiment, number, {}, before, scratch / f"strategy-{number}"),
         )
     )

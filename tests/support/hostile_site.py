@@ -18,6 +18,7 @@ import numpy as np
 
 from histofed import __version__, weights
 from histofed.base.clock import SystemClock, iso
+from histofed.base.hashing import sha256_file
 from histofed.base.ids import TaskKey, digest, sha256
 from histofed.pki.credentials import Credentials
 from histofed.pki.signing import Envelope, sign
@@ -86,9 +87,14 @@ class HostileSite:
         """Upload tensors and submit a manifest that is honest except for `changes`; the verdict."""
         file = self._scratch / "update.safetensors"
         file.unlink(missing_ok=True)
-        written = weights.save(file, tensors)
-        self._run(upload(self._connection, file, written.sha256, task=offer.task, clock=SystemClock(), random=Random()))
-        manifest = dataclasses.replace(self.manifest(offer, File(written.sha256, written.bytes)), **changes)
+        weights.save(file, tensors)
+        return self.send_file(offer, file, **changes)
+
+    def send_file(self, offer: wire.TaskOffer, file: Path, **changes: Any) -> wire.SubmitUpdateResponse:
+        """The same with any bytes."""
+        sha = sha256_file(file)
+        self._run(upload(self._connection, file, sha, task=offer.task, clock=SystemClock(), random=Random()))
+        manifest = dataclasses.replace(self.manifest(offer, File(sha, file.stat().st_size)), **changes)
         return self.submit(offer.task, offer.attempt, self.sign(manifest))
 
     def manifest(self, offer: wire.TaskOffer, file: File) -> UpdateManifest:

@@ -78,6 +78,7 @@ def test_what_was_asked_for_may_enter() -> None:
         ({"attempt": 3}, Stale, "of attempt 3; attempt 2 is the one in hand"),
         ({"base": OTHER}, BadData, rf"started from weights {OTHER[:12]}\.\.\..* must download them and train again"),
         ({"encoding": "int8"}, BadData, "encoding is 'int8', the experiment asks for 'float32'"),
+        ({"encoding": "bfloat16-delta"}, BadData, "encoding is 'bfloat16-delta', the experiment asks for 'float32'"),
         ({"weights": None}, BadData, "has no weights"),
         ({"weights": File(OTHER, 1001)}, TooLarge, r"weights are 1001 bytes, the experiment allows 1000 \(aggregation"),
         ({"tiles": 0}, BadData, "counts by tiles, and the site reports none"),

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from histofed.cli.tables import between, losses, moment, short, size, span, table
+from histofed.cli.tables import between, encoding, losses, moment, short, size, span, table, trained
 
 WORDS = st.text(st.characters(categories=("L", "N")), max_size=12)
 
@@ -48,3 +48,16 @@ def test_time_between_two_moments() -> None:
     assert passed is not None
     assert passed.total_seconds() == 65.5
     assert between("2026-01-01T12:00:00.000000Z", None) is None
+
+
+def test_what_encodings_changed_has_a_sentence_of_its_own() -> None:
+    lossy = {"encoding_error_max": 3e-5, "encoding_error_rms": 2.04e-6, "encoding_error_relative": 0.00166}
+    metrics = {"generator_loss": 0.7, **lossy, "encoding_ratio": 0.3337}
+    assert trained(metrics) == {"generator_loss": 0.7}
+    assert encoding(metrics) == (
+        "0.334 of float32's bytes; of the mean, against float32: RMS error at most 2e-06, of any weight 3e-05; "
+        "0.0017 of what a site trained",
+    )
+    assert encoding(dict.fromkeys(lossy, 0.0) | {"encoding_ratio": 0.63}) == ("0.630 of float32's bytes, exact",)
+    assert encoding({"generator_loss": 0.7}) == ()
+    assert encoding({"encoding_error_max": 0.1}) == (), "a site that reports less than all of it"
