@@ -42,6 +42,8 @@ class Entry:
     weights: Path
     sha256: Digest
     bytes: int
+    base: Digest
+    """What training started from."""
 
 
 def folder_name(task: TaskKey) -> str:
@@ -114,7 +116,7 @@ def _entry(envelope: Envelope, weights: Path) -> Entry:
     file: File | None = manifest.weights
     if file is None:
         raise BadData(f"the manifest of {manifest.task} in the outbox names no weights")
-    return Entry(manifest.task, manifest.attempt, envelope, weights, digest(file.sha256), file.bytes)
+    return Entry(manifest.task, manifest.attempt, envelope, weights, digest(file.sha256), file.bytes, digest(manifest.base))
 
 
 def _encode(envelope: Envelope) -> bytes:
