@@ -28,7 +28,7 @@ from histofed.transport.held import opened
 from histofed.transport.pace import Pace, Paces
 from histofed.transport.store import BlobStore, Writer, owner_of
 from histofed.transport.unchanged import Piece, copied, digest_of, pieces
-from histofed.transport.watchdog import in_thread, watchdog
+from histofed.transport.watchdog import Alarm, in_thread
 from histofed.v1 import transfer_pb2, transfer_pb2_grpc
 
 _log = logging.getLogger(__name__)
@@ -177,7 +177,7 @@ class BlobService(transfer_pb2_grpc.BlobServiceServicer):
             stretches = await self._comparisons.stretches(sha, held)
         descriptor = os.open(self._store.path(sha), os.O_RDONLY | os.O_CLOEXEC)
         try:
-            async with watchdog(self._stall_s) as alive:
+            with self._alarm(who) as alarm:
                 if request.offset == size:
                     yield transfer_pb2.DownloadResponse(offset=size, bytes=size)
                 for piece in pieces(size, stretches, request.offset, min(own.piece, asked.piece)):
@@ -187,14 +187,26 @@ class BlobService(transfer_pb2_grpc.BlobServiceServicer):
                     message = await in_thread(_read, descriptor, piece)
                     message.bytes = size
                     yield message
-                    alive()
+                    alarm.put_off()
                     self._count("download", message)
                     if not piece.is_copy and len(message.data) < piece.size:
                         raise NotFound(f"blob {sha[:12]}… is shorter than it was: the disk may be damaged")
-        except TimeoutError as error:
-            raise TryLater(f"no byte was taken for {self._stall_s:g} seconds; resume the download") from error
         finally:
             os.close(descriptor)
+
+    def _alarm(self, who: Caller) -> Alarm:
+        """Ends the call of a site that takes nothing any more; gRPC itself waits for a reader for ever.
+
+        Nobody is told: whoever sleeps hears nothing, and finds out by its own watchdog.
+        """
+        handler = asyncio.current_task()
+        assert handler is not None, "a call is a task"
+
+        def broken_off() -> None:
+            _log.warning("a download is broken off: nothing is taken", extra=fields(site=who.name, seconds=self._stall_s))
+            handler.cancel()
+
+        return Alarm(self._stall_s, broken_off)
 
     def _count(self, direction: str, message: transfer_pb2.UploadRequest | transfer_pb2.DownloadResponse) -> None:
         """What moved, for the metrics."""

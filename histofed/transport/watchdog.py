@@ -29,6 +29,36 @@ async def watchdog(stall_s: float, ended: asyncio.Event | None = None) -> AsyncI
             yield alive
 
 
+class Alarm:
+    """Calls `act` once when `put_off` was not called for `stall_s` seconds; a context manager.
+
+    For a generator whose reader stalls: a time-out inside it would wait for the reader too.
+    """
+
+    def __init__(self, stall_s: float, act: Callable[[], object]) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._stall_s = stall_s
+        self._act = act
+
+    def put_off(self) -> None:
+        """Something moved."""
+        self._at = self._loop.time() + self._stall_s
+
+    def __enter__(self) -> Alarm:
+        self.put_off()
+        self._timer = self._loop.call_at(self._at, self._ring)
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self._timer.cancel()
+
+    def _ring(self) -> None:
+        if self._loop.time() < self._at:
+            self._timer = self._loop.call_at(self._at, self._ring)
+        else:
+            self._act()
+
+
 @contextlib.asynccontextmanager
 async def _at_event(event: asyncio.Event | None, act: Callable[[], None]) -> AsyncIterator[None]:
     """Call `act` when the event is set while the block runs."""
