@@ -51,6 +51,15 @@ class TrainerConfig(_Table):
     """Time for a checkpoint after SIGTERM; then SIGKILL. systemd's TimeoutStopSec is 300."""
 
 
+class TransferConfig(_Table):
+    """How much of this site's line the agent may use; all transfers together, in bytes (not bits) per second."""
+
+    max_upload_bytes_per_second: Annotated[int, Field(ge=0)] = 0
+    """0 is no cap; less than 16384 is taken as that."""
+    max_download_bytes_per_second: Annotated[int, Field(ge=0)] = 0
+    """The aggregator keeps it; a change counts from the next download on."""
+
+
 class TelemetryConfig(_Table):
     """Traces for auditing; nothing is sent where no endpoint is named."""
 
@@ -78,6 +87,7 @@ class AgentConfig(_Table):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     data: DataConfig = DataConfig()
     trainer: TrainerConfig = TrainerConfig()
+    transfer: TransferConfig = TransferConfig()
     telemetry: TelemetryConfig = TelemetryConfig()
 
     @field_validator("aggregator")

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Final
 
+from agent.bases import Bases
 from agent.config import AgentConfig
 from agent.layout import Layout, aggregator_address
 from agent.link import Link, collector_credentials, own_site
@@ -38,7 +39,7 @@ from histofed.telemetry.tracing import Resource, Tracing
 log = logging.getLogger(__name__)
 
 STATUS_SECONDS: Final = 2.0
-RELOADABLE: Final = ("consent", "data.", "log_level", "minimum_patients", "trainer.")
+RELOADABLE: Final = ("consent", "data.", "log_level", "minimum_patients", "trainer.", "transfer.")
 """Settings that a reload changes, by the beginning of their keys; the others need a restart."""
 
 
@@ -88,6 +89,7 @@ class AgentService:
         closing.push_async_callback(asyncio.to_thread, tracing.close)
         link = Link(address, layout.identity, self._clock, self._random, tracing)
         closing.push_async_callback(link.close)
+        _cap(link, config)
         outbox = Outbox(layout.outbox)
         desk = Desk(
             clock=self._clock,
@@ -96,6 +98,7 @@ class AgentService:
             state=state,
             outbox=outbox,
             private=PrivateTensors(layout.private, state),
+            bases=Bases(layout.bases),
             journal=journal,
             tracing=tracing,
         )
@@ -127,6 +130,7 @@ class AgentService:
         self._loaded = found
         if self._parts is not None:
             self._parts.work.config = found.config
+            _cap(self._parts.link, found.config)
         logging.getLogger().setLevel(found.config.log_level)
         if not keys:
             return "nothing changed"
@@ -181,6 +185,10 @@ def run(loaded: Loaded[AgentConfig], read_again: Callable[[], Loaded[AgentConfig
     clock = SystemClock()
     service = AgentService(loaded, read_again, clock, Random())
     return Daemon("histofed-agent", service, clock=clock).main()
+
+
+def _cap(link: Link, config: AgentConfig) -> None:
+    link.cap(config.transfer.max_upload_bytes_per_second, config.transfer.max_download_bytes_per_second)
 
 
 def _tracing(config: AgentConfig, site: SiteId) -> Tracing:

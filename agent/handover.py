@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 
+from agent.bases import Bases
 from agent.link import Link, Transfer, Verdict
 from agent.outbox import Entry, Outbox
 from histofed.audit.journal import Journal
@@ -48,9 +49,10 @@ def about(task: TaskKey, attempt: int) -> dict[str, object]:
 class HandOver:
     """Carries entries from the outbox to the aggregator."""
 
-    def __init__(self, link: Link, outbox: Outbox, journal: Journal, tracing: Tracing) -> None:
+    def __init__(self, link: Link, outbox: Outbox, bases: Bases, journal: Journal, tracing: Tracing) -> None:
         self._link = link
         self._outbox = outbox
+        self._bases = bases
         self._journal = journal
         self._tracing = tracing
 
@@ -71,7 +73,8 @@ class HandOver:
         parent = parent or round_parent(task.round.experiment, task.round.number)
         with self._tracing.span(names.TASK_UPLOAD, attributes, parent=parent) as span:
             self._journal.append("update.sent", subject=subject, trace=span.context)
-            await self._link.upload(entry.weights, task, entry.sha256, progress)
+            base = self._bases.get(task.round.experiment, entry.base)
+            await self._link.upload(entry.weights, task, entry.sha256, base, progress)
             verdict = await self._link.submit(task, entry.attempt, entry.envelope)
             self._journal.append(
                 "update.verdict",

@@ -50,8 +50,13 @@ class Layout:
         return self.root / "private"
 
     @property
+    def bases(self) -> Path:
+        """What the last task of each experiment started from."""
+        return self.root / "bases"
+
+    @property
     def work(self) -> Path:
-        """Base weights, checkpoints and results of the task in hand."""
+        """Checkpoints and results of the task in hand."""
         return self.root / "work"
 
     @property

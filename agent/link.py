@@ -2,8 +2,8 @@
 
 The agent dials out; nothing listens. One connection carries everything: the stream of offers, the calls about the task in
 hand, the blobs. When the certificate is past its half life the link asks for a newer one, for a new key, and opens a new
-connection beside the old one, which is closed when nobody uses it any more. Every error that leaves here is one of
-`histofed/base/errors.py`.
+connection beside the old one, which is closed when nobody uses it any more; a transfer moves to the new one at once. Every
+error that leaves here is one of `histofed/base/errors.py`.
 """
 
 from __future__ import annotations
@@ -34,7 +34,9 @@ from histofed.telemetry.tracing import Tracing
 from histofed.transport import blobs
 from histofed.transport.channel import Connection, open_connection
 from histofed.transport.enrolment import renew
+from histofed.transport.held import Held
 from histofed.transport.limits import CALL_S
+from histofed.transport.pace import Pace
 from histofed.v1 import rounds_pb2 as wire
 from histofed.v1 import rounds_pb2_grpc, types_pb2
 
@@ -132,6 +134,7 @@ class Link:
         self._jitter = random.random()
         self._credentials = Credentials.load(identity_file)
         self._line = _Line(open_connection(address, self._credentials, clock=clock))
+        self._up, self._down = Pace(clock), Pace(clock)
 
     @property
     def credentials(self) -> Credentials:
@@ -152,7 +155,7 @@ class Link:
     async def work(self, instance: str) -> AsyncGenerator[Message, None]:
         """Offers, withdrawals and beats, until the stream ends or breaks."""
         request = wire.WaitForWorkRequest(instance=instance)
-        async with self._connection() as connection:
+        async with self.newest() as connection:
             stub = rounds_pb2_grpc.FleetServiceStub(connection.channel)
             stream = cast("AsyncGenerator[Any, None]", connection.stream(stub.WaitForWork, request))
             async with contextlib.aclosing(stream):
@@ -210,19 +213,27 @@ class Link:
         request = wire.FailTaskRequest(task=str(task), attempt=attempt, reason=reason, retryable=retryable)
         await self._call("FailTask", request)
 
-    async def download(self, blob: Digest, size: int, target: Path, progress: Transfer) -> None:
-        """Fetch a blob to `target`, from where an earlier try stopped; its digest is checked."""
-        async with self._connection() as connection:
-            await blobs.download(
-                connection, blob, target, size=size, clock=self._clock, random=self._random, progress=progress
-            )
+    def cap(self, upload: int, download: int) -> None:
+        """Bytes per second from now on, of all transfers together; 0 is no cap. A download in hand keeps its own."""
+        self._up.set(upload)
+        self._down.set(download)
 
-    async def upload(self, path: Path, task: TaskKey, blob: Digest, progress: Transfer) -> None:
-        """Send a blob, from where an earlier try stopped."""
-        async with self._connection() as connection:
-            await blobs.upload(
-                connection, path, blob, task=str(task), clock=self._clock, random=self._random, progress=progress
-            )
+    async def download(self, blob: Digest, size: int, target: Path, held: Held | None, progress: Transfer) -> None:
+        """Fetch a blob to `target`, from where an earlier try stopped; its digest is checked.
+
+        What is the same in `held` is copied from there.
+        """
+        clock, random = self._clock, self._random
+        await blobs.download(
+            self, blob, target, size=size, clock=clock, random=random, held=held, pace=self._down, progress=progress
+        )
+
+    async def upload(self, path: Path, task: TaskKey, blob: Digest, held: Held | None, progress: Transfer) -> None:
+        """Send a blob, from where an earlier try stopped; what is the same in `held`, the task's base, is not sent."""
+        clock, random = self._clock, self._random
+        await blobs.upload(
+            self, path, blob, task=str(task), clock=clock, random=random, held=held, pace=self._up, progress=progress
+        )
 
     def renewal_due(self) -> bool:
         """The certificate is past its half life, give or take this agent's own jitter."""
@@ -230,7 +241,7 @@ class Link:
 
     async def renew(self) -> None:
         """Get a newer certificate for a new key, store both at once, and use them from the next call on."""
-        async with self._connection() as connection:
+        async with self.newest() as connection:
             renewed = await renew(connection, self._credentials)
         renewed.save(self._identity_file)
         await self._use(renewed)
@@ -247,7 +258,7 @@ class Link:
 
     async def _call(self, method: str, request: Any, timeout_s: float = CALL_S) -> Any:
         """One unary call of the fleet service; it carries the trace of the span around it."""
-        async with self._connection() as connection:
+        async with self.newest() as connection:
             stub = rounds_pb2_grpc.FleetServiceStub(connection.channel)
             metadata = self._tracing.inject()
             return await connection.call(getattr(stub, method), request, timeout_s=timeout_s, metadata=metadata)
@@ -257,10 +268,11 @@ class Link:
         self._line = _Line(open_connection(self.address, credentials, clock=self._clock))
         self._jitter = self._random.random()
         old.retired = True
+        old.connection.replaced.set()
         await _close_unused(old)
 
     @contextlib.asynccontextmanager
-    async def _connection(self) -> AsyncIterator[Connection]:
+    async def newest(self) -> AsyncIterator[Connection]:
         """The newest connection, kept open as long as the block lasts."""
         line = self._line
         line.uses += 1

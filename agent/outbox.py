@@ -43,6 +43,8 @@ class Entry:
     sha256: Digest
     bytes: int
     encoding: str
+    base: Digest
+    """What training started from."""
 
 
 def folder_name(task: TaskKey) -> str:
@@ -115,7 +117,8 @@ def _entry(envelope: Envelope, weights: Path) -> Entry:
     file: File | None = manifest.weights
     if file is None:
         raise BadData(f"the manifest of {manifest.task} in the outbox names no weights")
-    return Entry(manifest.task, manifest.attempt, envelope, weights, digest(file.sha256), file.bytes, manifest.encoding)
+    told = digest(file.sha256), file.bytes, manifest.encoding, digest(manifest.base)
+    return Entry(manifest.task, manifest.attempt, envelope, weights, *told)
 
 
 def _encode(envelope: Envelope) -> bytes:

@@ -28,6 +28,7 @@ from agent.assignment import (
     encode,
     read_result,
 )
+from agent.bases import Bases
 from agent.config import AgentConfig
 from agent.consent import Decision, decide, load_policy
 from agent.handover import HandOver, about, spoken
@@ -80,6 +81,7 @@ class Desk:
     state: State
     outbox: Outbox
     private: PrivateTensors
+    bases: Bases
     journal: Journal
     tracing: Tracing
 
@@ -92,7 +94,7 @@ class Work:
         self.config = config
         """What a reload may change; the next step of a task sees it."""
         self._folder = durable.make_directory(folder)
-        self._handover = HandOver(desk.link, desk.outbox, desk.journal, desk.tracing)
+        self._handover = HandOver(desk.link, desk.outbox, desk.bases, desk.journal, desk.tracing)
         self._words = "waits for work"
         self._board: Board | None = None
         self._resting: dict[TaskKey, float] = {}
@@ -129,16 +131,20 @@ class Work:
         await self._handover.flush()
 
     def experiments_kept(self) -> tuple[ExperimentId, ...]:
-        """Experiments whose private tensors are here; a thousand of them at a time is enough to ask about."""
-        return self._desk.private.experiments()[:1000]
+        """Experiments of which tensors are here; a thousand of them at a time is enough to ask about."""
+        return tuple(sorted({*self._desk.private.experiments(), *self._desk.bases.experiments()}))[:1000]
 
     def forget_experiments(self, ended: frozenset[str]) -> None:
-        """Remove the private tensors of experiments that have ended; of the task in hand when that is over."""
-        held = self._desk.state.task_in_hand()
-        for experiment in self._desk.private.experiments():
-            if experiment in ended and (held is None or held.task.round.experiment != experiment):
-                self._desk.journal.append("private.forgotten", subject={"experiment": experiment}, reason="it has ended")
-                self._desk.private.forget(experiment)
+        """Remove the tensors of experiments that have ended; of the task in hand when that is over."""
+        desk, held = self._desk, self._desk.state.task_in_hand()
+        over = ended if held is None else ended - {held.task.round.experiment}
+        for experiment in desk.private.experiments():
+            if experiment in over:
+                desk.journal.append("private.forgotten", subject={"experiment": experiment}, reason="it has ended")
+                desk.private.forget(experiment)
+        for experiment in desk.bases.experiments():
+            if experiment in over:
+                desk.bases.forget(experiment)
 
     async def drop_unwanted(self) -> None:
         """Drop the task in hand when its round closed, or its experiment was cancelled, while this agent was away."""
@@ -248,26 +254,28 @@ class Work:
         log.info("task %s is accepted", task, extra=fields(round=task.round.number, attempt=offer.attempt))
 
     async def _download(self, offer: Offer) -> Path:
-        """The round's global tensors; a file that is there was checked when it came."""
-        desk = self._desk
-        target = durable.make_directory(self._room(offer.task)) / f"{offer.base}.safetensors"
+        """The round's global tensors; a file that is there is checked again."""
+        desk, experiment = self._desk, offer.task.round.experiment
+        target, earlier = desk.bases.place(experiment, offer.base), desk.bases.earlier(experiment, offer.base)
         attributes = {
             **about(offer.task, offer.attempt),
             names.MODEL_DIGEST: offer.base,
             names.MODEL_BYTES: offer.base_bytes,
         }
         with desk.tracing.span(names.TASK_DOWNLOAD, attributes, parent=offer.trace) as span:
-            if not target.exists():
-                self._board = board = Board("download", desk.clock)
-                await self._until_deadline(
+            self._board = board = Board("download", desk.clock)
+            await self._until_deadline(
+                offer,
+                "download the model",
+                lambda: self._watched(
                     offer,
-                    "download the model",
-                    lambda: self._watched(
-                        offer, board, lambda: desk.link.download(offer.base, offer.base_bytes, target, board.transferred)
-                    ),
-                    # a full disk here is this site's, and waiting does not empty it
-                    passing=(AggregatorUnavailable, TryLater),
-                )
+                    board,
+                    lambda: desk.link.download(offer.base, offer.base_bytes, target, earlier, board.transferred),
+                ),
+                # a full disk here is this site's, and waiting does not empty it
+                passing=(AggregatorUnavailable, TryLater),
+            )
+            desk.bases.keep_only(experiment, offer.base)
             span.outcome("ok")
         durable.failpoint("agent.weights_stored")
         return target
@@ -285,7 +293,7 @@ class Work:
             minimum_patients=config.minimum_patients,
             seed=training_seed(experiment.name, task.round.number, task.site),
             max_norm=experiment.file.aggregation.max_norm,
-            output=durable.make_directory(self._room(task) / "output"),
+            output=durable.make_directory(durable.make_directory(self._room(task)) / "output"),
             threads=config.trainer.threads,
             devices=config.trainer.devices,
             device=config.trainer.device,

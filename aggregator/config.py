@@ -52,6 +52,13 @@ class RetentionRules(_Table):
     """Free space that is left to journal and database: below it no round begins and no update is taken."""
 
 
+class Transfer(_Table):
+    """How fast models and updates travel."""
+
+    max_bytes_per_second: Annotated[int, Field(ge=0)] = 0
+    """Of each site, in each direction, all its transfers together; 0 is no cap. Less than 16384 is taken as that."""
+
+
 class AggregatorConfig(_Table):
     """The whole file."""
 
@@ -63,6 +70,7 @@ class AggregatorConfig(_Table):
     listen: Listen = Listen()
     telemetry: Telemetry = Telemetry()
     retention: RetentionRules = RetentionRules()
+    transfer: Transfer = Transfer()
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     workers: Annotated[int, Field(ge=1, le=64)] = 2
     """Child processes that may work at the same time (admission, aggregation)."""

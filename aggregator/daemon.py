@@ -147,7 +147,14 @@ class AggregatorService:
             server,
         )
         transfer_pb2_grpc.add_BlobServiceServicer_to_server(
-            BlobService(blobs, SitePermissions(engine, space), clock), server
+            BlobService(
+                blobs,
+                SitePermissions(engine, space),
+                clock,
+                metrics=metrics,
+                bytes_per_second=config.transfer.max_bytes_per_second,
+            ),
+            server,
         )
         enrollment_pb2_grpc.add_EnrollmentServiceServicer_to_server(enrolment, server)
         admin_pb2_grpc.add_OperatorServiceServicer_to_server(

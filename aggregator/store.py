@@ -300,6 +300,15 @@ class Store:
         with self._database.reading() as connection:
             return connection.execute(query).first() is not None
 
+    def was_base(self, experiment: ExperimentId, sha256: Digest) -> bool:
+        """The file is what sites start from after some round of the experiment, and is kept."""
+        parts = schema.model_parts.c
+        query = _parts_held(parts.model).where(
+            schema.models.c.experiment == experiment, parts.name == "shared", parts.sha256 == sha256
+        )
+        with self._database.reading() as connection:
+            return connection.execute(query.limit(1)).first() is not None
+
     # --- the past ----------------------------------------------------------------------------------------------------
 
     def models_held(self) -> tuple[Held, ...]:

@@ -167,6 +167,12 @@ class _Anyone:
 
     async def may_download(self, who: Caller, sha256: Digest) -> None: ...
 
+    async def base_of(self, task: TaskKey) -> Digest | None:
+        return None
+
+    async def may_compare(self, who: Caller, sha256: Digest, held: Digest) -> bool:
+        return False
+
 
 def serve_upload(setting: Setting, pipe: Pipe) -> None:
     asyncio.run(_serve_blobs(BlobStore(setting.folder / "store"), setting, pipe))

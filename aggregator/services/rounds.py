@@ -286,15 +286,31 @@ class SitePermissions:
         if who.identity.role is Role.OPERATOR:
             allowed = self._engine.store.is_part(sha256)
         else:
-            bases = {self._engine.round_of(task).base for task in self._engine.tasks_of(SiteId(who.name))}
-            allowed = sha256 in {self._engine.store.part(base, SHARED).sha256 for base in bases}
+            allowed = sha256 in {self._base(task) for task in self._engine.tasks_of(SiteId(who.name))}
         if not allowed:
             raise NotAuthorised(f"blob {sha256[:12]} is not part of a task or model that {who.identity.uri} may read")
+
+    async def base_of(self, task: TaskKey) -> Digest | None:
+        """What the round started from; it stays as long as the round is open."""
+        return self._base(task)
+
+    async def may_compare(self, who: Caller, sha256: Digest, held: Digest) -> bool:
+        """Only with what sites of the same experiment start from: whether other blobs are here is nobody's business."""
+        if who.identity.role is Role.OPERATOR:
+            return self._engine.store.is_part(held)
+        return any(
+            self._base(task) == sha256 and self._engine.store.was_base(task.round.experiment, held)
+            for task in self._engine.tasks_of(SiteId(who.name))
+        )
 
     async def received(self, who: Caller, task: TaskKey, sha256: Digest, size: int) -> None:
         """The bytes are complete; the manifest that follows is what counts."""
         _check_own(who, task)
         log.info("update uploaded", extra=fields(task=str(task), bytes=size))
+
+    def _base(self, task: TaskKey) -> Digest:
+        """The file that the task starts from."""
+        return Digest(self._engine.store.part(self._engine.round_of(task).base, SHARED).sha256)
 
 
 def _who(who: Caller) -> Who:

@@ -23,6 +23,7 @@ from histofed.training.checkpoint import Checkpoint, CheckpointStore
 from histofed.weights import Array
 
 SHARED: Final = "mean.value"
+FROZEN: Final = "mean.frozen"
 PRIVATE: Final = "mean.steps"
 SERVER: Final = "ema.value"
 _RATE: Final = 0.1
@@ -40,6 +41,8 @@ class MeanConfig(Section):
     tiles: int = Field(default=100, ge=1, le=1_000_000_000)
     patients: int = Field(default=10, ge=1, le=1_000_000)
     """What every site reports to have trained on."""
+    frozen: int = Field(default=0, ge=0, le=100_000_000)
+    """Length of a second shared tensor that no training changes, for tests of transfers."""
     ema_decay: float = Field(default=0.9, ge=0, lt=1, allow_inf_nan=False)
 
 
@@ -72,7 +75,7 @@ class MeanWorkshop:
     def initialise(self, config: Mapping[str, Json], seed: int, target: Path) -> None:
         """A random value of the configured dimension."""
         wanted = parse_section(MeanConfig, config)
-        weights.save(target, {SHARED: _vector(wanted, seed)})
+        weights.save(target, {SHARED: _vector(wanted, seed), **_frozen(wanted, seed)})
 
     def train(self, task: TrainTask, report: Callable[[Progress], None], stop: Stop) -> TrainResult:
         """Move towards this site's vector. Raises `BadData` for weights of another dimension, `Cancelled` on request."""
@@ -92,7 +95,8 @@ class MeanWorkshop:
             pause.wait(config.delay_s)
             report(Progress(step + 1, config.steps, {"distance": _distance(value, goal)}))
         weights.save(task.output / "private.safetensors", {PRIVATE: np.array([before + config.steps], np.float32)})
-        weights.save(task.output / "shared.safetensors", {SHARED: value})
+        unchanged = {name: tensor for name, tensor in weights.read(task.shared).items() if name == FROZEN}
+        weights.save(task.output / "shared.safetensors", {SHARED: value, **unchanged})
         store.clear()
         return TrainResult(Counts(config.tiles, config.patients), config.steps, {"distance": _distance(value, goal)})
 
@@ -103,6 +107,12 @@ class MeanWorkshop:
 
 def _vector(config: MeanConfig, seed: int) -> Array:
     return (np.random.default_rng(seed).standard_normal(config.dimension) * config.scale).astype(np.float32)
+
+
+def _frozen(config: MeanConfig, seed: int) -> dict[str, Array]:
+    if not config.frozen:
+        return {}
+    return {FROZEN: np.random.default_rng(seed + 1).standard_normal(config.frozen).astype(np.float32)}
 
 
 def _start(shared: Path, config: MeanConfig) -> Array:

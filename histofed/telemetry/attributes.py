@@ -226,6 +226,12 @@ ROUND_SECONDS: Final = Metric(
 )
 TASKS_TOTAL: Final = Metric("histofed_tasks_total", "counter", "Tasks that reached a state.", {"state": _TASK_STATES})
 UPDATES_BYTES_TOTAL: Final = Metric("histofed_updates_bytes_total", "counter", "Bytes of updates received.", {})
+TRANSFER_BYTES_TOTAL: Final = Metric(
+    "histofed_transfer_bytes_total",
+    "counter",
+    "Bytes of models and updates, by how they moved: sent over the wire, or copied from a blob that both ends hold.",
+    {"direction": OneOf(frozenset({"upload", "download"})), "how": OneOf(frozenset({"sent", "copied"}))},
+)
 SITES_CONNECTED: Final = Metric("histofed_sites_connected", "gauge", "Sites that wait for work or work.", {})
 SITE_CERTIFICATE_EXPIRY: Final = Metric(
     "histofed_site_certificate_expiry_seconds", "gauge", "Seconds until a site's certificate ends.", {"site": Name()}
@@ -240,6 +246,7 @@ METRICS: Final = (
     ROUND_SECONDS,
     TASKS_TOTAL,
     UPDATES_BYTES_TOTAL,
+    TRANSFER_BYTES_TOTAL,
     SITES_CONNECTED,
     SITE_CERTIFICATE_EXPIRY,
     JOURNAL_RECORDS_TOTAL,

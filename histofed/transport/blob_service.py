@@ -1,24 +1,37 @@
 """BlobService, the aggregator's half of transfers. What may be read and written is asked of `Permissions`.
 
 An upload's first message names the blob; the answer is the committed offset, and the sender goes on from there. Bytes
-are acknowledged when they are on disk. The disk is touched in threads, so that one slow disk does not stop the others'
-beats.
+are acknowledged when they are on disk. What the other end holds already is copied there instead of sent; nobody is told
+about a blob that is not its own business: it is compared with, or copied from, the task's base and earlier models alone. A
+transfer in which nothing moves is broken off. The disk is touched in threads, so that one slow disk does not stop the
+others' beats.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import AsyncIterator
 from typing import Any, Protocol
 
 from histofed.base.clock import Clock
-from histofed.base.errors import BadData, NotFound, TooLarge
+from histofed.base.errors import BadData, NotFound, TooLarge, TryLater
 from histofed.base.ids import Digest, TaskKey, digest
+from histofed.telemetry import attributes as names
+from histofed.telemetry.logs import fields
+from histofed.telemetry.metrics import Metrics, NoMetrics
 from histofed.transport import limits
+from histofed.transport.comparisons import Comparisons
 from histofed.transport.gate import Caller, caller
+from histofed.transport.held import opened
+from histofed.transport.pace import Pace, Paces
 from histofed.transport.store import BlobStore, Writer, owner_of
+from histofed.transport.unchanged import Piece, copied, digest_of, pieces
+from histofed.transport.watchdog import Alarm, in_thread
 from histofed.v1 import transfer_pb2, transfer_pb2_grpc
+
+_log = logging.getLogger(__name__)
 
 
 class Permissions(Protocol):
@@ -32,18 +45,40 @@ class Permissions(Protocol):
         """The blob is complete and durable; called before the sender hears of it, again if it asks again."""
         ...
 
+    async def base_of(self, task: TaskKey) -> Digest | None:
+        """What the task starts from, so that both ends have it; asked after `may_upload`. None where it has no base."""
+        ...
+
     async def may_download(self, who: Caller, sha256: Digest) -> None:
         """Raises `NotAuthorised`, or `NotFound`."""
+        ...
+
+    async def may_compare(self, who: Caller, sha256: Digest, held: Digest) -> bool:
+        """Whether the caller, who may read `sha256`, may hear what it has in common with `held`."""
         ...
 
 
 class BlobService(transfer_pb2_grpc.BlobServiceServicer):
     """The servicer; stands behind a member gate."""
 
-    def __init__(self, store: BlobStore, permissions: Permissions, clock: Clock) -> None:
+    def __init__(
+        self,
+        store: BlobStore,
+        permissions: Permissions,
+        clock: Clock,
+        *,
+        metrics: Metrics | None = None,
+        stall_s: float = limits.STALL_S,
+        bytes_per_second: int = 0,
+    ) -> None:
+        """`bytes_per_second`: of each site, in each direction; 0 is no cap."""
         self._store = store
         self._permissions = permissions
         self._clock = clock
+        self._metrics = metrics or NoMetrics()
+        self._stall_s = stall_s
+        self._paces = Paces(clock, bytes_per_second)
+        self._comparisons = Comparisons(store)
 
     async def GetUpload(self, request: transfer_pb2.GetUploadRequest, context: Any) -> transfer_pb2.GetUploadResponse:  # noqa: N802
         """How much of the blob is here."""
@@ -58,22 +93,28 @@ class BlobService(transfer_pb2_grpc.BlobServiceServicer):
     ) -> AsyncIterator[transfer_pb2.UploadResponse]:
         """Receive a blob from the committed offset on."""
         who = caller(context)
-        pieces = aiter(requests)
-        first = await anext(pieces, None)
+        incoming = aiter(requests)
+        first = await self._next(who, incoming)
         if first is None or not first.HasField("blob"):
             raise BadData("the first message of an upload must say which blob it is")
         task, sha = await self._admit(who, first.blob)
         if await self._complete(who, task, sha):
             yield transfer_pb2.UploadResponse(committed=self._store.size(sha), complete=True)
             return
+        base = await self._permissions.base_of(task)
         writer = await self._open(sha, first.blob.bytes, owner_of(str(task)))
         try:
-            yield transfer_pb2.UploadResponse(committed=writer.committed)
-            async for committed in self._receive(writer, first, pieces):
-                yield transfer_pb2.UploadResponse(committed=committed)
-            await asyncio.to_thread(writer.finish)
+            with opened(self._store.path(base) if base else None) as held:
+                yield transfer_pb2.UploadResponse(
+                    committed=writer.committed,
+                    held=base if base and held is not None else "",
+                    max_bytes_per_second=self._paces.bytes_per_second,
+                )
+                async for committed in self._receive(who, writer, first, incoming, held):
+                    yield transfer_pb2.UploadResponse(committed=committed)
+            await in_thread(writer.finish)
         finally:
-            await asyncio.to_thread(writer.close)
+            await in_thread(writer.close)
         await self._permissions.received(who, task, sha, first.blob.bytes)
         yield transfer_pb2.UploadResponse(committed=first.blob.bytes, complete=True)
 
@@ -87,46 +128,90 @@ class BlobService(transfer_pb2_grpc.BlobServiceServicer):
             raise
 
     async def _receive(
-        self, writer: Writer, first: transfer_pb2.UploadRequest, pieces: AsyncIterator[transfer_pb2.UploadRequest]
+        self,
+        who: Caller,
+        writer: Writer,
+        first: transfer_pb2.UploadRequest,
+        incoming: AsyncIterator[transfer_pb2.UploadRequest],
+        held: int | None,
     ) -> AsyncIterator[int]:
-        """Append piece after piece; yields each new committed offset."""
+        """Append one piece after the other; yields each new committed offset."""
         acknowledged, heard = writer.committed, self._clock.monotonic()
         piece: transfer_pb2.UploadRequest | None = first
         while piece is not None:
-            if len(piece.data) > limits.CHUNK:
-                raise TooLarge(f"a piece of a blob has {len(piece.data)} bytes, at most {limits.CHUNK} are allowed")
-            if piece.data:
+            if piece.data or piece.HasField("copy"):
                 slow = self._clock.monotonic() - heard > limits.ACK_EVERY_S
-                committed = await asyncio.to_thread(writer.append, piece.offset, piece.data, sync=slow)
+                committed = await in_thread(_append, writer, piece, held, slow)
+                self._count("upload", piece)
                 if committed > acknowledged:
                     acknowledged, heard = committed, self._clock.monotonic()
                     yield committed
-            if piece.offset + len(piece.data) >= first.blob.bytes:
+            if piece.offset + (len(piece.data) or piece.copy.bytes) >= first.blob.bytes:
                 return
-            piece = await anext(pieces, None)
+            piece = await self._next(who, incoming)
+
+    async def _next(
+        self, who: Caller, incoming: AsyncIterator[transfer_pb2.UploadRequest]
+    ) -> transfer_pb2.UploadRequest | None:
+        """The next message; None at the end. Raises `TryLater` for a sender that sends nothing any more."""
+        try:
+            async with asyncio.timeout(self._stall_s):
+                return await anext(incoming, None)
+        except TimeoutError as error:
+            _log.warning("an upload is broken off: nothing came", extra=fields(site=who.name, seconds=self._stall_s))
+            raise TryLater(f"no byte came for {self._stall_s:g} seconds, so the upload was broken off; resume it") from error
 
     async def Download(  # noqa: N802
         self, request: transfer_pb2.DownloadRequest, context: Any
     ) -> AsyncIterator[transfer_pb2.DownloadResponse]:
-        """Send a blob from an offset on."""
-        sha = digest(request.sha256)
-        await self._permissions.may_download(caller(context), sha)
+        """Send a blob from an offset on, with copies of what the caller holds."""
+        who, sha = caller(context), digest(request.sha256)
+        await self._permissions.may_download(who, sha)
         size = self._store.size(sha)
         if not 0 <= request.offset <= size:
             raise BadData(f"offset {request.offset} is not inside the blob of {size} bytes")
+        own, asked = self._paces.of(who.name), Pace(self._clock, request.max_bytes_per_second)
+        held = digest(request.held) if request.held else None
+        stretches = ()
+        if held and await self._permissions.may_compare(who, sha, held):
+            stretches = await self._comparisons.stretches(sha, held)
         descriptor = os.open(self._store.path(sha), os.O_RDONLY | os.O_CLOEXEC)
         try:
-            offset = request.offset
-            while True:
-                data = await asyncio.to_thread(os.pread, descriptor, limits.CHUNK, offset)
-                yield transfer_pb2.DownloadResponse(offset=offset, data=data, bytes=size)
-                offset += len(data)
-                if offset >= size:
-                    return
-                if not data:
-                    raise NotFound(f"blob {sha[:12]}… is shorter than it was: the disk may be damaged")
+            with self._alarm(who) as alarm:
+                if request.offset == size:
+                    yield transfer_pb2.DownloadResponse(offset=size, bytes=size)
+                for piece in pieces(size, stretches, request.offset, min(own.piece, asked.piece)):
+                    if not piece.is_copy:
+                        await own.take(piece.size)
+                        await asked.take(piece.size)
+                    message = await in_thread(_read, descriptor, piece)
+                    message.bytes = size
+                    yield message
+                    alarm.put_off()
+                    self._count("download", message)
+                    if not piece.is_copy and len(message.data) < piece.size:
+                        raise NotFound(f"blob {sha[:12]}… is shorter than it was: the disk may be damaged")
         finally:
             os.close(descriptor)
+
+    def _alarm(self, who: Caller) -> Alarm:
+        """Ends the call of a site that takes nothing any more; gRPC itself waits for a reader for ever.
+
+        Nobody is told: whoever sleeps hears nothing, and finds out by its own watchdog.
+        """
+        handler = asyncio.current_task()
+        assert handler is not None, "a call is a task"
+
+        def broken_off() -> None:
+            _log.warning("a download is broken off: nothing is taken", extra=fields(site=who.name, seconds=self._stall_s))
+            handler.cancel()
+
+        return Alarm(self._stall_s, broken_off)
+
+    def _count(self, direction: str, message: transfer_pb2.UploadRequest | transfer_pb2.DownloadResponse) -> None:
+        """What moved, for the metrics."""
+        size, how = (message.copy.bytes, "copied") if message.HasField("copy") else (len(message.data), "sent")
+        self._metrics.count(names.TRANSFER_BYTES_TOTAL, size, direction=direction, how=how)
 
     async def _admit(self, who: Caller, wanted: transfer_pb2.GetUploadRequest) -> tuple[TaskKey, Digest]:
         """Parse and ask the permissions. Raises `BadData` and what they raise."""
@@ -142,3 +227,26 @@ class BlobService(transfer_pb2_grpc.BlobServiceServicer):
             return False
         await self._permissions.received(who, task, sha, self._store.size(sha))
         return True
+
+
+def _append(writer: Writer, piece: transfer_pb2.UploadRequest, held: int | None, sync: bool) -> int:
+    """Add what a message brought or named; returns the bytes on disk."""
+    if len(piece.data) > limits.CHUNK:
+        raise TooLarge(f"a piece of a blob has {len(piece.data)} bytes, at most {limits.CHUNK} are allowed")
+    if not piece.HasField("copy"):
+        return writer.append(piece.offset, piece.data, sync=sync)
+    if piece.data or held is None:
+        raise BadData("a copy comes without data, and only where the first answer named what it is taken from")
+    committed, offset = writer.committed, piece.offset
+    for data in copied(held, offset, piece.copy.bytes, piece.copy.sha256):
+        committed = writer.append(offset, data, sync=sync)
+        offset += len(data)
+    return committed
+
+
+def _read(descriptor: int, piece: Piece) -> transfer_pb2.DownloadResponse:
+    """The piece as a message; less data than it should have where the file is shorter."""
+    if not piece.is_copy:
+        return transfer_pb2.DownloadResponse(offset=piece.offset, data=os.pread(descriptor, piece.size, piece.offset))
+    sha256 = piece.sha256 or digest_of(descriptor, piece.offset, piece.size)
+    return transfer_pb2.DownloadResponse(offset=piece.offset, copy=transfer_pb2.Copy(bytes=piece.size, sha256=sha256))

@@ -7,6 +7,7 @@ itself found is explained (`diagnose.py`). Nothing is retried here; `backoff.ret
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Sequence
 from types import TracebackType
 from typing import Any, Final, Self, cast
@@ -54,6 +55,8 @@ class Connection:
             compression=grpc.Compression.NoCompression,
             interceptors=list(interceptors),
         )
+        self.replaced = asyncio.Event()
+        """Set when a newer connection took its place: what lasts long goes on over that one."""
         self._ca_pem = ca_pem
         self._credentials = credentials
         self._clock = clock
@@ -65,6 +68,10 @@ class Connection:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         await self.close()
+
+    def newest(self) -> contextlib.AbstractAsyncContextManager[Connection]:
+        """Itself: a connection is the line (`blobs.Lines`) of whoever has only one."""
+        return contextlib.nullcontext(self)
 
     async def close(self) -> None:
         """Drop the connection; calls that are under way are cancelled."""
@@ -89,6 +96,12 @@ class Connection:
             raise await self.explain(error) from error
         finally:
             call.cancel()
+
+    def stalled(self, seconds: float) -> AggregatorUnavailable:
+        """The error of a transfer that was broken off because nothing moved."""
+        return AggregatorUnavailable(
+            f"no byte moved to or from {self.address} for {seconds:g} seconds; the transfer will be resumed"
+        )
 
     async def explain(self, error: grpc.aio.AioRpcError) -> HistofedError:
         """What `error` means, with a sentence that says which address and what to do."""

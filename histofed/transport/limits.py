@@ -17,6 +17,8 @@ MESSAGE: Final = 4 * MIB
 """Bytes of the largest message: a gzip bomb ends here, before it is unpacked."""
 SYNC_EVERY: Final = 32 * MIB
 """A receiver calls fdatasync, and a sender hears of it, at least this often."""
+COPY_LEAST: Final = 16 * KIB
+"""Bytes of the shortest copy that stands for data; also the block in which files are compared."""
 ACK_EVERY_S: Final = 5.0
 """... and at least this often on a slow link, so that the sender sees progress."""
 WINDOW: Final = 2 * SYNC_EVERY

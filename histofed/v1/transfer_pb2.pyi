@@ -24,37 +24,57 @@ class GetUploadResponse(_message.Message):
     def __init__(self, committed: _Optional[int] = ..., complete: _Optional[bool] = ...) -> None: ...
 
 class UploadRequest(_message.Message):
-    __slots__ = ("blob", "offset", "data")
+    __slots__ = ("blob", "offset", "data", "copy")
     BLOB_FIELD_NUMBER: _ClassVar[int]
     OFFSET_FIELD_NUMBER: _ClassVar[int]
     DATA_FIELD_NUMBER: _ClassVar[int]
+    COPY_FIELD_NUMBER: _ClassVar[int]
     blob: GetUploadRequest
     offset: int
     data: bytes
-    def __init__(self, blob: _Optional[_Union[GetUploadRequest, _Mapping]] = ..., offset: _Optional[int] = ..., data: _Optional[bytes] = ...) -> None: ...
+    copy: Copy
+    def __init__(self, blob: _Optional[_Union[GetUploadRequest, _Mapping]] = ..., offset: _Optional[int] = ..., data: _Optional[bytes] = ..., copy: _Optional[_Union[Copy, _Mapping]] = ...) -> None: ...
+
+class Copy(_message.Message):
+    __slots__ = ("bytes", "sha256")
+    BYTES_FIELD_NUMBER: _ClassVar[int]
+    SHA256_FIELD_NUMBER: _ClassVar[int]
+    bytes: int
+    sha256: str
+    def __init__(self, bytes: _Optional[int] = ..., sha256: _Optional[str] = ...) -> None: ...
 
 class UploadResponse(_message.Message):
-    __slots__ = ("committed", "complete")
+    __slots__ = ("committed", "complete", "held", "max_bytes_per_second")
     COMMITTED_FIELD_NUMBER: _ClassVar[int]
     COMPLETE_FIELD_NUMBER: _ClassVar[int]
+    HELD_FIELD_NUMBER: _ClassVar[int]
+    MAX_BYTES_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
     committed: int
     complete: bool
-    def __init__(self, committed: _Optional[int] = ..., complete: _Optional[bool] = ...) -> None: ...
+    held: str
+    max_bytes_per_second: int
+    def __init__(self, committed: _Optional[int] = ..., complete: _Optional[bool] = ..., held: _Optional[str] = ..., max_bytes_per_second: _Optional[int] = ...) -> None: ...
 
 class DownloadRequest(_message.Message):
-    __slots__ = ("sha256", "offset")
+    __slots__ = ("sha256", "offset", "held", "max_bytes_per_second")
     SHA256_FIELD_NUMBER: _ClassVar[int]
     OFFSET_FIELD_NUMBER: _ClassVar[int]
+    HELD_FIELD_NUMBER: _ClassVar[int]
+    MAX_BYTES_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
     sha256: str
     offset: int
-    def __init__(self, sha256: _Optional[str] = ..., offset: _Optional[int] = ...) -> None: ...
+    held: str
+    max_bytes_per_second: int
+    def __init__(self, sha256: _Optional[str] = ..., offset: _Optional[int] = ..., held: _Optional[str] = ..., max_bytes_per_second: _Optional[int] = ...) -> None: ...
 
 class DownloadResponse(_message.Message):
-    __slots__ = ("offset", "data", "bytes")
+    __slots__ = ("offset", "data", "bytes", "copy")
     OFFSET_FIELD_NUMBER: _ClassVar[int]
     DATA_FIELD_NUMBER: _ClassVar[int]
     BYTES_FIELD_NUMBER: _ClassVar[int]
+    COPY_FIELD_NUMBER: _ClassVar[int]
     offset: int
     data: bytes
     bytes: int
-    def __init__(self, offset: _Optional[int] = ..., data: _Optional[bytes] = ..., bytes: _Optional[int] = ...) -> None: ...
+    copy: Copy
+    def __init__(self, offset: _Optional[int] = ..., data: _Optional[bytes] = ..., bytes: _Optional[int] = ..., copy: _Optional[_Union[Copy, _Mapping]] = ...) -> None: ...

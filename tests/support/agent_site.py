@@ -9,6 +9,7 @@ from random import Random
 from types import TracebackType
 from typing import Self
 
+from agent.bases import Bases
 from agent.config import AgentConfig, TrainerConfig
 from agent.layout import Layout
 from agent.link import Link
@@ -69,7 +70,8 @@ class AgentSite:
         self.link = Link(self._address, layout.identity, clock, random, tracing)
         self.outbox = Outbox(layout.outbox)
         self.private = PrivateTensors(layout.private, self.state)
-        desk = Desk(clock, random, self.link, self.state, self.outbox, self.private, self.journal, tracing)
+        self.bases = Bases(layout.bases)
+        desk = Desk(clock, random, self.link, self.state, self.outbox, self.private, self.bases, self.journal, tracing)
         self.work = Work(desk, layout.work, self.config)
         self.sessions = Sessions(self.link, self.work, self.journal, site, self.state.instance, clock, random)
         return self

@@ -220,6 +220,14 @@ class FakeAggregator(rounds_pb2_grpc.FleetServiceServicer, enrollment_pb2_grpc.E
     async def may_download(self, who: Caller, sha256: Digest) -> None:
         """Everybody may."""
 
+    async def base_of(self, task: TaskKey) -> Digest | None:
+        """The base of the task's offer, as long as there is one."""
+        return next((Digest(offer.base.sha256) for offer in self.offers if offer.task == str(task)), None)
+
+    async def may_compare(self, who: Caller, sha256: Digest, held: Digest) -> bool:
+        """Everybody may."""
+        return True
+
     # -- inside --------------------------------------------------------------------------------------------------------
 
     async def _answer(self, call: str, request: Any, context: Any, normal: Any) -> Any:

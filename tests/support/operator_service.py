@@ -215,6 +215,12 @@ class _Everything:
         if who.identity.role is not Role.OPERATOR:
             raise NotAuthorised("only operators read models here")
 
+    async def base_of(self, task: TaskKey) -> None:
+        return None
+
+    async def may_compare(self, who: Caller, sha256: Digest, held: Digest) -> bool:
+        return False
+
 
 @dataclass(frozen=True)
 class RunningAggregator:

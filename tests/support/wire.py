@@ -14,7 +14,7 @@ import grpc.aio
 from histofed.base.clock import Clock, SystemClock
 from histofed.base.errors import NotAuthorised, NotFound, TooLarge
 from histofed.base.ids import Digest, TaskKey
-from histofed.transport import rate, tls
+from histofed.transport import limits, rate, tls
 from histofed.transport.blob_service import BlobService
 from histofed.transport.server import Caller, bind, caller, fleet_gate, make_server
 from histofed.transport.store import BlobStore
@@ -36,6 +36,10 @@ class SitesOwnTasks:
 
     released: set[str] = field(default_factory=set)
     complete: list[tuple[str, str]] = field(default_factory=list)
+    bases: dict[str, Digest] = field(default_factory=dict)
+    """What each task starts from."""
+    known: set[str] = field(default_factory=set)
+    """Earlier models that every site may have."""
 
     async def may_upload(self, who: Caller, task: TaskKey, sha256: Digest, size: int) -> None:
         if task.site != who.name:
@@ -49,6 +53,12 @@ class SitesOwnTasks:
     async def may_download(self, who: Caller, sha256: Digest) -> None:
         if sha256 not in self.released:
             raise NotFound(f"there is no blob {sha256[:12]}… for {who.name}")
+
+    async def base_of(self, task: TaskKey) -> Digest | None:
+        return self.bases.get(str(task))
+
+    async def may_compare(self, who: Caller, sha256: Digest, held: Digest) -> bool:
+        return held in self.known
 
 
 class Fleet(rounds_pb2_grpc.FleetServiceServicer):
@@ -102,13 +112,16 @@ async def serving(
     limit: rate.Rate = rate.MEMBER,
     port: int = 0,
     credentials: grpc.ServerCredentials | None = None,
+    stall_s: float = limits.STALL_S,
+    bytes_per_second: int = 0,
 ) -> AsyncIterator[Wire]:
     """An aggregator's mTLS port with our gate and blob service."""
     clock = clock or SystemClock()
     denied: set[str] = set()
     server = make_server(fleet_gate(federation.name, denied=denied.__contains__, clock=clock, limit=limit))
     store, permissions, fleet = BlobStore(directory), SitesOwnTasks(), Fleet()
-    transfer_pb2_grpc.add_BlobServiceServicer_to_server(BlobService(store, permissions, clock), server)
+    service = BlobService(store, permissions, clock, stall_s=stall_s, bytes_per_second=bytes_per_second)
+    transfer_pb2_grpc.add_BlobServiceServicer_to_server(service, server)
     rounds_pb2_grpc.add_FleetServiceServicer_to_server(fleet, server)
     admin_pb2_grpc.add_OperatorServiceServicer_to_server(Operator(), server)
     bound = bind(server, f"127.0.0.1:{port}", credentials or tls.server_credentials(federation.aggregator()))
@@ -128,6 +141,8 @@ class CuttingProxy:
         self._freeze = freeze
         self._writers: set[asyncio.StreamWriter] = set()
         self.connections = 0
+        self.passed = 0
+        """Bytes that came by, both ways together."""
         self.port = 0
 
     async def __aenter__(self) -> CuttingProxy:
@@ -164,6 +179,7 @@ class CuttingProxy:
         with contextlib.suppress(OSError):
             while data := await reader.read(65536):
                 left[0] -= len(data)
+                self.passed += len(data)
                 if left[0] < 0 and self._freeze:
                     await asyncio.Event().wait()
                 if left[0] < 0:

@@ -1,0 +1,142 @@
+"""One upload, an attempt at a time: from where the aggregator stands, never more than a window ahead of it.
+
+The first answer says how far the aggregator is, whether it has the task's base, and how fast this site should send. What the
+file has in common with the base is named instead of sent. Used by `blobs.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+from collections.abc import AsyncIterator, Callable
+
+import grpc.aio
+
+from histofed.base.clock import Clock
+from histofed.base.errors import AggregatorUnavailable, DigestMismatch
+from histofed.base.ids import Digest
+from histofed.transport import limits
+from histofed.transport.channel import Connection
+from histofed.transport.held import Held, opened
+from histofed.transport.pace import Pace
+from histofed.transport.unchanged import Piece, Stretch, digest_of, pieces, unchanged
+from histofed.transport.watchdog import in_thread, watchdog
+from histofed.v1 import transfer_pb2, transfer_pb2_grpc
+
+_log = logging.getLogger(__name__)
+
+
+class Sending:
+    """One upload over as many connections as it takes. The file stays open as long as it lasts."""
+
+    def __init__(
+        self,
+        descriptor: int,
+        task: str,
+        sha256: Digest,
+        size: int,
+        held: Held | None,
+        pace: Pace,
+        clock: Clock,
+        progress: Callable[[int, int], None],
+        stall_s: float,
+    ) -> None:
+        self._descriptor = descriptor
+        self._wanted = transfer_pb2.GetUploadRequest(task=task, sha256=sha256, bytes=size)
+        self._size = size
+        self._held = held
+        self._pace = pace
+        self._clock = clock
+        self._progress = progress
+        self._stall_s = stall_s
+        self._stretches: tuple[Stretch, ...] | None = None
+        self._copied = False
+        self.acknowledged = 0
+        """Bytes that are on the aggregator's disk."""
+
+    async def attempt(self, connection: Connection) -> None:
+        """One stream; a second one without copies where the aggregator's base has other bytes. Raises a `HistofedError`."""
+        try:
+            await self._stream(connection)
+        except DigestMismatch as error:
+            if not self._copied:
+                raise
+            _log.warning("what is unchanged is sent after all: %s", error)
+            self._held, self._copied = None, False
+            await self._stream(connection)
+
+    async def _stream(self, connection: Connection) -> None:
+        answers, complete = _Answers(), False
+        try:
+            async with watchdog(self._stall_s, connection.replaced) as alive:
+                call = transfer_pb2_grpc.BlobServiceStub(connection.channel).Upload(self._requests(answers, alive))
+                try:
+                    async for answer in call:
+                        alive()
+                        self.acknowledged = answer.committed
+                        answers.tell(answer)
+                        self._progress(answer.committed, self._size)
+                        complete = answer.complete
+                except grpc.aio.AioRpcError as error:
+                    raise await connection.explain(error) from error
+                finally:
+                    call.cancel()
+        except TimeoutError as error:
+            raise connection.stalled(self._stall_s) from error
+        if not complete:
+            raise AggregatorUnavailable(f"the aggregator at {connection.address} ended the upload in the middle")
+
+    async def _requests(self, answers: _Answers, alive: Callable[[], None]) -> AsyncIterator[transfer_pb2.UploadRequest]:
+        """The blob's name, then its bytes."""
+        yield transfer_pb2.UploadRequest(blob=self._wanted)
+        first = await answers.at_least(0)
+        asked = Pace(self._clock, first.max_bytes_per_second)
+        stretches = await self._in_common(first.held)
+        for piece in pieces(self._size, stretches, first.committed, min(self._pace.piece, asked.piece)):
+            await answers.at_least(piece.offset - limits.WINDOW + limits.CHUNK)
+            if piece.is_copy:
+                self._copied = True
+                yield await self._copy(piece)
+            else:
+                await self._pace.take(piece.size)
+                await asked.take(piece.size)
+                data = await in_thread(os.pread, self._descriptor, piece.size, piece.offset)
+                yield transfer_pb2.UploadRequest(offset=piece.offset, data=data)
+                if len(data) < piece.size:
+                    return  # the file shrank; the aggregator misses bytes and says so
+            alive()
+
+    async def _in_common(self, held: str) -> tuple[Stretch, ...]:
+        """What the file has in common with the blob that both ends hold; compared once."""
+        if self._held is None or self._held.sha256 != held:
+            return ()
+        if self._stretches is None:
+            with opened(self._held.path) as base:
+                self._stretches = () if base is None else await in_thread(unchanged, self._descriptor, base)
+        return self._stretches
+
+    async def _copy(self, piece: Piece) -> transfer_pb2.UploadRequest:
+        sha256 = piece.sha256 or await in_thread(digest_of, self._descriptor, piece.offset, piece.size)
+        return transfer_pb2.UploadRequest(offset=piece.offset, copy=transfer_pb2.Copy(bytes=piece.size, sha256=sha256))
+
+
+class _Answers:
+    """What the aggregator said last; the sender waits for it to go on."""
+
+    def __init__(self) -> None:
+        self._first: transfer_pb2.UploadResponse | None = None
+        self._committed = -1
+        self._came = asyncio.Event()
+
+    def tell(self, answer: transfer_pb2.UploadResponse) -> None:
+        self._first = self._first or answer
+        self._committed = answer.committed
+        self._came.set()
+
+    async def at_least(self, committed: int) -> transfer_pb2.UploadResponse:
+        """The first answer, as soon as one came and so much is on disk."""
+        while self._first is None or self._committed < committed:
+            self._came.clear()
+            await self._came.wait()
+        return self._first

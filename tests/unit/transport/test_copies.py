@@ -1,0 +1,139 @@
+"""What the other end holds does not travel: over real TLS, with the bytes on the wire counted, cut anywhere, and damaged."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from histofed.base.clock import FakeClock
+from histofed.base.ids import Digest, sha256
+from histofed.transport import blobs, limits
+from histofed.transport.channel import Connection, open_connection
+from histofed.transport.held import Held
+from histofed.transport.store import owner_of
+from tests.support.pki import Federation
+from tests.support.wire import CuttingProxy, Wire, serving
+
+FEDERATION = Federation()
+SITE = FEDERATION.site("north")
+TASK = "gan/1/train/north"
+FROZEN = os.urandom(3 * limits.MIB + 4321)
+"""A tensor that no round changes, between two that every round does."""
+BASE = os.urandom(600_000) + FROZEN + os.urandom(500_000)
+NEXT = os.urandom(600_000) + FROZEN + os.urandom(500_000)
+OVERHEAD = 150_000
+"""Bytes of handshake, HTTP/2 and answers at most."""
+
+
+@pytest.fixture
+async def wire(tmp_path: Path) -> AsyncIterator[Wire]:
+    async with serving(tmp_path / "blobs", FEDERATION) as running:
+        keep(running, BASE)
+        running.permissions.known.add(sha256(BASE))
+        running.permissions.bases[TASK] = sha256(BASE)
+        running.permissions.released.add(keep(running, NEXT))
+        yield running
+
+
+@pytest.fixture
+def held(tmp_path: Path) -> Held:
+    (tmp_path / "base").write_bytes(BASE)
+    return Held(sha256(BASE), tmp_path / "base")
+
+
+def keep(wire: Wire, data: bytes) -> Digest:
+    path = wire.store.path(sha256(data)).with_name("incoming")
+    path.write_bytes(data)
+    return wire.store.import_file(path, move=True)
+
+
+def content(path: Path) -> bytes:
+    return path.read_bytes()
+
+
+async def fetch(connection: Connection, target: Path, held: Held | None) -> None:
+    size = len(NEXT)
+    await blobs.download(connection, sha256(NEXT), target, size=size, held=held, clock=FakeClock(), random=Random(0))
+    assert content(target) == NEXT
+
+
+async def send(connection: Connection, folder: Path, data: bytes, held: Held | None, name: str = "") -> None:
+    (source := folder / "update").write_bytes(data)
+    digest = Digest(name or sha256(data))
+    await blobs.upload(connection, source, digest, task=TASK, held=held, clock=FakeClock(), random=Random(0))
+
+
+async def test_a_frozen_tensor_is_fetched_once(wire: Wire, held: Held, tmp_path: Path) -> None:
+    async with CuttingProxy(wire.port, []) as proxy, open_connection(f"localhost:{proxy.port}", SITE) as connection:
+        await fetch(connection, tmp_path / "model", held)
+        assert len(NEXT) - len(FROZEN) < proxy.passed < len(NEXT) - len(FROZEN) + OVERHEAD
+
+
+async def test_a_frozen_tensor_is_never_sent(wire: Wire, held: Held, tmp_path: Path) -> None:
+    update = os.urandom(600_000) + FROZEN + os.urandom(500_000)
+    async with CuttingProxy(wire.port, []) as proxy, open_connection(f"localhost:{proxy.port}", SITE) as connection:
+        await send(connection, tmp_path, update, held)
+        assert len(update) - len(FROZEN) < proxy.passed < len(update) - len(FROZEN) + OVERHEAD
+    assert wire.store.path(sha256(update)).read_bytes() == update
+    assert wire.store.received(sha256(update), owner_of(TASK))
+
+
+CUTS = [60_000, 500_000, 650_000, 900_000]
+
+
+@pytest.mark.parametrize("cut", CUTS)
+async def test_copies_survive_a_cut_anywhere(wire: Wire, held: Held, tmp_path: Path, cut: int) -> None:
+    async with (
+        CuttingProxy(wire.port, [cut, cut]) as proxy,
+        open_connection(f"localhost:{proxy.port}", SITE) as connection,
+    ):
+        await fetch(connection, tmp_path / "model", held)
+        await send(connection, tmp_path, NEXT, held)
+        assert proxy.connections >= 2
+    assert wire.store.path(sha256(NEXT)).read_bytes() == NEXT
+
+
+@pytest.mark.parametrize("done", [1, 600_000, 600_001, 2_000_000, 600_000 + len(FROZEN) - 1, len(NEXT) - 1])
+async def test_a_transfer_goes_on_in_the_middle_of_what_is_unchanged(
+    wire: Wire, held: Held, tmp_path: Path, done: int
+) -> None:
+    update = os.urandom(600_000) + FROZEN + os.urandom(500_000)
+    (tmp_path / "model.part").write_bytes(NEXT[:done])
+    wire.store.path(sha256(update)).with_name(f"{sha256(update)}.{owner_of(TASK)}.part").write_bytes(update[:done])
+    async with CuttingProxy(wire.port, []) as proxy, open_connection(f"localhost:{proxy.port}", SITE) as connection:
+        await fetch(connection, tmp_path / "model", held)
+        await send(connection, tmp_path, update, held)
+        assert proxy.passed < 2 * (len(NEXT) - len(FROZEN)) + OVERHEAD
+    assert wire.store.path(sha256(update)).read_bytes() == update
+
+
+async def test_a_damaged_copy_at_the_site_is_fetched_instead(
+    wire: Wire, held: Held, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    held.path.write_bytes(bytes(len(BASE)))
+    async with open_connection(wire.address, SITE) as connection:
+        await fetch(connection, tmp_path / "model", held)
+    assert "what is unchanged is fetched after all" in caplog.text
+
+
+async def test_a_damaged_base_at_the_aggregator_is_sent_instead(
+    wire: Wire, held: Held, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    wire.store.path(sha256(BASE)).write_bytes(bytes(len(BASE)))
+    async with open_connection(wire.address, SITE) as connection:
+        await send(connection, tmp_path, NEXT[:-1], held)
+    assert "what is unchanged is sent after all" in caplog.text
+
+
+async def test_what_is_gone_at_either_end_travels(wire: Wire, held: Held, tmp_path: Path) -> None:
+    wire.store.remove(sha256(BASE))
+    async with open_connection(wire.address, SITE) as connection:
+        await fetch(connection, tmp_path / "model", held)
+        await send(connection, tmp_path, NEXT[:-1], held)
+        held.path.unlink()
+        await fetch(connection, tmp_path / "again", held)
+        await send(connection, tmp_path, NEXT[:-2], held)
