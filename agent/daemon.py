@@ -23,6 +23,7 @@ from agent.private import PrivateTensors
 from agent.sessions import Sessions
 from agent.state import State
 from agent.status import Status, write_status
+from agent.training import Trainers
 from agent.work import Desk, Work
 from histofed import __version__
 from histofed.audit.journal import Journal
@@ -88,7 +89,8 @@ class AgentService:
         closing.push_async_callback(asyncio.to_thread, tracing.close)
         link = Link(address, layout.identity, self._clock, self._random, tracing)
         closing.push_async_callback(link.close)
-        outbox = Outbox(layout.outbox)
+        outbox, trainers = Outbox(layout.outbox), Trainers()
+        closing.push_async_callback(trainers.close)
         desk = Desk(
             clock=self._clock,
             random=self._random,
@@ -98,6 +100,7 @@ class AgentService:
             private=PrivateTensors(layout.private, state),
             journal=journal,
             tracing=tracing,
+            trainers=trainers,
         )
         work = Work(desk, layout.work, config)
         sessions = Sessions(link, work, journal, site, state.instance, self._clock, self._random)
