@@ -147,7 +147,7 @@ class ModelForge:
         parts = {}
         for name, (path, file) in written.items():
             if file is not None:
-                await asyncio.to_thread(self._blobs.import_file, path, move=True)
+                await asyncio.to_thread(self._blobs.adopt, path, file.sha256)
                 parts[name] = File(**asdict(file))
         return parts
 

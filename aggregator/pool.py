@@ -18,7 +18,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import IO, Final, overload
+from typing import Final, overload
 
 from aggregator.aggregate import AggregateJob, AggregateResult
 from aggregator.jobs import (
@@ -127,16 +127,12 @@ def nursery() -> Nursery:
 
 async def _from_nursery(place: Nursery, job: bytes) -> _Ended | None:
     """Have a forked child do the job; None when there can be none. It is dead when this is left."""
-    with _memory("job") as given, _memory("answer") as answer, _memory("complaint") as complaint:
-        given.write(job)
-        given.seek(0)
-        child = await place.start([PARENT], [file.fileno() for file in (given, answer, complaint)])
+    with _memory(job) as given, _memory() as answer, _memory() as complaint:
+        child = await place.start([PARENT], [given, answer, complaint])
         if child is None:
             return None
         code = await _to_its_end(child)
-        answer.seek(0)
-        complaint.seek(max(0, complaint.seek(0, os.SEEK_END) - _COMPLAINT))
-        return _Ended(code, answer.read(), complaint.read().decode(errors="replace"))
+        return _Ended(code, _content(answer), _content(complaint)[-_COMPLAINT:].decode(errors="replace"))
 
 
 async def _to_its_end(child: Child) -> int:
@@ -147,10 +143,21 @@ async def _to_its_end(child: Child) -> int:
 
 
 @contextlib.contextmanager
-def _memory(name: str) -> Iterator[IO[bytes]]:
-    """A file that is nowhere: a pipe that nobody has to empty."""
-    with os.fdopen(os.memfd_create(name), "w+b", buffering=0) as file:
-        yield file
+def _memory(content: bytes = b"") -> Iterator[int]:
+    """The descriptor of a file that is nowhere on disk: a pipe that nobody has to empty."""
+    descriptor = os.memfd_create("worker")
+    try:
+        done = 0
+        while done < len(content):
+            done += os.pwrite(descriptor, content[done:], done)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _content(descriptor: int) -> bytes:
+    """All of it, whatever the position: that is shared with the child, which wrote."""
+    return os.pread(descriptor, os.fstat(descriptor).st_size, 0)
 
 
 async def _from_nothing(job: bytes) -> _Ended:

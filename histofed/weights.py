@@ -15,7 +15,7 @@ import json
 import math
 import mmap
 import struct
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -43,6 +43,8 @@ _DTYPES: Final[Mapping[str, np.dtype[Any]]] = {
     "U8": np.dtype("u1"),
     "BOOL": np.dtype("?"),
 }
+_LET_GO: Final = 4 << 20
+"""Bytes of a file that `walk` has mapped at most."""
 _NAMES: Final = {dtype: name for name, dtype in _DTYPES.items()}
 FLOATS: Final = frozenset({"F64", "F32", "F16"})
 """Types that may be shared and averaged."""
@@ -141,6 +143,26 @@ class TensorFile:
         )
         return flat.reshape(spec.shape)
 
+    def walk(self, name: str) -> Iterator[Array]:
+        """The tensor in `pieces`, for one pass: what was passed leaves this process's memory (not the page cache).
+
+        Without it a process that reads twenty models looks, to whoever limits its memory, as if it held twenty.
+        """
+        begin = self._data_begin + self.specs[name].begin if self.specs.get(name) else 0
+        done = behind = 0
+        for piece in pieces(self.array(name)):
+            yield piece
+            done += piece.nbytes
+            if done - behind >= _LET_GO:
+                self._let_go(begin + behind, done - behind)
+                behind = done
+        self._let_go(begin + behind, done - behind)
+
+    def _let_go(self, begin: int, size: int) -> None:
+        first = begin - begin % mmap.PAGESIZE
+        if size:
+            self._map.madvise(mmap.MADV_DONTNEED, first, begin + size - first)
+
     def items(self) -> Iterator[tuple[str, Array]]:
         """Names and views, sorted by name."""
         for name in self.names:
@@ -186,6 +208,12 @@ def save(path: Path, tensors: Mapping[str, Array], metadata: Mapping[str, str] |
     return save_stream(path, specs, (np.ascontiguousarray(tensors[name]).reshape(-1) for name, _, _ in specs), metadata)
 
 
+def store(path: Path, tensors: Mapping[str, Array], metadata: Mapping[str, str] | None = None) -> None:
+    """What `save` writes, for a file that nobody names by content: its digest costs more than the rest. Raises as `save`."""
+    specs = [(name, _type_name(name, array.dtype), array.shape) for name, array in sorted(tensors.items())]
+    store_stream(path, specs, (np.ascontiguousarray(tensors[name]).reshape(-1) for name, _, _ in specs), metadata)
+
+
 def save_stream(
     path: Path,
     specs: Iterable[tuple[str, str, tuple[int, ...]]],
@@ -196,6 +224,46 @@ def save_stream(
 
     Pieces may be parts of tensors; only their sum must fit. Memory: one piece, and 2 MiB that wait to be hashed.
     """
+    with StreamDigest() as digest:
+        size = _write(path, specs, data, metadata, digest.update)
+        return Written(digest.finish(), size)
+
+
+def store_stream(
+    path: Path,
+    specs: Iterable[tuple[str, str, tuple[int, ...]]],
+    data: Iterable[Array],
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """What `save_stream` writes, for a file that nobody names by content."""
+    _write(path, specs, data, metadata, lambda _: None)
+
+
+def _write(
+    path: Path,
+    specs: Iterable[tuple[str, str, tuple[int, ...]]],
+    data: Iterable[Array],
+    metadata: Mapping[str, str] | None,
+    also: Callable[[memoryview], None],
+) -> int:
+    """The file, all or nothing, durable; every byte of it is shown to `also`. Returns its length."""
+    begin, size = header_of(specs, metadata)
+    with durable.writing(path) as file:
+        file.write(begin)
+        also(memoryview(begin))
+        written = 0
+        for piece in data:
+            view = np.ascontiguousarray(piece).reshape(-1).view(np.uint8).data
+            also(view)
+            written += file.write(view)
+        assert written == size, f"{written} bytes of tensors where the header promises {size}"
+    return len(begin) + size
+
+
+def header_of(
+    specs: Iterable[tuple[str, str, tuple[int, ...]]], metadata: Mapping[str, str] | None = None
+) -> tuple[bytes, int]:
+    """How a file of ours with such tensors begins, and the bytes of data behind. Raises `BadData` for too many tensors."""
     offset, header = 0, dict[str, object]()
     if metadata:
         header["__metadata__"] = dict(sorted(metadata.items()))
@@ -207,17 +275,7 @@ def save_stream(
     text += b" " * (-len(text) % 8)
     if len(text) > HEADER_LIMIT:
         raise BadData(f"too many tensors: a header of {len(text)} bytes (the limit is {HEADER_LIMIT})")
-    begin = struct.pack("<Q", len(text)) + text
-    with StreamDigest() as digest, durable.writing(path) as file:
-        file.write(begin)
-        digest.update(memoryview(begin))
-        written = 0
-        for piece in data:
-            view = np.ascontiguousarray(piece).reshape(-1).view(np.uint8).data
-            digest.update(view)
-            written += file.write(view)
-        assert written == offset, f"{written} bytes of tensors where the header promises {offset}"
-    return Written(digest.finish(), len(begin) + offset)
+    return struct.pack("<Q", len(text)) + text, offset
 
 
 def _type_name(name: str, dtype: np.dtype[Any]) -> str:
@@ -254,7 +312,7 @@ def difference(update: TensorFile, base: TensorFile) -> Difference:
         square = 0.0
         # a value that is not finite ends up in the sum, which is looked at below
         with np.errstate(over="ignore", invalid="ignore"):
-            for new, old in zip(pieces(update.array(name)), pieces(base.array(name)), strict=True):
+            for new, old in zip(update.walk(name), base.walk(name), strict=True):
                 delta = np.subtract(new, old, dtype=np.float64)
                 # not np.dot: BLAS sums in an order that depends on its threads, and a clipped update on this norm
                 square += float(np.square(delta, out=delta).sum())

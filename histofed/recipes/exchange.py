@@ -21,7 +21,7 @@ from histofed.base.errors import BadData, Cancelled
 from histofed.base.ids import Json
 from histofed.recipes.contract import Counts, Demands, Progress, ServerRule, Stop, TrainResult, TrainTask, Workshop
 from histofed.recipes.sections import Section, parse_section
-from histofed.weights import Array, TensorFile, pieces
+from histofed.weights import Array, TensorFile
 
 STEP: Final = 1.0 / 1024
 """What a round adds: a power of two, so that sums of it are exact."""
@@ -76,7 +76,7 @@ class ExchangeWorkshop:
         block = (draw.integers(-512, 512, weights.PIECE) * STEP).astype(np.float32)
         specs = _specs(wanted)
         data = (block[: min(weights.PIECE, left)] for left in _lefts(specs))
-        weights.save_stream(target, specs, data)
+        weights.store_stream(target, specs, data)
 
     def train(self, task: TrainTask, report: Callable[[Progress], None], stop: Stop) -> TrainResult:
         """Add the step. Raises `BadData` for weights of another form, `Cancelled` on request."""
@@ -86,9 +86,9 @@ class ExchangeWorkshop:
             if specs != _specs(config):
                 raise BadData("the global weights have another form than this experiment's [config]; they belong to other work")
             _wait(config.delay_s, stop)
-            weights.save_stream(task.output / "shared.safetensors", specs, _moved(shared))
+            weights.store_stream(task.output / "shared.safetensors", specs, _moved(shared))
         before = float(weights.read(task.private)[_ROUNDS][0]) if task.private else 0.0
-        weights.save(task.output / "private.safetensors", {_ROUNDS: np.array([before + 1], np.float32)})
+        weights.store(task.output / "private.safetensors", {_ROUNDS: np.array([before + 1], np.float32)})
         report(Progress(1, 1))
         return TrainResult(Counts(1, 1), 1, {})
 
@@ -113,7 +113,7 @@ def _lefts(specs: list[tuple[str, str, tuple[int, ...]]]) -> Iterator[int]:
 def _moved(shared: TensorFile) -> Iterator[Array]:
     """Every tensor with the step added, in pieces."""
     for name in shared.names:
-        for piece in pieces(shared.array(name)):
+        for piece in shared.walk(name):
             yield piece + np.float32(STEP)
 
 

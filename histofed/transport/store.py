@@ -70,6 +70,13 @@ class BlobStore:
             return self._part(sha, owner).stat().st_size
         return 0
 
+    def adopt(self, path: Path, sha: Digest) -> None:
+        """Take over a complete, synced file of this machine whose digest was found while it was written; durable.
+
+        Raises `CannotWriteState`.
+        """
+        durable.adopt(path, self.path(sha))
+
     def import_file(self, path: Path, *, move: bool = False) -> Digest:
         """Take in a file of this machine, copied or moved; durable. Raises `CannotWriteState`."""
         incoming = path if move else self._directory / f".import-{secrets.token_hex(8)}"
