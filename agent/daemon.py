@@ -24,6 +24,7 @@ from agent.private import PrivateTensors
 from agent.sessions import Sessions
 from agent.state import State
 from agent.status import Status, write_status
+from agent.training import Trainers
 from agent.work import Desk, Work
 from histofed import __version__
 from histofed.audit.journal import Journal
@@ -90,7 +91,8 @@ class AgentService:
         link = Link(address, layout.identity, self._clock, self._random, tracing)
         closing.push_async_callback(link.close)
         _cap(link, config)
-        outbox = Outbox(layout.outbox)
+        outbox, trainers = Outbox(layout.outbox), Trainers()
+        closing.push_async_callback(trainers.close)
         desk = Desk(
             clock=self._clock,
             random=self._random,
@@ -101,6 +103,7 @@ class AgentService:
             bases=Bases(layout.bases),
             journal=journal,
             tracing=tracing,
+            trainers=trainers,
         )
         work = Work(desk, layout.work, config)
         sessions = Sessions(link, work, journal, site, state.instance, self._clock, self._random)

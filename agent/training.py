@@ -3,6 +3,7 @@
 The child gets a session of its own, so that a Ctrl-C at the terminal reaches the daemon alone and so that its workers can
 be killed with it. Cancelling `train` is how it is stopped: SIGTERM, time for a checkpoint, then SIGKILL. However it ends,
 nothing of it is left running when `train` is left. No torch here: a crash of CUDA or the OOM killer takes the child alone.
+Nor is torch in the nursery that children come from: only what every trainer imports.
 """
 
 from __future__ import annotations
@@ -17,10 +18,12 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from agent.assignment import ASSIGNMENT_FILE, RESULT_FILE, Assignment, Result, read_result, write
 from histofed.base.errors import HistofedError, TrainingFailed, all_errors
+from histofed.base.nursery import Nursery
+from histofed.base.warm import PARENT
 from histofed.recipes.contract import Progress
 
 log = logging.getLogger(__name__)
@@ -38,20 +41,60 @@ class _Heard:
     stderr: bytes = b""
 
 
-async def train(folder: Path, assignment: Assignment, report: Callable[[Progress], None], stop_seconds: float) -> Result:
+class Trainers:
+    """Where trainers come from: a nursery, made anew when the number of threads was changed."""
+
+    def __init__(self) -> None:
+        self._nursery: Nursery | None = None
+        self._threads = 0
+
+    async def nursery(self, threads: int) -> Nursery:
+        """One whose numeric libraries were imported for so many threads."""
+        if self._nursery is None or threads != self._threads:
+            await self.close()
+            self._nursery, self._threads = Nursery("agent.trainer", _threads(threads)), threads
+        return self._nursery
+
+    async def close(self) -> None:
+        """End it."""
+        if self._nursery is not None:
+            await self._nursery.close()
+
+
+class _Process(Protocol):
+    """What a forked child and a process that was started the long way have in common."""
+
+    @property
+    def pid(self) -> int: ...
+
+    @property
+    def returncode(self) -> int | None: ...
+
+    def send_signal(self, signal: int) -> None: ...
+
+    async def wait(self) -> int: ...
+
+
+async def train(
+    folder: Path,
+    assignment: Assignment,
+    report: Callable[[Progress], None],
+    stop_seconds: float,
+    trainers: Trainers | None = None,
+) -> Result:
     """Run `assignment` in a child process and give its result; `folder` survives a restart of the task.
 
-    `report` is called in the event loop and must neither wait nor raise.
+    `report` is called in the event loop and must neither wait nor raise. Without `trainers` the child is started the long
+    way.
     Raises the child's error (`BadData`: another attempt cannot help), `TrainingFailed` when it was killed, and
     `CannotWriteState`. On cancellation the child is given `stop_seconds` to write its checkpoint.
     """
     write(folder / ASSIGNMENT_FILE, assignment)
     heard = _Heard()
-    async with _child(folder, assignment.threads, stop_seconds) as (process, pipe):
-        assert process.stderr is not None
+    async with _child(folder, assignment.threads, stop_seconds, trainers) as (process, pipe, stderr):
         async with asyncio.TaskGroup() as group:
             group.create_task(_listen(pipe, heard, report))
-            group.create_task(_keep_last_words(process.stderr, heard))
+            group.create_task(_keep_last_words(stderr, heard))
             code = await process.wait()
             # a worker that it left behind would hold its pipes open
             _kill_group(process)
@@ -64,48 +107,58 @@ async def train(folder: Path, assignment: Assignment, report: Callable[[Progress
 
 @contextlib.asynccontextmanager
 async def _child(
-    folder: Path, threads: int, stop_seconds: float
-) -> AsyncIterator[tuple[asyncio.subprocess.Process, asyncio.StreamReader]]:
-    """The running trainer and the pipe it reports to; at the end of the block it is dead, whatever happened."""
+    folder: Path, threads: int, stop_seconds: float, trainers: Trainers | None
+) -> AsyncIterator[tuple[_Process, asyncio.StreamReader, asyncio.StreamReader]]:
+    """The running trainer, the pipe it reports to, and its standard error; it is dead at the end, whatever happened."""
+    async with contextlib.AsyncExitStack() as stack:
+        with contextlib.ExitStack() as theirs:
+            report, report_end = await _pipe(stack, theirs)
+            stderr, stderr_end = await _pipe(stack, theirs)
+            nothing = os.open(os.devnull, os.O_RDWR)
+            theirs.callback(os.close, nothing)
+            task = str(folder / ASSIGNMENT_FILE)
+            process: _Process | None = None
+            if trainers is not None:
+                nursery = await trainers.nursery(threads)
+                child = await nursery.start(
+                    [task, "--report", "3", "--parent", PARENT], (nothing, nothing, stderr_end, report_end)
+                )
+                if child is not None:
+                    stack.push_async_callback(child.close)
+                    process = child
+            if process is None:
+                process = await asyncio.create_subprocess_exec(
+                    *(sys.executable, "-P", "-m", "agent.trainer", task),
+                    *("--report", str(report_end), "--parent", str(os.getpid())),
+                    stdin=nothing,
+                    stdout=nothing,
+                    stderr=stderr_end,
+                    pass_fds=(report_end,),
+                    start_new_session=True,
+                    env={**os.environ, **_threads(threads)},
+                )
+        stack.push_async_callback(_end, process, stop_seconds)
+        yield process, report, stderr
+
+
+async def _pipe(stack: contextlib.AsyncExitStack, theirs: contextlib.ExitStack) -> tuple[asyncio.StreamReader, int]:
+    """A pipe: our end, which closes with `stack`, and the child's, which closes with `theirs`."""
     read_end, write_end = os.pipe()
-    try:
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "agent.trainer", str(folder / ASSIGNMENT_FILE)),
-            *("--report", str(write_end), "--parent", str(os.getpid())),
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.DEVNULL,
-            stderr=asyncio.subprocess.PIPE,
-            pass_fds=(write_end,),
-            start_new_session=True,
-            env=_environment(threads),
-        )
-    except BaseException:
-        os.close(read_end)
-        raise
-    finally:
-        os.close(write_end)
-    pipe = asyncio.StreamReader()
+    theirs.callback(os.close, write_end)
+    reader = asyncio.StreamReader()
     transport, _ = await asyncio.get_running_loop().connect_read_pipe(
-        lambda: asyncio.StreamReaderProtocol(pipe), os.fdopen(read_end, "rb")
+        lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(read_end, "rb")
     )
-    try:
-        yield process, pipe
-    finally:
-        try:
-            await _end(process, stop_seconds)
-        finally:
-            transport.close()
+    stack.callback(transport.close)
+    return reader, write_end
 
 
-def _environment(threads: int) -> dict[str, str]:
-    """Ours; numeric libraries read their number of threads when they are imported, so it is set before."""
-    environment = dict(os.environ)
-    if threads:
-        environment |= dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(threads))
-    return environment
+def _threads(count: int) -> dict[str, str]:
+    """For the environment: numeric libraries read their number of threads when they are imported."""
+    return dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(count)) if count else {}
 
 
-async def _end(process: asyncio.subprocess.Process, stop_seconds: float) -> None:
+async def _end(process: _Process, stop_seconds: float) -> None:
     """SIGTERM to the trainer alone and time for its checkpoint; then SIGKILL to its whole group."""
     try:
         if process.returncode is None:
@@ -120,7 +173,7 @@ async def _end(process: asyncio.subprocess.Process, stop_seconds: float) -> None
         await process.wait()
 
 
-def _kill_group(process: asyncio.subprocess.Process) -> None:
+def _kill_group(process: _Process) -> None:
     # all of it may be gone already, and that is what is wanted
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)

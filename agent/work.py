@@ -39,7 +39,7 @@ from agent.patience import OWN_TROUBLE, PASSING, rest_s, until
 from agent.private import PrivateTensors
 from agent.progress import Board, watched
 from agent.state import State
-from agent.training import train
+from agent.training import Trainers, train
 from histofed.audit.journal import Journal
 from histofed.base import durable
 from histofed.base.clock import Clock, iso
@@ -84,6 +84,8 @@ class Desk:
     bases: Bases
     journal: Journal
     tracing: Tracing
+    trainers: Trainers | None = None
+    """None starts each trainer the long way."""
 
 
 class Work:
@@ -312,7 +314,7 @@ class Work:
                 self._start_afresh_if_different(room, assignment)
                 self._board = board = Board("train", desk.clock)
                 stop = self.config.trainer.stop_seconds
-                done = await self._watched(offer, board, lambda: train(room, assignment, board.trained, stop))
+                done = await self._watched(offer, board, lambda: train(room, assignment, board.trained, stop, desk.trainers))
             span.set(
                 {
                     names.STEPS: done.steps,

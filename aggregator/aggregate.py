@@ -1,9 +1,9 @@
 """Federated averaging as one pure function: a round's admitted updates become the next model.
 
 `aggregate` walks the updates' safetensors tensor by tensor and piece by piece, so that its memory does not depend on the
-number of sites nor on the size of the model: two float64 buffers that stay in a core's L2 cache; the files are page cache.
-Of encoded updates the piece in hand is decoded, of each site (`histofed/encodings`), so that some 0.2 MB a site come to it.
-(Measured with 86M float32: `madvise` and `readinto` instead of faults gained nothing, so there is neither.)
+number of sites nor on the size of the model: two float64 buffers that stay in a core's L2 cache; the files are page cache,
+of which 4 MiB each are mapped at a time (`TensorFile.pieces`). Of encoded updates the piece in hand is decoded, of each site
+(`histofed/encodings`), so that some 0.2 MB a site come to it.
 
 Invariants. The result depends on the set of updates alone: they are sorted by site, each element is summed in float64 in
 that order by elementwise IEEE operations, never by BLAS, so neither the order of arrival nor threads nor the processor
@@ -29,7 +29,7 @@ import numpy as np
 from histofed.base.errors import BadData
 from histofed.encodings.file import PLAIN, Form, open_encoded
 from histofed.recipes.contract import ServerRule
-from histofed.weights import PIECE, Array, TensorFile, Tensors, Written, check_same_meaning, pieces, save_stream
+from histofed.weights import PIECE, Array, TensorFile, Tensors, Written, check_same_meaning, save_stream
 
 Opened = TypeVar("Opened")
 
@@ -214,12 +214,12 @@ def _followers(
     """Every server tensor in pieces, in the order of `rules`."""
     for rule in rules:
         decay = min(rule.decay, (round_number - 1) / (round_number + 4))
-        source = pieces(model.array(rule.source))
+        source = model.pieces(rule.source)
         if before is None or rule.target not in before.specs or decay <= 0.0:
             yield from source
             continue
         mean = WeightedMean((decay, 1.0 - decay))
-        for parts in zip(pieces(before.array(rule.target)), source, strict=True):
+        for parts in zip(before.pieces(rule.target), source, strict=True):
             found = mean.of(parts)
             if found is None:
                 raise BadData(f"server tensor {rule.target!r} holds values that are not finite")

@@ -24,7 +24,7 @@ from aggregator.engine import Engine
 from aggregator.fleet import Changes, Fleet
 from aggregator.members import Members
 from aggregator.models import ModelForge
-from aggregator.pool import Workers
+from aggregator.pool import Workers, nursery
 from aggregator.retention import Retention
 from aggregator.scheduler import Scheduler
 from aggregator.services.admin import OperatorServicer
@@ -92,7 +92,9 @@ class AggregatorService:
         changes = Changes()
         fleet = Fleet(clock, changes)
         fleet.expect(tuple(row.name for row in members.sites() if row.left_at is None))
-        workers = Workers(clock, limit=config.workers)
+        born = nursery()
+        stack.push_async_callback(born.close)
+        workers = Workers(clock, limit=config.workers, nursery=born)
         forge = ModelForge(
             store=store,
             blobs=blobs,

@@ -128,14 +128,12 @@ class ModelForge:
 
     def forget_updates(self, state: Round) -> None:
         """The round ended: its updates' bytes are not needed again. Files that are part of a model stay."""
-        for site in state.sampled:
-            self._blobs.forget(_owner(state, site), self._store.is_part)
+        self._blobs.forget({_owner(state, site) for site in state.sampled}, self._store.is_part)
 
     def forget_strangers(self, open_rounds: Sequence[Round]) -> None:
         """After a start: what was sent for rounds that ended, when the last process could not clean up."""
         known = {_owner(state, site) for state in open_rounds for site in state.sampled}
-        for owner in self._blobs.owners() - known:
-            self._blobs.forget(owner, self._store.is_part)
+        self._blobs.forget(self._blobs.owners() - known, self._store.is_part)
 
     def _part_of(self, model: ModelStatement, name: str) -> Path | None:
         return self._blobs.path(Digest(model.parts[name].sha256)) if name in model.parts else None
@@ -151,7 +149,7 @@ class ModelForge:
         parts = {}
         for name, (path, file) in written.items():
             if file is not None:
-                await asyncio.to_thread(self._blobs.import_file, path, move=True)
+                await asyncio.to_thread(self._blobs.adopt, path, file.sha256)
                 parts[name] = File(**asdict(file))
         return parts
 

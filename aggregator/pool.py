@@ -4,15 +4,19 @@ Invariants: a child that crashes (a signal, most often the kernel's out-of-memor
 times, with a pause and a line in the log; a child that refuses its job raises the same error here; when the caller is
 cancelled or the time is up, the child is killed and waited for. Jobs write their files all or nothing, so repeating one
 is always safe. The daemon makes one `Workers` and hands it to whoever has work.
+
+A child comes from the nursery, where there is one, and is started by the long way where that fails.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final, overload
 
@@ -30,6 +34,8 @@ from aggregator.jobs import (
 )
 from histofed.base.clock import Clock
 from histofed.base.errors import DeadlineExceeded, HistofedError, WorkerLost
+from histofed.base.nursery import Child, Nursery
+from histofed.base.warm import PARENT
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +43,8 @@ _PAUSE_S: Final = 1.0
 """Seconds before a crashed job is tried again; doubles each time."""
 _ONE_THREAD: Final = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
 """A child is one core's work; the pool decides how many there are. It also saves numpy's start a thread pool."""
+_COMPLAINT: Final = 4000
+"""Bytes of a child's last words that are kept."""
 
 
 @dataclass(frozen=True)
@@ -51,8 +59,17 @@ class _Ended:
 class Workers:
     """At most `limit` children at a time; each job gets `timeout_s` seconds per attempt."""
 
-    def __init__(self, clock: Clock, *, limit: int = 2, attempts: int = 3, timeout_s: float = 3600.0) -> None:
+    def __init__(
+        self,
+        clock: Clock,
+        *,
+        limit: int = 2,
+        attempts: int = 3,
+        timeout_s: float = 3600.0,
+        nursery: Nursery | None = None,
+    ) -> None:
         self._clock = clock
+        self._nursery = nursery
         self._free = asyncio.Semaphore(limit)
         self._attempts = attempts
         self._timeout_s = timeout_s
@@ -93,24 +110,71 @@ class Workers:
         )
 
     async def _child(self, job: Job) -> _Ended:
-        process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-P", "-m", "aggregator.worker", str(os.getpid())),
-            stdin=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            env={**os.environ, **_ONE_THREAD},
-            start_new_session=True,  # ctrl-C at a terminal is for the daemon, which drains
-        )
         try:
             async with asyncio.timeout(self._timeout_s):
-                output, complaint = await process.communicate(encode_job(job))
+                warm = None if self._nursery is None else await _from_nursery(self._nursery, encode_job(job))
+                return warm or await _from_nothing(encode_job(job))
         except TimeoutError as error:
             raise DeadlineExceeded(
                 f"the {kind_of(job)} process did not end within {self._timeout_s:g} s and was stopped"
             ) from error
-        finally:
-            if process.returncode is None:
-                process.kill()
-                await process.communicate()
-        assert process.returncode is not None, "communicate() waits for the end"
-        return _Ended(process.returncode, output, complaint.decode(errors="replace")[-4000:])
+
+
+def nursery() -> Nursery:
+    """Where children of the pool come from quickly."""
+    return Nursery("aggregator.worker", _ONE_THREAD)
+
+
+async def _from_nursery(place: Nursery, job: bytes) -> _Ended | None:
+    """Have a forked child do the job; None when there can be none. It is dead when this is left."""
+    with _memory(job) as given, _memory() as answer, _memory() as complaint:
+        child = await place.start([PARENT], [given, answer, complaint])
+        if child is None:
+            return None
+        code = await _to_its_end(child)
+        return _Ended(code, _content(answer), _content(complaint)[-_COMPLAINT:].decode(errors="replace"))
+
+
+async def _to_its_end(child: Child) -> int:
+    try:
+        return await child.wait()
+    finally:
+        await child.close()
+
+
+@contextlib.contextmanager
+def _memory(content: bytes = b"") -> Iterator[int]:
+    """The descriptor of a file that is nowhere on disk: a pipe that nobody has to empty."""
+    descriptor = os.memfd_create("worker")
+    try:
+        done = 0
+        while done < len(content):
+            done += os.pwrite(descriptor, content[done:], done)
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
+def _content(descriptor: int) -> bytes:
+    """All of it, whatever the position: that is shared with the child, which wrote."""
+    return os.pread(descriptor, os.fstat(descriptor).st_size, 0)
+
+
+async def _from_nothing(job: bytes) -> _Ended:
+    """Start an interpreter for the job. It is dead when this is left."""
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-P", "-m", "aggregator.worker", str(os.getpid())),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env={**os.environ, **_ONE_THREAD},
+        start_new_session=True,  # ctrl-C at a terminal is for the daemon, which drains
+    )
+    try:
+        output, complaint = await process.communicate(job)
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.communicate()
+    assert process.returncode is not None, "communicate() waits for the end"
+    return _Ended(process.returncode, output, complaint.decode(errors="replace")[-_COMPLAINT:])

@@ -155,7 +155,7 @@ class Scheduler:
             await self._engine.idle(pause)
 
     def tick(self) -> None:
-        """One turn: deadlines, absent sites, what is not kept any more, the next rounds."""
+        """One turn: deadlines, absent sites, the next rounds, what is not kept any more."""
         now = self._clock.now()
         self._engine.abandon_ended()
         self._engine.open_planned()
@@ -165,11 +165,11 @@ class Scheduler:
         for site in self._engine.fleet.given_up(GRACE_S):
             log.info("site is away", extra=fields(site=site))
             self._members.site_left(site)
-        self._retention.turn()
         short = self._short_of_space()
         for row in self._engine.store.experiments(only_open=True):
             if row.state != ExperimentState.DRAFT and self._engine.open_round(row.name) is None:
                 self._advance(row, short)
+        self._retention.turn()  # after the plans: sites are at work while the past is cleared away
 
     def _short_of_space(self) -> str:
         """What is wrong with the disk, in words, for the operator's status; empty when all is well."""

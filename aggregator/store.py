@@ -39,6 +39,47 @@ from histofed.statements import UPDATE_TYPE, File, decode_model
 
 OPEN_EXPERIMENTS: Final = tuple(sorted(lifecycle.OPEN))
 
+# Statements of every transition and every offer, made once: building one costs several times what SQLite needs to run it.
+# A parameter that is not a column's new value begins with "of_".
+_OF_ROUND: Final = (sa.bindparam("of_experiment"), sa.bindparam("of_round"))
+_SAVE_ROUND: Final = sa.update(schema.rounds).where(
+    schema.rounds.c.experiment == _OF_ROUND[0], schema.rounds.c.number == _OF_ROUND[1]
+)
+_SAVE_TASK: Final = sa.update(schema.tasks).where(
+    schema.tasks.c.experiment == _OF_ROUND[0],
+    schema.tasks.c.round == _OF_ROUND[1],
+    schema.tasks.c.site == sa.bindparam("of_site"),
+)
+_ADD_EVENT: Final = sa.insert(schema.events)
+_UPDATE: Final = sa.select(schema.updates).where(schema.updates.c.manifest == sa.bindparam("of_manifest"))
+_ADD_UPDATE: Final = sa.insert(schema.updates)
+_PART: Final = sa.select(schema.model_parts.c.sha256, schema.model_parts.c.bytes).where(
+    schema.model_parts.c.model == sa.bindparam("of_model"), schema.model_parts.c.name == sa.bindparam("of_name")
+)
+_SETTLED_ROUND: Final = (
+    # down the index from the site's newest round: as quick after ten thousand rounds as after one
+    sa.select(schema.tasks.c.round)
+    .join(
+        schema.rounds,
+        (schema.rounds.c.experiment == schema.tasks.c.experiment) & (schema.rounds.c.number == schema.tasks.c.round),
+    )
+    .where(
+        schema.tasks.c.experiment == sa.bindparam("of_experiment"),
+        schema.tasks.c.site == sa.bindparam("of_site"),
+        schema.tasks.c.state == TaskState.ADMITTED,
+        schema.rounds.c.state == RoundState.COMMITTED,
+    )
+    .order_by(schema.tasks.c.round.desc())
+    .limit(1)
+)
+_HOLDERS: Final = (
+    sa.select(schema.model_parts.c.model)
+    .join(schema.models)
+    .where(schema.models.c.removed_at.is_(None), schema.model_parts.c.sha256 == sa.bindparam("of_sha256"))
+    .limit(1)
+)
+_EXPERIMENT: Final = sa.select(schema.experiments).where(schema.experiments.c.name == sa.bindparam("of_name"))
+
 
 class Store:
     """The tables `experiments`, `rounds`, `tasks`, `updates`, `models` and `events`."""
@@ -94,7 +135,7 @@ class Store:
     def experiment(self, name: str) -> ExperimentRow:
         """One experiment. Raises `NotFound`."""
         with self._database.reading() as connection:
-            row = connection.execute(sa.select(schema.experiments).where(schema.experiments.c.name == name)).first()
+            row = connection.execute(_EXPERIMENT, {"of_name": name}).first()
         if row is None:
             raise NotFound(f"there is no experiment {name!r}; `histofed experiments list` shows them")
         return to_experiment(row)
@@ -120,20 +161,12 @@ class Store:
     ) -> None:
         """A transition: the rows that changed, the event, and the update or model that came with it, together."""
         key = after.key
-        changed = [task for task in after.tasks if task not in before.tasks]
+        of_round = {"of_experiment": key.experiment, "of_round": key.number}
+        changed = [new for old, new in zip(before.tasks, after.tasks, strict=True) if new != old]
         with self._database.writing() as connection:
-            where = (schema.rounds.c.experiment == key.experiment, schema.rounds.c.number == key.number)
-            connection.execute(sa.update(schema.rounds).where(*where).values(round_values(after)))
+            connection.execute(_SAVE_ROUND, round_values(after) | of_round)
             for task in changed:
-                connection.execute(
-                    sa.update(schema.tasks)
-                    .where(
-                        schema.tasks.c.experiment == key.experiment,
-                        schema.tasks.c.round == key.number,
-                        schema.tasks.c.site == task.site,
-                    )
-                    .values(task_values(key, task))
-                )
+                connection.execute(_SAVE_TASK, task_values(key, task) | of_round | {"of_site": task.site})
             if update is not None:
                 _insert_update(connection, changed[0], key, update, self._clock)
             if model is not None:
@@ -207,26 +240,14 @@ class Store:
 
     def settled_round(self, experiment: ExperimentId, site: SiteId) -> int:
         """The newest committed round with the site's update in it; 0 when there is none."""
-        query = (
-            sa.select(sa.func.max(schema.tasks.c.round))
-            .join(
-                schema.rounds,
-                (schema.rounds.c.experiment == schema.tasks.c.experiment) & (schema.rounds.c.number == schema.tasks.c.round),
-            )
-            .where(
-                schema.tasks.c.experiment == experiment,
-                schema.tasks.c.site == site,
-                schema.tasks.c.state == TaskState.ADMITTED,
-                schema.rounds.c.state == RoundState.COMMITTED,
-            )
-        )
         with self._database.reading() as connection:
-            return connection.execute(query).scalar_one() or 0
+            found = connection.execute(_SETTLED_ROUND, {"of_experiment": experiment, "of_site": site}).scalar()
+        return found or 0
 
     def update(self, manifest: Digest) -> Envelope:
         """The signed manifest of an update. Raises `NotFound`."""
         with self._database.reading() as connection:
-            row = connection.execute(sa.select(schema.updates).where(schema.updates.c.manifest == manifest)).first()
+            row = connection.execute(_UPDATE, {"of_manifest": manifest}).first()
         if row is None:
             raise NotFound(f"no update with manifest {manifest}")
         return Envelope(UPDATE_TYPE, row.payload, row.signature, row.certificate)
@@ -286,19 +307,16 @@ class Store:
 
     def part(self, model: Digest, name: str) -> File:
         """One file of a model. Raises `NotFound`."""
-        table = schema.model_parts
-        query = sa.select(table.c.sha256, table.c.bytes).where(table.c.model == model, table.c.name == name)
         with self._database.reading() as connection:
-            row = connection.execute(query).first()
+            row = connection.execute(_PART, {"of_model": model, "of_name": name}).first()
         if row is None:
             raise NotFound(f"model {model[:12]} has no part {name!r}")
         return File(row.sha256, row.bytes)
 
     def is_part(self, sha256: Digest) -> bool:
         """The file belongs to some model whose files are kept."""
-        query = _parts_held(schema.model_parts.c.model).where(schema.model_parts.c.sha256 == sha256).limit(1)
         with self._database.reading() as connection:
-            return connection.execute(query).first() is not None
+            return connection.execute(_HOLDERS, {"of_sha256": sha256}).first() is not None
 
     def was_base(self, experiment: ExperimentId, sha256: Digest) -> bool:
         """The file is what sites start from after some round of the experiment, and is kept."""
@@ -376,17 +394,14 @@ def _insert_event(connection: sa.Connection, key: RoundKey, name: str, content: 
         field: iso(value) if isinstance(value, datetime) else value for field, value in content.items()
     }
     row = {"at": iso(clock.now()), "experiment": key.experiment, "round": key.number, "event": json.dumps(document)}
-    connection.execute(sa.insert(schema.events).values(row))
+    connection.execute(_ADD_EVENT, row)
 
 
 def _insert_update(connection: sa.Connection, task: Task, key: RoundKey, update: Envelope, clock: Clock) -> None:
     row = {"manifest": task.manifest, "experiment": key.experiment, "round": key.number, "site": task.site}
     values = row | envelope_values(update) | {"received_at": iso(clock.now())}
-    if (
-        connection.execute(sa.select(schema.updates.c.site).where(schema.updates.c.manifest == task.manifest)).first()
-        is None
-    ):
-        connection.execute(sa.insert(schema.updates).values(values))
+    if connection.execute(_UPDATE, {"of_manifest": task.manifest}).first() is None:
+        connection.execute(_ADD_UPDATE, values)
 
 
 def _insert_model(connection: sa.Connection, model: ModelRow) -> None:

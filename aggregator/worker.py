@@ -6,16 +6,13 @@ JSON document, and exits with 0 or the error's code. It dies with its parent.
 
 Start-up is part of every round, so only numpy and the standard library are imported for `aggregate` and `inspect`; torch
 comes with a recipe's workshop, for `initialise`, and Flower only with an `aggregate` that names a strategy of its own.
-`aggregator/pool.py` starts it.
+`aggregator/pool.py` starts it, as a rule from a nursery (`histofed/base/nursery.py`) in which this module is imported.
 """
 
 from __future__ import annotations
 
-import ctypes
 import os
-import signal
 import sys
-from typing import Final
 
 from aggregator.aggregate import AggregateJob, AggregateResult, aggregate, follow
 from aggregator.inspection import check_tensors
@@ -32,11 +29,9 @@ from aggregator.jobs import (
 )
 from histofed.base.errors import BadData, HistofedError
 from histofed.base.hashing import sha256_file
+from histofed.base.process import die_with
 from histofed.recipes.contract import Recipe
 from histofed.weights import TensorFile, Written, difference
-
-_PR_SET_PDEATHSIG: Final = 1
-"""linux/prctl.h: the signal that the kernel sends when the parent ends."""
 
 
 def main() -> int:
@@ -96,14 +91,6 @@ def _recipe(name: str) -> Recipe:
     from histofed.recipes.registry import recipe
 
     return recipe(name)
-
-
-def die_with(parent: int) -> None:
-    """Have the kernel kill this process when `parent` ends, also when it has ended already."""
-    if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL) != 0:
-        raise OSError(ctypes.get_errno(), "prctl(PR_SET_PDEATHSIG) failed")
-    if os.getppid() != parent:
-        os.kill(os.getpid(), signal.SIGKILL)
 
 
 if __name__ == "__main__":

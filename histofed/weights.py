@@ -43,6 +43,8 @@ _DTYPES: Final[Mapping[str, np.dtype[Any]]] = {
     "U8": np.dtype("u1"),
     "BOOL": np.dtype("?"),
 }
+_LET_GO: Final = 4 << 20
+"""Bytes of a file that `pieces` has mapped at most."""
 _NAMES: Final = {dtype: name for name, dtype in _DTYPES.items()}
 FLOATS: Final = frozenset({"F64", "F32", "F16"})
 """Types that may be shared and averaged."""
@@ -170,8 +172,25 @@ class TensorFile:
         return flat.reshape(spec.shape)
 
     def pieces(self, name: str) -> Iterator[Array]:
-        """The flattened tensor in parts, as views. Raises `BadData` when it is not there."""
-        yield from pieces(self.array(name))
+        """The flattened tensor in parts, as views, for one pass: what was passed leaves this process's memory.
+
+        It stays in the page cache. Without it a process that reads twenty models looks, to whoever limits its memory, as if it held twenty. Raises
+        `BadData` when the tensor is not there.
+        """
+        begin = self._data_begin + self.specs[name].begin if self.specs.get(name) else 0
+        done = behind = 0
+        for piece in pieces(self.array(name)):
+            yield piece
+            done += piece.nbytes
+            if done - behind >= _LET_GO:
+                self._let_go(begin + behind, done - behind)
+                behind = done
+        self._let_go(begin + behind, done - behind)
+
+    def _let_go(self, begin: int, size: int) -> None:
+        first = begin - begin % mmap.PAGESIZE
+        if size:
+            self._map.madvise(mmap.MADV_DONTNEED, first, begin + size - first)
 
     def items(self) -> Iterator[tuple[str, Array]]:
         """Names and views, sorted by name."""
@@ -218,6 +237,12 @@ def save(path: Path, tensors: Mapping[str, Array], metadata: Mapping[str, str] |
     return save_stream(path, specs, (np.ascontiguousarray(tensors[name]).reshape(-1) for name, _, _ in specs), metadata)
 
 
+def store(path: Path, tensors: Mapping[str, Array], metadata: Mapping[str, str] | None = None) -> None:
+    """What `save` writes, for a file that nobody names by content: its digest costs more than the rest. Raises as `save`."""
+    specs = [(name, _type_name(name, array.dtype), array.shape) for name, array in sorted(tensors.items())]
+    store_stream(path, specs, (np.ascontiguousarray(tensors[name]).reshape(-1) for name, _, _ in specs), metadata)
+
+
 def save_stream(
     path: Path,
     specs: Iterable[tuple[str, str, tuple[int, ...]]],
@@ -228,6 +253,49 @@ def save_stream(
 
     Pieces may be parts of tensors; only their sum must fit. Memory: one piece, and 2 MiB that wait to be hashed.
     """
+    return write_stream(path, _parts(specs, data, metadata))
+
+
+def store_stream(
+    path: Path,
+    specs: Iterable[tuple[str, str, tuple[int, ...]]],
+    data: Iterable[Array],
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """What `save_stream` writes, for a file that nobody names by content."""
+    with durable.writing(path) as file:
+        for part in _parts(specs, data, metadata):
+            file.write(part)
+
+
+def write_stream(path: Path, parts: Iterable[memoryview]) -> Written:
+    """Write a file whose bytes come in parts, and hash them on the way: atomic, durable. Raises `CannotWriteState`."""
+    written = 0
+    with StreamDigest() as digest, durable.writing(path) as file:
+        for part in parts:
+            digest.update(part)
+            written += file.write(part)
+    return Written(digest.finish(), written)
+
+
+def _parts(
+    specs: Iterable[tuple[str, str, tuple[int, ...]]], data: Iterable[Array], metadata: Mapping[str, str] | None
+) -> Iterator[memoryview]:
+    """A file's bytes; that the data are as long as the header promises is told before the file becomes one."""
+    begin, promised = header_of(specs, metadata)
+    yield memoryview(begin)
+    written = 0
+    for piece in data:
+        view = np.ascontiguousarray(piece).reshape(-1).view(np.uint8).data
+        written += len(view)
+        yield view
+    assert written == promised, f"{written} bytes of tensors where the header promises {promised}"
+
+
+def header_of(
+    specs: Iterable[tuple[str, str, tuple[int, ...]]], metadata: Mapping[str, str] | None = None
+) -> tuple[bytes, int]:
+    """How a file of ours with such tensors begins, and the bytes of data behind. Raises `BadData` for too many tensors."""
     offset, header = 0, dict[str, object]()
     if metadata:
         header["__metadata__"] = dict(sorted(metadata.items()))
@@ -239,28 +307,7 @@ def save_stream(
     text += b" " * (-len(text) % 8)
     if len(text) > HEADER_LIMIT:
         raise BadData(f"too many tensors: a header of {len(text)} bytes (the limit is {HEADER_LIMIT})")
-    return write_stream(path, _filled(struct.pack("<Q", len(text)) + text, data, offset))
-
-
-def _filled(begin: bytes, data: Iterable[Array], promised: int) -> Iterator[memoryview]:
-    """A file's bytes in parts; that the data are as long as promised is told before the file becomes one."""
-    yield memoryview(begin)
-    written = 0
-    for piece in data:
-        view = np.ascontiguousarray(piece).reshape(-1).view(np.uint8).data
-        written += len(view)
-        yield view
-    assert written == promised, f"{written} bytes of tensors where the header promises {promised}"
-
-
-def write_stream(path: Path, parts: Iterable[memoryview]) -> Written:
-    """Write a file whose bytes come in parts, and hash them on the way: atomic, durable. Raises `CannotWriteState`."""
-    written = 0
-    with StreamDigest() as digest, durable.writing(path) as file:
-        for part in parts:
-            digest.update(part)
-            written += file.write(part)
-    return Written(digest.finish(), written)
+    return struct.pack("<Q", len(text)) + text, offset
 
 
 def _type_name(name: str, dtype: np.dtype[Any]) -> str:

@@ -32,6 +32,9 @@ from histofed.v1 import admin_pb2, admin_pb2_grpc
 
 TTL_S: Final = (60, 7 * 86400)
 """Shortest and longest life of a join token, in seconds."""
+LOOK_S: Final = 0.1
+"""Seconds between two looks at the rounds for one watcher: a burst of changes is one document, or watching would cost more
+than a round with a small model."""
 
 
 class OperatorServicer(admin_pb2_grpc.OperatorServiceServicer):
@@ -155,6 +158,7 @@ class OperatorServicer(admin_pb2_grpc.OperatorServiceServicer):
             if row.state not in OPEN_EXPERIMENTS:
                 return
             await self._changes.wait(1.0)
+            await self._clock.sleep(LOOK_S)
 
     async def ListSites(
         self, request: admin_pb2.ListSitesRequest, context: grpc.aio.ServicerContext[Any, Any]

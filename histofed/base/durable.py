@@ -172,6 +172,20 @@ def adopt(source: Path, target: Path) -> None:
         fsync_directory(target.parent)
 
 
+def link(source: Path, target: Path) -> None:
+    """Give a complete, synced file a second name, `target`, in the place of what had it; durable. For files that nobody
+    changes (ours are replaced, never written again). Raises `CannotWriteState`."""
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.link")
+    with state_errors(str(target)):
+        temporary.unlink(missing_ok=True)
+        os.link(source, temporary)
+        failpoint("replace.before_rename")
+        temporary.rename(target)
+        temporary.unlink(missing_ok=True)  # it stays where both were the same file already
+        fsync_directory(target.parent)
+        failpoint("replace.after_rename")
+
+
 def remove(path: Path) -> None:
     """Delete a file or a folder if it is there; the removal is durable. Raises `CannotWriteState`."""
     with state_errors(str(path)):

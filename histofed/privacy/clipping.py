@@ -16,15 +16,17 @@ The files are walked piece by piece: memory is a few hundred kilobytes, whatever
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 import numpy as np
 
+from histofed.base import durable
 from histofed.base.errors import TrainingFailed
-from histofed.weights import Array, TensorFile, Written, difference, pieces, save_stream
+from histofed.base.hashing import sha256_file
+from histofed.weights import Array, TensorFile, Written, difference, header_of, save_stream
 
 _ROOM: Final = 1e-9
 """Relative room below the bound: above the error of a float64 sum over pieces of 2^16 squares (below 1e-11)."""
@@ -59,22 +61,37 @@ def clip_file(trained: Path, base: Path, max_norm: float, target: Path) -> Clipp
                 f"training diverged: {len(found.not_finite)} tensors are not finite, the first is {found.not_finite[0]!r}; "
                 "a lower learning rate may help"
             )
-        scale = 1.0 if found.norm <= max_norm else max_norm / found.norm * (1 - _ROOM)
         specs = [(spec.name, spec.dtype, spec.shape) for spec in old.specs.values()]
-        written = save_stream(target, specs, _shrunk(new, old, scale))
-    if scale == 1.0:
-        return Clipped(written, found.norm, found.norm)
+        if found.norm <= max_norm:
+            return Clipped(_as_it_is(trained, new, specs, target), found.norm, found.norm)
+        written = save_stream(target, specs, _shrunk(new, old, max_norm / found.norm * (1 - _ROOM)))
     with TensorFile(target) as result, TensorFile(base) as old:
         norm = difference(result, old).norm
     assert norm <= max_norm, f"clipping to {max_norm} left a norm of {norm}"
     return Clipped(written, found.norm, norm)
 
 
+def _as_it_is(trained: Path, new: TensorFile, specs: Sequence[tuple[str, str, tuple[int, ...]]], target: Path) -> Written:
+    """The trained weights at `target`: the file itself where it is one of ours, and a copy in our form where it is not."""
+    begin, size = header_of(specs)
+    with trained.open("rb") as file:
+        ours = file.read(len(begin)) == begin and trained.stat().st_size == len(begin) + size
+    if not ours:
+        return save_stream(target, specs, _unchanged(new))
+    durable.link(trained, target)
+    return Written(sha256_file(target), len(begin) + size)
+
+
+def _unchanged(new: TensorFile) -> Iterator[Array]:
+    for name in new.names:
+        yield from new.pieces(name)
+
+
 def _shrunk(new: TensorFile, old: TensorFile, scale: float) -> Iterator[Array]:
     """The result's tensors in pieces, in the file's order."""
     for name in old.names:
-        for trained, base in zip(pieces(new.array(name)), pieces(old.array(name)), strict=True):
-            yield trained if scale == 1.0 else shrink(trained, base, scale)
+        for trained, base in zip(new.pieces(name), old.pieces(name), strict=True):
+            yield shrink(trained, base, scale)
 
 
 def shrink(trained: Array, base: Array, scale: float) -> Array:

@@ -75,7 +75,7 @@ class MeanWorkshop:
     def initialise(self, config: Mapping[str, Json], seed: int, target: Path) -> None:
         """A random value of the configured dimension."""
         wanted = parse_section(MeanConfig, config)
-        weights.save(target, {SHARED: _vector(wanted, seed), **_frozen(wanted, seed)})
+        weights.store(target, {SHARED: _vector(wanted, seed), **_frozen(wanted, seed)})
 
     def train(self, task: TrainTask, report: Callable[[Progress], None], stop: Stop) -> TrainResult:
         """Move towards this site's vector. Raises `BadData` for weights of another dimension, `Cancelled` on request."""
@@ -94,9 +94,9 @@ class MeanWorkshop:
             value = (value + np.float32(_RATE) * (goal - value)).astype(np.float32)
             pause.wait(config.delay_s)
             report(Progress(step + 1, config.steps, {"distance": _distance(value, goal)}))
-        weights.save(task.output / "private.safetensors", {PRIVATE: np.array([before + config.steps], np.float32)})
+        weights.store(task.output / "private.safetensors", {PRIVATE: np.array([before + config.steps], np.float32)})
         unchanged = {name: tensor for name, tensor in weights.read(task.shared).items() if name == FROZEN}
-        weights.save(task.output / "shared.safetensors", {SHARED: value, **unchanged})
+        weights.store(task.output / "shared.safetensors", {SHARED: value, **unchanged})
         store.clear()
         return TrainResult(Counts(config.tiles, config.patients), config.steps, {"distance": _distance(value, goal)})
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from histofed.base.errors import NotFound
 from histofed.recipes.contract import Recipe
+from histofed.recipes.exchange import ExchangeRecipe
 from histofed.recipes.gan.recipe import GanRecipe
 from histofed.recipes.mean import MeanRecipe
 
-_INSTALLED: tuple[Recipe, ...] = (GanRecipe(), MeanRecipe())
+_INSTALLED: tuple[Recipe, ...] = (ExchangeRecipe(), GanRecipe(), MeanRecipe())
 
 
 def names() -> tuple[str, ...]:

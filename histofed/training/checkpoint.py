@@ -85,7 +85,7 @@ class CheckpointStore:
             "counts": dict(checkpoint.counts),
             "returns": checkpoint.returns,
         }
-        weights.save(self.path, checkpoint.tensors, {_STATE: canonical(document).decode()})
+        weights.store(self.path, checkpoint.tensors, {_STATE: canonical(document).decode()})
         durable.failpoint("agent.checkpoint_written")
 
     def peek(self) -> Found | None:

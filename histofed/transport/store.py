@@ -15,7 +15,7 @@ import hashlib
 import os
 import secrets
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 
 from histofed.base import durable
@@ -70,6 +70,13 @@ class BlobStore:
             return self._part(sha, owner).stat().st_size
         return 0
 
+    def adopt(self, path: Path, sha: Digest) -> None:
+        """Take over a complete, synced file of this machine whose digest was found while it was written; durable.
+
+        Raises `CannotWriteState`.
+        """
+        durable.adopt(path, self.path(sha))
+
     def import_file(self, path: Path, *, move: bool = False) -> Digest:
         """Take in a file of this machine, copied or moved; durable. Raises `CannotWriteState`."""
         incoming = path if move else self._directory / f".import-{secrets.token_hex(8)}"
@@ -87,18 +94,31 @@ class BlobStore:
         for path in (self.path(sha), *self._directory.glob(f"{digest(sha)}.*")):
             durable.remove(path)
 
-    def forget(self, owner: str, keep: Callable[[Digest], bool]) -> None:
-        """Drop everything that `owner` sent: its round is over. Raises `CannotWriteState`.
+    def forget(self, owners: Collection[str], keep: Callable[[Digest], bool]) -> None:
+        """Drop everything that `owners` sent: their round is over. Raises `CannotWriteState`.
 
-        A blob goes with its last receipt, unless `keep` wants it: another owner may have sent the same bytes.
+        A blob goes with its last receipt, unless `keep` wants it: another owner may have sent the same bytes. One look at
+        the folder and one sync of it, however many owners there are.
         """
-        for path in self._directory.glob(f"*.{owner}.part"):
-            durable.remove(path)
-        for receipt in self._directory.glob(f"*.{owner}.received"):
-            name = digest(receipt.name.partition(".")[0])
-            durable.remove(receipt)
-            if not keep(name) and not any(self._directory.glob(f"{name}.*.received")):
-                durable.remove(self.path(name))
+        sent: dict[Digest, list[Path]] = {}
+        kept: set[Digest] = set()
+        with durable.state_errors("what a round left"):
+            for path in sorted(self._directory.iterdir()):
+                name, _, rest = path.name.partition(".")
+                owner, _, kind = rest.partition(".")
+                if kind == "part" and owner in owners:
+                    path.unlink(missing_ok=True)
+                elif kind == "received":
+                    if owner in owners:
+                        sent.setdefault(digest(name), []).append(path)
+                    else:
+                        kept.add(digest(name))
+            for name, receipts in sent.items():
+                for path in receipts:
+                    path.unlink(missing_ok=True)
+                if name not in kept and not keep(name):
+                    self.path(name).unlink(missing_ok=True)
+            durable.fsync_directory(self._directory)
 
     def sweep(self, keep: Callable[[Digest], bool], most: int) -> int:
         """Remove up to `most` complete blobs that nobody sent and that `keep` does not want; how many there were.

@@ -8,15 +8,21 @@ from pathlib import Path
 
 
 def children(process: int | None = None) -> list[int]:
-    """The living children of `process`, by default of this one."""
+    """The living children of `process`, by default of this one; none when it is gone."""
     tasks = Path(f"/proc/{process or os.getpid()}/task")
     found = [int(word) for task in tasks.iterdir() for word in (task / "children").read_text().split()]
     return [child for child in found if _state(child) != "Z"]
 
 
 def trainers(process: int | None = None) -> list[int]:
-    """Those children that are trainers of an agent."""
-    return [child for child in children(process) if b"agent.trainer" in Path(f"/proc/{child}/cmdline").read_bytes()]
+    """The trainers of an agent: its own children, or those of its nursery."""
+    nurseries = [child for child in children(process) if b"histofed.base.warm" in _command(child)]
+    direct = [child for child in children(process) if b"agent.trainer" in _command(child)]
+    return [child for child in direct if child not in nurseries] + [born for one in nurseries for born in children(one)]
+
+
+def _command(process: int) -> bytes:
+    return Path(f"/proc/{process}/cmdline").read_bytes()
 
 
 def open_descriptors() -> int:

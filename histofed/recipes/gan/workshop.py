@@ -55,7 +55,7 @@ class GanWorkshop:
         tensors = to_arrays(floating_state(generator_of(wanted)), "generator.")
         if _is_shared(wanted, "discriminator."):
             tensors |= to_arrays(floating_state(discriminator_of(wanted)), "discriminator.")
-        weights.save(target, tensors)
+        weights.store(target, tensors)
 
     def train(self, task: TrainTask, report: Callable[[Progress], None], stop: Stop) -> TrainResult:
         """Tiles, networks, loop, two files.
@@ -146,8 +146,8 @@ def _write(state: Mapping[str, Array], config: GanConfig, output: Path) -> None:
     }
     if not all(np.isfinite(array).all() for array in (*shared.values(), *private.values())):
         raise TrainingFailed("training diverged: a weight is not finite; lower the learning rates of the experiment")
-    weights.save(output / "private.safetensors", private)
-    weights.save(output / "shared.safetensors", shared)
+    weights.store(output / "private.safetensors", private)
+    weights.store(output / "shared.safetensors", shared)
 
 
 def _fingerprint(task: TrainTask, tiles: TileCache, parts: int) -> str:

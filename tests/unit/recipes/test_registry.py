@@ -12,13 +12,13 @@ from histofed.recipes import registry
 
 
 def test_installed_recipes() -> None:
-    assert registry.names() == ("gan", "mean")
+    assert registry.names() == ("exchange", "gan", "mean")
     for name in registry.names():
         assert registry.recipe(name).name == name
 
 
 def test_an_unknown_recipe_is_refused_with_the_known() -> None:
-    with pytest.raises(NotFound, match="'classifier' is not installed; installed are gan, mean"):
+    with pytest.raises(NotFound, match="'classifier' is not installed; installed are exchange, gan, mean"):
         registry.recipe("classifier")
 
 

@@ -149,7 +149,7 @@ def test_an_ended_round_leaves_no_parts(store: BlobStore) -> None:
     store.open_upload(NAME, len(BLOB), NORTH).close()
     store.open_upload(NAME, len(BLOB), SOUTH).close()
     assert store.owners() == {NORTH, SOUTH}
-    store.forget(NORTH, keep=lambda _: False)
+    store.forget({NORTH}, keep=lambda _: False)
     assert [path.name for path in store.path(NAME).parent.iterdir()] == [f"{NAME}.{SOUTH}.part"]
 
 
@@ -158,10 +158,10 @@ def test_a_blob_goes_with_the_last_who_sent_it_unless_it_is_kept(store: BlobStor
         with contextlib.closing(store.open_upload(NAME, len(BLOB), owner)) as writer:
             writer.append(0, BLOB)
             writer.finish()
-    store.forget(NORTH, keep=lambda _: False)
+    store.forget({NORTH}, keep=lambda _: False)
     assert store.received(NAME, SOUTH)
     assert not store.received(NAME, NORTH)
-    store.forget(SOUTH, keep=lambda name: name == NAME)
+    store.forget({SOUTH}, keep=lambda name: name == NAME)
     assert (store.has(NAME), store.owners()) == (True, set())
 
 
