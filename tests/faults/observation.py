@@ -21,7 +21,7 @@ from histofed.audit.record import AuditRecord
 from histofed.audit.verify import records
 from histofed.base.clock import SystemClock
 from histofed.base.experiment import parse_experiment
-from histofed.base.ids import ExperimentId, RoundKey
+from histofed.base.ids import Digest, ExperimentId, RoundKey, TaskKey
 from histofed.statements import decode_model, decode_update
 from histofed.transport.store import BlobStore, owner_of
 from tests.faults.facts import Disk, EventRow, ModelFact, Trial
