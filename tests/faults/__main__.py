@@ -27,7 +27,7 @@ from tests.faults.runs.rig import template
 from tests.faults.runs.schedule import Schedule, draw
 from tests.faults.runs.shim import build
 
-LIMIT_S: Final = 600.0
+LIMIT_S: Final = 1200.0
 """A seed that takes longer is stuck in the harness itself."""
 _TAIL: Final = 25
 

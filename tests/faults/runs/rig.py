@@ -44,7 +44,9 @@ from tests.support.processes import children, trainers
 
 RESTART_S: Final = 0.5
 """A daemon that ended by itself is started again after so long, as by systemd."""
-STUCK_S: Final = 240.0
+READY_S: Final = 300.0
+"""A machine that has other work needs long for what takes a second."""
+STUCK_S: Final = 400.0
 """An experiment that has not ended so long after its last fault is stuck: the longest pause of an agent is a minute."""
 AGE_S: Final = 26 * 3600.0
 """How old the certificates are, so that a clock may be set back by hours before they were issued never."""
@@ -78,8 +80,9 @@ class Rig(Federation):
         self._links = self._stack.enter_context(Links(self.schedule.sites, self.schedule.seed))
         for site in self.schedule.sites:
             self.write_site(site)
-        self.start_aggregator()
-        self.start_agents(*self.schedule.sites)
+        daemons = [self.launch_aggregator(), *map(self.launch_agent, self.schedule.sites)]
+        for daemon in daemons:
+            daemon.wait_notified("READY=1", READY_S)
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -261,7 +264,8 @@ def template(folder: Path) -> Iterator[Federation]:
     federation = Federation(folder / "template", aggregator_toml=_settings())
     federation.run("aggregator.cli", "init", "--config", str(federation.aggregator_config), env=shim.environment)
     with federation:
-        aggregator = federation.start_aggregator(shim.environment)
+        aggregator = federation.launch_aggregator(shim.environment)
+        aggregator.wait_notified("READY=1", READY_S)
         for site in SITES:
             federation.enrol(site)
         assert aggregator.stop() == 0
