@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from histofed.base import durable
+from tests.faults.runs import seeds
 from tests.faults.runs.rig import template
 from tests.faults.runs.schedule import Schedule, draw
 from tests.faults.runs.shim import build
@@ -94,15 +95,6 @@ def fingerprint(schedule: Schedule) -> str:
     return hashlib.sha256(repr(schedule).encode()).hexdigest()[:16]
 
 
-def seeds(text: str) -> list[int]:
-    """`1-200`, `7`, `1-12,40`."""
-    found: list[int] = []
-    for part in text.split(","):
-        first, _, last = part.partition("-")
-        found += range(int(first), int(last or first) + 1)
-    return found
-
-
 def _in_own_network() -> list[str]:
     unshare = ["unshare", "--net", "--kill-child"]
     return unshare if os.geteuid() == 0 else [*unshare, "--user", "--map-root-user"]
@@ -144,7 +136,7 @@ def _remember(file: Path | None, passed: Mapping[str, Any]) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=seeds, default=seeds("1-12"), help="for example 1-200, or 3,7,9-12")
+    parser.add_argument("--seeds", type=seeds.parse, default="fast", help="for example 1-200, or 3,7,9-12; or `fast`")
     parser.add_argument("--resume", type=Path, help="a file that remembers which seeds passed; those are not run again")
     parser.add_argument("--keep", type=Path, default=Path("build/faults"), help="where failed seeds leave their folders")
     parser.add_argument("--stop", action="store_true", help="stop at the first seed that fails")

@@ -127,6 +127,7 @@ class Rig(Federation):
             calm = time.monotonic()
             self._supervise(calm + STUCK_S, ended)
             self.recovery_s = time.monotonic() - calm
+            assert ended.is_set(), f"stuck {STUCK_S:.0f} s after the last fault; the last sight: {self.sights[-1:]}"
         self._heal()
         self._supervise(time.monotonic(), threading.Event())
         for name, daemon in self.daemons.items():
