@@ -12,7 +12,7 @@ DEMO_ARGS ?=
 DEMO_FLAGS = $(if $(DATA),--data '$(DATA)') $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SIZE),--size $(SIZE)) $(DEMO_ARGS)
 PYTEST_ARGS ?=
 
-.PHONY: help setup demo demo-up demo-down test test-flower check format proto presets-table bench bench-gpu quality clean
+.PHONY: help setup demo demo-up demo-down test test-flower faults faults-long check format proto presets-table bench bench-gpu quality clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -38,6 +38,13 @@ test: $(STAMP) ## All tests (HISTOFED_TILES=DIR runs the end-to-end test on real
 
 test-flower: $(STAMP) ## The contract with Flower on three of its versions, in throw-away environments (downloads them)
 	scripts/test_flower.sh $(BIN)/python
+
+faults: $(STAMP) ## Faults, fast set: every failpoint, the simulation, a dozen random seeds on real processes (root, cc, iproute2)
+	$(BIN)/pytest tests/faults tests/e2e/test_failpoints.py tests/e2e/test_crashes.py $(PYTEST_ARGS)
+	$(BIN)/python -m tests.faults --seeds fast
+
+faults-long: $(STAMP) ## 200 random seeds on real processes, about an hour; goes on where it stopped
+	$(BIN)/python -m tests.faults --seeds 1-200 --resume build/faults/passed.json
 
 check: $(STAMP) $(BUF) ## Format, lint, types, imports, proto style and currency
 	$(BIN)/ruff format --check .

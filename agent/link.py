@@ -13,7 +13,7 @@ import contextlib
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
 from random import Random
 from typing import Any, Final, TypeAlias, cast
@@ -132,6 +132,8 @@ class Link:
         self._random = random
         self._tracing = tracing
         self._jitter = random.random()
+        self._met = clock.now(), clock.monotonic()
+        """What the aggregator's clock said at the last hello, and the moment of ours that no setting moves."""
         self._credentials = Credentials.load(identity_file)
         self._line = _Line(open_connection(address, self._credentials, clock=clock))
         self._up, self._down = Pace(clock), Pace(clock)
@@ -150,7 +152,14 @@ class Link:
             version=__version__, capabilities=CAPABILITIES, instance=instance, experiments=experiments
         )
         response = await self._call("Hello", request)
-        return Greeting(response.version, response.identity, _moment(response.now), frozenset(response.ended_experiments))
+        now = _moment(response.now)
+        self._met = now, self._clock.monotonic()
+        return Greeting(response.version, response.identity, now, frozenset(response.ended_experiments))
+
+    def aggregators_now(self) -> datetime:
+        """The aggregator's wall clock, reckoned from its last greeting: deadlines are meant by it."""
+        then, at_s = self._met
+        return then + timedelta(seconds=self._clock.monotonic() - at_s)
 
     async def work(self, instance: str) -> AsyncGenerator[Message, None]:
         """Offers, withdrawals and beats, until the stream ends or breaks."""

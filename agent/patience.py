@@ -1,4 +1,8 @@
-"""How long the agent keeps trying: calls about a task until its round closes, everything else with growing pauses.
+"""How long the agent keeps trying: calls about a task until the aggregator says that its round has closed.
+
+Only the aggregator's clock closes a round. This machine's may have been set wrong, and an agent that gave up by it would
+leave its round waiting for a task that nobody does.
+
 
 Full jitter (Brooker 2015, "Exponential backoff and jitter"): each pause is drawn between nothing and a bound that doubles,
 so that sites do not come back all at once when an aggregator returns. After a failure of this site's own, a full disk or too
@@ -9,12 +13,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
-from datetime import datetime, timedelta
+from datetime import timedelta
 from random import Random
 from typing import Final, TypeVar
 
 from histofed.base.clock import Clock
-from histofed.base.errors import AggregatorUnavailable, CannotWriteState, HistofedError, OutOfMemory, Stale, TryLater
+from histofed.base.errors import AggregatorUnavailable, CannotWriteState, HistofedError, OutOfMemory, TryLater
 from histofed.transport.backoff import Backoff
 
 log = logging.getLogger(__name__)
@@ -38,8 +42,7 @@ def rest_s(attempt: int, left: timedelta) -> float:
     return max(0.0, min(REST_S * 4.0 ** min(attempt - 1, 10), REST_MOST_S, left.total_seconds() / _REST_SHARE))
 
 
-async def until(
-    deadline: datetime,
+async def until_told(
     what: str,
     operation: Callable[[], Awaitable[T]],
     *,
@@ -47,17 +50,15 @@ async def until(
     random: Random,
     passing: tuple[type[HistofedError], ...] = PASSING,
 ) -> T:
-    """The operation's result, tried again until the wall clock passes `deadline`; then `Stale`.
+    """The operation's result, tried again with growing pauses for as long as its errors are `passing`.
 
-    Errors outside `passing` leave at once.
+    Others leave at once; `Stale` and `NotFound` are how the aggregator says that the task is over.
     """
     delays = TASK_BACKOFF.delays(random)
     while True:
         try:
             return await operation()
         except passing as error:
-            if clock.now() >= deadline:
-                raise Stale(f"the round closed while this site could not {what}: {error}") from error
             delay = next(delays)
             log.warning("cannot %s: %s; next try in %.1f s", what, error, delay)
             await clock.sleep(delay)

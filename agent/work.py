@@ -35,7 +35,7 @@ from agent.handover import HandOver, about, spoken
 from agent.layout import Layout
 from agent.link import Link, Offer
 from agent.outbox import Entry, Outbox, folder_name
-from agent.patience import OWN_TROUBLE, PASSING, rest_s, until
+from agent.patience import OWN_TROUBLE, PASSING, rest_s, until_told
 from agent.private import PrivateTensors
 from agent.progress import Board, watched
 from agent.state import State
@@ -240,8 +240,8 @@ class Work:
     async def _decline(self, offer: Offer, decision: Decision) -> None:
         log.warning("task %s is declined: %s", offer.task, decision.reason)
         link, task = self._desk.link, offer.task
-        await self._until_deadline(
-            offer, "decline the task", lambda: link.decline(task, offer.attempt, decision.reason, decision.policy_sha256)
+        await self._until_told(
+            "decline the task", lambda: link.decline(task, offer.attempt, decision.reason, decision.policy_sha256)
         )
         self._clear(task)
 
@@ -250,9 +250,7 @@ class Work:
         self._keep_only(task)
         desk.state.take(task, offer.attempt, offer.experiment_sha256, offer.base)
         durable.failpoint("agent.task_accepted")
-        await self._until_deadline(
-            offer, "accept the task", lambda: desk.link.accept(task, offer.attempt, decision.policy_sha256)
-        )
+        await self._until_told("accept the task", lambda: desk.link.accept(task, offer.attempt, decision.policy_sha256))
         log.info("task %s is accepted", task, extra=fields(round=task.round.number, attempt=offer.attempt))
 
     async def _download(self, offer: Offer) -> Path:
@@ -266,8 +264,7 @@ class Work:
         }
         with desk.tracing.span(names.TASK_DOWNLOAD, attributes, parent=offer.trace) as span:
             self._board = board = Board("download", desk.clock)
-            await self._until_deadline(
-                offer,
+            await self._until_told(
                 "download the model",
                 lambda: self._watched(
                     offer,
@@ -365,8 +362,7 @@ class Work:
 
     async def _hand_over(self, offer: Offer, entry: Entry) -> None:
         self._board = board = Board("upload", self._desk.clock)
-        await self._until_deadline(
-            offer,
+        await self._until_told(
             "hand the update over",
             lambda: self._watched(offer, board, lambda: self._handover.deliver(entry, board.transferred, offer.trace)),
         )
@@ -379,7 +375,7 @@ class Work:
         log.error("task %s failed: %s", task, error, extra=fields(round=task.round.number, attempt=offer.attempt))
         reason = for_the_operator(error, self.config)
         if isinstance(error, OWN_TROUBLE):
-            left = offer.deadline - desk.clock.now()
+            left = offer.deadline - desk.link.aggregators_now()
             self._resting[task] = desk.clock.monotonic() + rest_s(offer.attempt, left)
         try:
             desk.journal.append(
@@ -389,9 +385,7 @@ class Work:
             # the one message that goes out unjournalled: that nothing can be journalled here
             log.error("the failure is not in the audit journal: %s", unwritten)
         try:
-            await self._until_deadline(
-                offer, "report the failure", lambda: desk.link.fail(task, offer.attempt, reason, retryable)
-            )
+            await self._until_told("report the failure", lambda: desk.link.fail(task, offer.attempt, reason, retryable))
         except (Stale, NotFound) as late:
             log.info("nobody waits for task %s any more: %s", task, late)
         if not retryable:
@@ -400,15 +394,14 @@ class Work:
 
     # -- small things --------------------------------------------------------------------------------------------------
 
-    async def _until_deadline(
+    async def _until_told(
         self,
-        offer: Offer,
         what: str,
         operation: Callable[[], Awaitable[T]],
         passing: tuple[type[HistofedError], ...] = PASSING,
     ) -> T:
         desk = self._desk
-        return await until(offer.deadline, what, operation, clock=desk.clock, random=desk.random, passing=passing)
+        return await until_told(what, operation, clock=desk.clock, random=desk.random, passing=passing)
 
     async def _watched(self, offer: Offer, board: Board, operation: Callable[[], Awaitable[T]]) -> T:
         return await watched(self._desk.link, offer.task, offer.attempt, board, operation, self._desk.clock)

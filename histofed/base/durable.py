@@ -26,9 +26,12 @@ from histofed.base.errors import AlreadyThere, CannotWriteState, ConfigError
 
 FAILPOINTS: Final = frozenset(
     {
-        # every file written by `replace` and every journal line
+        # every file written by `replace` or renamed by `adopt`, every removal, every journal line
         "replace.before_rename",
         "replace.after_rename",
+        "adopt.before_rename",
+        "adopt.after_rename",
+        "remove.after_unlink",
         "journal.before_fsync",
         "journal.after_fsync",
         # aggregator
@@ -43,6 +46,7 @@ FAILPOINTS: Final = frozenset(
         "aggregator.retention_decided",
         # transfer, both ends
         "blob.chunk_written",
+        "blob.chunk_synced",
         "blob.before_complete",
         "blob.complete",
         # agent
@@ -168,8 +172,10 @@ def writing(path: Path, mode: int = 0o600) -> Iterator[IO[bytes]]:
 def adopt(source: Path, target: Path) -> None:
     """Rename a complete, fsynced file into place (same file system), durable. Raises `CannotWriteState`."""
     with state_errors(str(target)):
+        failpoint("adopt.before_rename")
         source.rename(target)
         fsync_directory(target.parent)
+        failpoint("adopt.after_rename")
 
 
 def link(source: Path, target: Path) -> None:
@@ -195,6 +201,7 @@ def remove(path: Path) -> None:
             path.unlink(missing_ok=True)
         if path.parent.exists():
             fsync_directory(path.parent)
+        failpoint("remove.after_unlink")
 
 
 def free_bytes(folder: Path) -> int:

@@ -80,6 +80,7 @@ class PartFile:
             with durable.state_errors(self._what):
                 try:
                     os.fdatasync(self._descriptor)
+                    durable.failpoint("blob.chunk_synced")
                 except OSError:
                     self._take_back()
                     raise

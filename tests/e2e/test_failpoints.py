@@ -28,15 +28,17 @@ AGGREGATOR = (
     *("aggregator.sample_planned", "aggregator.task_offered", "aggregator.rows_committed"),
     # the first record of a life says that it began
     *("journal.before_fsync:2", "journal.after_fsync:2"),
-    *("blob.chunk_written", "blob.before_complete", "blob.complete"),
+    *("blob.chunk_written", "blob.chunk_synced", "blob.before_complete", "blob.complete"),
     *("aggregator.update_received", "aggregator.update_admitted"),
+    *("remove.after_unlink", "adopt.before_rename", "adopt.after_rename"),
     *("aggregator.aggregate_written", "aggregator.model_committed", "aggregator.retention_decided"),
 )
 """In the order of a round, so that several of them are met in one."""
 AGENT = (
     *("agent.task_accepted", "agent.private_state_advanced", "journal.before_fsync:3", "journal.after_fsync:3"),
-    *("blob.chunk_written", "blob.before_complete", "blob.complete", "agent.weights_stored"),
-    *("replace.before_rename:2", "replace.after_rename:2", "agent.update_in_outbox", "agent.update_acknowledged"),
+    *("blob.chunk_written", "blob.chunk_synced", "blob.before_complete", "blob.complete", "agent.weights_stored"),
+    *("replace.before_rename:2", "replace.after_rename:2", "adopt.before_rename", "adopt.after_rename"),
+    *("agent.update_in_outbox", "agent.update_acknowledged", "remove.after_unlink"),
 )
 IN_OTHER_STORIES = {"aggregator.experiment_steered"}
 """`test_steering.py`: an operator's order leads there."""
@@ -106,6 +108,7 @@ class Walk:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_daemon_may_die_at_any_instant(lonely: Federation, tmp_path: Path) -> None:
     toml = mean_experiment("walk", 3, extra=ALONE)
     lonely.submit(toml)
@@ -129,7 +132,7 @@ def test_a_daemon_may_die_at_any_instant(lonely: Federation, tmp_path: Path) -> 
     lonely.cli("models", "pull", "walk", "--out", str(tmp_path / "model.safetensors"))
 
 
-def first_to_end(*walks: Walk, seconds: float = 60.0) -> Walk:
+def first_to_end(*walks: Walk, seconds: float = 120.0) -> Walk:
     """Wait until one of the daemons has ended."""
     descriptors = {os.pidfd_open(walk.daemon.pid): walk for walk in walks}
     try:

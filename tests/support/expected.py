@@ -42,12 +42,20 @@ def models(toml: str, sites: Sequence[str], scratch: Path) -> list[Parts]:
 
     Sites count equally, as they do in the recipe `mean`.
     """
+    rounds = parse_experiment(toml).file.rounds
+    return models_of([(number, sites) for number in range(1, rounds + 1)], toml, scratch)
+
+
+def models_of(committed: Sequence[tuple[int, Sequence[str]]], toml: str, scratch: Path) -> list[Parts]:
+    """The parts of every model that the committed rounds make, each given by its number and the sites whose updates it
+    admitted, the first model first. Rounds that were abandoned are left out: the next one starts where they did.
+    """
     experiment = parse_experiment(toml)
-    made = _first(experiment, scratch)
-    found = [made]
-    for number in range(1, experiment.file.rounds + 1):
-        updates = tuple(_update(experiment, number, site, scratch) for site in sites)
-        found.append(_average(experiment, number, updates, scratch))
+    found, base = [_first(experiment, scratch)], 0
+    for number, sites in committed:
+        updates = tuple(_update(experiment, number, base, site, scratch) for site in sites)
+        found.append(_average(experiment, number, base, updates, scratch))
+        base = number
     return found
 
 
@@ -65,15 +73,15 @@ def _first(experiment: Experiment, scratch: Path) -> Parts:
     return _parts(result)
 
 
-def _update(experiment: Experiment, number: int, site: str, scratch: Path) -> UpdateInput:
+def _update(experiment: Experiment, number: int, base: int, site: str, scratch: Path) -> UpdateInput:
     output = scratch / f"{site}-{number}"
     output.mkdir()
-    base = scratch / f"shared-{number - 1}"
+    start = scratch / f"shared-{base}"
     assignment = Assignment(
         recipe=experiment.file.recipe,
         config=dict(experiment.file.recipe_config) | {"delay_s": 0.0},
-        base=base,
-        base_sha256=sha256_file(base),
+        base=start,
+        base_sha256=sha256_file(start),
         private=None,
         private_round=0,
         data=None,
@@ -90,15 +98,15 @@ def _update(experiment: Experiment, number: int, site: str, scratch: Path) -> Up
     return UpdateInput(site, output / UPDATE_FILE, 1)
 
 
-def _average(experiment: Experiment, number: int, updates: tuple[UpdateInput, ...], scratch: Path) -> Parts:
+def _average(experiment: Experiment, number: int, base: int, updates: tuple[UpdateInput, ...], scratch: Path) -> Parts:
     rules = recipe(experiment.file.recipe).server_rules(experiment.file.recipe_config, ())
-    state = scratch / f"strategy-{number - 1}"
+    state = scratch / f"strategy-{base}"
     before = state if state.exists() else None
     result = worker.perform(
         AggregateJob(
-            base=scratch / f"shared-{number - 1}",
+            base=scratch / f"shared-{base}",
             updates=updates,
-            state=scratch / f"server-{number - 1}",
+            state=scratch / f"server-{base}",
             rules=rules,
             round=number,
             out_shared=scratch / f"shared-{number}",

@@ -393,14 +393,33 @@ async def test_an_update_that_comes_too_late_is_dropped(site: AgentSite, aggrega
     assert site.outbox.entries() == ()
 
 
-async def test_an_aggregator_that_stays_away_past_the_deadline_ends_the_task(
+async def test_only_the_aggregators_word_ends_a_task_whatever_the_clock_here_says(
     site: AgentSite, aggregator: FakeAggregator
 ) -> None:
-    aggregator.answers["AcceptTask"] = [TryLater("busy")] * 100
-    aggregator.offer(aggregator.make_offer(task(), deadline_s=0.2))
+    """This machine's clock is three hours ahead: by it the round closed before it was offered."""
+    aggregator.answers["AcceptTask"] = [TryLater("busy"), TryLater("busy")]
+    aggregator.offer(aggregator.make_offer(task(), deadline_s=-3 * 3600))
     site.start()
+    await until(lambda: site.actions()[-1:] == ["update.verdict"])
+    aggregator.answers["AcceptTask"] = [TryLater("busy"), Stale("the round closed an hour ago")]
+    aggregator.offer(aggregator.make_offer(task(2)))
     await until(lambda: site.actions()[-1:] == ["task.dropped"])
-    assert "the round closed while this site could not accept the task" in site.audit()[-1].reason
+    assert site.audit()[-1].reason == "the round closed an hour ago"
+
+
+async def test_a_task_rests_by_the_aggregators_clock(
+    site: AgentSite, aggregator: FakeAggregator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a site whose clock is ahead would use its attempts up within a second."""
+    monkeypatch.setenv("HISTOFED_FAILPOINTS", "replace.before_rename=ENOSPC")
+    ahead = timedelta(hours=3)
+    aggregator.answers["Hello"] = [rounds_pb2.HelloResponse(now=iso(SystemClock().now() - ahead))]
+    deadline_s = 600 - ahead.total_seconds()
+    aggregator.offer(aggregator.make_offer(task(), deadline_s=deadline_s))
+    site.start()
+    await aggregator.wait_for("FailTask")
+    aggregator.offer(aggregator.make_offer(task(), attempt=2, deadline_s=deadline_s))
+    await until(lambda: "rests first" in site.sessions.words)
 
 
 # -- interruptions -----------------------------------------------------------------------------------------------------

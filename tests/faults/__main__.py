@@ -1,0 +1,147 @@
+"""Random fault runs by seed: `python -m tests.faults --seeds 1-200 [--resume FILE]`.
+
+Each seed is a process of its own in a network namespace of its own; about fifteen seconds on two idle cores. With
+`--resume` the file says which seeds passed, and with which schedule: they are not run again unless the schedule that the
+seed draws has changed. A seed that fails keeps its folder; its exit code is 1. Needs Linux, a C compiler, iproute2,
+/dev/net/tun, and root or user namespaces that users may make.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from histofed.base import durable
+from tests.faults.runs import seeds
+from tests.faults.runs.rig import template
+from tests.faults.runs.schedule import Schedule, draw
+from tests.faults.runs.shim import build
+
+LIMIT_S: Final = 1200.0
+"""A seed that takes longer is stuck in the harness itself."""
+_TAIL: Final = 25
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a seed ended."""
+
+    seed: int
+    violations: tuple[str, ...]
+    seconds: float
+    recovery_s: float
+    """From the last fault to the end of the experiment."""
+    struck: Mapping[str, int]
+    """Daemon → calls that its disk refused."""
+    exits: tuple[tuple[str, int], ...]
+    """Daemons that ended by themselves, with their exit codes."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the seeds; 0 when all passed."""
+    options = _parser().parse_args(arguments)
+    passed = _passed(options.resume)
+    wanted = [seed for seed in options.seeds if passed.get(str(seed), {}).get("schedule") != fingerprint(draw(seed))]
+    print(f"{len(options.seeds)} seeds, {len(options.seeds) - len(wanted)} passed before", flush=True)
+    options.keep.mkdir(parents=True, exist_ok=True)
+    failed = []
+    with tempfile.TemporaryDirectory(prefix="histofed-faults-") as name, template(Path(name)):
+        for seed in wanted:
+            outcome = run_seed(seed, Path(name), options.keep)
+            print(_told(outcome, draw(seed)), flush=True)
+            if outcome.violations:
+                failed.append(seed)
+                if options.stop:
+                    break
+            else:
+                passed[str(seed)] = {"schedule": fingerprint(draw(seed)), "seconds": outcome.seconds}
+                _remember(options.resume, passed)
+    print(f"{len(wanted) - len(failed)} of {len(wanted)} passed" + (f"; failed: {failed}" if failed else ""), flush=True)
+    return 1 if failed else 0
+
+
+def run_seed(seed: int, template_folder: Path, keep: Path) -> Outcome:
+    """One seed in a process and a network of its own; its folder stays below `keep` when it fails."""
+    folder = keep / f"seed-{seed}"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    words = [str(seed), str(build(template_folder)), str(template_folder), str(folder)]
+    command = [*_in_own_network(), sys.executable, "-m", "tests.faults.runs.one", *words]
+    begin = time.monotonic()
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=LIMIT_S, check=False)
+        output, complaint = done.stdout, done.stderr
+    except subprocess.TimeoutExpired as error:
+        output, complaint = "", f"no end within {LIMIT_S:.0f} s: {error}"
+    outcome = _outcome(seed, output, complaint, time.monotonic() - begin)
+    if not outcome.violations:
+        shutil.rmtree(folder)
+    return outcome
+
+
+def fingerprint(schedule: Schedule) -> str:
+    """The same for the same schedule; a seed that draws another one is another seed."""
+    return hashlib.sha256(repr(schedule).encode()).hexdigest()[:16]
+
+
+def _in_own_network() -> list[str]:
+    unshare = ["unshare", "--net", "--kill-child"]
+    return unshare if os.geteuid() == 0 else [*unshare, "--user", "--map-root-user"]
+
+
+def _outcome(seed: int, output: str, complaint: str, seconds: float) -> Outcome:
+    lines = output.splitlines()
+    try:
+        document: dict[str, Any] = json.loads(lines[-1])
+    except (IndexError, ValueError):
+        last = "\n".join(complaint.splitlines()[-_TAIL:])
+        return Outcome(seed, (f"harness: it ended without a word:\n{last}",), round(seconds, 1), 0.0, {}, ())
+    exits = tuple((name, code) for name, code in document["exits"])
+    return Outcome(
+        seed, tuple(document["violations"]), document["seconds"], document["recovery_s"], document["struck"], exits
+    )
+
+
+def _told(outcome: Outcome, schedule: Schedule) -> str:
+    lines = [f"seed {outcome.seed}: {'FAILED' if outcome.violations else 'passed'} in {outcome.seconds} s"]
+    lines[0] += f" ({outcome.recovery_s} s after the last fault)"
+    lines[0] += f", {', '.join(type(fault).__name__ for _, fault in schedule.faults)}"
+    if outcome.exits:
+        lines[0] += f"; ended by themselves: {outcome.exits}"
+    return "\n".join([*lines, *(f"    {line}" for line in outcome.violations)])
+
+
+def _passed(file: Path | None) -> dict[str, Any]:
+    if file is None or not file.exists():
+        return {}
+    document: dict[str, Any] = json.loads(file.read_text())
+    return document
+
+
+def _remember(file: Path | None, passed: Mapping[str, Any]) -> None:
+    if file is not None:
+        durable.replace(file, json.dumps(passed, indent=1, sort_keys=True).encode(), mode=0o644)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__.splitlines()[0])
+    parser.add_argument("--seeds", type=seeds.parse, default="fast", help="for example 1-200, or 3,7,9-12; or `fast`")
+    parser.add_argument("--resume", type=Path, help="a file that remembers which seeds passed; those are not run again")
+    parser.add_argument("--keep", type=Path, default=Path("build/faults"), help="where failed seeds leave their folders")
+    parser.add_argument("--stop", action="store_true", help="stop at the first seed that fails")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

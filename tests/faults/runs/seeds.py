@@ -1,0 +1,22 @@
+"""Which seeds are run when. A seed that failed once stays in the fast set for ever, with what it found."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Final
+
+FOUND: Final[Mapping[int, str]] = {}
+"""Seed → the line of TRACK-RECORD.md that it brought."""
+FAST: Final = tuple(sorted({*range(1, 13), *FOUND}))
+"""Run on every change."""
+
+
+def parse(text: str) -> list[int]:
+    """`fast`, `1-200`, `7`, `1-12,40`. Raises `ValueError`."""
+    if text == "fast":
+        return list(FAST)
+    found: list[int] = []
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        found += range(int(first), int(last or first) + 1)
+    return found

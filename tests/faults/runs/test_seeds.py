@@ -1,0 +1,44 @@
+"""How seeds are named on the command line, and what is remembered of those that passed."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.faults import __main__ as runner
+from tests.faults.runs import seeds
+from tests.faults.runs.schedule import draw
+
+
+def test_seeds_are_named_by_ranges_and_numbers() -> None:
+    assert seeds.parse("1-3,7") == [1, 2, 3, 7]
+    assert seeds.parse("fast") == list(seeds.FAST)
+    assert set(seeds.FOUND) <= set(seeds.FAST)
+    with pytest.raises(ValueError):
+        seeds.parse("all")
+
+
+def test_a_seed_that_passed_with_this_very_schedule_is_not_run_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    ran = []
+
+    def run(seed: int, *_: Path) -> runner.Outcome:
+        ran.append(seed)
+        return runner.Outcome(seed, ("bytes: something",) if seed == 2 else (), 1.0, 0.5, {}, ())
+
+    monkeypatch.setattr(runner, "run_seed", run)
+    monkeypatch.setattr(runner, "template", contextlib.nullcontext)
+    state, keep = tmp_path / "passed.json", tmp_path / "keep"
+    words = ["--seeds", "1-3", "--resume", str(state), "--keep", str(keep)]
+    assert runner.main(words) == 1
+    assert "2 of 3 passed; failed: [2]" in capsys.readouterr().out
+    assert json.loads(state.read_text())["1"]["schedule"] == runner.fingerprint(draw(1))
+    assert runner.main(words) == 1
+    assert ran == [1, 2, 3, 2], "only what failed is run again"
+    state.write_text(state.read_text().replace(runner.fingerprint(draw(3)), "of another release"))
+    runner.main(words)
+    assert ran[-2:] == [2, 3], "a seed that draws another schedule now is another seed"
