@@ -205,8 +205,8 @@ class Store:
         with self._database.reading() as connection:
             return int(connection.execute(query).scalar_one())
 
-    def settled_round(self, experiment: ExperimentId, site: SiteId) -> int:
-        """The newest committed round with the site's update in it; 0 when there is none."""
+    def settled_round(self, experiment: ExperimentId, site: SiteId, through: int | None = None) -> int:
+        """The newest committed round, up to `through`, with the site's update in it; 0 when there is none."""
         query = (
             sa.select(sa.func.max(schema.tasks.c.round))
             .join(
@@ -220,6 +220,8 @@ class Store:
                 schema.rounds.c.state == RoundState.COMMITTED,
             )
         )
+        if through is not None:
+            query = query.where(schema.rounds.c.number <= through)
         with self._database.reading() as connection:
             return connection.execute(query).scalar_one() or 0
 
