@@ -113,6 +113,12 @@ class State:
         with _disk_errors(self._path):
             self._database.execute("DELETE FROM task_in_hand")
 
+    def private_rounds(self) -> dict[ExperimentId, int]:
+        """By experiment, the round whose private tensors are the committed ones; none without any."""
+        with _disk_errors(self._path):
+            rows = self._database.execute("SELECT experiment, round FROM private_round WHERE round > 0 ORDER BY experiment")
+            return {ExperimentId(name): int(number) for name, number in rows}
+
     def private_round(self, experiment: ExperimentId) -> int:
         """The round whose private tensors are this site's committed ones; 0 for none."""
         with _disk_errors(self._path):

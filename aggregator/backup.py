@@ -28,8 +28,7 @@ from aggregator.config import AggregatorConfig
 from aggregator.database import revisions
 from aggregator.rounds import RoundState, TaskState
 from histofed import __version__
-from histofed.audit.journal import Journal
-from histofed.backup import archive, snapshot
+from histofed.backup import archive, journals, snapshot
 from histofed.backup.archive import Source
 from histofed.backup.manifest import CA_MEMBER, FORMAT, Manifest
 from histofed.backup.snapshot import JournalEnd
@@ -220,11 +219,8 @@ def _journal(config: AggregatorConfig, clock: Clock, manifest: Manifest) -> None
     state = config.state_dir
     try:
         with durable.lock(state / "lock", "histofed-aggregator backup"):
-            journal = Journal(state / "journal", clock, setup.instance(state))
-            try:
-                journal.append("backup.made", subject={"backup": manifest.digest, "made_at": manifest.made_at})
-            finally:
-                journal.close()
+            subject = {"backup": manifest.digest, "made_at": manifest.made_at}
+            journals.note(state / "journal", clock, setup.instance(state), subject, "", "backup.made")
             with connected(state / "state.db") as live:
                 live.execute("UPDATE backups SET noted_at = ? WHERE id = ?", (iso(clock.now()), manifest.id))
     except AlreadyThere:

@@ -14,8 +14,7 @@ said in `Restored.notes`: certificates that were revoked after the backup are va
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -28,17 +27,14 @@ from aggregator.config import AggregatorConfig
 from aggregator.database import Database
 from aggregator.rounds import RoundState
 from histofed.audit import history, verify
-from histofed.audit.journal import Journal
-from histofed.audit.segments import segments
-from histofed.audit.verify import Head
-from histofed.backup import archive, swap
+from histofed.backup import archive, journals, swap
 from histofed.backup.manifest import Manifest
 from histofed.base import durable
 from histofed.base.checkup import megabytes
 from histofed.base.clock import Clock, iso
 from histofed.base.durable import failpoint
 from histofed.base.errors import BadData, CannotWriteState, ConfigError, NotEnrolled, NotFound, UsageError
-from histofed.base.ids import Json, sha256
+from histofed.base.ids import sha256
 from histofed.pki.authority import Authority
 from histofed.pki.keys import certificate_from_pem, der_of
 
@@ -87,7 +83,7 @@ def restore(
         later = _next(max(manifest.epoch, before), epoch)
         aside = swap.aside_name(clock.now(), state)
         notes = _amend(new / "state.db", clock, manifest=manifest, epoch=later, old=old)
-        old_head = _choose_journal(new / "journal", state / "journal", manifest.journal_head)
+        old_head = journals.choose(new / "journal", state / "journal", manifest.journal_head)
         subject = history.restored(
             epoch_from=manifest.epoch,
             epoch=later,
@@ -97,7 +93,7 @@ def restore(
             old_head=old_head,
             kept=aside if old else "",
         )
-        _note(new / "journal", clock, (new / "instance").read_text(), subject, "restored from a backup")
+        journals.note(new / "journal", clock, (new / "instance").read_text(), subject, "restored from a backup")
         swap.swap(state, backup.ENTRIES, aside)
     return Restored(manifest.epoch, later, manifest, aside if old else None, tuple(notes))
 
@@ -111,7 +107,7 @@ def in_place(config: AggregatorConfig, clock: Clock, *, epoch: int | None = None
         swap.settle(state)
         if not (state / "state.db").exists():
             raise NotFound(f"{state} holds no state yet: nothing was put back here")
-        head = _proven(state / "journal")
+        head = journals.proven(state / "journal")
         before = _old_epoch(state)
         later = _next(before, epoch)
         subject = history.restored(
@@ -124,7 +120,7 @@ def in_place(config: AggregatorConfig, clock: Clock, *, epoch: int | None = None
             kept="",
         )
         # before the rows: a crash in between leaves a record of an epoch that begins when this is run again
-        _note(state / "journal", clock, setup.instance(state), subject, "the state was put back by hand")
+        journals.note(state / "journal", clock, setup.instance(state), subject, "the state was put back by hand")
         notes = _amend(state / "state.db", clock, manifest=None, epoch=later, old=None)
     return Restored(before, later, None, None, (*notes, BLIND.format("the copy was made")))
 
@@ -164,21 +160,13 @@ def _fits(manifest: Manifest, config: AggregatorConfig) -> None:
 def _prove(new: Path, manifest: Manifest, clock: Clock) -> None:
     """What was unpacked is a state that a daemon can go on from, beyond the hashes."""
     Authority.load(new / "identity", clock)
-    found = _proven(new / "journal")
+    found = journals.proven(new / "journal")
     if found != manifest.journal_head:
         raise BadData("the journal in the backup does not end where its manifest says: it was not made by histofed")
     Database(new / "state.db").close()
     durable.make_directory(new / "blobs")
     doctor.database(new / "state.db")
     doctor.models(new / "state.db", new / "blobs")
-
-
-def _proven(journal: Path) -> Head:
-    """The end of a whole chain. Raises `BadData`."""
-    report = verify.verify(journal)
-    if not report.ok and report.problem != verify.TORN:
-        raise BadData(f"the audit journal is not what was written: {report.problem} (after record {report.records})")
-    return report.head
 
 
 def _last_word(journal: Path) -> str:
@@ -302,32 +290,6 @@ def _merge(connection: sa.Connection, known: dict[str, list[dict[str, Any]]]) ->
     if joined:
         notes.append(f"{len(joined)} sites that joined after the backup stay members")
     return notes
-
-
-# --- the journal -------------------------------------------------------------------------------------------------------
-
-
-def _choose_journal(new: Path, old: Path, backup_head: Head) -> Head | None:
-    """The journal that goes on: the old one, where it is whole and continues the backup's. Where the old one ended."""
-    if not old.is_dir() or not segments(old):
-        return None
-    report = verify.verify(old)
-    whole = (report.ok or report.problem == verify.TORN) and verify.contains(old, backup_head)
-    if whole and report.head.sequence > backup_head.sequence:
-        for segment in segments(new):
-            durable.remove(segment.path)
-        for segment in segments(old):
-            with segment.path.open("rb") as reading, durable.writing(new / segment.path.name) as writing:
-                shutil.copyfileobj(reading, writing)
-    return report.head
-
-
-def _note(journal: Path, clock: Clock, instance: str, subject: Mapping[str, Json], reason: str) -> None:
-    opened = Journal(journal, clock, instance)
-    try:
-        opened.append(verify.RESTORED, subject=subject, reason=reason)
-    finally:
-        opened.close()
 
 
 def summary(done: Restored, *, dry: bool) -> Sequence[str]:
