@@ -35,7 +35,6 @@ from histofed.base.clock import Clock, iso
 from histofed.base.durable import failpoint
 from histofed.base.errors import BadData, CannotWriteState, ConfigError, NotEnrolled, NotFound, UsageError
 from histofed.base.ids import sha256
-from histofed.pki.authority import Authority
 from histofed.pki.keys import certificate_from_pem, der_of
 
 ENDED: Final = (str(RoundState.COMMITTED), str(RoundState.ABANDONED))
@@ -77,7 +76,7 @@ def restore(
             archive.unpack(opened, new, lambda manifest: _fits(manifest, config))
             manifest = opened.manifest
         failpoint("restore.unpacked")
-        _prove(new, manifest, clock)
+        _prove(new, manifest, config, clock)
         old = state if swap.occupied(state, backup.ENTRIES) else None
         before = _old_epoch(state) if old else 0
         later = _next(max(manifest.epoch, before), epoch)
@@ -157,9 +156,9 @@ def _fits(manifest: Manifest, config: AggregatorConfig) -> None:
         raise CannotWriteState(f"the restore needs {megabytes(wanted)}, the disk has {megabytes(free)}: make room")
 
 
-def _prove(new: Path, manifest: Manifest, clock: Clock) -> None:
+def _prove(new: Path, manifest: Manifest, config: AggregatorConfig, clock: Clock) -> None:
     """What was unpacked is a state that a daemon can go on from, beyond the hashes."""
-    Authority.load(new / "identity", clock)
+    setup.load(config.model_copy(update={"state_dir": new}), clock)  # issues the daemon's own certificate
     found = journals.proven(new / "journal")
     if found != manifest.journal_head:
         raise BadData("the journal in the backup does not end where its manifest says: it was not made by histofed")
