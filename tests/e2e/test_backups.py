@@ -63,6 +63,7 @@ def actions(federation: Federation, site: str) -> list[str]:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_an_older_state_comes_back_and_the_experiment_goes_on_to_its_end(running: Federation, tmp_path: Path) -> None:
     toml = slow_experiment("restored", 5, steps=30)
     running.submit(toml)
@@ -108,6 +109,7 @@ def test_an_older_state_comes_back_and_the_experiment_goes_on_to_its_end(running
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_state_that_was_put_back_by_hand_is_noticed_and_made_honest(running: Federation, tmp_path: Path) -> None:
     toml = slow_experiment("by-hand", 3)
     running.submit(toml)
@@ -154,6 +156,7 @@ RESTORE_POINTS = sorted(point for point in FAILPOINTS if point.startswith("resto
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_command_that_is_killed_leaves_the_old_state_or_the_new_one(new_federation: NewFederation, tmp_path: Path) -> None:
     federation = new_federation()
     federation.start_aggregator()
@@ -188,6 +191,7 @@ def test_a_command_that_is_killed_leaves_the_old_state_or_the_new_one(new_federa
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)
 def test_a_site_is_backed_up_and_comes_back(running: Federation, tmp_path: Path) -> None:
     toml = slow_experiment("site", 4)
     running.submit(toml)
