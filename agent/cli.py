@@ -54,6 +54,23 @@ def _parser() -> argparse.ArgumentParser:
     words = "say what is wrong and what to do; changes nothing; exit code 1 when something is wrong"
     doctor = _command(commands, "doctor", _doctor, words)
     doctor.add_argument("--json", action="store_true", help="one JSON document instead of a table")
+    words = "write the site's state into one file, also while the agent runs"
+    backup = _command(commands, "backup", _backup, words)
+    backup.description = (
+        "Write the site's state into one file, also while the agent runs: private tensors, finished updates, what was seen "
+        "of the aggregator, the audit journal. Tiles, configuration and consent file are not in it. FILE must not exist."
+    )
+    backup.add_argument("file", type=Path, metavar="FILE", help="a new file, mode 0600; written whole or not at all")
+    backup.add_argument("--check", action="store_true", help="prove an existing FILE instead: signature and every hash")
+    backup.add_argument("--with-identity", action="store_true", help="also the site's key; then keep FILE like that key")
+    restore = _command(commands, "restore", _restore, "make a backup the site's state")
+    restore.description = (
+        "Make a backup the site's state. The agent must be stopped. Every hash is proven before anything is replaced; a "
+        "crash leaves the old state or the new one. What only grows is never lowered where the old state is still there."
+    )
+    restore.add_argument("file", type=Path, metavar="FILE", help="a backup")
+    restore.add_argument("--replace", action="store_true", help="move the present state aside, to before-restore-*/")
+    restore.add_argument("--dry-run", action="store_true", help="prove FILE and say what would happen; writes nothing")
     return parser
 
 
@@ -135,6 +152,41 @@ def _doctor(options: argparse.Namespace) -> int:
     found = diagnosis(lambda: checks(_load(options), clock))
     sys.stdout.write(found.render(as_json=options.json))
     return found.exit_code
+
+
+def _backup(options: argparse.Namespace) -> int:
+    from agent import backup
+    from agent.layout import Layout
+    from histofed.base.clock import SystemClock
+
+    if options.check:
+        manifest = backup.check(options.file)
+    else:
+        layout = Layout(_load(options).config.state_dir)
+        manifest = backup.back_up(layout, options.file, SystemClock(), with_identity=options.with_identity)
+    rounds = ", ".join(f"{name}/{number}" for name, number in sorted(manifest.rounds.items())) or "none"
+    with_key = any(member.name == "identity/agent.pem" for member in manifest.members)
+    sys.stdout.write(
+        f"{options.file}: {manifest.holder} at {manifest.made_at[:19]} UTC; private tensors of rounds: {rounds}; "
+        f"{len(manifest.members)} files, {manifest.total_bytes} bytes; CA SHA-256 {manifest.ca_sha256}\n"
+        + ("it holds the site's key: keep it like that key\n" if with_key else "")
+        + ("every byte is what was backed up, signed under that CA\n" if options.check else "")
+    )
+    return 0
+
+
+def _restore(options: argparse.Namespace) -> int:
+    from agent import restore
+    from agent.layout import Layout
+    from histofed.base.clock import SystemClock
+
+    layout = Layout(_load(options).config.state_dir)
+    if options.dry_run:
+        done = restore.dry_run(layout, options.file)
+    else:
+        done = restore.restore(layout, options.file, SystemClock(), replace=options.replace)
+    sys.stdout.write("\n".join(restore.summary(done, dry=options.dry_run)) + "\n")
+    return 0
 
 
 def _load(options: argparse.Namespace) -> Loaded[AgentConfig]:

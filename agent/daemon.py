@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import Final
 
+from agent.backup import note_made
 from agent.bases import Bases
 from agent.config import AgentConfig
 from agent.layout import Layout, aggregator_address
@@ -28,6 +29,7 @@ from agent.training import Trainers
 from agent.work import Desk, Work
 from histofed import __version__
 from histofed.audit.journal import Journal
+from histofed.backup import swap
 from histofed.base import durable
 from histofed.base.clock import Clock, SystemClock, iso
 from histofed.base.config import Loaded, changed
@@ -54,6 +56,7 @@ class _Parts:
     outbox: Outbox
     work: Work
     sessions: Sessions
+    journal: Journal
 
 
 class AgentService:
@@ -78,10 +81,12 @@ class AgentService:
     async def start(self) -> None:
         """Open everything. Raises `NotEnrolled`, `AlreadyThere`, `CannotWriteState`, `ConfigError`, `VersionMismatch`."""
         config, layout, closing = self._loaded.config, self._layout, self._closing
+        _finish_restore(layout)
         address = aggregator_address(config.aggregator, layout)
         site = own_site(Credentials.load(layout.identity))
         durable.make_directory(layout.root)
         closing.enter_context(durable.lock(layout.lock, f"histofed-agent of {site}"))
+        swap.settle(layout.root)
         state = State(layout.state, self._clock)
         closing.callback(state.close)
         journal = Journal(layout.journal, self._clock, f"agent-{site}")
@@ -108,7 +113,7 @@ class AgentService:
         work = Work(desk, layout.work, config)
         sessions = Sessions(link, work, journal, site, state.instance, self._clock, self._random)
         journal.append("agent.started", subject={"site": site, "version": __version__, "instance": state.instance})
-        self._parts = _Parts(site, link, state, outbox, work, sessions)
+        self._parts = _Parts(site, link, state, outbox, work, sessions, journal)
 
     async def serve(self, drain: asyncio.Event) -> None:
         """Talk to the aggregator until drained; then the trainer writes its checkpoint and stops."""
@@ -156,6 +161,7 @@ class AgentService:
         told: Status | None = None
         failed = False
         while True:
+            self._note_backups()
             status = self._status()
             if status != told:
                 try:
@@ -166,6 +172,14 @@ class AgentService:
                         log.error("%s", error)
                     failed = True
             await self._clock.sleep(STATUS_SECONDS)
+
+    def _note_backups(self) -> None:
+        """Journal the backups that were made beside this process; a full disk delays that."""
+        assert self._parts is not None, "backups are noted after start"
+        try:
+            note_made(self._layout, self._parts.journal)
+        except CannotWriteState as error:
+            log.error("a backup is not in the journal yet: %s", error)
 
     def _status(self) -> Status:
         assert self._parts is not None, "there is a status after start"
@@ -181,6 +195,13 @@ class AgentService:
             certificate_expires_at=iso(parts.link.credentials.not_after),
             process=os.getpid(),
         )
+
+
+def _finish_restore(layout: Layout) -> None:
+    """Carry out a restore that was interrupted, before anything is read: the certificate may not be in its place yet."""
+    if (layout.root / swap.PLAN).exists():
+        with durable.lock(layout.lock, "histofed-agent"):
+            swap.settle(layout.root)
 
 
 def run(loaded: Loaded[AgentConfig], read_again: Callable[[], Loaded[AgentConfig]]) -> int:

@@ -21,6 +21,7 @@ from typing import Any, Final, TypeAlias, cast
 import grpc
 
 from histofed import __version__
+from histofed.audit.history import EPOCH_KEY, History
 from histofed.base import encoding
 from histofed.base.clock import Clock, from_iso
 from histofed.base.errors import AggregatorUnavailable, BadData, ConfigError, NotEnrolled
@@ -65,6 +66,8 @@ class Offer:
     base_bytes: int
     settled_round: int
     """The latest round that was committed with this site's update in it; 0 for none."""
+    backup_round: int
+    """The same in the aggregator's newest backup; 0 for none."""
     deadline: datetime
     trace: TraceContext | None
 
@@ -94,6 +97,8 @@ class Greeting:
     now: datetime
     ended: frozenset[str]
     """Those of the experiments asked about that have ended."""
+    history: History | None
+    """How far its history goes; None from a release that does not tell."""
 
 
 @dataclass(frozen=True)
@@ -137,24 +142,37 @@ class Link:
         self._credentials = Credentials.load(identity_file)
         self._line = _Line(open_connection(address, self._credentials, clock=clock))
         self._up, self._down = Pace(clock), Pace(clock)
+        self.heard: History | None = None
+        """The newest word of the aggregator about its history."""
+        self.epoch: int | None = None
+        """The epoch in which this site works; calls about tasks name it."""
 
     @property
     def credentials(self) -> Credentials:
         """This site's identity, the newest one."""
         return self._credentials
 
-    async def hello(self, instance: str, experiments: Sequence[str] = ()) -> Greeting:
-        """The first call on every connection; asks which of `experiments` have ended.
+    async def hello(self, instance: str, experiments: Sequence[str] = (), seen: History | None = None) -> Greeting:
+        """The first call on every connection; asks which of `experiments` have ended, and tells how much this site has seen.
 
-        Raises `VersionMismatch`, `NotEnrolled`, `AlreadyThere`.
+        Raises `VersionMismatch`, `NotEnrolled`, `AlreadyThere`, and `WentBack` from an aggregator that knows less than that.
         """
         request = wire.HelloRequest(
             version=__version__, capabilities=CAPABILITIES, instance=instance, experiments=experiments
         )
+        if seen is not None:
+            request.history.CopyFrom(wire.History(epoch=seen.epoch, records=seen.head.sequence, head=seen.head.hash))
         response = await self._call("Hello", request)
         now = _moment(response.now)
         self._met = now, self._clock.monotonic()
-        return Greeting(response.version, response.identity, now, frozenset(response.ended_experiments))
+        self._note(response)
+        return Greeting(
+            response.version,
+            response.identity,
+            now,
+            frozenset(response.ended_experiments),
+            self.heard if response.HasField("history") else None,
+        )
 
     def aggregators_now(self) -> datetime:
         """The aggregator's wall clock, reckoned from its last greeting: deadlines are meant by it."""
@@ -176,6 +194,8 @@ class Link:
                         return
                     except TimeoutError as error:
                         raise AggregatorUnavailable(f"the aggregator was silent for {BEAT_LIMIT_S:.0f} s") from error
+                    if response.HasField("offer"):
+                        self._note(response.offer)
                     yield _message(response)
 
     async def accept(self, task: TaskKey, attempt: int, policy_sha256: Digest) -> None:
@@ -215,6 +235,7 @@ class Link:
         )
         request = wire.SubmitUpdateRequest(task=str(task), attempt=attempt, manifest=manifest)
         response = await self._call("SubmitUpdate", request, SUBMIT_S)
+        self._note(response)
         return Verdict(response.state == types_pb2.TASK_STATE_ADMITTED, response.reason)
 
     async def fail(self, task: TaskKey, attempt: int, reason: str, retryable: bool) -> None:
@@ -269,8 +290,19 @@ class Link:
         """One unary call of the fleet service; it carries the trace of the span around it."""
         async with self.newest() as connection:
             stub = rounds_pb2_grpc.FleetServiceStub(connection.channel)
-            metadata = self._tracing.inject()
+            metadata = tuple(self._tracing.inject())
+            if self.epoch is not None and method != "Hello":
+                metadata = (*metadata, (EPOCH_KEY, str(self.epoch)))
             return await connection.call(getattr(stub, method), request, timeout_s=timeout_s, metadata=metadata)
+
+    def _note(self, response: Any) -> None:
+        """Keep what a message says about the aggregator's history, if it says anything."""
+        if not response.HasField("history"):
+            return
+        try:
+            self.heard = History.parse(response.history.epoch, response.history.records, response.history.head)
+        except BadData as error:
+            log.error("the aggregator told a history that this agent does not understand: %s", error)
 
     async def _use(self, credentials: Credentials) -> None:
         old, self._credentials = self._line, credentials
@@ -331,6 +363,7 @@ def _offer(offer: wire.TaskOffer) -> Offer:
         base=digest(offer.base.sha256),
         base_bytes=offer.base.bytes,
         settled_round=offer.settled_round,
+        backup_round=offer.backup_round,
         deadline=_moment(offer.deadline),
         trace=TraceContext.parse(offer.traceparent) if offer.traceparent else None,
     )

@@ -87,6 +87,11 @@ class Outbox:
         """How many updates wait."""
         return sum(1 for _ in self._folder.glob(f"*/{_WEIGHTS}"))
 
+    def withdraw(self, entry: Entry, target: Path) -> None:
+        """Take an update out again: its weights go to `target` (same disk), the rest is gone. Durable on return."""
+        durable.adopt(entry.weights, target)
+        durable.remove(entry.weights.parent)
+
     def remove(self, task: TaskKey) -> None:
         """There is a verdict, or nobody wants it any more."""
         durable.remove(self._folder / folder_name(task))

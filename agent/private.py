@@ -2,7 +2,9 @@
 
 A training writes the private tensors of its round as *pending*, beside what is committed. Only when the aggregator says
 "round r was committed with your update in it" (`settled_round` of the next offer) do the pending tensors of r become the
-committed ones. An update that was rejected, or came too late, so leaves no trace in the site's next training.
+committed ones. An update that was rejected, or came too late, so leaves no trace in the site's next training. When the
+aggregator was restored from a backup, `settled_round` goes back, and the tensors of that round are here again if the backup
+was its newest one; otherwise training starts with fresh ones.
 
 On disk: `private/EXPERIMENT/ROUND.safetensors`, one file per round that may still matter, and the committed round's number
 in the state file. Order of an advance: the row first, then the deletion of the others, so that a crash between the two
@@ -29,11 +31,12 @@ class PrivateTensors:
         self._folder = durable.make_directory(folder)
         self._state = state
 
-    def settle(self, work: RoundKey, settled_round: int) -> int:
+    def settle(self, work: RoundKey, settled_round: int, backup_round: int = 0) -> int:
         """Before work on `work` begins: commit what the aggregator says was committed. Returns the committed round.
 
         Pending tensors of `work` itself stay: its update may be on its way. A committed round whose tensors this site
-        does not have (its state was lost) means a fresh start, and returns 0.
+        does not have (its state was lost) means a fresh start, and returns 0. Those of `backup_round` stay as well: an
+        aggregator that is restored from its newest backup goes back to them.
         """
         experiment = work.experiment
         committed = settled_round if settled_round and self._file(RoundKey(experiment, settled_round)).exists() else 0
@@ -46,8 +49,12 @@ class PrivateTensors:
         if committed != self._state.private_round(experiment):
             self._state.set_private_round(experiment, committed)
         durable.failpoint("agent.private_state_advanced")
-        self._forget_all_but(experiment, {committed, work.number})
+        self._forget_all_but(experiment, {committed, work.number, backup_round})
         return committed
+
+    def has(self, key: RoundKey) -> bool:
+        """Whether the tensors that training on this round wrote are here."""
+        return self._file(key).exists()
 
     def committed(self, experiment: ExperimentId) -> Path | None:
         """The tensors to start from; None for a fresh start."""

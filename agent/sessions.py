@@ -18,9 +18,10 @@ from typing import Final
 
 from agent.link import Beat, Link, Message, Offer, Withdrawal
 from agent.work import Work
+from histofed.audit.history import History, repair
 from histofed.audit.journal import Journal
 from histofed.base.clock import Clock
-from histofed.base.errors import AlreadyThere, ConfigError, HistofedError, NotAuthorised
+from histofed.base.errors import AlreadyThere, ConfigError, HistofedError, NotAuthorised, WentBack
 from histofed.base.ids import SiteId, TaskKey
 from histofed.telemetry.logs import fields
 from histofed.transport.backoff import Backoff
@@ -99,7 +100,9 @@ class Sessions:
 
     async def _session(self) -> None:
         """One connection, until it ends or breaks."""
-        greeting = await self._link.hello(self._instance, self._work.experiments_kept())
+        seen = self._work.history_seen()
+        greeting = await self._link.hello(self._instance, self._work.experiments_kept(), seen)
+        await self._follow(seen, greeting.history)
         self.connected = True
         log.info("connected to %s (histofed %s) as %s", self._link.address, greeting.version, greeting.identity)
         skew = self._clock.now() - greeting.now
@@ -116,7 +119,27 @@ class Sessions:
                 if self._reconnect or await self._renewed():
                     return
 
+    async def _follow(self, seen: History | None, now: History | None) -> None:
+        """Go on in the aggregator's epoch. Raises `WentBack` when it knows less than this site has seen of it.
+
+        After a restore the task in hand ends with a checkpoint, and everything waits for the new offers.
+        """
+        if now is None:
+            return
+        if seen is not None and now.older_than(seen):
+            raise WentBack(
+                f"the aggregator's history went back: it is at {now}, and this site has seen {seen}; its state directory "
+                f"was put back from a copy without `histofed-aggregator restore`: {repair(now.epoch, seen.epoch)}"
+            )
+        if seen is not None and now.epoch > seen.epoch:
+            await self._end_job()
+            self._waiting.clear()
+            self._work.enter_epoch(seen, now)
+        self._link.epoch = now.epoch
+        self._work.note_history()
+
     async def _hear(self, message: Message) -> None:
+        self._work.note_history()
         match message:
             case Offer() if message.task.site != self._site:
                 log.error("the aggregator offered a task of site %s to this site; it is ignored", message.task.site)

@@ -1,8 +1,9 @@
 """What the agent must remember over a restart: SQLite, one small file, written before anything is acknowledged.
 
-Three things: the *instance* (random, made once; tells a reconnection from a second agent with the same identity), the
-*task in hand* (accepted and not yet over, also across a restart) and, per experiment, the *private round* (whose private
-tensors training starts from). WAL with synchronous=FULL: a commit that returned survives a power cut.
+Four things: the *instance* (random, made once; tells a reconnection from a second agent with the same identity), the
+*task in hand* (accepted and not yet over, also across a restart), per experiment the *private round* (whose private
+tensors training starts from), and the *history* (how far the aggregator's went when this site last heard of it, which never
+goes back while the aggregator is the same). WAL with synchronous=FULL: a commit that returned survives a power cut.
 
 The daemon is the only caller, from its loop; a commit costs well under a millisecond.
 """
@@ -17,11 +18,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from histofed.audit.history import History
 from histofed.base.clock import Clock, iso
 from histofed.base.errors import CannotWriteState, VersionMismatch
 from histofed.base.ids import Digest, ExperimentId, TaskKey, digest
 
-SCHEMA: Final = 1
+SCHEMA: Final = 2
 """`PRAGMA user_version` of the files this version writes."""
 
 _TABLES: Final = """
@@ -33,6 +35,14 @@ CREATE TABLE task_in_hand (
 ) STRICT;
 CREATE TABLE private_round (experiment TEXT PRIMARY KEY, round INTEGER NOT NULL) STRICT;
 """
+_HISTORY: Final = """
+CREATE TABLE history (
+    only INTEGER PRIMARY KEY CHECK (only = 1),
+    ca TEXT NOT NULL, epoch INTEGER NOT NULL, records INTEGER NOT NULL, head TEXT NOT NULL
+) STRICT;
+"""
+_UPGRADES: Final = (_TABLES, _HISTORY)
+"""What brings a file from schema 0, 1, ... to the next one."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +81,9 @@ class State:
                 f"{path} was written by a newer histofed (schema {version}, this version knows {SCHEMA}); "
                 "install that version again, state is never downgraded"
             )
-        if version == 0:
-            self._database.executescript(f"BEGIN IMMEDIATE; {_TABLES} PRAGMA user_version = {SCHEMA}; COMMIT;")
+        if version < SCHEMA:
+            tables = " ".join(_UPGRADES[version:])
+            self._database.executescript(f"BEGIN IMMEDIATE; {tables} PRAGMA user_version = {SCHEMA}; COMMIT;")
             path.chmod(0o600)
         self._database.execute("INSERT OR IGNORE INTO instance VALUES (1, ?)", (secrets.token_hex(16),))
 
@@ -102,6 +113,12 @@ class State:
         with _disk_errors(self._path):
             self._database.execute("DELETE FROM task_in_hand")
 
+    def private_rounds(self) -> dict[ExperimentId, int]:
+        """By experiment, the round whose private tensors are the committed ones; none without any."""
+        with _disk_errors(self._path):
+            rows = self._database.execute("SELECT experiment, round FROM private_round WHERE round > 0 ORDER BY experiment")
+            return {ExperimentId(name): int(number) for name, number in rows}
+
     def private_round(self, experiment: ExperimentId) -> int:
         """The round whose private tensors are this site's committed ones; 0 for none."""
         with _disk_errors(self._path):
@@ -112,6 +129,27 @@ class State:
         """The private tensors of round `number` are the committed ones; 0 for a fresh start."""
         with _disk_errors(self._path):
             self._database.execute("INSERT OR REPLACE INTO private_round VALUES (?, ?)", (experiment, number))
+
+    def history(self, ca: Digest) -> History | None:
+        """The newest history of the aggregator that has this CA; None before the first hello."""
+        with _disk_errors(self._path):
+            row = self._database.execute("SELECT epoch, records, head FROM history WHERE ca = ?", (ca,)).fetchone()
+        return None if row is None else History.parse(row[0], row[1], row[2])
+
+    def note_history(self, ca: Digest, heard: History) -> None:
+        """The aggregator told how far its history goes; an older word than the one that is known changes nothing."""
+        known = self.history(ca)
+        if known is not None and (heard.older_than(known) or heard == known):
+            return
+        with _disk_errors(self._path):
+            row = (ca, heard.epoch, heard.head.sequence, heard.head.hash)
+            self._database.execute("INSERT OR REPLACE INTO history VALUES (1, ?, ?, ?, ?)", row)
+
+    def begin_anew(self) -> None:
+        """This file came out of a backup: another instance goes on with it, with nothing in hand."""
+        with _disk_errors(self._path):
+            self._database.execute("DELETE FROM task_in_hand")
+            self._database.execute("UPDATE instance SET id = ?", (secrets.token_hex(16),))
 
     def close(self) -> None:
         """Release the file."""

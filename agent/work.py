@@ -40,6 +40,7 @@ from agent.private import PrivateTensors
 from agent.progress import Board, watched
 from agent.state import State
 from agent.training import Trainers, train
+from histofed.audit.history import History
 from histofed.audit.journal import Journal
 from histofed.base import durable
 from histofed.base.clock import Clock, iso
@@ -56,7 +57,7 @@ from histofed.base.errors import (
     TryLater,
 )
 from histofed.base.experiment import Experiment, parse_experiment
-from histofed.base.ids import ExperimentId, TaskKey, sha256
+from histofed.base.ids import ExperimentId, Json, RoundKey, TaskKey, sha256
 from histofed.base.seeds import training_seed
 from histofed.pki.signing import sign
 from histofed.recipes.registry import recipe
@@ -132,6 +133,36 @@ class Work:
         """Hand over what an earlier connection left in the outbox."""
         await self._handover.flush()
 
+    def enter_epoch(self, seen: History, now: History) -> None:
+        """The aggregator was restored from a backup. Nothing is in hand now; updates that wait are withheld.
+
+        An update goes back beside the training that made it: if the restored aggregator offers the very same assignment
+        again, it is handed over without another training; otherwise the next task clears it away. May be repeated.
+        """
+        desk = self._desk
+        subject: dict[str, Json] = {"epoch_from": seen.epoch, "epoch": now.epoch, "records": now.head.sequence}
+        words = "the aggregator was restored from a backup; what it forgot is done again or cleared away"
+        desk.journal.append("aggregator.restored", subject=subject, reason=words)
+        log.warning("%s (it was in %s, it is in %s)", words, seen, now)
+        for entry in desk.outbox.entries():
+            room = self._room(entry.task)
+            if not (room / "output" / RESULT_FILE).exists():
+                self._handover.forget(entry.task, entry.attempt, words)
+                continue
+            desk.journal.append(
+                "update.withheld", subject=spoken(entry.task, entry.attempt), outcome="refused", reason=words
+            )
+            desk.outbox.withdraw(entry, room / "output" / UPDATE_FILE)
+
+    def history_seen(self) -> History | None:
+        """How far the aggregator's history went when this site last heard of it."""
+        return self._desk.state.history(self._desk.link.credentials.ca_sha256)
+
+    def note_history(self) -> None:
+        """Remember what the link heard last."""
+        if self._desk.link.heard is not None:
+            self._desk.state.note_history(self._desk.link.credentials.ca_sha256, self._desk.link.heard)
+
     def experiments_kept(self) -> tuple[ExperimentId, ...]:
         """Experiments of which tensors are here; a thousand of them at a time is enough to ask about."""
         return tuple(sorted({*self._desk.private.experiments(), *self._desk.bases.experiments()}))[:1000]
@@ -195,12 +226,28 @@ class Work:
             await self._decline(offer, decision)
             return
         await self._accept(offer, decision)
-        private_round = desk.private.settle(offer.task.round, offer.settled_round)
+        private_round = self._settle(offer)
         base = await self._download(offer)
         assignment = self._assign(offer, experiment, base, private_round)
         result = await self._train(offer, assignment)
         entry = self._finish(offer, assignment, result, decision)
         await self._hand_over(offer, entry)
+
+    def _settle(self, offer: Offer) -> int:
+        """Advance the private tensors with the aggregator, or go back with it; going back is journalled."""
+        desk, experiment = self._desk, offer.task.round.experiment
+        was = desk.state.private_round(experiment)
+        if offer.settled_round < was:
+            found = desk.private.has(RoundKey(experiment, offer.settled_round))
+            reason = "the aggregator was restored to an earlier round" + (
+                "" if found or not offer.settled_round else "; the tensors of that round are not here, training starts anew"
+            )
+            subject: dict[str, Json] = {"experiment": experiment, "from_round": was, "round": offer.settled_round}
+            desk.journal.append("private.went_back", subject=subject, reason=reason, trace=offer.trace)
+            log.warning(
+                "private tensors of %s go back from round %d to %d: %s", experiment, was, offer.settled_round, reason
+            )
+        return desk.private.settle(offer.task.round, offer.settled_round, offer.backup_round)
 
     def _ask_consent(self, offer: Offer) -> tuple[Experiment | None, Decision]:
         """The experiment as this site understands it, and the hospital's answer, both journalled."""
@@ -366,6 +413,7 @@ class Work:
             "hand the update over",
             lambda: self._watched(offer, board, lambda: self._handover.deliver(entry, board.transferred, offer.trace)),
         )
+        self.note_history()
         self._clear(offer.task)
 
     async def _fail(self, offer: Offer, error: HistofedError) -> None:

@@ -6,16 +6,23 @@ import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from histofed import __version__
 from histofed.base.clock import SystemClock
-from histofed.base.errors import HistofedError
+from histofed.base.errors import HistofedError, UsageError
 
 if TYPE_CHECKING:
     from aggregator.config import AggregatorConfig
     from histofed.base.config import Loaded
 
+EXIT_CODES: Final = (
+    "Exit codes: 0 done, 2 usage, 65 the file is damaged or of another federation, or something is in the way, 73 disk, "
+    "75 try again in a moment, 77 no federation or a false signature, 78 configuration or version."
+)
+KEEP_SAFE: Final = "it holds the CA's key: keep it like that key, and encrypt it before it leaves this machine"
+PROVEN: Final = "every byte is what was backed up, signed under that CA"
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"
 DEFAULT_CONFIG: Final = Path("/etc/histofed/aggregator.toml")
 
 
@@ -65,9 +72,76 @@ def _parser() -> argparse.ArgumentParser:
     doctor.add_argument("--json", action="store_true", help="one JSON document instead of a table")
     doctor.set_defaults(run=_doctor)
 
-    for command in (init, operator, run, check, doctor):
+    for command in (init, operator, run, check, doctor, *_add_backup(commands)):
         command.add_argument("--config", type=Path, metavar="FILE", help=f"default: {DEFAULT_CONFIG}")
     return parser
+
+
+def _add_backup(commands: Commands) -> tuple[argparse.ArgumentParser, ...]:
+    words = "write the whole state into one file, also while the daemon runs"
+    backup = commands.add_parser(
+        "backup",
+        help=words,
+        description=f"{words[0].upper()}{words[1:]}: database, model and update files, audit journal, CA. FILE must not "
+        "exist. It holds the CA's key: keep it like that key, and encrypt it before it leaves this machine.",
+        epilog=EXIT_CODES,
+    )
+    backup.add_argument("file", type=Path, metavar="FILE", help="a new file, mode 0600; written whole or not at all")
+    backup.add_argument("--check", action="store_true", help="prove an existing FILE instead: signature and every hash")
+    backup.set_defaults(run=_backup)
+
+    words = "make a backup the state, in the next epoch, so that sites notice and follow"
+    restore = commands.add_parser(
+        "restore",
+        help=words,
+        description=f"{words[0].upper()}{words[1:]}. The daemon must be stopped. Every hash is proven before anything is "
+        "replaced; a crash leaves the old state or the new one. Unused join tokens become void, open rounds get their whole "
+        "time again, and the audit journal says what happened.",
+        epilog=EXIT_CODES,
+    )
+    restore.add_argument("file", type=Path, nargs="?", metavar="FILE", help="a backup")
+    restore.add_argument("--replace", action="store_true", help="move the present state aside, to before-restore-*/")
+    restore.add_argument("--dry-run", action="store_true", help="prove FILE and say what would happen; writes nothing")
+    restore.add_argument(
+        "--in-place",
+        action="store_true",
+        help="no FILE: the state directory itself was put back by hand (a copy, a snapshot); make it a restored one",
+    )
+    restore.add_argument("--epoch", type=int, metavar="N", help="begin this epoch, where sites have seen a later one")
+    restore.set_defaults(run=_restore)
+    return backup, restore
+
+
+def _backup(options: argparse.Namespace) -> int:
+    from aggregator import backup
+
+    if options.check:
+        manifest = backup.check(options.file)
+    else:
+        manifest = backup.back_up(_load(options).config, options.file, SystemClock())
+    rounds = ", ".join(f"{name}/{number}" for name, number in sorted(manifest.rounds.items())) or "no round"
+    sys.stdout.write(
+        f"{options.file}: {manifest.federation} at {manifest.made_at[:19]} UTC, epoch {manifest.epoch}, newest committed: "
+        f"{rounds}; {len(manifest.members)} files, {manifest.total_bytes} bytes; CA SHA-256 {manifest.ca_sha256}\n"
+        f"{PROVEN if options.check else KEEP_SAFE}\n"
+    )
+    return 0
+
+
+def _restore(options: argparse.Namespace) -> int:
+    from aggregator import restore
+
+    if options.in_place == (options.file is not None) or (options.in_place and (options.dry_run or options.replace)):
+        raise UsageError("name a FILE, or --in-place alone for a state directory that was put back by hand")
+    config, clock = _load(options).config, SystemClock()
+    if options.in_place:
+        done = restore.in_place(config, clock, epoch=options.epoch)
+    elif options.dry_run:
+        done = restore.dry_run(config, options.file, epoch=options.epoch)
+    else:
+        done = restore.restore(config, options.file, clock, replace=options.replace, epoch=options.epoch)
+    sys.stdout.write("\n".join(restore.summary(done, dry=options.dry_run)) + "\n")
+    return 0
 
 
 def _load(options: argparse.Namespace) -> Loaded[AggregatorConfig]:

@@ -22,6 +22,7 @@ from aggregator.database import Database
 from aggregator.door import EnrolmentDoor
 from aggregator.engine import Engine
 from aggregator.fleet import Changes, Fleet
+from aggregator.history import Chronicle
 from aggregator.members import Members
 from aggregator.models import ModelForge
 from aggregator.pool import Workers, nursery
@@ -35,6 +36,7 @@ from aggregator.store import Store
 from histofed import __version__
 from histofed.audit.journal import Journal
 from histofed.audit.record import SYSTEM
+from histofed.backup import swap
 from histofed.base import durable
 from histofed.base.clock import Clock
 from histofed.base.errors import CannotWriteState, HistofedError
@@ -74,8 +76,7 @@ class AggregatorService:
         """Open the state and listen. Raises the errors of every part, in words."""
         config, clock, stack = self._config, self._clock, self._stack
         state = config.state_dir
-        stack.enter_context(durable.lock(durable.make_directory(state) / "lock", "histofed-aggregator"))
-        identity = setup.load(config, clock)
+        identity = self._hold_state()
         self._credentials = identity.credentials
         instance = setup.instance(state)
         journal = Journal(durable.make_directory(state / "journal"), clock, instance)
@@ -87,6 +88,7 @@ class AggregatorService:
         database = Database(state / "state.db")
         stack.callback(database.close)
         store, members = Store(database, clock), Members(database, clock)
+        self._chronicle = Chronicle(database, journal, clock, self._health)
         blobs = BlobStore(durable.make_directory(state / "blobs"))
         scratch = durable.make_directory(state / "scratch")
         changes = Changes()
@@ -144,6 +146,7 @@ class AggregatorService:
                 blobs=blobs,
                 credentials=identity.credentials,
                 tracing=tracing,
+                chronicle=self._chronicle,
                 clock=clock,
             ),
             server,
@@ -151,7 +154,7 @@ class AggregatorService:
         transfer_pb2_grpc.add_BlobServiceServicer_to_server(
             BlobService(
                 blobs,
-                SitePermissions(engine, space),
+                SitePermissions(engine, space, self._chronicle),
                 clock,
                 metrics=metrics,
                 bytes_per_second=config.transfer.max_bytes_per_second,
@@ -221,6 +224,13 @@ class AggregatorService:
 
     # --- parts -------------------------------------------------------------------------------------------------------
 
+    def _hold_state(self) -> setup.Identity:
+        """Lock the state directory, finish a restore that was interrupted, and become whose state it is."""
+        state = durable.make_directory(self._config.state_dir)
+        self._stack.enter_context(durable.lock(state / "lock", "histofed-aggregator"))
+        swap.settle(state)
+        return setup.load(self._config, self._clock)
+
     def _fail(self, error: HistofedError) -> None:
         """Something that must work does not: end the daemon, its manager starts it again, state is kept."""
         log.critical("the aggregator cannot go on", extra=fields(reason=str(error)))
@@ -261,6 +271,7 @@ class AggregatorService:
         while not drain.is_set():
             self._metrics.set(names.SITES_CONNECTED, len(self._fleet.connected))
             try:
+                self._chronicle.note_backups()
                 for row in self._members.sites():
                     if row.certificate_expires_at is not None:
                         left = (row.certificate_expires_at - self._clock.now()).total_seconds()

@@ -146,6 +146,29 @@ model_parts = Table(
     Column("bytes", Integer, nullable=False),
 )
 
+epochs = Table(
+    "epochs",
+    metadata,
+    # counts from 1, which has no row; each restore begins the next one
+    Column("number", Integer, primary_key=True),
+    Column("began_at", Text, nullable=False),
+    # digest of the backup's manifest; empty for a state that was put back by hand
+    Column("backup", Text, nullable=False, server_default=""),
+)
+
+backups = Table(
+    "backups",
+    metadata,
+    Column("id", Text, primary_key=True),
+    Column("made_at", Text, nullable=False, index=True),
+    # JSON table: the newest committed round of each experiment in it
+    Column("rounds", Text, nullable=False),
+    # SHA-256 of its manifest, once the file is complete
+    Column("digest", Text),
+    # when the daemon journalled it
+    Column("noted_at", Text),
+)
+
 events = Table(
     "events",
     metadata,

@@ -14,6 +14,7 @@ from typing import Final
 
 from aggregator.config import AggregatorConfig
 from histofed.audit.journal import Journal
+from histofed.backup import swap
 from histofed.base import durable
 from histofed.base.clock import Clock
 from histofed.base.errors import AlreadyThere, NotEnrolled
@@ -39,6 +40,8 @@ def create(config: AggregatorConfig, clock: Clock) -> Identity:
     folder = config.state_dir / "identity"
     if (folder / "ca.key").exists():
         raise AlreadyThere(f"{folder} holds a federation already; a new CA would lock every enrolled site out")
+    if (config.state_dir / swap.PLAN).exists():
+        raise AlreadyThere(f"a restore was interrupted in {config.state_dir}: start the daemon, which finishes it")
     durable.make_directory(config.state_dir)
     durable.make_directory(folder)
     durable.replace(folder / "token.key", tokens.new_server_key())

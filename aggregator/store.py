@@ -56,6 +56,8 @@ _ADD_UPDATE: Final = sa.insert(schema.updates)
 _PART: Final = sa.select(schema.model_parts.c.sha256, schema.model_parts.c.bytes).where(
     schema.model_parts.c.model == sa.bindparam("of_model"), schema.model_parts.c.name == sa.bindparam("of_name")
 )
+_NEWEST: Final = 2**31 - 1
+"""No round has a higher number."""
 _SETTLED_ROUND: Final = (
     # down the index from the site's newest round: as quick after ten thousand rounds as after one
     sa.select(schema.tasks.c.round)
@@ -66,6 +68,7 @@ _SETTLED_ROUND: Final = (
     .where(
         schema.tasks.c.experiment == sa.bindparam("of_experiment"),
         schema.tasks.c.site == sa.bindparam("of_site"),
+        schema.tasks.c.round <= sa.bindparam("through"),
         schema.tasks.c.state == TaskState.ADMITTED,
         schema.rounds.c.state == RoundState.COMMITTED,
     )
@@ -238,10 +241,11 @@ class Store:
         with self._database.reading() as connection:
             return int(connection.execute(query).scalar_one())
 
-    def settled_round(self, experiment: ExperimentId, site: SiteId) -> int:
-        """The newest committed round with the site's update in it; 0 when there is none."""
+    def settled_round(self, experiment: ExperimentId, site: SiteId, through: int | None = None) -> int:
+        """The newest committed round, up to `through`, with the site's update in it; 0 when there is none."""
+        wanted = {"of_experiment": experiment, "of_site": site, "through": _NEWEST if through is None else through}
         with self._database.reading() as connection:
-            found = connection.execute(_SETTLED_ROUND, {"of_experiment": experiment, "of_site": site}).scalar()
+            found = connection.execute(_SETTLED_ROUND, wanted).scalar()
         return found or 0
 
     def update(self, manifest: Digest) -> Envelope:

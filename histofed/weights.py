@@ -174,8 +174,8 @@ class TensorFile:
     def pieces(self, name: str) -> Iterator[Array]:
         """The flattened tensor in parts, as views, for one pass: what was passed leaves this process's memory.
 
-        It stays in the page cache. Without it a process that reads twenty models looks, to whoever limits its memory, as if it held twenty. Raises
-        `BadData` when the tensor is not there.
+        It stays in the page cache. A process that reads twenty models would otherwise look, to whoever limits its memory, as
+        if it held twenty. Raises `BadData` when the tensor is not there.
         """
         begin = self._data_begin + self.specs[name].begin if self.specs.get(name) else 0
         done = behind = 0

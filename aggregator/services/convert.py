@@ -10,11 +10,12 @@ from aggregator.fleet import Fleet
 from aggregator.members import SiteRow
 from aggregator.rounds import Round, Task, TaskState
 from aggregator.rows import ExperimentRow, ModelRow
+from histofed.audit.history import History
 from histofed.base.clock import iso
 from histofed.base.ids import Digest, TaskKey
 from histofed.pki.signing import Envelope
 from histofed.statements import decode_model
-from histofed.v1 import admin_pb2, types_pb2
+from histofed.v1 import admin_pb2, rounds_pb2, types_pb2
 
 REASON_LIMIT: Final = 500
 """Characters of a reason, a site's or an operator's, that are kept."""
@@ -34,6 +35,18 @@ def one_line(words: str) -> str:
     """Words from outside on one line, bounded and printable, because they are shown to others; may be empty."""
     line = " ".join(words.split())[:REASON_LIMIT]
     return "".join(letter if letter.isprintable() else "?" for letter in line)
+
+
+def history(now: History) -> rounds_pb2.History:
+    """Where the aggregator's history stands, for the wire."""
+    return rounds_pb2.History(epoch=now.epoch, records=now.head.sequence, head=now.head.hash)
+
+
+def seen_history(request: rounds_pb2.HelloRequest) -> History | None:
+    """What the site has seen of this aggregator's history; None before its first hello. Raises `BadData`."""
+    if not request.HasField("history"):
+        return None
+    return History.parse(request.history.epoch, request.history.records, request.history.head)
 
 
 def envelope(signed: Envelope) -> types_pb2.Envelope:

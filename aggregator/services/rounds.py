@@ -17,6 +17,7 @@ from aggregator import events, rounds
 from aggregator.admission import Expected, open_manifest
 from aggregator.engine import Engine
 from aggregator.fleet import Changes, Closing, Fleet, OfferTask, Replaced, TaskProgress, WithdrawTask
+from aggregator.history import Chronicle
 from aggregator.members import Members
 from aggregator.models import SHARED
 from aggregator.rounds import Round, RoundState, TaskState
@@ -64,9 +65,11 @@ class FleetServicer(rounds_pb2_grpc.FleetServiceServicer):
         blobs: BlobStore,
         credentials: Credentials,
         tracing: Tracing,
+        chronicle: Chronicle,
         clock: Clock,
     ) -> None:
         self._engine = engine
+        self._chronicle = chronicle
         self._tracing = tracing
         self._members = members
         self._fleet = fleet
@@ -84,6 +87,7 @@ class FleetServicer(rounds_pb2_grpc.FleetServiceServicer):
             raise BadData("the agent's instance must be 8 to 64 characters")
         if len(request.experiments) > EXPERIMENTS_LIMIT:
             raise BadData(f"an agent asks about at most {EXPERIMENTS_LIMIT} experiments at once")
+        self._chronicle.meet(SiteId(who.name), convert.seen_history(request))
         self._members.site_seen(SiteId(who.name), request.version[:40], request.instance)
         log.info("site says hello", extra=fields(site=who.name, version=request.version))
         return rounds_pb2.HelloResponse(
@@ -92,6 +96,7 @@ class FleetServicer(rounds_pb2_grpc.FleetServiceServicer):
             identity=who.identity.uri,
             now=iso(self._clock.now()),
             ended_experiments=self._engine.store.ended_experiments(request.experiments),
+            history=convert.history(self._chronicle.now()),
         )
 
     async def WaitForWork(
@@ -213,10 +218,12 @@ class FleetServicer(rounds_pb2_grpc.FleetServiceServicer):
         failpoint("aggregator.update_received")
 
     def _own_task(self, context: grpc.aio.ServicerContext[Any, Any], text: str) -> tuple[Caller, TaskKey]:
-        """The caller and the task, which must be the caller's and must exist, in this kind."""
+        """The caller and the task, which must be the caller's and must exist, in this kind and this epoch."""
         who, task = caller(context), TaskKey.parse(text)
         _check_own(who, task)
-        self._engine.round_of(task)
+        self._chronicle.check(context.invocation_metadata() or ())
+        with self._chronicle.forgotten(task.round):
+            self._engine.round_of(task)
         return who, task
 
     async def _verdict(self, task: TaskKey) -> rounds_pb2.SubmitUpdateResponse:
@@ -224,7 +231,11 @@ class FleetServicer(rounds_pb2_grpc.FleetServiceServicer):
         while True:
             mine = self._engine.round_of(task).task(task.site)
             if mine.state is not TaskState.RECEIVED:
-                return rounds_pb2.SubmitUpdateResponse(state=convert.task_state(mine.state), reason=mine.reason)
+                return rounds_pb2.SubmitUpdateResponse(
+                    state=convert.task_state(mine.state),
+                    reason=mine.reason,
+                    history=convert.history(self._chronicle.now()),
+                )
             await self._changes.wait(1.0)
 
     def _expected(self, state: Round, task: TaskKey, attempt: int) -> Expected:
@@ -249,6 +260,8 @@ class FleetServicer(rounds_pb2_grpc.FleetServiceServicer):
             return None
         experiment = self._engine.experiment(task.round.experiment)
         base = self._engine.store.part(state.base, SHARED)
+        backed_up = self._chronicle.backed_up(task.round.experiment)
+        settled_round = self._engine.store.settled_round
         return rounds_pb2.TaskOffer(
             task=str(task),
             kind=f"TASK_KIND_{task.kind.upper()}",
@@ -256,7 +269,9 @@ class FleetServicer(rounds_pb2_grpc.FleetServiceServicer):
             experiment_toml=experiment.toml,
             experiment_sha256=experiment.sha256,
             base=types_pb2.Blob(sha256=base.sha256, bytes=base.bytes),
-            settled_round=self._engine.store.settled_round(task.round.experiment, task.site),
+            settled_round=settled_round(task.round.experiment, task.site),
+            backup_round=settled_round(task.round.experiment, task.site, backed_up) if backed_up else 0,
+            history=convert.history(self._chronicle.now()),
             deadline=_deadline(state.deadline),
             traceparent=round_parent(task.round.experiment, task.round.number).traceparent,
         )
@@ -265,14 +280,16 @@ class FleetServicer(rounds_pb2_grpc.FleetServiceServicer):
 class SitePermissions:
     """Which bytes a caller may send and read (`histofed/transport/blob_service.py`, Permissions)."""
 
-    def __init__(self, engine: Engine, space: Space) -> None:
+    def __init__(self, engine: Engine, space: Space, chronicle: Chronicle) -> None:
         self._engine = engine
+        self._chronicle = chronicle
         self._space = space
 
     async def may_upload(self, who: Caller, task: TaskKey, sha256: Digest, size: int) -> None:
         """Only the update of the caller's own accepted task, within the experiment's limit, while the disk has room."""
         _check_own(who, task)
-        self._engine.note_late(task, _who(who))
+        with self._chronicle.forgotten(task.round):
+            self._engine.note_late(task, _who(who))
         limit = self._engine.experiment(task.round.experiment).file.aggregation.max_update_bytes
         if size > limit:
             reason = f"the update has {size} bytes, the experiment's limit is {limit} (aggregation.max_update_bytes)"

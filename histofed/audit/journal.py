@@ -21,7 +21,7 @@ from typing import Final
 
 from histofed.audit.record import GENESIS, SYSTEM, AuditRecord, Outcome, Who, parse_line
 from histofed.audit.segments import last_lines, segment_path, segments
-from histofed.audit.verify import Head
+from histofed.audit.verify import Head, contains
 from histofed.base.clock import Clock, iso
 from histofed.base.durable import AppendLog, lock, make_directory
 from histofed.base.errors import BadData, DigestMismatch
@@ -59,6 +59,10 @@ class Journal:
     def head(self) -> Head:
         """The last record: what a site counter-signs, and what `verify` is given to notice a missing end."""
         return self._head
+
+    def contains(self, head: Head) -> bool:
+        """Whether this very record is in the journal: a head that was noted elsewhere, when the journal ended there."""
+        return contains(self._directory, head)
 
     def append(
         self,

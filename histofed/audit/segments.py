@@ -5,6 +5,7 @@ One place knows the names and how a line is cut from a file; `journal.py` writes
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -52,3 +53,35 @@ def last_lines(path: Path, window: int = 4 * MAXIMUM_BYTES) -> tuple[bytes, ...]
         begin = file.seek(max(0, size - window))
         pieces = file.read().split(b"\n")
     return tuple(pieces[1 if begin else 0 : -1])
+
+
+def find(directory: Path, sequence: int) -> bytes | None:
+    """The line of the record `sequence`, unproven; None where there is none. Reads a few lines, however long the journal."""
+    holder = next((segment for segment in reversed(segments(directory)) if segment.first <= sequence), None)
+    if holder is None:
+        return None
+    with holder.path.open("rb") as file:
+        low, high = 0, file.seek(0, 2)
+        # the line begins at `low` or behind it, and before `high`
+        while high - low > 2 * MAXIMUM_BYTES:
+            middle = (low + high) // 2
+            file.seek(middle)
+            file.readline(MAXIMUM_BYTES + 1)
+            begin = file.tell()
+            found = _sequence(file.readline(MAXIMUM_BYTES + 1))
+            low, high = (begin, high) if found is not None and found <= sequence else (low, middle)
+        file.seek(low)
+        for line in file:
+            found = _sequence(line)
+            if found is None or found >= sequence:
+                return line.removesuffix(b"\n") if found == sequence else None
+    return None
+
+
+def _sequence(line: bytes) -> int | None:
+    """The number in a complete line; None for anything else."""
+    try:
+        found = json.loads(line)["sequence"] if line.endswith(b"\n") else None
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None
+    return found if isinstance(found, int) else None

@@ -6,17 +6,19 @@ A chain cannot know about records that were cut off at its very end; for that, h
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
 from histofed.audit.record import GENESIS, AuditRecord, Sealed, parse_line
-from histofed.audit.segments import last_lines, lines, segments
+from histofed.audit.segments import find, last_lines, lines, segments
 from histofed.base.doctor import Doubt
 from histofed.base.errors import BadData, DigestMismatch, NotFound
 
 TORN: Final = "the line is not complete: cut short, or damaged, or a crash while it was written"
+RESTORED: Final = "state.restored"
+"""The action of the record that a restore leaves: what the journal says before it may be of a history that was lost."""
 TORN_END: Final = "was torn by a crash before it was acknowledged; the daemon's next start cuts it off"
 
 
@@ -40,6 +42,8 @@ class Report:
     segment: str | None = None
     line: int | None = None
     problem: str | None = None
+    restores: tuple[AuditRecord, ...] = ()
+    """Records that say that the state was restored from a backup."""
 
 
 class _Broken(Exception):
@@ -54,15 +58,27 @@ def verify(directory: Path, expected: Head | None = None) -> Report:
     """Walk the whole chain; with `expected`, also prove that it still contains that record. Raises `NotFound`."""
     head = Head(0, GENESIS)
     seen_expected = expected is None or expected == head
+    restores: list[AuditRecord] = []
     try:
         for sealed in _walk(directory):
             head = Head(sealed.record.sequence, sealed.hash)
             seen_expected = seen_expected or head == expected
+            if sealed.record.action == RESTORED:
+                restores.append(sealed.record)
     except _Broken as broken:
-        return Report(head.sequence, head, False, broken.segment, broken.line, broken.problem)
+        return Report(head.sequence, head, False, broken.segment, broken.line, broken.problem, tuple(restores))
     if expected is not None and not seen_expected:
-        return Report(head.sequence, head, False, problem=_missing(head, expected))
-    return Report(head.sequence, head, True)
+        return Report(head.sequence, head, False, problem=_missing(head, expected, restores), restores=tuple(restores))
+    return Report(head.sequence, head, True, restores=tuple(restores))
+
+
+def contains(directory: Path, head: Head) -> bool:
+    """Whether this very record is in the journal, where its number says; the rest is not proven. Raises `OSError`."""
+    line = find(directory, head.sequence)
+    try:
+        return head == Head(0, GENESIS) if line is None else parse_line(line).hash == head.hash
+    except BadData:
+        return False
 
 
 def records(directory: Path) -> Iterator[AuditRecord]:
@@ -143,7 +159,14 @@ def _gap(due: int, found: int) -> str:
     return f"record {found} stands where record {due} is due: a record was inserted, repeated or moved"
 
 
-def _missing(head: Head, expected: Head) -> str:
+def _missing(head: Head, expected: Head, restores: Sequence[AuditRecord]) -> str:
+    if restores:
+        last = restores[-1]
+        return (
+            f"record {expected.sequence} is another one than the head that was noted; the state was restored at record "
+            f"{last.sequence} from a backup of {str(last.subject.get('made_at'))[:19]}, so the head may be of the history "
+            f"that was lost then: look for it in the journal under {last.subject.get('kept') or 'the old disk'}"
+        )
     if head.sequence < expected.sequence:
         return f"the journal ends at record {head.sequence}; records up to {expected.sequence} were cut off"
     return f"record {expected.sequence} is another one than the head that was noted: the chain was rewritten"

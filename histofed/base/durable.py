@@ -44,6 +44,14 @@ FAILPOINTS: Final = frozenset(
         "aggregator.rows_committed",
         "aggregator.experiment_steered",
         "aggregator.retention_decided",
+        # backup and restore, both daemons
+        "backup.snapshot_taken",
+        "backup.written",
+        "restore.unpacked",
+        "restore.before_swap",
+        "restore.swap_decided",
+        "restore.old_set_aside",
+        "restore.swapped",
         # transfer, both ends
         "blob.chunk_written",
         "blob.chunk_synced",
@@ -61,7 +69,7 @@ FAILPOINTS: Final = frozenset(
 """Every name that may be passed to `failpoint`; a fault run walks this set."""
 
 
-_BETWEEN_WRITES: Final = ("agent.", "aggregator.")
+_BETWEEN_WRITES: Final = ("agent.", "aggregator.", "backup.", "restore.")
 """Instants at which nobody is inside a write: there a disk that refuses is told as the writers of this module tell it."""
 _PASSAGE = re.compile(r"[1-9]\d{0,8}\Z", re.ASCII)
 

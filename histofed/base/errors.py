@@ -121,6 +121,12 @@ class ConfigError(HistofedError):
     status = "FAILED_PRECONDITION"
 
 
+class WentBack(ConfigError):
+    """The aggregator's state is older than what a site has seen: it was put back without `restore`."""
+
+    status = "FAILED_PRECONDITION"
+
+
 class VersionMismatch(ConfigError):
     """The two sides run versions that do not work together: upgrade the aggregator first, agents later."""
 

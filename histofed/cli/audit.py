@@ -35,4 +35,11 @@ def verify(args: argparse.Namespace, _: Terminal) -> Answer:
             f"the journal is not what was written: {report.problem}{place}; {report.records} records before it are proven"
         )
     head = f"{report.head.sequence}:{report.head.hash}"
-    return Answer({"records": report.records, "head": head, "ok": True}, f"{report.records} records are proven; head {head}")
+    restores = [{"record": each.sequence, **each.subject} for each in report.restores]
+    words = [f"{report.records} records are proven; head {head}"]
+    words += [
+        f"record {each.sequence}: restored from a backup of {str(each.subject.get('made_at'))[:19]}, "
+        f"epoch {each.subject.get('epoch_from')} -> {each.subject.get('epoch')}"
+        for each in report.restores
+    ]
+    return Answer({"records": report.records, "head": head, "ok": True, "restores": restores}, "\n".join(words))

@@ -8,30 +8,44 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class HelloRequest(_message.Message):
-    __slots__ = ("version", "capabilities", "instance", "experiments")
+    __slots__ = ("version", "capabilities", "instance", "experiments", "history")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     CAPABILITIES_FIELD_NUMBER: _ClassVar[int]
     INSTANCE_FIELD_NUMBER: _ClassVar[int]
     EXPERIMENTS_FIELD_NUMBER: _ClassVar[int]
+    HISTORY_FIELD_NUMBER: _ClassVar[int]
     version: str
     capabilities: _containers.RepeatedScalarFieldContainer[str]
     instance: str
     experiments: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, version: _Optional[str] = ..., capabilities: _Optional[_Iterable[str]] = ..., instance: _Optional[str] = ..., experiments: _Optional[_Iterable[str]] = ...) -> None: ...
+    history: History
+    def __init__(self, version: _Optional[str] = ..., capabilities: _Optional[_Iterable[str]] = ..., instance: _Optional[str] = ..., experiments: _Optional[_Iterable[str]] = ..., history: _Optional[_Union[History, _Mapping]] = ...) -> None: ...
 
 class HelloResponse(_message.Message):
-    __slots__ = ("version", "capabilities", "identity", "now", "ended_experiments")
+    __slots__ = ("version", "capabilities", "identity", "now", "ended_experiments", "history")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     CAPABILITIES_FIELD_NUMBER: _ClassVar[int]
     IDENTITY_FIELD_NUMBER: _ClassVar[int]
     NOW_FIELD_NUMBER: _ClassVar[int]
     ENDED_EXPERIMENTS_FIELD_NUMBER: _ClassVar[int]
+    HISTORY_FIELD_NUMBER: _ClassVar[int]
     version: str
     capabilities: _containers.RepeatedScalarFieldContainer[str]
     identity: str
     now: str
     ended_experiments: _containers.RepeatedScalarFieldContainer[str]
-    def __init__(self, version: _Optional[str] = ..., capabilities: _Optional[_Iterable[str]] = ..., identity: _Optional[str] = ..., now: _Optional[str] = ..., ended_experiments: _Optional[_Iterable[str]] = ...) -> None: ...
+    history: History
+    def __init__(self, version: _Optional[str] = ..., capabilities: _Optional[_Iterable[str]] = ..., identity: _Optional[str] = ..., now: _Optional[str] = ..., ended_experiments: _Optional[_Iterable[str]] = ..., history: _Optional[_Union[History, _Mapping]] = ...) -> None: ...
+
+class History(_message.Message):
+    __slots__ = ("epoch", "records", "head")
+    EPOCH_FIELD_NUMBER: _ClassVar[int]
+    RECORDS_FIELD_NUMBER: _ClassVar[int]
+    HEAD_FIELD_NUMBER: _ClassVar[int]
+    epoch: int
+    records: int
+    head: str
+    def __init__(self, epoch: _Optional[int] = ..., records: _Optional[int] = ..., head: _Optional[str] = ...) -> None: ...
 
 class WaitForWorkRequest(_message.Message):
     __slots__ = ("instance",)
@@ -54,7 +68,7 @@ class Beat(_message.Message):
     def __init__(self) -> None: ...
 
 class TaskOffer(_message.Message):
-    __slots__ = ("task", "kind", "attempt", "experiment_toml", "experiment_sha256", "base", "settled_round", "deadline", "traceparent")
+    __slots__ = ("task", "kind", "attempt", "experiment_toml", "experiment_sha256", "base", "settled_round", "deadline", "traceparent", "history", "backup_round")
     TASK_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
@@ -64,6 +78,8 @@ class TaskOffer(_message.Message):
     SETTLED_ROUND_FIELD_NUMBER: _ClassVar[int]
     DEADLINE_FIELD_NUMBER: _ClassVar[int]
     TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
+    HISTORY_FIELD_NUMBER: _ClassVar[int]
+    BACKUP_ROUND_FIELD_NUMBER: _ClassVar[int]
     task: str
     kind: _types_pb2.TaskKind
     attempt: int
@@ -73,7 +89,9 @@ class TaskOffer(_message.Message):
     settled_round: int
     deadline: str
     traceparent: str
-    def __init__(self, task: _Optional[str] = ..., kind: _Optional[_Union[_types_pb2.TaskKind, str]] = ..., attempt: _Optional[int] = ..., experiment_toml: _Optional[str] = ..., experiment_sha256: _Optional[str] = ..., base: _Optional[_Union[_types_pb2.Blob, _Mapping]] = ..., settled_round: _Optional[int] = ..., deadline: _Optional[str] = ..., traceparent: _Optional[str] = ...) -> None: ...
+    history: History
+    backup_round: int
+    def __init__(self, task: _Optional[str] = ..., kind: _Optional[_Union[_types_pb2.TaskKind, str]] = ..., attempt: _Optional[int] = ..., experiment_toml: _Optional[str] = ..., experiment_sha256: _Optional[str] = ..., base: _Optional[_Union[_types_pb2.Blob, _Mapping]] = ..., settled_round: _Optional[int] = ..., deadline: _Optional[str] = ..., traceparent: _Optional[str] = ..., history: _Optional[_Union[History, _Mapping]] = ..., backup_round: _Optional[int] = ...) -> None: ...
 
 class TaskWithdrawal(_message.Message):
     __slots__ = ("task", "reason")
@@ -157,12 +175,14 @@ class SubmitUpdateRequest(_message.Message):
     def __init__(self, task: _Optional[str] = ..., attempt: _Optional[int] = ..., manifest: _Optional[_Union[_types_pb2.Envelope, _Mapping]] = ...) -> None: ...
 
 class SubmitUpdateResponse(_message.Message):
-    __slots__ = ("state", "reason")
+    __slots__ = ("state", "reason", "history")
     STATE_FIELD_NUMBER: _ClassVar[int]
     REASON_FIELD_NUMBER: _ClassVar[int]
+    HISTORY_FIELD_NUMBER: _ClassVar[int]
     state: _types_pb2.TaskState
     reason: str
-    def __init__(self, state: _Optional[_Union[_types_pb2.TaskState, str]] = ..., reason: _Optional[str] = ...) -> None: ...
+    history: History
+    def __init__(self, state: _Optional[_Union[_types_pb2.TaskState, str]] = ..., reason: _Optional[str] = ..., history: _Optional[_Union[History, _Mapping]] = ...) -> None: ...
 
 class FailTaskRequest(_message.Message):
     __slots__ = ("task", "attempt", "reason", "retryable")

@@ -40,7 +40,9 @@ AGENT = (
     *("replace.before_rename:2", "replace.after_rename:2", "adopt.before_rename", "adopt.after_rename"),
     *("agent.update_in_outbox", "agent.update_acknowledged", "remove.after_unlink"),
 )
-IN_OTHER_STORIES = {"aggregator.experiment_steered"}
+IN_COMMANDS = {point for point in FAILPOINTS if point.startswith(("backup.", "restore."))}
+"""`test_backups.py`: commands that are killed, not daemons."""
+IN_OTHER_STORIES = {"aggregator.experiment_steered"} | IN_COMMANDS
 """`test_steering.py`: an operator's order leads there."""
 IN_CHILDREN = {"agent.checkpoint_written", "replace.before_rename", "replace.after_rename"}
 """Passed by the processes that train and average; what happens when those die is told in stories of their own."""

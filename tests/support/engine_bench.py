@@ -14,6 +14,7 @@ from aggregator.config import RetentionRules
 from aggregator.database import Database
 from aggregator.engine import Engine
 from aggregator.fleet import Changes, Fleet
+from aggregator.history import Chronicle
 from aggregator.members import Members
 from aggregator.models import Made
 from aggregator.retention import Retention
@@ -125,6 +126,10 @@ class Bench:
         members = Members(engine.store._database, self.clock)
         space = Space(self.folder, rules.reserve_bytes, lambda _: free)
         return Scheduler(engine, members, self.clock, health, space, retention)
+
+    def chronicle(self, engine: Engine) -> Chronicle:
+        """The engine's epoch and backups."""
+        return Chronicle(engine.store._database, engine._journal, self.clock, Health(self.clock, required=()))
 
     @property
     def blobs(self) -> BlobStore:

@@ -53,6 +53,8 @@ class FakeAggregator(rounds_pb2_grpc.FleetServiceServicer, enrollment_pb2_grpc.E
         """Sent, in this order, at the beginning of every stream."""
         self.answers: dict[str, list[HistofedError | Any]] = {}
         """What the next calls of a method are answered with; the normal answer when there is nothing left."""
+        self.history: rounds_pb2.History | None = None
+        """Told at every hello; nothing is told without one."""
         self._folder = folder
         self.federation = federation
         self._port = port
@@ -89,6 +91,7 @@ class FakeAggregator(rounds_pb2_grpc.FleetServiceServicer, enrollment_pb2_grpc.E
         *,
         config: str = "",
         settled_round: int = 0,
+        backup_round: int = 0,
         attempt: int = 1,
         deadline_s: float = 600,
         extra: str = "",
@@ -111,6 +114,7 @@ class FakeAggregator(rounds_pb2_grpc.FleetServiceServicer, enrollment_pb2_grpc.E
             experiment_sha256=sha256(toml.encode()),
             base=types_pb2.Blob(sha256=self.store.import_file(base), bytes=base.stat().st_size),
             settled_round=settled_round,
+            backup_round=backup_round,
             deadline=iso(SystemClock().now() + timedelta(seconds=deadline_s)),
             traceparent=round_parent(task.round.experiment, task.round.number).traceparent,
         )
@@ -157,7 +161,7 @@ class FakeAggregator(rounds_pb2_grpc.FleetServiceServicer, enrollment_pb2_grpc.E
 
     async def Hello(self, request: Any, context: Any) -> Any:
         normal = rounds_pb2.HelloResponse(
-            version=__version__, identity=caller(context).identity.uri, now=iso(SystemClock().now())
+            version=__version__, identity=caller(context).identity.uri, now=iso(SystemClock().now()), history=self.history
         )
         return await self._answer("Hello", request, context, normal)
 

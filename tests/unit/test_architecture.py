@@ -94,6 +94,8 @@ def test_nothing_loads_pickles() -> None:
 
 def test_only_daemons_and_command_lines_construct_journals_and_stores() -> None:
     owners = {"aggregator/daemon.py", "aggregator/setup.py", "agent/daemon.py", "agent/cli.py", "agent/enrolment.py"}
+    # for commands that hold the daemon's lock while they write
+    owners.add("histofed/backup/journals.py")
     found = [
         f"{name(path)}:{line} {written}"
         for path in sources()

@@ -267,7 +267,7 @@ async def test_below_the_reserve_an_update_waits_and_its_task_stays(bench: Bench
         task = engine.store.round(KEY).task_key(NORTH)
         who = Caller(Identity("test", Role.SITE, NORTH), "01", b"", "ipv4:127.0.0.1:1")
         free = 300 * 2**20
-        permissions = SitePermissions(engine, Space(bench.folder, 256 * 2**20, lambda _: free))
+        permissions = SitePermissions(engine, Space(bench.folder, 256 * 2**20, lambda _: free), bench.chronicle(engine))
         with pytest.raises(CannotWriteState, match="300 MiB free, 100 MiB more would leave less than its reserve"):
             await permissions.may_upload(who, task, Digest("e" * 64), 100 * 2**20)
         assert engine.store.round(KEY).task(NORTH).state is TaskState.ACCEPTED

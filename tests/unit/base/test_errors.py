@@ -28,6 +28,7 @@ EXIT_CODES = {
     "NotEnrolled": 77,
     "ConfigError": 78,
     "VersionMismatch": 78,
+    "WentBack": 78,
 }
 
 

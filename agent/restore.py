@@ -1,0 +1,169 @@
+"""`histofed-agent restore`: the state of a backup becomes the site's state; nothing that only grows is lowered by it.
+
+Where the old state is still here its word counts where it is later: how far the aggregator's history went, private tensors
+and the rounds that they belong to, the journal, the certificate. A restored agent is another instance, with nothing in hand:
+tasks that are still wanted are offered again, updates that wait in the outbox are handed over or refused by the aggregator.
+Private tensors that the backup does not have are started anew, and the journal says so (`agent/private.py`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from agent import backup
+from agent.layout import Layout
+from agent.state import State
+from histofed.audit import history
+from histofed.backup import archive, journals, swap
+from histofed.backup.manifest import CA_MEMBER, Manifest
+from histofed.base import durable
+from histofed.base.checkup import megabytes
+from histofed.base.clock import Clock
+from histofed.base.durable import failpoint
+from histofed.base.errors import BadData, CannotWriteState, HistofedError
+from histofed.base.ids import digest
+from histofed.pki.credentials import Credentials
+
+ENROLL = "there is no certificate in the backup: run `histofed-agent enroll` with a new join line of the operator"
+LOST = "private tensors of rounds after the backup are gone: where they are needed training starts anew, and says so"
+
+
+@dataclass(frozen=True)
+class Restored:
+    """What a restore did, or with `dry_run` would do."""
+
+    manifest: Manifest
+    aside: str | None
+    notes: tuple[str, ...]
+
+
+def restore(layout: Layout, source: Path, clock: Clock, *, replace: bool = False) -> Restored:
+    """Make the backup in `source` the state.
+
+    Raises `AlreadyThere` (a daemon runs; or there is a state and not `replace`), `BadData`, `DigestMismatch` and
+    `NotAuthorised` for a file that is not whole or not this site's, `VersionMismatch`, `CannotWriteState`.
+    """
+    state = durable.make_directory(layout.root)
+    with durable.lock(layout.lock, "histofed-agent restore"):
+        swap.settle(state)
+        swap.refuse_occupied(state, backup.ENTRIES, replace)
+        new = swap.prepare(state)
+        own = _own(layout)
+        with archive.reading(source, "agent", backup.MEMBERS) as opened:
+            archive.unpack(opened, new, lambda manifest: _fits(manifest, layout, own))
+            manifest = opened.manifest
+        failpoint("restore.unpacked")
+        if journals.proven(new / "journal") != manifest.journal_head:
+            raise BadData("the journal in the backup does not end where its manifest says: it was not made by histofed")
+        old = bool(swap.occupied(state, backup.ENTRIES))
+        aside = swap.aside_name(clock.now(), state)
+        notes = [] if old else [LOST]
+        notes += _take_over(layout, new, clock, manifest)
+        notes += _take_identity(layout, new, own)
+        old_head = journals.choose(new / "journal", layout.journal, manifest.journal_head)
+        subject = history.restored(
+            epoch_from=manifest.epoch,
+            epoch=_newest_epoch(new, clock, manifest),
+            backup=manifest.digest,
+            made_at=manifest.made_at,
+            backup_head=manifest.journal_head,
+            old_head=old_head,
+            kept=aside if old else "",
+        )
+        site = manifest.holder.rpartition("/")[2]
+        journals.note(new / "journal", clock, f"agent-{site}", subject, "restored from a backup")
+        swap.swap(state, backup.ENTRIES, aside)
+    return Restored(manifest, aside if old else None, tuple(notes))
+
+
+def dry_run(layout: Layout, source: Path) -> Restored:
+    """Prove the backup and say what a restore would do; writes nothing. Raises as `restore` does."""
+    manifest = backup.check(source)
+    _fits(manifest, layout, _own(layout))
+    found = swap.occupied(layout.root, backup.ENTRIES) if layout.root.is_dir() else ()
+    notes = (f"{layout.root} holds a state ({', '.join(found)}): --replace would move it aside",) if found else ()
+    return Restored(manifest, None, notes)
+
+
+def summary(done: Restored, *, dry: bool) -> Sequence[str]:
+    """What a person reads."""
+    rounds = ", ".join(f"{name}/{number}" for name, number in sorted(done.manifest.rounds.items())) or "none"
+    lines = [
+        f"{'would restore' if dry else 'restored'} {done.manifest.holder} as it was at {done.manifest.made_at[:19]} UTC; "
+        f"private tensors of rounds: {rounds}; CA SHA-256 {done.manifest.ca_sha256}"
+    ]
+    if done.aside is not None:
+        lines.append(
+            f"the state before is in {done.aside}/ of the state directory: remove it when you do not need it any more"
+        )
+    return [*lines, *done.notes]
+
+
+def _own(layout: Layout) -> Credentials | None:
+    """The certificate that is here; None where there is none that can be read."""
+    try:
+        return Credentials.load(layout.identity)
+    except HistofedError:
+        return None
+
+
+def _fits(manifest: Manifest, layout: Layout, own: Credentials | None) -> None:
+    """The backup is of this site, and the disk has room for it."""
+    if own is not None and (own.identity.uri, own.ca_sha256) != (manifest.holder, manifest.ca_sha256):
+        raise BadData(
+            f"the backup is of {manifest.holder}, this site is {own.identity} of another name or another federation"
+        )
+    there = next(path for path in (layout.root, *layout.root.absolute().parents) if path.exists())
+    if (free := durable.free_bytes(there)) < manifest.total_bytes:
+        raise CannotWriteState(
+            f"the restore needs {megabytes(manifest.total_bytes)}, the disk has {megabytes(free)}: make room"
+        )
+
+
+def _take_over(layout: Layout, new: Path, clock: Clock, manifest: Manifest) -> list[str]:
+    """The later of both states' words, row by row; the new state is another instance, with nothing in hand."""
+    notes = []
+    with contextlib.closing(State(new / "state.db", clock)) as restored:
+        restored.begin_anew()
+        if layout.state.exists():
+            try:
+                with contextlib.closing(State(layout.state, clock)) as old:
+                    heard, rounds = old.history(digest(manifest.ca_sha256)), old.private_rounds()
+            except HistofedError as error:
+                notes.append(f"the state file before cannot be read ({error}); {LOST}")
+            else:
+                if heard is not None:
+                    restored.note_history(digest(manifest.ca_sha256), heard)
+                _take_private(layout, new)
+                for name, number in rounds.items():
+                    if (new / "private" / name / f"{number}.safetensors").exists():
+                        restored.set_private_round(name, number)
+    return notes
+
+
+def _take_private(layout: Layout, new: Path) -> None:
+    """Private tensors that are here, beside and before those of the backup: of one round, the ones here are later."""
+    for path in sorted(layout.private.glob("*/*.safetensors")):
+        target = durable.make_directory(new / "private" / path.parent.name) / path.name
+        with path.open("rb") as reading, durable.writing(target) as writing:
+            shutil.copyfileobj(reading, writing)
+
+
+def _take_identity(layout: Layout, new: Path, own: Credentials | None) -> list[str]:
+    """The certificate that is here stays; it is at least as new as the backup's."""
+    durable.remove(new / CA_MEMBER)
+    if own is not None:
+        own.save(new / "identity" / "agent.pem")
+        if layout.aggregator.exists():
+            durable.replace(new / "identity" / "aggregator", layout.aggregator.read_bytes())
+    return [] if (new / "identity" / "agent.pem").exists() else [ENROLL]
+
+
+def _newest_epoch(new: Path, clock: Clock, manifest: Manifest) -> int:
+    with contextlib.closing(State(new / "state.db", clock)) as state:
+        heard = state.history(digest(manifest.ca_sha256))
+    return 0 if heard is None else heard.epoch

@@ -1,0 +1,129 @@
+"""The daemon's side of epochs and backups: what it tells sites of its history, and what it hears of theirs.
+
+A site that has seen more than this state knows proves that the state directory was put back by hand: the site is refused in
+words, and so is an operator told (condition `history` of `histofed status`). Nothing is dropped on either side meanwhile;
+a restore begins the next epoch, and sites follow. What a site claims concerns that site alone: one that lies about epochs
+shuts out nobody else.
+
+Backups are made by another process beside this one (`aggregator/backup.py`), which may not write the journal: it leaves a
+row, and the daemon journals it. Rows also say which private tensors sites should keep (`backed_up`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+from collections.abc import Iterator, Sequence
+
+import sqlalchemy as sa
+
+from aggregator import schema
+from aggregator.database import Database
+from histofed.audit.history import EPOCH_KEY, History, repair
+from histofed.audit.journal import Journal
+from histofed.base.clock import Clock, iso
+from histofed.base.errors import NotFound, TryLater, WentBack
+from histofed.base.health import Health
+from histofed.base.ids import ExperimentId, RoundKey, SiteId
+from histofed.telemetry.logs import fields
+
+log = logging.getLogger(__name__)
+
+
+class Chronicle:
+    """The epoch that this state is in, its journal's head, and its backups."""
+
+    def __init__(self, database: Database, journal: Journal, clock: Clock, health: Health) -> None:
+        self._database = database
+        self._journal = journal
+        self._clock = clock
+        self._health = health
+        self._ahead: dict[SiteId, History] = {}
+        with database.reading() as connection:
+            self.epoch: int = connection.execute(sa.select(sa.func.max(schema.epochs.c.number))).scalar_one() or 1
+
+    def now(self) -> History:
+        """What sites are told."""
+        return History(self.epoch, self._journal.head)
+
+    def meet(self, site: SiteId, seen: History | None) -> None:
+        """A site says hello and what it has seen. Raises `WentBack` when that is not in this history."""
+        if seen is not None and not self._holds(seen):
+            self._ahead[site] = seen
+            self._tell()
+            log.error("this state is not what a site has seen", extra=fields(site=site, seen=str(seen), own=str(self.now())))
+            raise WentBack(
+                f"this aggregator's history ({self.now()}) does not contain what site {site} has seen of it ({seen}): its "
+                "state directory was put back from a copy without `histofed-aggregator restore`, or restored twice from one "
+                f"backup; {repair(self.epoch, seen.epoch)}"
+            )
+        if self._ahead.pop(site, None) is not None:
+            self._tell()
+
+    def check(self, metadata: Sequence[tuple[str, str | bytes]]) -> None:
+        """A call about a task was made in this epoch. Raises `TryLater`: the site is to say hello, and hears of the new one.
+
+        A call that names no epoch is let through: what it asks for is checked against the rounds all the same.
+        """
+        told = next((value for key, value in metadata if key == EPOCH_KEY), None)
+        if told is None or str(told) == str(self.epoch):
+            return
+        raise TryLater(
+            f"the aggregator was restored from a backup: it is in epoch {self.epoch}, the call is of epoch "
+            f"{str(told)[:12]}; say hello again, tasks that are still wanted are offered again"
+        )
+
+    @contextlib.contextmanager
+    def forgotten(self, key: RoundKey) -> Iterator[None]:
+        """A round that is not known here may be one that a restore lost: then `NotFound` says so."""
+        try:
+            yield
+        except NotFound as error:
+            if self.epoch == 1:
+                raise
+            raise NotFound(
+                f"round {key} is not known here: this aggregator was restored from a backup that is older than the round "
+                f"(epoch {self.epoch}); what was made for it is to be cleared away"
+            ) from error
+
+    def backed_up(self, experiment: ExperimentId) -> int:
+        """The newest committed round of the experiment that the newest backup holds; 0 for none."""
+        newest = sa.select(schema.backups.c.rounds).order_by(schema.backups.c.made_at.desc()).limit(1)
+        with self._database.reading() as connection:
+            rounds = connection.execute(newest).scalar_one_or_none()
+        return 0 if rounds is None else int(json.loads(rounds).get(experiment, 0))
+
+    def note_backups(self) -> None:
+        """Journal the backups that were made beside this process. Raises `CannotWriteState`; a later call notes them."""
+        table = schema.backups
+        query = sa.select(table).where(table.c.digest.is_not(None), table.c.noted_at.is_(None)).order_by(table.c.made_at)
+        with self._database.reading() as connection:
+            rows = connection.execute(query).all()
+        for row in rows:
+            self._journal.append("backup.made", subject={"backup": row.digest, "made_at": row.made_at})
+            with self._database.writing() as connection:
+                connection.execute(sa.update(table).where(table.c.id == row.id).values(noted_at=iso(self._clock.now())))
+            log.info("a backup was made", extra=fields(made_at=row.made_at, sha256=row.digest))
+
+    def _holds(self, seen: History) -> bool:
+        """Whether the site's last word of us is in our past."""
+        if seen.epoch != self.epoch:
+            return seen.epoch < self.epoch
+        try:
+            return self._journal.contains(seen.head)
+        except OSError as error:
+            raise TryLater(f"the audit journal cannot be read ({error.strerror}); its disk may be failing") from error
+
+    def _tell(self) -> None:
+        """Say in `status` which sites have seen more."""
+        if not self._ahead:
+            self._health.set("history", True, "every site's last word of this aggregator is in its journal")
+            return
+        epoch = max(seen.epoch for seen in self._ahead.values())
+        self._health.set(
+            "history",
+            False,
+            f"{', '.join(sorted(self._ahead))} saw a history that this state does not hold: it was put back from a copy "
+            f"without `restore`; {repair(self.epoch, epoch)}",
+        )

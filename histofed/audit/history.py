@@ -1,0 +1,76 @@
+"""How far an aggregator's history goes, and how a site notices that it has gone back.
+
+The audit journal never loses a record, so its head (how many records, the hash of the last one) tells any two states of one
+aggregator apart. A restore is the one honest way back: it begins the next *epoch*. What a site was told last must therefore
+still be in the aggregator's journal, unless the epoch is a later one. A state directory that was put back by hand, an old
+snapshot of a virtual machine, a clone: each shows an old epoch without that record.
+
+`restored` makes the record that a restore leaves in a journal; `verify` reads it. Pure.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Final
+
+from histofed.audit.verify import RESTORED, Head
+from histofed.base.errors import BadData
+from histofed.base.ids import Json, digest
+
+EPOCH_KEY: Final = "histofed-epoch"
+"""Metadata of a site's calls about its tasks: the epoch in which they were offered."""
+REPAIR: Final = "on the aggregator's machine stop the daemon and run `histofed-aggregator restore --in-place"
+"""What an operator does about a state that was put back by hand; the closing mark and an epoch may follow."""
+
+
+@dataclass(frozen=True)
+class History:
+    """Where an aggregator's history stands."""
+
+    epoch: int
+    """Counts from 1."""
+    head: Head
+    """The last record of its audit journal."""
+
+    @classmethod
+    def parse(cls, epoch: int, records: int, head: str) -> History:
+        """What came over the wire, checked. Raises `BadData`."""
+        if epoch < 1 or records < 0:
+            raise BadData("a history has an epoch from 1 on and no negative number of records")
+        return cls(epoch, Head(records, digest(head)))
+
+    def older_than(self, seen: History) -> bool:
+        """Whether this history must have gone back, by its numbers alone."""
+        return (self.epoch, self.head.sequence) < (seen.epoch, seen.head.sequence)
+
+    def __str__(self) -> str:
+        return f"epoch {self.epoch}, record {self.head.sequence}"
+
+
+def repair(own_epoch: int, seen_epoch: int) -> str:
+    """The command that makes a state which was put back by hand an honest one, in words."""
+    number = f" --epoch {seen_epoch + 1}" if seen_epoch > own_epoch else ""
+    return f"{REPAIR}{number}`"
+
+
+def restored(
+    *, epoch_from: int, epoch: int, backup: str, made_at: str, backup_head: Head, old_head: Head | None, kept: str
+) -> Mapping[str, Json]:
+    """The subject of the record `RESTORED`.
+
+    `backup` is the digest of the backup's manifest (empty for a state that was put back by hand), `made_at` its moment,
+    `old_head` where the journal that was here before ended, `kept` the name of the folder that it was moved to.
+    """
+    return {
+        "epoch_from": epoch_from,
+        "epoch": epoch,
+        "backup": backup,
+        "made_at": made_at,
+        "backup_head": f"{backup_head.sequence}:{backup_head.hash}",
+        "old_head": None if old_head is None else f"{old_head.sequence}:{old_head.hash}",
+        "kept": kept,
+    }
+
+
+__all__ = ["EPOCH_KEY", "RESTORED", "History", "repair", "restored"]

@@ -1,0 +1,122 @@
+"""What the aggregator says of its history, and what it hears: sites that have seen more, calls of another epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import sqlalchemy as sa
+
+from aggregator import schema
+from aggregator.database import Database
+from aggregator.history import Chronicle
+from histofed.audit.history import EPOCH_KEY, History
+from histofed.audit.journal import Journal
+from histofed.audit.verify import Head, records
+from histofed.base.clock import FakeClock
+from histofed.base.errors import NotFound, TryLater, WentBack
+from histofed.base.health import Health
+from histofed.base.ids import ExperimentId, RoundKey, SiteId
+
+NORTH, SOUTH = SiteId("north"), SiteId("south")
+
+
+@dataclass
+class Desk:
+    folder: Path
+    journal: Journal
+    database: Database
+    health: Health
+
+    def chronicle(self) -> Chronicle:
+        return Chronicle(self.database, self.journal, FakeClock(), self.health)
+
+    def condition(self) -> tuple[bool, str]:
+        return next((each.ok, each.words) for each in self.health.conditions() if each.name == "history")
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Iterator[Desk]:
+    clock = FakeClock()
+    journal = Journal(tmp_path / "journal", clock, "test")
+    for number in range(5):
+        journal.append("test.done", subject={"number": number})
+    database = Database(tmp_path / "state.db")
+    yield Desk(tmp_path, journal, database, Health(clock, required=()))
+    database.close()
+    journal.close()
+
+
+def begin_epoch(desk: Desk, number: int) -> None:
+    with desk.database.writing() as connection:
+        connection.execute(sa.insert(schema.epochs).values(number=number, began_at="2026"))
+
+
+def test_a_state_that_was_never_restored_is_in_epoch_one(desk: Desk) -> None:
+    assert desk.chronicle().now() == History(1, desk.journal.head)
+    begin_epoch(desk, 4)
+    assert desk.chronicle().epoch == 4
+
+
+def test_a_site_whose_last_word_is_in_the_journal_is_welcome(desk: Desk) -> None:
+    chronicle, seen = desk.chronicle(), desk.chronicle().now()
+    desk.journal.append("test.done", subject={})
+    chronicle.meet(NORTH, seen)
+    chronicle.meet(SOUTH, None)
+
+
+@pytest.mark.parametrize(("epoch", "records"), [(1, 6), (1, 3), (2, 1), (7, 0)])
+def test_a_site_that_has_seen_more_is_refused_and_told_of(desk: Desk, epoch: int, records: int) -> None:
+    chronicle = desk.chronicle()
+    with pytest.raises(WentBack, match="put back from a copy") as refused:
+        chronicle.meet(NORTH, History(epoch, Head(records, "a" * 64)))
+    assert ("--epoch" in str(refused.value)) == (epoch > 1)
+    ok, words = desk.condition()
+    assert not ok
+    assert "north" in words
+    # others are not shut out by what one says, and one that was repaired is forgotten
+    chronicle.meet(SOUTH, chronicle.now())
+    assert not desk.condition()[0]
+    chronicle.meet(NORTH, chronicle.now())
+    assert desk.condition()[0]
+
+
+def test_after_a_restore_an_older_epoch_is_welcome_whatever_it_saw(desk: Desk) -> None:
+    begin_epoch(desk, 2)
+    desk.chronicle().meet(NORTH, History(1, Head(9999, "a" * 64)))
+
+
+def test_a_call_of_another_epoch_has_to_say_hello_first(desk: Desk) -> None:
+    begin_epoch(desk, 2)
+    chronicle = desk.chronicle()
+    chronicle.check([(EPOCH_KEY, "2"), ("traceparent", "x")])
+    chronicle.check([("traceparent", "x")])
+    for told in ("1", "3", "two", ""):
+        with pytest.raises(TryLater, match="say hello again"):
+            chronicle.check([(EPOCH_KEY, told)])
+
+
+def test_a_round_that_a_restore_lost_is_explained(desk: Desk) -> None:
+    key = RoundKey(ExperimentId("demo"), 7)
+    with pytest.raises(NotFound, match=r"^unknown$"), desk.chronicle().forgotten(key):
+        raise NotFound("unknown")
+    begin_epoch(desk, 2)
+    with pytest.raises(NotFound, match="restored from a backup that is older"), desk.chronicle().forgotten(key):
+        raise NotFound("unknown")
+
+
+def test_backups_are_journalled_once_and_the_newest_says_what_sites_keep(desk: Desk) -> None:
+    chronicle = desk.chronicle()
+    assert chronicle.backed_up(ExperimentId("demo")) == 0
+    with desk.database.writing() as connection:
+        for number, digest in ((1, "d" * 64), (2, None)):
+            row = {"id": str(number), "made_at": f"202{number}", "rounds": f'{{"demo": {number}}}', "digest": digest}
+            connection.execute(sa.insert(schema.backups).values(row))
+    assert chronicle.backed_up(ExperimentId("demo")) == 2
+    assert chronicle.backed_up(ExperimentId("other")) == 0
+    chronicle.note_backups()
+    chronicle.note_backups()
+    made = [record for record in records(desk.folder / "journal") if record.action == "backup.made"]
+    assert [record.subject["backup"] for record in made] == ["d" * 64], "one that is not complete is none"
