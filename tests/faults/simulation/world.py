@@ -14,12 +14,16 @@ from random import Random
 from typing import Any, Final
 from unittest import mock
 
+import sqlalchemy as sa
+
 import agent.link
+import agent.work
+from aggregator import schema
 from aggregator.lifecycle import OPEN, Order
-from aggregator.members import Members
 from aggregator.rounds import RoundState
 from histofed.audit.record import Who
 from histofed.audit.verify import records
+from histofed.base.clock import iso
 from histofed.base.durable import make_directory
 from histofed.base.errors import HistofedError
 from histofed.base.experiment import parse_experiment
@@ -29,15 +33,17 @@ from histofed.transport import limits
 from histofed.transport.store import BlobStore
 from tests.faults.facts import Fact, History, ModelSeen, Steered, Stopped
 from tests.faults.observation import read_disk
+from tests.faults.simulation import whole_site
 from tests.faults.simulation.channel import Connection
 from tests.faults.simulation.disk import AggregatorDisk
 from tests.faults.simulation.identities import Identities
 from tests.faults.simulation.life import Life
 from tests.faults.simulation.light_site import Habits, LightSite
 from tests.faults.simulation.network import DOWN, UP, Network
-from tests.faults.simulation.powercut import failpoints_watched
+from tests.faults.simulation.powercut import PowerCut, failpoints_watched
 from tests.faults.simulation.scenario import Scenario, scenario
 from tests.faults.simulation.virtual import VirtualClock, VirtualLoop
+from tests.faults.simulation.whole_site import WholeSite
 
 log = logging.getLogger(__name__)
 
@@ -73,15 +79,14 @@ def simulate(seed: int, identities: Identities, plan: Scenario | None = None) ->
         with asyncio.Runner(loop_factory=VirtualLoop) as runner:
             world = World(plan, identities, Path(folder), runner.get_loop())
             stack.enter_context(mock.patch.object(agent.link, "open_connection", world.connection))
+            stack.enter_context(mock.patch.object(agent.work, "train", whole_site.train))
+            stack.enter_context(mock.patch.object(Credentials, "load", identities.load))
             return runner.run(world.main())
 
 
 def _fast_folder() -> str | None:
     """Memory, where there is some: power cuts are played, nothing has to reach a disk."""
     return "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108
-
-
-_HOUR: Final = timedelta(hours=1)
 
 
 def _names(plan: Scenario) -> tuple[str, ...]:
@@ -103,7 +108,7 @@ class World:
         self.network = Network(Random(f"network/{plan.seed}"), plan.weather)
         self._life: Life | None = None
         self.lives = 0
-        self._sites: dict[str, LightSite] = {}
+        self._sites: dict[str, LightSite | WholeSite] = {}
         self._agents: dict[str, asyncio.Task[None]] = {}
         self._background: dict[asyncio.Task[Any], None] = {}
         self._healed = False
@@ -115,8 +120,7 @@ class World:
 
     async def main(self) -> Outcome:
         """From the first site to the last round."""
-        for number in range(self.plan.sites):
-            self._join(f"site-{number:03}")
+        self._found()
         self._start()
         self._submit(self.plan.experiments[: len(self.plan.experiments) // 2 + 1])
         chaos = self._later(self._chaos())
@@ -188,14 +192,25 @@ class World:
 
     # --- sites -------------------------------------------------------------------------------------------------------
 
-    def _join(self, name: str) -> None:
-        """A hospital enrols and starts its agent."""
-        identity, random = self._identities.file(name), Random(f"site/{self.plan.seed}/{name}")
-        members = Members(self._disk.database, self.clock)
-        token = f"token of {name}"
-        members.create_token(token, SiteId(name), self.clock.now() + _HOUR)
-        members.enrol(token, SiteId(name), f"spiffe://simulation.example/site/{name}", name, self.clock.now() + _HOUR)
-        site = LightSite(name, identity, self._folder, self.clock, random, self.told.append)
+    def _found(self) -> None:
+        """The hospitals that are there from the beginning."""
+        names = [f"site-{number:03}" for number in range(self.plan.sites)]
+        now = iso(self.clock.now())
+        with self._disk.database.writing() as connection:
+            connection.execute(
+                sa.insert(schema.sites), [{"name": name, "enrolled_at": now, "left_at": now} for name in names]
+            )
+        for name in names:
+            self._open_site(name)
+
+    def _open_site(self, name: str) -> None:
+        """It starts its agent."""
+        random, identity = Random(f"site/{self.plan.seed}/{name}"), self._identities.file(name)
+        site: LightSite | WholeSite
+        if len(self._sites) < self.plan.whole_agents:
+            site = WholeSite(name, identity, self._folder, self.clock, random, self.told.append, self._bugs.append)
+        else:
+            site = LightSite(name, identity, self._folder, self.clock, random, self.told.append)
         site.habits = self.plan.habits if not self._healed else Habits()
         self._sites[name] = site
         self._boot(name)
@@ -301,7 +316,16 @@ class World:
         self._inside(work)
 
     def _new_site(self) -> None:
-        self._join(f"site-{len(self._sites):03}")
+        """A hospital joins while the others train."""
+        name = f"site-{len(self._sites):03}"
+
+        def work(life: Life) -> None:
+            later = self.clock.now() + timedelta(hours=1)
+            life.members.create_token(name, SiteId(name), later)
+            life.members.enrol(name, SiteId(name), f"spiffe://simulation.example/site/{name}", name, later)
+            self._open_site(name)
+
+        self._inside(work)
 
     # --- the end -----------------------------------------------------------------------------------------------------
 
@@ -350,5 +374,5 @@ class World:
 
     def _unhandled(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         error = context.get("exception")
-        if error is not None:
+        if error is not None and not isinstance(error, PowerCut):
             self._bugs.append(error)
