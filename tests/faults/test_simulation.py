@@ -58,7 +58,10 @@ def test_a_transition_that_was_not_written_is_found(identities: Identities, monk
 
 def test_bytes_that_are_acknowledged_and_not_kept_are_found(identities: Identities, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(PartFile, "_recover", lambda part: 0)
-    lossy = replace(small(3), weather=replace(small(3).weather, loss=0.2))
+    # updates of many pieces over a network that breaks in the middle of them
+    plan = small(3)
+    large = tuple(toml.partition("[config]")[0] + "[config]\ndimension = 200\nsteps = 1\n" for toml in plan.experiments)
+    lossy = replace(plan, experiments=large, whole_agents=0, weather=replace(plan.weather, loss=0.1))
     assert "byte-lost" in {violation.law for violation in check(simulate(3, identities, lossy).history)}
 
 

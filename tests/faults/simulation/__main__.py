@@ -3,41 +3,60 @@
 from __future__ import annotations
 
 import argparse
+import atexit
+import functools
 import logging
+import multiprocessing
+import os
 import sys
 import time
 import traceback
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 
 from tests.faults.history import check, fingerprint
 from tests.faults.simulation.identities import Identities
-from tests.faults.simulation.world import Outcome, simulate
+from tests.faults.simulation.world import simulate
+
+
+@dataclass(frozen=True)
+class Report:
+    """One seed."""
+
+    seed: int
+    words: str
+    problems: tuple[str, ...]
+    rounds: int
+    processor_s: float
 
 
 def main() -> int:
-    """Run the seeds. Returns how many of them failed, at most 1."""
+    """Run the seeds. Returns 1 when one of them failed."""
     asked = _arguments()
-    logging.basicConfig(level=logging.INFO if asked.verbose else logging.CRITICAL, format="%(name)s: %(message)s")
-    identities, failed, rounds = Identities(), 0, 0
-    began, computed = time.monotonic(), time.process_time()
-    for seed in asked.seeds:
-        outcome = simulate(seed, identities)
-        problems = _problems(outcome)
-        rounds += outcome.rounds
-        failed += bool(problems)
-        if problems or asked.verbose:
-            _tell(seed, outcome, problems)
-    identities.close()
-    wall, busy = time.monotonic() - began, time.process_time() - computed
+    began = time.monotonic()
+    failed = rounds = 0
+    processor_s = 0.0
+    for report in _reports(asked.seeds, asked.jobs, asked.verbose):
+        failed += bool(report.problems)
+        rounds += report.rounds
+        processor_s += report.processor_s
+        if report.problems or asked.verbose:
+            _tell(report)
+    wall_s = time.monotonic() - began
     print(
-        f"{len(asked.seeds)} seeds, {failed} failed; {rounds} rounds in {wall:.1f} s: {rounds / wall * 60:.0f} a minute"
-        f" ({rounds / busy * 60:.0f} a minute of processor time)"
+        f"{len(asked.seeds)} seeds, {failed} failed; {rounds} rounds in {wall_s:.1f} s with {asked.jobs} processes: "
+        f"{rounds / wall_s * 60:.0f} a minute ({rounds / processor_s * 60:.0f} a minute of one processor)"
     )
-    return min(failed, 1)
+    return int(failed > 0)
 
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.faults.simulation", description=__doc__)
     parser.add_argument("--seeds", type=_seeds, default=range(1, 21), metavar="N[-M]", help="default: 1-20")
+    parser.add_argument(
+        "--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="processes; default: one per core"
+    )
     parser.add_argument("--verbose", action="store_true", help="what each seed did, and what the daemons log")
     return parser.parse_args()
 
@@ -50,20 +69,43 @@ def _seeds(text: str) -> range:
     return found
 
 
-def _problems(outcome: Outcome) -> list[str]:
-    crashes = ["".join(traceback.format_exception(bug)) for bug in outcome.bugs]
-    return [str(violation) for violation in check(outcome.history)] + crashes
+def _reports(seeds: Sequence[int], jobs: int, verbose: bool) -> Iterator[Report]:
+    """The seeds' reports, in their order."""
+    run = functools.partial(_run, verbose=verbose)
+    if min(jobs, len(seeds)) <= 1:
+        yield from map(run, seeds)
+        return
+    with ProcessPoolExecutor(min(jobs, len(seeds)), multiprocessing.get_context("spawn")) as pool:
+        yield from pool.map(run, seeds)
 
 
-def _tell(seed: int, outcome: Outcome, problems: list[str]) -> None:
-    print(
+def _run(seed: int, verbose: bool) -> Report:
+    logging.basicConfig(level=logging.INFO if verbose else logging.CRITICAL, format="%(name)s: %(message)s")
+    identities, began = _identities(), time.process_time()
+    outcome = simulate(seed, identities)
+    crashes = ("".join(traceback.format_exception(bug)) for bug in outcome.bugs)
+    problems = (*map(str, check(outcome.history)), *crashes)
+    words = (
         f"seed {seed}: {outcome.rounds} rounds, {outcome.lives} lives of the aggregator, {outcome.messages} messages, "
         f"{outcome.virtual_s:.0f} virtual seconds, digest {fingerprint(outcome.history)[:16]}"
     )
-    for problem in problems:
+    return Report(seed, words, problems, outcome.rounds, time.process_time() - began)
+
+
+@functools.cache
+def _identities() -> Identities:
+    """Made once per process."""
+    made = Identities()
+    atexit.register(made.close)
+    return made
+
+
+def _tell(report: Report) -> None:
+    print(report.words)
+    for problem in report.problems:
         print(f"  {problem}")
-    if problems:
-        print(f"  repeat it: python -m tests.faults.simulation --seeds {seed} --verbose")
+    if report.problems:
+        print(f"  repeat it: python -m tests.faults.simulation --seeds {report.seed} --verbose", flush=True)
 
 
 if __name__ == "__main__":

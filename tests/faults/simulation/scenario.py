@@ -83,7 +83,7 @@ def _experiment(random: Random, number: int) -> str:
             f"attempts = {random.randint(1, 3)}",
             f"abandoned_limit = {random.choice((3, 20, 100))}",
             "[config]",
-            "dimension = 16",
+            f"dimension = {random.choice((4, 16, 200))}",
             "steps = 1",
             "",
         )

@@ -161,7 +161,7 @@ class World:
         self.life, self.network.server = None, None
         if power_cut:
             self.told.append(Stopped())
-        pause = self._random.choice((0.5, 5.0, 30.0, 200.0)) if not self._healed else 1.0
+        pause = 1.0 if self._healed else self._random.choice((0.2, 0.2, 1.0, 5.0, 30.0, 150.0))
         self.later(self._start_again(self._random.uniform(0.0, pause)))
 
     async def _start_again(self, pause: float) -> None:
