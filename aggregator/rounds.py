@@ -248,7 +248,7 @@ def _step_task(
             return task, ()
         case Failed(attempt=attempt), _ if attempt < task.attempt or task.state is TaskState.DECLINED:
             return task, ()
-        case Failed(reason=reason, retryable=retryable), _ if task.state in WITH_SITE:
+        case Failed(reason=reason, retryable=retryable), _ if task.state in WITH_SITE and event.attempt == task.attempt:
             return _failed(task, reason, retryable and task.attempt < state.attempts)
         case Announced(weights=weights, update_bytes=size), (TaskState.ACCEPTED | TaskState.UPLOADING):
             return replace(task, state=TaskState.UPLOADING, weights=weights, update_bytes=size), ()

@@ -24,7 +24,7 @@ class Channel:
     def unary_unary(self, path: str, *_: Any, **__: Any) -> Callable[..., Any]:
         """A method with one answer."""
 
-        async def call(request: Any, *, timeout: float | None = None, metadata: Sequence[Any] = ()) -> Any:
+        async def call(request: Any, *, timeout: float | None = None, metadata: Sequence[Any] = ()) -> Any:  # noqa: ASYNC109  # gRPC's name
             return await self._network.call(self._site, path, request, timeout)
 
         return call

@@ -7,7 +7,6 @@ from datetime import timedelta
 from pathlib import Path
 
 from histofed.base.clock import FakeClock
-from histofed.base.durable import make_directory
 from histofed.pki.credentials import Credentials
 from tests.faults.simulation.virtual import START
 from tests.support.pki import Federation
@@ -22,24 +21,30 @@ class Identities:
     def __init__(self) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="histofed-identities-")
         self._federation = Federation("simulation.example", FakeClock(START - timedelta(days=30)))
-        self._pem: dict[str, bytes] = {}
+        self._credentials: dict[Path, Credentials] = {}
         self.aggregator: Credentials = self._federation.issue(
             self._federation.authority.aggregator(), LIFETIME, ("aggregator.example",)
         )
 
     def file(self, site: str) -> Path:
         """The identity file of a site."""
-        path = make_directory(Path(self._folder.name)) / f"{site}.pem"
-        if site not in self._pem:
+        path = self._path(site)
+        if path not in self._credentials:
             credentials = self._federation.site(site, LIFETIME)
             credentials.save(path)
-            self._pem[site] = credentials.certificate_pem
+            self._credentials[path] = credentials
         return path
 
     def certificate(self, site: str) -> bytes:
         """A site's certificate, PEM."""
-        self.file(site)
-        return self._pem[site]
+        return self.load(self.file(site)).certificate_pem
+
+    def load(self, path: Path) -> Credentials:
+        """What `Credentials.load` would read again and again."""
+        return self._credentials[path]
+
+    def _path(self, site: str) -> Path:
+        return Path(self._folder.name) / f"{site}.pem"
 
     def close(self) -> None:
         """Remove the files."""

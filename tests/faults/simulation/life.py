@@ -11,14 +11,12 @@ import contextvars
 import logging
 import os
 from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
 from random import Random
 from typing import Any, Final, cast
 
 from aggregator.config import RetentionRules
 from aggregator.engine import Engine
 from aggregator.fleet import Changes, Fleet
-from aggregator.jobs import Job
 from aggregator.members import Members
 from aggregator.models import ModelForge
 from aggregator.pool import Workers
@@ -27,10 +25,9 @@ from aggregator.scheduler import Scheduler
 from aggregator.services.rounds import FleetServicer, SitePermissions
 from aggregator.space import Space
 from aggregator.store import Store
-from aggregator.worker import perform
 from histofed.audit.journal import Journal
 from histofed.audit.record import SYSTEM
-from histofed.base.errors import AggregatorUnavailable, HistofedError, WorkerLost
+from histofed.base.errors import AggregatorUnavailable, HistofedError
 from histofed.base.health import Health
 from histofed.pki.credentials import Credentials
 from histofed.telemetry.metrics import NoMetrics
@@ -41,6 +38,7 @@ from tests.faults.facts import Fact, Refused
 from tests.faults.simulation.disk import AggregatorDisk, FencedDatabase, FencedJournal, no_space
 from tests.faults.simulation.network import Answer, Ended
 from tests.faults.simulation.powercut import RUNNING, PowerCut
+from tests.faults.simulation.stand_ins import Called, InlineWorkers, Trouble
 from tests.faults.simulation.virtual import VirtualClock
 
 log = logging.getLogger(__name__)
@@ -49,18 +47,6 @@ REFUSING: Final = frozenset(
     {"journal.before_fsync", "blob.chunk_written", "replace.before_rename", "database.before_commit"}
 )
 """Where a full disk says so."""
-
-
-@dataclass
-class Trouble:
-    """What is to happen to this machine."""
-
-    cut_after: int = 0
-    """The power goes at this passage of a failpoint from now; 0 for not."""
-    refuses: float = 0.0
-    """Share of the writes that the disk refuses."""
-    lost_workers: float = 0.0
-    """Share of the jobs whose child process is killed for good."""
 
 
 class Life:
@@ -114,7 +100,7 @@ class Life:
         forge = ModelForge(
             store=store,
             blobs=self.blobs,
-            workers=cast(Workers, _Inline(self, clock, self._random)),
+            workers=cast(Workers, InlineWorkers(self.trouble, clock, self._random)),
             credentials=self._credentials,
             scratch=self._disk.scratch,
             clock=clock,
@@ -281,8 +267,8 @@ class Life:
         service, name = method.rpartition("v1.")[2].split("/")
         return cast(Callable[..., Any], getattr(self._services[service], name))
 
-    def _called_by(self, site: str) -> _Context:
-        return _Context(site, self._certificates(site))
+    def _called_by(self, site: str) -> Called:
+        return Called(site, self._certificates(site))
 
     def _spawn(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         task = asyncio.get_running_loop().create_task(self._guarded(work), context=self._context.copy())
@@ -300,36 +286,3 @@ class Life:
                 raise
         except Exception as error:
             self._on_bug(error)
-
-
-class _Inline:
-    """`Workers` without processes: a job takes some virtual time, and then no time at all."""
-
-    def __init__(self, life: Life, clock: VirtualClock, random: Random) -> None:
-        self._life = life
-        self._clock = clock
-        self._random = random
-
-    async def run(self, job: Job) -> Any:
-        """Do the job. Raises what it raises, and `WorkerLost`."""
-        await self._clock.sleep(self._random.expovariate(1 / 0.2))
-        if self._random.random() < self._life.trouble.lost_workers:
-            raise WorkerLost("the child process was killed, again and again")
-        return perform(job)
-
-
-@dataclass(frozen=True)
-class _Context:
-    """As much of a gRPC call as the servicers ask for."""
-
-    site: str
-    certificate: bytes
-
-    def auth_context(self) -> dict[str, list[bytes]]:
-        return {"x509_pem_cert": [self.certificate]}
-
-    def peer(self) -> str:
-        return f"sim:{self.site}"
-
-    def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
-        return ()

@@ -17,7 +17,7 @@ from typing import Final
 import numpy as np
 
 from agent.link import Beat, Link, Offer, Withdrawal
-from agent.patience import until
+from agent.patience import PASSING, TASK_BACKOFF
 from histofed import weights
 from histofed.base.clock import Clock, iso
 from histofed.base.errors import BadData, HistofedError, NotFound, Stale
@@ -163,24 +163,24 @@ class LightSite:
         if finished is None or finished.attempt != offer.attempt:
             await self._clock.sleep(random.expovariate(10.0))
             if random.random() < habits.declines:
-                await self._patient(offer, lambda: link.decline(task, offer.attempt, "not today", POLICY))
+                await self._patient(lambda: link.decline(task, offer.attempt, "not today", POLICY))
                 return
             self._kept.in_hand = task, offer.attempt
-            await self._patient(offer, lambda: link.accept(task, offer.attempt, POLICY))
+            await self._patient(lambda: link.accept(task, offer.attempt, POLICY))
             if random.random() < 0.1:
                 target = self._folder / f"{self.name}-{offer.base}"
-                await self._patient(offer, lambda: link.download(offer.base, offer.base_bytes, target, _quiet))
+                await self._patient(lambda: link.download(offer.base, offer.base_bytes, target, _quiet))
                 target.unlink()
             await self._train(link, offer)
             if random.random() < habits.fails:
-                await self._patient(offer, lambda: link.fail(task, offer.attempt, "out of memory", random.random() < 0.8))
+                await self._patient(lambda: link.fail(task, offer.attempt, "out of memory", random.random() < 0.8))
                 return
             finished = self._finish(link, offer)
         try:
-            await self._patient(offer, lambda: self._deliver(link, finished))
+            await self._patient(lambda: self._deliver(link, finished))
         except BadData as error:
             if not isinstance(error, Stale | NotFound):
-                await self._patient(offer, lambda: link.fail(task, offer.attempt, "cannot be sent", False))
+                await self._patient(lambda: link.fail(task, offer.attempt, "cannot be sent", False))
             self._forget(finished)
 
     async def _train(self, link: Link, offer: Offer) -> None:
@@ -247,8 +247,14 @@ class LightSite:
         if self._kept.in_hand is not None and self._kept.in_hand[0] == finished.task:
             self._kept.in_hand = None
 
-    async def _patient(self, offer: Offer, operation: Callable[[], Awaitable[None]]) -> None:
-        await until(offer.deadline, "do it", operation, clock=self._clock, random=self._random)
+    async def _patient(self, operation: Callable[[], Awaitable[None]]) -> None:
+        """Try until it is done, or the aggregator says that nobody wants it any more."""
+        delays = TASK_BACKOFF.delays(self._random)
+        while True:
+            try:
+                return await operation()
+            except PASSING:
+                await self._clock.sleep(next(delays))
 
 
 _FAULTS: Final = ("nan", "shape", "base", "bytes")

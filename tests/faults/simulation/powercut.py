@@ -1,7 +1,7 @@
 """Crashes and full disks at the product's own failpoints, inside one process.
 
-`durable.failpoint` asks a table what is armed; the simulation puts itself into that table. Who passes by is told by a context
-variable that every task of a life carries: a crash fells the life that passes, and nobody else.
+`durable.failpoint` asks a table what is armed; the simulation puts itself into that table. Who passes by is told by a
+context variable that every task of a life carries: a crash fells the life that passes, and nobody else.
 """
 
 from __future__ import annotations

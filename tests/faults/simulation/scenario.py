@@ -16,6 +16,8 @@ class Scenario:
 
     seed: int
     sites: int
+    whole_agents: int
+    """So many of the sites run the whole agent; the others are played."""
     experiments: tuple[str, ...]
     """TOML; the later ones are submitted while the others run."""
     weather: Weather
@@ -34,10 +36,12 @@ def scenario(seed: int) -> Scenario:
     random = Random(f"scenario/{seed}")
     calm = random.random() < 0.1
     rate = 0.0 if calm else random.random()
+    sites = random.choice((5, 20, 50, 100, 200, 300))
     return Scenario(
         seed=seed,
-        sites=random.randint(40, 300),
-        experiments=tuple(_experiment(random, number) for number in range(random.randint(3, 9))),
+        sites=sites,
+        whole_agents=min(random.randint(0, 4), sites),
+        experiments=tuple(_experiment(random, number) for number in range(random.randint(2, 6))),
         weather=Weather(
             latency_s=random.choice((0.005, 0.02, 0.2)),
             loss=rate * random.choice((0.0, 0.002, 0.02)),
@@ -57,8 +61,8 @@ def scenario(seed: int) -> Scenario:
         ),
         refuses=0.0 if calm else random.choice((0.0, 0.02, 0.3)),
         lost_workers=rate * random.choice((0.0, 0.0, 0.02)),
-        fault_every_s=1e9 if calm else random.choice((3.0, 8.0, 20.0)),
-        chaos_s=random.choice((60.0, 150.0)),
+        fault_every_s=1e9 if calm else random.choice((2.0, 5.0, 15.0)),
+        chaos_s=random.choice((30.0, 60.0, 120.0)),
     )
 
 
@@ -68,7 +72,7 @@ def _experiment(random: Random, number: int) -> str:
         (
             f'name = "trial-{number}"',
             'recipe = "mean"',
-            f"rounds = {random.randint(5, 40)}",
+            f"rounds = {random.randint(3, 20)}",
             "[sampling]",
             f"minimum = {minimum}",
             f"fraction = {random.choice((0.005, 0.01, 0.02))}",
@@ -79,7 +83,7 @@ def _experiment(random: Random, number: int) -> str:
             f"attempts = {random.randint(1, 3)}",
             f"abandoned_limit = {random.choice((3, 20, 100))}",
             "[config]",
-            "dimension = 16",
+            f"dimension = {random.choice((4, 16, 200))}",
             "steps = 1",
             "",
         )

@@ -7,19 +7,22 @@ import contextlib
 import logging
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from random import Random
 from typing import Any, Final
 from unittest import mock
 
+import sqlalchemy as sa
+
 import agent.link
+import agent.work
+from aggregator import schema
 from aggregator.lifecycle import OPEN, Order
-from aggregator.members import Members
-from aggregator.rounds import RoundState
 from histofed.audit.record import Who
 from histofed.audit.verify import records
+from histofed.base.clock import iso
 from histofed.base.durable import make_directory
 from histofed.base.errors import HistofedError
 from histofed.base.experiment import parse_experiment
@@ -27,17 +30,20 @@ from histofed.base.ids import SiteId
 from histofed.pki.credentials import Credentials
 from histofed.transport import limits
 from histofed.transport.store import BlobStore
-from tests.faults.facts import Fact, History, ModelSeen, Steered, Stopped
+from tests.faults.facts import Fact, History, Steered, Stopped
 from tests.faults.observation import read_disk
+from tests.faults.simulation import whole_site
 from tests.faults.simulation.channel import Connection
+from tests.faults.simulation.chaos import Chaos
 from tests.faults.simulation.disk import AggregatorDisk
 from tests.faults.simulation.identities import Identities
 from tests.faults.simulation.life import Life
 from tests.faults.simulation.light_site import Habits, LightSite
-from tests.faults.simulation.network import DOWN, UP, Network
-from tests.faults.simulation.powercut import failpoints_watched
+from tests.faults.simulation.network import Network
+from tests.faults.simulation.powercut import PowerCut, failpoints_watched
 from tests.faults.simulation.scenario import Scenario, scenario
 from tests.faults.simulation.virtual import VirtualClock, VirtualLoop
+from tests.faults.simulation.whole_site import WholeSite
 
 log = logging.getLogger(__name__)
 
@@ -73,19 +79,14 @@ def simulate(seed: int, identities: Identities, plan: Scenario | None = None) ->
         with asyncio.Runner(loop_factory=VirtualLoop) as runner:
             world = World(plan, identities, Path(folder), runner.get_loop())
             stack.enter_context(mock.patch.object(agent.link, "open_connection", world.connection))
+            stack.enter_context(mock.patch.object(agent.work, "train", whole_site.train))
+            stack.enter_context(mock.patch.object(Credentials, "load", identities.load))
             return runner.run(world.main())
 
 
 def _fast_folder() -> str | None:
     """Memory, where there is some: power cuts are played, nothing has to reach a disk."""
     return "/dev/shm" if Path("/dev/shm").is_dir() else None  # noqa: S108
-
-
-_HOUR: Final = timedelta(hours=1)
-
-
-def _names(plan: Scenario) -> tuple[str, ...]:
-    return tuple(parse_experiment(toml).name for toml in plan.experiments)
 
 
 class World:
@@ -101,9 +102,10 @@ class World:
         self._disk = AggregatorDisk.create(folder / "aggregator")
         self._folder = make_directory(folder / "sites")
         self.network = Network(Random(f"network/{plan.seed}"), plan.weather)
-        self._life: Life | None = None
+        self.life: Life | None = None
         self.lives = 0
-        self._sites: dict[str, LightSite] = {}
+        self.sites: dict[str, LightSite | WholeSite] = {}
+        self.clocks: dict[str, VirtualClock] = {}
         self._agents: dict[str, asyncio.Task[None]] = {}
         self._background: dict[asyncio.Task[Any], None] = {}
         self._healed = False
@@ -115,11 +117,10 @@ class World:
 
     async def main(self) -> Outcome:
         """From the first site to the last round."""
-        for number in range(self.plan.sites):
-            self._join(f"site-{number:03}")
+        self._found()
         self._start()
         self._submit(self.plan.experiments[: len(self.plan.experiments) // 2 + 1])
-        chaos = self._later(self._chaos())
+        chaos = self.later(Chaos(self, Random(f"chaos/{self.plan.seed}")).run())
         await self.clock.sleep(self.plan.chaos_s / 3)
         self._submit(self.plan.experiments[len(self.plan.experiments) // 2 + 1 :])
         await self.clock.sleep(self.plan.chaos_s * 2 / 3)
@@ -150,158 +151,100 @@ class World:
             self.told.append,
             self._bugs.append,
         )
-        self._life = life
+        self.life = life
         if not self._healed:
             life.trouble.lost_workers = self.plan.lost_workers
         life.start()
         self.network.server = life
 
     def _ended(self, life: Life, power_cut: bool) -> None:
-        self._life, self.network.server = None, None
+        self.life, self.network.server = None, None
         if power_cut:
             self.told.append(Stopped())
-        pause = self._random.choice((0.5, 5.0, 30.0, 200.0)) if not self._healed else 1.0
-        self._later(self._start_again(self._random.uniform(0.0, pause)))
+        pause = 1.0 if self._healed else self._random.choice((0.2, 0.2, 1.0, 5.0, 30.0, 150.0))
+        self.later(self._start_again(self._random.uniform(0.0, pause)))
 
     async def _start_again(self, pause: float) -> None:
         await self.clock.sleep(pause)
         self._start()
 
-    def _inside(self, work: Callable[[Life], None]) -> None:
+    def inside(self, work: Callable[[Life], None]) -> None:
         """Something that an operator does, if the aggregator runs and has no objection."""
-        if self._life is not None and not self._life.dead:
+        if self.life is not None and not self.life.dead:
             with contextlib.suppress(HistofedError):
-                self._life.run(work)
+                self.life.run(work)
 
     def _submit(self, experiments: tuple[str, ...]) -> None:
         for toml in experiments:
-            self._later(self._submitted(toml))
+            self.later(self._submitted(toml))
 
     async def _submitted(self, toml: str) -> None:
         """The operator tries until it is done."""
         experiment = parse_experiment(toml)
         known: list[bool] = []
         while not known:
-            self._inside(lambda life: life.engine.submit(experiment, OPERATOR))
-            self._inside(lambda life: known.append(bool(life.engine.store.experiment(experiment.name))))
+            self.inside(lambda life: life.engine.submit(experiment, OPERATOR))
+            self.inside(lambda life: known.append(bool(life.engine.store.experiment(experiment.name))))
             await self.clock.sleep(1.0)
 
     # --- sites -------------------------------------------------------------------------------------------------------
 
-    def _join(self, name: str) -> None:
-        """A hospital enrols and starts its agent."""
-        identity, random = self._identities.file(name), Random(f"site/{self.plan.seed}/{name}")
-        members = Members(self._disk.database, self.clock)
-        token = f"token of {name}"
-        members.create_token(token, SiteId(name), self.clock.now() + _HOUR)
-        members.enrol(token, SiteId(name), f"spiffe://simulation.example/site/{name}", name, self.clock.now() + _HOUR)
-        site = LightSite(name, identity, self._folder, self.clock, random, self.told.append)
+    def _found(self) -> None:
+        """The hospitals that are there from the beginning."""
+        names = [f"site-{number:03}" for number in range(self.plan.sites)]
+        now = iso(self.clock.now())
+        with self._disk.database.writing() as connection:
+            connection.execute(
+                sa.insert(schema.sites), [{"name": name, "enrolled_at": now, "left_at": now} for name in names]
+            )
+        for name in names:
+            self._open_site(name)
+
+    def _open_site(self, name: str) -> None:
+        """It starts its agent."""
+        random, identity = Random(f"site/{self.plan.seed}/{name}"), self._identities.file(name)
+        clock = self.clocks[name] = VirtualClock(asyncio.get_running_loop())
+        site: LightSite | WholeSite
+        if len(self.sites) < self.plan.whole_agents:
+            site = WholeSite(name, identity, self._folder, clock, random, self.told.append, self._bugs.append)
+        else:
+            site = LightSite(name, identity, self._folder, clock, random, self.told.append)
         site.habits = self.plan.habits if not self._healed else Habits()
-        self._sites[name] = site
+        self.sites[name] = site
         self._boot(name)
 
     def _boot(self, name: str) -> None:
         if name not in self._agents:
-            self._agents[name] = asyncio.get_running_loop().create_task(self._sites[name].run())
+            self._agents[name] = asyncio.get_running_loop().create_task(self.sites[name].run())
 
-    def _crash_site(self, name: str, away_s: float) -> None:
+    def crash_site(self, name: str, away_s: float) -> None:
         running = self._agents.pop(name, None)
         if running is not None:
             running.cancel()
-            self._later(self._boot_later(name, away_s))
+            self.later(self._boot_later(name, away_s))
 
     async def _boot_later(self, name: str, pause: float) -> None:
         await self.clock.sleep(pause)
         self._boot(name)
 
-    # --- faults ------------------------------------------------------------------------------------------------------
-
-    async def _chaos(self) -> None:
-        faults = (
-            self._power_cut,
-            self._power_cut_soon,
-            self._restart,
-            self._full_disk,
-            self._cut_links,
-            self._cut_links,
-            self._crash_sites,
-            self._crash_sites,
-            self._set_the_clock,
-            self._operate,
-            self._operate,
-            self._look,
-            self._new_site,
-        )
-        while True:
-            await self.clock.sleep(self._random.expovariate(1 / self.plan.fault_every_s))
-            self._random.choice(faults)()
-
-    def _power_cut(self) -> None:
-        if self._life is not None:
-            self._life.kill()
-
-    def _power_cut_soon(self) -> None:
-        if self._life is not None:
-            self._life.trouble.cut_after = self._random.randint(1, 80)
-
-    def _restart(self) -> None:
-        if self._life is not None:
-            self._life.stop()
-
-    def _full_disk(self) -> None:
-        if self._life is not None:
-            self._life.trouble.refuses = self.plan.refuses
-            self._later(self._room_again(self._life, self._random.uniform(0.0, 60.0)))
-
-    async def _room_again(self, life: Life, pause: float) -> None:
-        await self.clock.sleep(pause)
-        life.trouble.refuses = 0.0
-
-    def _some(self, most: int) -> list[str]:
-        return self._random.sample(sorted(self._sites), min(len(self._sites), self._random.randint(1, most)))
-
-    def _cut_links(self) -> None:
-        everybody = self._random.random() < 0.2
-        ways = self._random.choice(((UP, DOWN), (UP, DOWN), (UP,), (DOWN,)))
-        seconds = self._random.choice((0.1, 5.0, 60.0, 200.0))
-        for name in sorted(self._sites) if everybody else self._some(20):
-            self.network.cut(name, self._random.uniform(0.0, seconds), ways)
-
-    def _crash_sites(self) -> None:
-        seconds = self._random.choice((0.1, 5.0, 60.0, 200.0))
-        for name in self._some(10):
-            self._crash_site(name, self._random.uniform(0.0, seconds))
-
-    def _set_the_clock(self) -> None:
-        if self._random.random() < 0.3:
-            self.clock.jump(self._random.choice((-3600.0, -60.0, 5.0, 60.0, 7200.0)))
-
-    def _operate(self) -> None:
-        order = self._random.choice((Order.PAUSE, Order.PAUSE, Order.RESUME, Order.RESUME, Order.RESUME, Order.CANCEL))
-        if order is Order.CANCEL and self._random.random() < 0.7:
-            return
-        name = parse_experiment(self._random.choice(self.plan.experiments)).name
-        self._steer(name, order)
-
-    def _steer(self, name: str, order: Order) -> None:
+    def steer(self, name: str, order: Order) -> None:
         def work(life: Life) -> None:
             life.engine.steer(name, order, OPERATOR, "ada", "because")
             self.told.append(Steered(name, life.engine.store.experiment(name).state))
 
-        self._inside(work)
+        self.inside(work)
 
-    def _look(self) -> None:
-        """Somebody looks at a list of rounds."""
+    def join(self) -> None:
+        """A hospital joins while the others train."""
+        name = f"site-{len(self.sites):03}"
 
         def work(life: Life) -> None:
-            for state in life.engine.store.rounds(self._random.choice(_names(self.plan)), last=3):
-                if state.state is RoundState.COMMITTED and state.model is not None:
-                    self.told.append(ModelSeen(state.key, state.model))
+            later = self.clock.now() + timedelta(hours=1)
+            life.members.create_token(name, SiteId(name), later)
+            life.members.enrol(name, SiteId(name), f"spiffe://simulation.example/site/{name}", name, later)
+            self._open_site(name)
 
-        self._inside(work)
-
-    def _new_site(self) -> None:
-        self._join(f"site-{len(self._sites):03}")
+        self.inside(work)
 
     # --- the end -----------------------------------------------------------------------------------------------------
 
@@ -309,23 +252,23 @@ class World:
         """Everything is well from now on, and everybody comes back."""
         self._healed = True
         self.network.heal()
-        if self._life is not None:
-            self._life.trouble = replace(self._life.trouble, cut_after=0, refuses=0.0, lost_workers=0.0)
-        for site in self._sites.values():
+        if self.life is not None:
+            self.life.trouble.heal()
+        for site in self.sites.values():
             site.habits = Habits()
 
     async def _until_everything_ended(self) -> bool:
         end = self.clock.monotonic() + PATIENCE_S
         while self.clock.monotonic() < end:
             await self.clock.sleep(5.0)
-            if self._life is None:
+            if self.life is None:
                 continue
-            rows = self._life.engine.store.experiments()
+            rows = self.life.engine.store.experiments()
             if len(rows) == len(self.plan.experiments) and all(row.state not in OPEN for row in rows):
-                return not self._life.engine.open_rounds
+                return not self.life.engine.open_rounds
             for row in rows:
                 if row.state == "paused":
-                    self._steer(row.name, Order.RESUME)
+                    self.steer(row.name, Order.RESUME)
         return False
 
     async def _close(self) -> None:
@@ -333,11 +276,11 @@ class World:
         for task in (*self._agents.values(), *self._background):
             task.cancel()
         await asyncio.sleep(60.0)
-        if self._life is not None:
-            self._life.close()
+        if self.life is not None:
+            self.life.close()
             await asyncio.sleep(1.0)
 
-    def _later(self, work: Any) -> asyncio.Task[Any]:
+    def later(self, work: Any) -> asyncio.Task[Any]:
         task: asyncio.Task[Any] = asyncio.get_running_loop().create_task(work)
         self._background[task] = None
         task.add_done_callback(self._done)
@@ -350,5 +293,5 @@ class World:
 
     def _unhandled(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
         error = context.get("exception")
-        if error is not None:
+        if error is not None and not isinstance(error, PowerCut):
             self._bugs.append(error)

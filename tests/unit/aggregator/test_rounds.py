@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import copy
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
@@ -14,6 +16,7 @@ from aggregator import events
 from aggregator.rounds import CAME_LATE, ENOUGH, LIVE, WITH_SITE, Round, RoundState, TaskState, pending_effects, plan, step
 from histofed.base.errors import Stale
 from histofed.base.ids import Digest, ExperimentId, RoundKey, SiteId
+from tests.faults.model import Impossible, RoundModel
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 KEY = RoundKey(ExperimentId("demo"), 3)
@@ -178,21 +181,51 @@ def test_a_restart_takes_up_exactly_what_is_open() -> None:
     assert (pending_effects(planned), planned.quorum) == ((events.Open(),), 1)
 
 
+def test_a_failure_of_an_attempt_that_was_never_offered_is_refused() -> None:
+    state = run(opened(), events.Accepted(A, 1))
+    with pytest.raises(Stale, match=r"attempt 1\); failed comes too late or too early"):
+        step(state, events.Failed(A, 2, "killed", retryable=True))
+
+
 class RoundMachine(RuleBasedStateMachine):
-    """Any events in any order: the invariants of the module's docstring."""
+    """Any events in any order: the invariants of the module's docstring, and step by step the fault tests' own model."""
 
     @initialize(quorum=st.integers(1, 3), attempts=st.integers(1, 3), enough=st.integers(1, 3))
     def begin(self, quorum: int, attempts: int, enough: int) -> None:
         self.state = plan(KEY, BASE, (A, B, C), (A, B, C), quorum, attempts, 60, enough)
         self.first = self.state
         self.acknowledged: set[SiteId] = set()
+        self.model = RoundModel((A, B, C), self.state.quorum, self.state.enough, attempts, 60)
+
+    def hold_against_the_model(self, event: events.Event, before: Round, after: Round) -> None:
+        """What changed the round is possible in the model, and the other way round; both are then in the same state."""
+        model = copy.deepcopy(self.model)
+        try:
+            model.apply(type(event).__name__, vars(event))
+        except Impossible:
+            assert after == before
+            return
+        if after == before:
+            assert model == self.model
+        self.model = model
+        assert (model.state, model.model, model.deadline, model.admitted) == (
+            after.state,
+            after.model,
+            after.deadline,
+            after.admitted,
+        )
+        for task in after.tasks:
+            mine = model.tasks[task.site]
+            assert (mine.state, mine.attempt, mine.manifest) == (task.state, task.attempt, task.manifest)
 
     def feed(self, event: events.Event) -> None:
         before = self.state
         try:
             after, effects = step(before, event)
         except Stale:
+            self.hold_against_the_model(event, before, before)
             return
+        self.hold_against_the_model(event, before, after)
         if after == before:
             assert effects == ()
         assert step(after, event)[0] == after, "every message may come twice"
@@ -215,11 +248,10 @@ class RoundMachine(RuleBasedStateMachine):
     @rule(site=st.sampled_from([A, B, C]), attempt=st.integers(1, 3), retryable=st.booleans())
     def fail(self, site: SiteId, attempt: int, retryable: bool) -> None:
         # a report of one failure is sent once per attempt; hearing it twice is covered by `feed` only while it holds
-        before = self.state
-        try:
-            self.state, _ = step(before, events.Failed(site, attempt, "killed", retryable))
-        except Stale:
-            return
+        before, event = self.state, events.Failed(site, attempt, "killed", retryable)
+        with contextlib.suppress(Stale):
+            self.state, _ = step(before, event)
+        self.hold_against_the_model(event, before, self.state)
 
     @rule(site=st.sampled_from([A, B, C]))
     def announce(self, site: SiteId) -> None:
@@ -245,6 +277,7 @@ class RoundMachine(RuleBasedStateMachine):
     def come_late(self, site: SiteId) -> None:
         before = self.state
         self.state, effects = step(before, events.Late(site))
+        self.hold_against_the_model(events.Late(site), before, self.state)
         assert effects == ()
         changed = [task for task, old in zip(self.state.tasks, before.tasks, strict=True) if task != old]
         assert all(task.state is TaskState.EXPIRED and task.reason.endswith(CAME_LATE) for task in changed)
