@@ -56,10 +56,11 @@ def rows(found: list[Cost], where: str) -> Iterator[Result]:
         about = f"{one.encoding}, {where}"
         yield at_most(f"update bytes / float32 ({about})", one.ratio, "x", target, COMMAND)
         coded = one.ratio * 4 / WIDTHS[one.encoding]
-        yield at_most(f"lossless coding ({one.encoding})", coded, "x", None, COMMAND, float(WIDTHS[one.encoding]))
-        yield at_most(f"aggregate's relative error ({one.encoding})", one.relative, "", None, COMMAND)
-        yield at_most(f"CPU per MB of float32, site ({one.encoding})", one.encode_ms, "ms", None, COMMAND)
-        yield at_most(f"CPU per MB of float32, aggregator ({one.encoding})", one.decode_ms, "ms", None, COMMAND)
+        yield at_most(f"lossless coding alone ({about})", coded, "x", None, COMMAND, float(WIDTHS[one.encoding]))
+        yield at_most(f"aggregate's largest error ({about})", one.largest, "", None, COMMAND)
+        yield at_most(f"aggregate's relative error ({about})", one.relative, "", None, COMMAND)
+        yield at_most(f"CPU per MB of float32, site ({about})", one.encode_ms, "ms", None, COMMAND)
+        yield at_most(f"CPU per MB of float32, aggregator ({about})", one.decode_ms, "ms", None, COMMAND)
 
 
 def download(one: Round, scratch: Path) -> float:

@@ -62,7 +62,7 @@ def check_what_is_told(federation: Federation, name: str, encoding: Encoding) ->
     """The operator reads what was sent, and how far the mean is from that of float32 updates."""
     state = federation.cli("rounds", "show", name, "2")["round"]
     ratio = state["metrics"]["encoding_ratio"]
-    assert ratio < (0.8 if encoding in EXACT else 0.45)
+    assert ratio < (0.95 if encoding in EXACT else 0.45), "steps this large leave little to gain exactly"
     assert (state["metrics"]["encoding_error_max"] == 0.0) == (encoding in EXACT)
     assert state["metrics"]["encoding_error_rms"] < 0.01
     sent = sum(task["update_bytes"] for task in state["tasks"])
