@@ -1,7 +1,7 @@
 """Files named by their SHA-256, and the uploads that are on their way to become one.
 
     <sha256>                     a complete blob, never changed
-    <sha256>.<owner>.part        an upload; one per owner, so that nobody can spoil another's
+    <sha256>.<owner>.part        an upload; one per owner, so that nobody can spoil another's (.part.sums: see `sums.py`)
     <sha256>.<owner>.received    this owner sent all of it: knowing a digest is not having the bytes
 
 An upload has one writer at a time: a connection that comes later takes it over, because the earlier one may be dead
@@ -92,7 +92,7 @@ class BlobStore:
 
         A blob goes with its last receipt, unless `keep` wants it: another owner may have sent the same bytes.
         """
-        for path in self._directory.glob(f"*.{owner}.part"):
+        for path in self._directory.glob(f"*.{owner}.part*"):
             durable.remove(path)
         for receipt in self._directory.glob(f"*.{owner}.received"):
             name = digest(receipt.name.partition(".")[0])
