@@ -29,15 +29,15 @@ from histofed.transport.backoff import Backoff
 log = logging.getLogger(__name__)
 
 RECONNECT: Final = Backoff(first_s=0.5, most_s=30.0, attempts=None)
-SLOWLY_S: Final = 60.0
-"""Pause after an error that only a person can repair."""
+SLOWLY: Final = Backoff(first_s=120.0, most_s=120.0, attempts=None)
+"""After an error that only a person can repair: once a minute on average."""
 FOR_A_PERSON: Final = (NotAuthorised, ConfigError, AlreadyThere)
 STABLE_S: Final = 30.0
 """A connection that lasted this long was a good one: the pauses begin small again."""
 SKEW: Final = timedelta(seconds=60)
 """A clock that differs more than this from the aggregator's is said."""
-RENEW_AGAIN: Final = timedelta(minutes=10)
-"""After a failed renewal."""
+RENEW_AGAIN: Final = timedelta(minutes=20)
+"""After a failed renewal, at most; drawn, so that all sites do not come at once after an aggregator's bad hour."""
 
 
 class Sessions:
@@ -70,14 +70,14 @@ class Sessions:
 
     async def run(self) -> None:
         """Never returns. Cancelling it checkpoints the task in hand; errors of histofed itself leave."""
-        delays = RECONNECT.delays(self._random)
+        delays, slowly = RECONNECT.delays(self._random), SLOWLY.delays(self._random)
         try:
             while True:
                 began = self._clock.monotonic()
                 error = await self._attempt()
                 if self._clock.monotonic() - began > STABLE_S:
                     delays = RECONNECT.delays(self._random)
-                pause = SLOWLY_S * self._random.uniform(0.5, 1.0) if isinstance(error, FOR_A_PERSON) else next(delays)
+                pause = next(slowly if isinstance(error, FOR_A_PERSON) else delays)
                 if error is None:
                     self._words = f"reconnects to {self._link.address}"
                 else:
@@ -211,7 +211,7 @@ class Sessions:
         try:
             await self._link.renew()
         except HistofedError as error:
-            self._renew_from = self._clock.now() + RENEW_AGAIN
+            self._renew_from = self._clock.now() + RENEW_AGAIN * self._random.random()
             log.warning("the certificate (valid until %s) could not be renewed: %s", self._link.credentials.not_after, error)
             return False
         log.info("the certificate was renewed, valid until %s", self._link.credentials.not_after)

@@ -23,7 +23,7 @@ from histofed.telemetry.logs import fields
 from histofed.telemetry.metrics import Metrics, NoMetrics
 from histofed.transport import limits
 from histofed.transport.comparisons import Comparisons
-from histofed.transport.gate import Caller, caller
+from histofed.transport.gate import Caller, answer, caller
 from histofed.transport.held import opened
 from histofed.transport.pace import Pace, Paces
 from histofed.transport.store import BlobStore, Writer, owner_of
@@ -79,6 +79,8 @@ class BlobService(transfer_pb2_grpc.BlobServiceServicer):
         self._stall_s = stall_s
         self._paces = Paces(clock, bytes_per_second)
         self._comparisons = Comparisons(store)
+        self._leaving: set[asyncio.Task[None]] = set()
+        """Calls that were broken off and whose status is on its way; they end with the connection at the latest."""
 
     async def GetUpload(self, request: transfer_pb2.GetUploadRequest, context: Any) -> transfer_pb2.GetUploadResponse:  # noqa: N802
         """How much of the blob is here."""
@@ -177,7 +179,7 @@ class BlobService(transfer_pb2_grpc.BlobServiceServicer):
             stretches = await self._comparisons.stretches(sha, held)
         descriptor = os.open(self._store.path(sha), os.O_RDONLY | os.O_CLOEXEC)
         try:
-            with self._alarm(who) as alarm:
+            with self._alarm(who, context) as alarm:
                 if request.offset == size:
                     yield transfer_pb2.DownloadResponse(offset=size, bytes=size)
                 for piece in pieces(size, stretches, request.offset, min(own.piece, asked.piece)):
@@ -194,19 +196,26 @@ class BlobService(transfer_pb2_grpc.BlobServiceServicer):
         finally:
             os.close(descriptor)
 
-    def _alarm(self, who: Caller) -> Alarm:
-        """Ends the call of a site that takes nothing any more; gRPC itself waits for a reader for ever.
-
-        Nobody is told: whoever sleeps hears nothing, and finds out by its own watchdog.
-        """
-        handler = asyncio.current_task()
+    def _alarm(self, who: Caller, context: Any) -> Alarm:
+        """Ends the call of a site that takes nothing any more; gRPC itself waits for a reader for ever."""
+        handler, loop = asyncio.current_task(), asyncio.get_running_loop()
         assert handler is not None, "a call is a task"
 
         def broken_off() -> None:
             _log.warning("a download is broken off: nothing is taken", extra=fields(site=who.name, seconds=self._stall_s))
-            handler.cancel()
+            # the status lies behind what was written, for the site to find when it wakes up; nobody waits for that
+            words = f"nothing was taken for {self._stall_s:g} seconds, so the download was broken off; resume it"
+            leaving = loop.create_task(answer(context, TryLater(words)))
+            self._leaving.add(leaving)
+            leaving.add_done_callback(self._left)
+            loop.call_soon(handler.cancel)
 
         return Alarm(self._stall_s, broken_off)
+
+    def _left(self, leaving: asyncio.Task[None]) -> None:
+        self._leaving.discard(leaving)
+        if not leaving.cancelled():
+            leaving.exception()  # an answer of this kind ends with gRPC's own error
 
     def _count(self, direction: str, message: transfer_pb2.UploadRequest | transfer_pb2.DownloadResponse) -> None:
         """What moved, for the metrics."""

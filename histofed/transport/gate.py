@@ -201,9 +201,9 @@ class Gate(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in 
         except CannotWriteState as error:
             # the place is for this machine's administrator, and so for its log
             _log.error("%s: %s", method, error)
-            await _answer(context, CannotWriteState(_without_place(error)))
+            await answer(context, CannotWriteState(_without_place(error)))
         except HistofedError as error:
-            await _answer(context, error)
+            await answer(context, error)
         except (asyncio.CancelledError, grpc.aio.AbortError):
             raise
         except Exception as error:
@@ -216,7 +216,7 @@ class Gate(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in 
             )
 
 
-async def _answer(context: Context, error: HistofedError) -> None:
+async def answer(context: Context, error: HistofedError) -> None:
     """End the call with the error's status, sentence and class."""
     await context.abort(
         grpc.StatusCode[error.status],

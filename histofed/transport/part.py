@@ -1,15 +1,17 @@
 """A file that grows towards a known digest: the receiving half of every transfer, on both ends.
 
 Bytes are appended in order, hashed as they come and synced in stretches; what `commit` returned is on disk. When the disk
-refuses, the file goes back to what was committed. A part that was left behind is hashed again when it is opened: journaling
-file systems grow a file only after its data, so its length is trustworthy; if it is not, the digest at the end finds out
-and the part is thrown away, so that the next attempt starts from nothing instead of failing for ever.
+refuses, the file goes back to what was committed. A part that was left behind is hashed again when it is opened, and
+compared with the digests of its synced stretches (`sums.py`): the first one that is not what it was, and what follows, is
+dropped. Journaling file systems grow a file only after its data, so the rest is trustworthy; if it is not, the digest of the
+whole finds out and the part is thrown away, so that the next attempt starts from nothing instead of failing for ever.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import os
 from pathlib import Path
 
@@ -17,6 +19,9 @@ from histofed.base import durable
 from histofed.base.errors import BadData, DigestMismatch, TooLarge, TryLater
 from histofed.base.ids import Digest
 from histofed.transport import limits
+from histofed.transport.sums import Sum, Sums
+
+_log = logging.getLogger(__name__)
 
 
 class PartFile:
@@ -29,6 +34,7 @@ class PartFile:
         self._expected = expected
         self._what = f"blob {expected[:12]}…"
         self._hash = hashlib.sha256()
+        self._sums = Sums(path)
         with durable.state_errors(self._what):
             self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
@@ -46,11 +52,27 @@ class PartFile:
             os.ftruncate(self._descriptor, 0)  # cannot be a beginning of this blob
             length = 0
         os.fdatasync(self._descriptor)
-        offset = 0
-        while offset < length:
-            data = os.pread(self._descriptor, limits.CHUNK, offset)
-            if not data:
+        known = self._sums.read(length)
+        offset, good, at_good = 0, 0, self._hash.copy()
+        for stretch in known:
+            offset = self._hash_until(offset, stretch.length)
+            if offset < stretch.length or self._hash.hexdigest() != stretch.sha256:
+                _log.warning(
+                    "%s: of %d bytes that were here %d are good, the others were damaged and come again",
+                    self._what,
+                    length,
+                    good,
+                )
+                os.ftruncate(self._descriptor, good)
+                self._hash, length, offset = at_good, good, good
                 break
+            good, at_good = offset, self._hash.copy()
+        self._sums.start_with([each for each in known if each.length <= good])
+        return self._hash_until(offset, length)
+
+    def _hash_until(self, offset: int, end: int) -> int:
+        """Add the file's bytes from `offset` on to the digest; returns where it ended, before `end` in a shorter file."""
+        while offset < end and (data := os.pread(self._descriptor, min(limits.CHUNK, end - offset), offset)):
             self._hash.update(data)
             offset += len(data)
         return offset
@@ -81,6 +103,8 @@ class PartFile:
                 try:
                     os.fdatasync(self._descriptor)
                     durable.failpoint("blob.chunk_synced")
+                    if self.written < self.size:
+                        self._sums.add(Sum(self.written, self._hash.hexdigest()))
                 except OSError:
                     self._take_back()
                     raise
@@ -104,6 +128,8 @@ class PartFile:
         if self.written != self.size:
             raise BadData(f"{self._what} has {self.written} of {self.size} bytes: it is not complete")
         if self._hash.hexdigest() != self._expected:
+            with durable.state_errors(self._what):
+                self._sums.remove()
             durable.remove(self._path)
             raise DigestMismatch(
                 f"{self._what}: the bytes have SHA-256 {self._hash.hexdigest()[:12]}…, they were dropped; "
@@ -115,6 +141,7 @@ class PartFile:
         with durable.state_errors(self._what):
             durable.failpoint("blob.before_complete")
             self._path.rename(target)
+            self._sums.remove()
             durable.fsync_directory(target.parent)
             durable.failpoint("blob.complete")
 

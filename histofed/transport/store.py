@@ -1,7 +1,7 @@
 """Files named by their SHA-256, and the uploads that are on their way to become one.
 
     <sha256>                     a complete blob, never changed
-    <sha256>.<owner>.part        an upload; one per owner, so that nobody can spoil another's
+    <sha256>.<owner>.part        an upload; one per owner, so that nobody can spoil another's (.part.sums: see `sums.py`)
     <sha256>.<owner>.received    this owner sent all of it: knowing a digest is not having the bytes
 
 An upload has one writer at a time: a connection that comes later takes it over, because the earlier one may be dead
@@ -106,7 +106,7 @@ class BlobStore:
             for path in sorted(self._directory.iterdir()):
                 name, _, rest = path.name.partition(".")
                 owner, _, kind = rest.partition(".")
-                if kind == "part" and owner in owners:
+                if kind in ("part", "part.sums") and owner in owners:
                     path.unlink(missing_ok=True)
                 elif kind == "received":
                     if owner in owners:

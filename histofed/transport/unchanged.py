@@ -79,12 +79,12 @@ def pieces(size: int, stretches: Sequence[Stretch], offset: int, most: int = lim
 def copied(held: int, offset: int, size: int, sha256: str) -> Iterator[bytes]:
     """The bytes of a copy, read from the open file `held` after their digest was checked.
 
-    Raises `BadData` for a size that no copy has or that reaches behind the file, `DigestMismatch`.
+    Raises `BadData` for a size that no copy has, `DigestMismatch` for other bytes or a file that ends before.
     """
     if not limits.COPY_LEAST <= size <= limits.SYNC_EVERY:
         raise BadData(f"a copy has {limits.COPY_LEAST} to {limits.SYNC_EVERY} bytes, not {size}")
     if offset < 0 or offset + size > os.fstat(held).st_size:
-        raise BadData("a copy reaches behind the blob that it is taken from")
+        raise DigestMismatch("a copy reaches behind the blob that it is taken from: one of the two is damaged")
     if digest_of(held, offset, size) != sha256:
         raise DigestMismatch("the blob that bytes were to be copied from holds other bytes: one of the two is damaged")
     yield from _read(held, offset, size)

@@ -20,6 +20,7 @@ from histofed.base.ids import sha256
 from histofed.pki.credentials import Credentials
 from histofed.pki.signing import verify
 from histofed.statements import UPDATE_TYPE
+from histofed.transport.backoff import Backoff
 from histofed.v1 import rounds_pb2, types_pb2
 from tests.support.agent_site import AgentSite, task, until
 from tests.support.fake_aggregator import FakeAggregator
@@ -537,7 +538,7 @@ async def test_a_foreign_certificate_is_told(tmp_path: Path, aggregator: FakeAgg
 async def test_a_new_enrolment_is_noticed_without_a_restart(
     tmp_path: Path, federation: Federation, aggregator: FakeAggregator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("agent.sessions.SLOWLY_S", 0.2)
+    monkeypatch.setattr("agent.sessions.SLOWLY", Backoff(first_s=0.2, most_s=0.2, attempts=None))
     expired = federation.site(SITE, lifetime=timedelta(seconds=-1))
     async with AgentSite(tmp_path / "site", expired, aggregator.address) as site:
         site.start()

@@ -111,10 +111,11 @@ async def test_a_transfer_goes_on_in_the_middle_of_what_is_unchanged(
     assert wire.store.path(sha256(update)).read_bytes() == update
 
 
+@pytest.mark.parametrize("left", [len(BASE), 1_000_000, 0])
 async def test_a_damaged_copy_at_the_site_is_fetched_instead(
-    wire: Wire, held: Held, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    wire: Wire, held: Held, tmp_path: Path, caplog: pytest.LogCaptureFixture, left: int
 ) -> None:
-    held.path.write_bytes(bytes(len(BASE)))
+    held.path.write_bytes(bytes(left))
     async with open_connection(wire.address, SITE) as connection:
         await fetch(connection, tmp_path / "model", held)
     assert "what is unchanged is fetched after all" in caplog.text

@@ -16,10 +16,11 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from random import Random
 
+import grpc.aio
 import pytest
 
 from histofed.base.clock import SystemClock
-from histofed.base.errors import AggregatorUnavailable
+from histofed.base.errors import AggregatorUnavailable, TryLater
 from histofed.base.ids import sha256
 from histofed.transport import blobs, limits
 from histofed.transport.backoff import Backoff
@@ -167,6 +168,8 @@ async def test_a_site_that_answers_pings_but_takes_nothing_is_left(tmp_path: Pat
         await call.read()
         with caplog.at_level(logging.WARNING):
             await said(caplog, "a download is broken off")
-        call.cancel()
-        size = 64 * limits.MIB
-        await blobs.download(connection, name, tmp_path / "back", size=size, clock=SystemClock(), random=Random(0))
+        with pytest.raises(grpc.aio.AioRpcError) as ended:
+            while isinstance(await call.read(), transfer_pb2.DownloadResponse):
+                pass
+        error = await connection.explain(ended.value)
+        assert isinstance(error, TryLater) and "nothing was taken for 0.3 seconds" in str(error)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from histofed.base.clock import FakeClock
@@ -12,6 +12,7 @@ from histofed.transport.pace import BURST_S, SITES, SLOWEST, Bucket, Pace, Paces
 STEPS = st.lists(st.tuples(st.integers(1, 1 << 20), st.floats(0, 3)), min_size=1, max_size=40)
 
 
+@settings(deadline=None)
 @given(st.floats(SLOWEST, 1e9), STEPS)
 def test_over_any_time_no_more_than_the_rate_a_burst_and_a_piece(rate: float, steps: list[tuple[int, float]]) -> None:
     bucket, now, sent = Bucket(rate), 0.0, list[tuple[float, int]]()
@@ -27,6 +28,7 @@ def test_over_any_time_no_more_than_the_rate_a_burst_and_a_piece(rate: float, st
             assert gone <= allowed * (1 + 1e-9) + 1
 
 
+@settings(deadline=None)
 @given(st.floats(SLOWEST, 1e9), st.lists(st.integers(1, 1 << 20), min_size=2, max_size=40))
 def test_who_sends_without_a_pause_gets_the_whole_rate(rate: float, sizes: list[int]) -> None:
     bucket, now = Bucket(rate), 0.0

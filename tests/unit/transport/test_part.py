@@ -127,3 +127,72 @@ def test_hashes_the_empty_blob(path: Path, tmp_path: Path) -> None:
     part.adopt(tmp_path / "blob")
     part.close()
     assert hashlib.sha256((tmp_path / "blob").read_bytes()).hexdigest() == sha256(b"")
+
+
+def left_behind(path: Path, *stretches: int) -> None:
+    """What a process leaves that synced after each of these lengths and was killed."""
+    part, offset = PartFile(path, NAME, len(BLOB)), 0
+    for end in stretches:
+        part.append(offset, BLOB[offset:end])
+        part.commit()
+        offset = end
+    part.close()
+
+
+def damage(path: Path, offset: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[offset] ^= 1
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(("damaged", "good"), [(0, 0), (999, 0), (1000, 1000), (1999, 1000), (2000, 2000)])
+def test_a_damaged_stretch_is_found_when_the_transfer_resumes(
+    path: Path, tmp_path: Path, damaged: int, good: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    left_behind(path, 1000, 2000, 2500)
+    damage(path, damaged)
+    part = PartFile(path, NAME, len(BLOB))
+    assert part.written == part.committed == good
+    assert f"of 2500 bytes that were here {good} are good" in caplog.text
+    part.append(good, BLOB[good:])
+    part.verify()
+    part.adopt(tmp_path / "blob")
+    part.close()
+    assert [each.name for each in tmp_path.iterdir()] == ["blob"], "the digests go with the part"
+
+
+def test_bytes_behind_the_last_stretch_are_kept(path: Path) -> None:
+    left_behind(path, 1000)
+    with path.open("ab") as file:
+        file.write(BLOB[1000:1200])
+    part = PartFile(path, NAME, len(BLOB))
+    assert part.written == 1200
+    part.append(1200, BLOB[1200:])
+    part.verify()
+    part.close()
+
+
+@pytest.mark.parametrize(
+    "advice",
+    [b"", b"1000", b"1000 x\n", b"\xff\n", b"0 " + b"0" * 64 + b"\n", b"9" * 18 + b" " + b"0" * 64 + b"\n", b"-5 a\n"],
+)
+def test_digests_that_cannot_be_are_no_reason_to_drop_anything(path: Path, advice: bytes) -> None:
+    left_behind(path, 1000)
+    path.with_name(f"{path.name}.sums").write_bytes(advice)
+    part = PartFile(path, NAME, len(BLOB))
+    assert part.written == 1000
+    part.close()
+
+
+def test_digests_of_a_part_that_is_gone_are_forgotten(path: Path) -> None:
+    left_behind(path, 1000, 2000)
+    path.unlink()
+    left_behind(path, 500)
+    part = PartFile(path, NAME, len(BLOB))
+    assert part.written == 500
+    part.close()
+
+
+def test_a_blob_in_one_stretch_leaves_no_digests(path: Path) -> None:
+    left_behind(path, len(BLOB))
+    assert not path.with_name(f"{path.name}.sums").exists()
