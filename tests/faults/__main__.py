@@ -65,7 +65,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 if options.stop:
                     break
             else:
-                passed[str(seed)] = {"schedule": fingerprint(draw(seed)), "seconds": outcome.seconds}
+                # read again: another runner may have written meanwhile
+                passed = _passed(options.resume) | {
+                    str(seed): {"schedule": fingerprint(draw(seed)), "seconds": outcome.seconds}
+                }
                 _remember(options.resume, passed)
     print(f"{len(wanted) - len(failed)} of {len(wanted)} passed" + (f"; failed: {failed}" if failed else ""), flush=True)
     return 1 if failed else 0
