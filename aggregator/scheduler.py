@@ -170,6 +170,7 @@ class Scheduler:
         for row in self._engine.store.experiments(only_open=True):
             if row.state != ExperimentState.DRAFT and self._engine.open_round(row.name) is None:
                 self._advance(row, short)
+        self._engine.clear_away()
 
     def _short_of_space(self) -> str:
         """What is wrong with the disk, in words, for the operator's status; empty when all is well."""

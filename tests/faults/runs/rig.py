@@ -132,10 +132,20 @@ class Rig(Federation):
             self.recovery_s = time.monotonic() - calm
             assert ended.is_set(), f"stuck {STUCK_S:.0f} s after the last fault; the last sight: {self.sights[-1:]}"
         self._heal()
-        self._supervise(time.monotonic(), threading.Event())
+        self._await_rest()
         for name, daemon in self.daemons.items():
             code = daemon.stop(signal.SIGTERM)
             assert code == 0, f"{name} was told to stop and ended with {code}:\n{daemon.tail()}"
+
+    def _await_rest(self) -> None:
+        """Until no site has a task in hand or an update to send, so that what is left then is litter."""
+        until = time.monotonic() + STUCK_S
+        while time.monotonic() < until and any(self._busy(site) for site in self.schedule.sites):
+            self._supervise(time.monotonic() + 0.2, threading.Event())
+
+    def _busy(self, site: str) -> bool:
+        state = self.site(site) / "state"
+        return any(any((state / name).iterdir()) for name in ("work", "outbox"))
 
     @contextmanager
     def _observed(self) -> Iterator[threading.Event]:
