@@ -78,6 +78,8 @@ class Engine:
         self._rounds: dict[RoundKey, Round] = {}
         self._experiments: dict[ExperimentId, Experiment] = {}
         self._jobs: dict[str, asyncio.Task[None]] = {}
+        self._ended_with_updates: list[Round] = []
+        """Rounds that have ended, and whose updates are still on the disk."""
         self._ended = asyncio.Event()
         """Set whenever the scheduler may have something to plan."""
         self.rounds_ended = 0
@@ -207,6 +209,12 @@ class Engine:
             if row.state not in lifecycle.OPEN:
                 self.dispatch(state.key, events.Abandoned(f"the experiment was {row.state} {row.reason}".rstrip()))
 
+    def clear_away(self) -> None:
+        """Remove the updates of rounds that have ended. Raises `CannotWriteState`; then it is to be called again."""
+        while self._ended_with_updates:
+            self.forge.forget_updates(self._ended_with_updates[0])
+            del self._ended_with_updates[0]
+
     def note_late(self, task: TaskKey, who: Who) -> None:
         """The site offers an update for a task; where it has expired, the journal and the round's list say so."""
         mine = self.round_of(task).task(task.site)
@@ -314,10 +322,11 @@ class Engine:
         for job in (f"aggregate {state.key}", *(f"inspect {state.task_key(site)}" for site in state.sampled)):
             self._drop_job(job)
         self.fleet.forget(tuple(state.task_key(site) for site in state.sampled))
+        self._ended_with_updates.append(state)
         try:
-            self.forge.forget_updates(state)
+            self.clear_away()
         except CannotWriteState as error:
-            log.warning("updates of an ended round stay on disk", extra=fields(round=str(state.key), reason=str(error)))
+            log.warning("updates of an ended round stay for now", extra=fields(round=str(state.key), reason=str(error)))
         log.info("round ended", extra=fields(round=str(state.key), state=state.state, reason=state.reason))
         self.wake()
 

@@ -169,6 +169,7 @@ class Scheduler:
         for row in self._engine.store.experiments(only_open=True):
             if row.state != ExperimentState.DRAFT and self._engine.open_round(row.name) is None:
                 self._advance(row, short)
+        self._engine.clear_away()
         self._retention.turn()  # after the plans: sites are at work while the past is cleared away
 
     def _short_of_space(self) -> str:

@@ -68,7 +68,7 @@ _SERVER: Final = (
 _CLIENT: Final = (
     Option("grpc.enable_retries", 0, "we retry where the operation is idempotent, with back-off and a log line"),
     Option("grpc.initial_reconnect_backoff_ms", 500, "an aggregator that restarts is back in seconds"),
-    Option("grpc.max_reconnect_backoff_ms", 30_000, "the default of two minutes makes a site look dead"),
+    Option("grpc.max_reconnect_backoff_ms", 1_000, "our own pauses decide; a call within gRPC's fails with an old error"),
     Option("grpc.use_local_subchannel_pool", 1, "a renewed certificate gets a connection of its own"),
 )
 

@@ -134,6 +134,19 @@ def test_a_daemon_may_die_at_any_instant(lonely: Federation, tmp_path: Path) -> 
     lonely.cli("models", "pull", "walk", "--out", str(tmp_path / "model.safetensors"))
 
 
+@pytest.mark.parametrize("point", ["aggregator.aggregate_written", "aggregator.model_committed:2"])
+def test_a_crash_in_the_last_step_of_the_last_round_keeps_the_result(lonely: Federation, tmp_path: Path, point: str) -> None:
+    """A rival finished 50 rounds and lost them there."""
+    name, _, passage = point.partition(":")
+    aggregator = begin_again(lonely, {"HISTOFED_FAILPOINTS": f"{name}=kill:{passage or 1}"})
+    toml = mean_experiment(f"last-{name.partition('.')[2].replace('_', '-')}", 1, extra=ALONE)
+    experiment = lonely.submit(toml)
+    assert aggregator.wait_ended(120.0) == KILLED
+    begin_again(lonely)
+    check_end(lonely, experiment, toml, tmp_path)
+    lonely.cli("models", "pull", experiment, "--out", str(tmp_path / "model.safetensors"))
+
+
 def first_to_end(*walks: Walk, seconds: float = 120.0) -> Walk:
     """Wait until one of the daemons has ended."""
     descriptors = {os.pidfd_open(walk.daemon.pid): walk for walk in walks}

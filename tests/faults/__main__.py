@@ -51,6 +51,9 @@ class Outcome:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the seeds; 0 when all passed."""
     options = _parser().parse_args(arguments)
+    if missing := wanting():
+        print(f"fault runs need {' and '.join(missing)} on this machine", file=sys.stderr)
+        return 2
     passed = _passed(options.resume)
     wanted = [seed for seed in options.seeds if passed.get(str(seed), {}).get("schedule") != fingerprint(draw(seed))]
     print(f"{len(options.seeds)} seeds, {len(options.seeds) - len(wanted)} passed before", flush=True)
@@ -65,10 +68,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 if options.stop:
                     break
             else:
-                passed[str(seed)] = {"schedule": fingerprint(draw(seed)), "seconds": outcome.seconds}
+                # read again: another runner may have written meanwhile
+                passed = _passed(options.resume) | {
+                    str(seed): {"schedule": fingerprint(draw(seed)), "seconds": outcome.seconds}
+                }
                 _remember(options.resume, passed)
     print(f"{len(wanted) - len(failed)} of {len(wanted)} passed" + (f"; failed: {failed}" if failed else ""), flush=True)
     return 1 if failed else 0
+
+
+def wanting() -> list[str]:
+    """What this machine lacks, in words."""
+    programs = {"unshare": "util-linux", "nsenter": "util-linux", "ip": "iproute2", "cc": "a C compiler"}
+    missing = [f"{name} ({what})" for name, what in programs.items() if shutil.which(name) is None]
+    if not Path("/dev/net/tun").exists():
+        missing.append("/dev/net/tun (`modprobe tun`)")
+    elif not os.access("/dev/net/tun", os.R_OK | os.W_OK):
+        missing.append("root, or the right to open /dev/net/tun")
+    return missing
 
 
 def run_seed(seed: int, template_folder: Path, keep: Path) -> Outcome:

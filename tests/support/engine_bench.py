@@ -71,6 +71,7 @@ class StandInForge:
         return Made(self._model(state.key.number), {"loss": 0.5})
 
     def forget_updates(self, state: Round) -> None:
+        self._work("forget")
         self.forgotten.append(state.key)
 
     def forget_strangers(self, open_rounds: Sequence[Round]) -> None:

@@ -31,7 +31,6 @@ from tests.faults.runs.schedule import (
     Freeze,
     Kill,
     KillTrainer,
-    Rollback,
     Schedule,
     Weather,
     timeline,
@@ -62,6 +61,8 @@ class Rig(Federation):
         self.schedule = schedule
         self.sights: list[Sight] = []
         """What the operator saw, in this order."""
+        self._opened = threading.Event()
+        """A round was seen."""
         self.exits: list[tuple[str, int]] = []
         """Daemons that ended by themselves, and their exit codes."""
         self.recovery_s = 0.0
@@ -80,8 +81,8 @@ class Rig(Federation):
         self._links = self._stack.enter_context(Links(self.schedule.sites, self.schedule.seed))
         for site in self.schedule.sites:
             self.write_site(site)
-        daemons = [self.launch_aggregator(), *map(self.launch_agent, self.schedule.sites)]
-        for daemon in daemons:
+        self.launch_aggregator().wait_notified("READY=1", READY_S)
+        for daemon in [self.launch_agent(site) for site in self.schedule.sites]:
             daemon.wait_notified("READY=1", READY_S)
         return self
 
@@ -117,8 +118,10 @@ class Rig(Federation):
         Raises `AssertionError` when the experiment does not end, or a daemon does not stop when it is told to.
         """
         self.submit(self.schedule.toml)
-        begin = time.monotonic()
         with self._observed() as ended:
+            if not self.schedule.from_submission:
+                self._supervise(time.monotonic() + READY_S, self._opened)
+            begin = time.monotonic()
             for action in timeline(self.schedule.faults):
                 self._supervise(begin + action.at_s, ended)
                 if ended.is_set():
@@ -129,10 +132,20 @@ class Rig(Federation):
             self.recovery_s = time.monotonic() - calm
             assert ended.is_set(), f"stuck {STUCK_S:.0f} s after the last fault; the last sight: {self.sights[-1:]}"
         self._heal()
-        self._supervise(time.monotonic(), threading.Event())
+        self._await_rest()
         for name, daemon in self.daemons.items():
             code = daemon.stop(signal.SIGTERM)
             assert code == 0, f"{name} was told to stop and ended with {code}:\n{daemon.tail()}"
+
+    def _await_rest(self) -> None:
+        """Until no site has a task in hand or an update to send, so that what is left then is litter."""
+        until = time.monotonic() + STUCK_S
+        while time.monotonic() < until and any(self._busy(site) for site in self.schedule.sites):
+            self._supervise(time.monotonic() + 0.2, threading.Event())
+
+    def _busy(self, site: str) -> bool:
+        state = self.site(site) / "state"
+        return any(any((state / name).iterdir()) for name in ("work", "outbox"))
 
     @contextmanager
     def _observed(self) -> Iterator[threading.Event]:
@@ -141,11 +154,13 @@ class Rig(Federation):
 
         def note(sight: Sight) -> bool:
             self.sights.append(sight)
+            if sight["round"] is not None:
+                self._opened.set()
             return sight["experiment"]["ended_at"] is not None
 
         def watch() -> None:
             try:
-                self.wait_until_seen(self.schedule.name, note, STUCK_S + 60)
+                self.wait_until_seen(self.schedule.name, note, READY_S + STUCK_S + 60)
             except BaseException as error:
                 failed.append(error)
             ended.set()
@@ -160,7 +175,7 @@ class Rig(Federation):
                 raise failed[0]
 
     def _supervise(self, until: float, ended: threading.Event) -> None:
-        """Start what has ended again, until the moment comes or the experiment has ended."""
+        """Start what has ended again, until the moment comes or the event."""
         while not ended.is_set() and time.monotonic() < until:
             for name, daemon in self.daemons.items():
                 if not daemon.running and name not in self._down:
@@ -200,8 +215,6 @@ class Rig(Federation):
                 (self.shims[name].fill_disk if action.begins else self.shims[name].empty_disk)()
             case ClockJump(name, by_s):
                 self.shims[name].set_clock(by_s if action.begins else 0.0)
-            case Rollback():
-                raise NotImplementedError
 
     def _kill(self, name: str, down_s: float) -> None:
         if self.daemons[name].running:

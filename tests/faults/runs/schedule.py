@@ -1,7 +1,8 @@
 """What a seed draws: an experiment, and what goes wrong with whom and when. Pure; the same seed gives the same schedule.
 
-Seconds count from the submission of the experiment. `timeline` turns faults that last into a beginning and an end. The
-rig (`rig.py`) carries the actions out; the judge (`judge.py`) asks the schedule what must be true afterwards.
+Seconds count from the opening of the first round, or from the submission of the experiment. `timeline` turns faults that
+last into a beginning and an end. The rig (`rig.py`) carries the actions out; the judge (`judge.py`) asks the schedule what
+must be true afterwards.
 """
 
 from __future__ import annotations
@@ -100,15 +101,7 @@ class ClockJump:
     for_s: float | None
 
 
-@dataclass(frozen=True)
-class Rollback:
-    """The aggregator is killed, and started from a backup made `age_s` before."""
-
-    age_s: float
-    down_s: float
-
-
-Fault: TypeAlias = Kill | KillTrainer | Freeze | Cut | Weather | DiskCall | DiskFull | ClockJump | Rollback
+Fault: TypeAlias = Kill | KillTrainer | Freeze | Cut | Weather | DiskCall | DiskFull | ClockJump
 
 
 @dataclass(frozen=True)
@@ -123,6 +116,8 @@ class Schedule:
     dimension: int
     steps: int
     step_s: float
+    from_submission: bool
+    """Faults strike before the first round is open, too."""
     faults: tuple[tuple[float, Fault], ...]
     """(seconds, what), sorted by time."""
 
@@ -168,12 +163,13 @@ def draw(seed: int) -> Schedule:
     return Schedule(
         seed=seed,
         sites=sites,
-        rounds=random.choice((2, 3, 3, 4)),
+        rounds=random.choice((2, 2, 3)),
         quorum=len(sites) if everybody else len(sites) - 1,
         deadline_s=_deadline_s(random, everybody, any(isinstance(fault, ClockJump) for _, fault in faults)),
         dimension=random.choice((1_000, 50_000, 400_000)),
         steps=random.randint(4, 15),
         step_s=0.1,
+        from_submission=random.random() < 0.2,
         faults=tuple(faults),
     )
 

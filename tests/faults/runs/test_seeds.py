@@ -31,6 +31,7 @@ def test_a_seed_that_passed_with_this_very_schedule_is_not_run_again(
         return runner.Outcome(seed, ("bytes: something",) if seed == 2 else (), 1.0, 0.5, {}, ())
 
     monkeypatch.setattr(runner, "run_seed", run)
+    monkeypatch.setattr(runner, "wanting", list)
     monkeypatch.setattr(runner, "template", contextlib.nullcontext)
     state, keep = tmp_path / "passed.json", tmp_path / "keep"
     words = ["--seeds", "1-3", "--resume", str(state), "--keep", str(keep)]
@@ -42,3 +43,14 @@ def test_a_seed_that_passed_with_this_very_schedule_is_not_run_again(
     state.write_text(state.read_text().replace(runner.fingerprint(draw(3)), "of another release"))
     runner.main(words)
     assert ran[-2:] == [2, 3], "a seed that draws another schedule now is another seed"
+
+
+def test_a_machine_that_cannot_run_them_is_told_what_it_lacks(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert runner.main(["--seeds", "1"]) == 2
+    assert (
+        "need unshare (util-linux) and nsenter (util-linux) and ip (iproute2) and cc (a C compiler)"
+        in capsys.readouterr().err
+    )

@@ -161,6 +161,18 @@ async def test_a_disk_that_stays_full_ends_the_daemon_and_the_next_start_goes_on
         assert engine.store.round(KEY).state is RoundState.COMMITTED
 
 
+async def test_what_a_full_disk_keeps_of_an_ended_round_is_removed_by_the_schedulers_next_turn(bench: Bench) -> None:
+    bench.forge.at, bench.forge.faults = "forget", [CannotWriteState("full")]
+    async with bench.engine() as engine:
+        await opened(engine)
+        await deliver(engine, NORTH)
+        await settle(engine)
+        assert engine.store.round(KEY).state is RoundState.COMMITTED, "the round ends all the same"
+        assert bench.forge.forgotten == []
+        bench.scheduler(engine).tick()
+        assert bench.forge.forgotten == [KEY]
+
+
 async def test_an_update_that_fails_its_check_is_rejected_with_the_reason(bench: Bench) -> None:
     async with bench.engine() as engine:
         await opened(engine)

@@ -48,6 +48,18 @@ async def test_nobody_listens(unused_tcp_port: int) -> None:
     assert str(error) == (f"nobody listens at localhost:{unused_tcp_port}: the aggregator may be down, or the port is wrong")
 
 
+async def test_a_call_after_a_long_absence_finds_the_aggregator_at_once(tmp_path: Path, unused_tcp_port: int) -> None:
+    """gRPC's own pauses between connections grow too; a call within one fails with what went wrong before. Eight seconds."""
+    async with open_connection(f"localhost:{unused_tcp_port}", SITE) as connection:
+        for _ in range(4):
+            with pytest.raises(AggregatorUnavailable):
+                await greet(connection)
+            await asyncio.sleep(1.5)
+        async with serving(tmp_path, FEDERATION, port=unused_tcp_port):
+            await asyncio.sleep(1.3)
+            await greet(connection)
+
+
 async def test_a_name_that_does_not_exist() -> None:
     error = await failure("aggregator.invalid:8443")
     assert type(error) is AggregatorUnavailable
