@@ -57,7 +57,7 @@ def epoch_of(state: Path) -> int:
 def amend(path: Path, clock: Clock, *, manifest: Manifest | None, epoch: int, old: Path | None) -> list[str]:
     """Make the rows those of the next epoch, in one transaction; what the operator should know."""
     notes: list[str] = []
-    known, trouble = _known_since(old) if old else ({}, "")
+    known, trouble = _known_since(old)
     database = Database(path)
     try:
         with database.writing() as connection:
@@ -100,13 +100,15 @@ def _renew_deadlines(connection: sa.Connection, clock: Clock) -> None:
         connection.execute(sa.update(table).where(*where).values(deadline=deadline))
 
 
-def _known_since(state: Path) -> tuple[dict[str, list[dict[str, Any]]], str]:
+def _known_since(state: Path | None) -> tuple[dict[str, list[dict[str, Any]]], str]:
     """Membership as the old state knows it: sites and certificates; nothing, and why, where it cannot be read."""
+    if state is None:
+        return {}, ""
     if not (state / "state.db").exists():
         return {}, "its database is gone"
     try:
         with backup.connected(state / "state.db") as connection:
-            found = {}
+            found: dict[str, list[dict[str, Any]]] = {}
             for name in ("sites", "certificates"):
                 cursor = connection.execute(f"SELECT * FROM {name}")  # noqa: S608  # two constants
                 columns = [column[0] for column in cursor.description]
