@@ -109,10 +109,12 @@ def _known_since(state: Path | None) -> tuple[dict[str, list[dict[str, Any]]], s
     try:
         with backup.connected(state / "state.db") as connection:
             found: dict[str, list[dict[str, Any]]] = {}
-            for name in ("sites", "certificates"):
-                cursor = connection.execute(f"SELECT * FROM {name}")  # noqa: S608  # two constants
-                columns = [column[0] for column in cursor.description]
-                found[name] = [dict(zip(columns, row, strict=True)) for row in cursor]
+            for table in (schema.sites, schema.certificates):
+                there = {row[1] for row in connection.execute(f"PRAGMA table_info({table.name})")}
+                # a database of another release may lack some, or have more
+                columns = [column.name for column in table.c if column.name in there]
+                rows = connection.execute(f"SELECT {', '.join(columns)} FROM {table.name}")  # noqa: S608  # our own names
+                found[table.name] = [dict(zip(columns, row, strict=True)) for row in rows]
             return found, ""
     except CannotWriteState as error:
         return {}, str(error)
