@@ -22,6 +22,7 @@ from agent.layout import Layout, aggregator_address
 from agent.link import own_site
 from agent.state import SCHEMA
 from histofed.audit import verify
+from histofed.backup import swap
 from histofed.base import checkup
 from histofed.base.clock import Clock, from_iso
 from histofed.base.config import Loaded
@@ -55,6 +56,9 @@ def checks(loaded: Loaded[AgentConfig], clock: Clock) -> Iterable[Check]:
     yield Check("data", lambda: data(config.data))
     yield Check("training", lambda: training(config))
     yield Check("state", lambda: checkup.state_directory(layout.root, RESERVE, ENROLL))
+    if (layout.root / swap.PLAN).exists():
+        yield Check("restore", lambda: swap.interrupted(layout.root))
+        return  # half of the state is on its way: what else could be said would be wrong in a moment
     if not layout.identity.exists():
         yield Check("certificate", lambda: certificate(layout.identity, clock))
         return  # without an identity there is nothing to connect as, and no daemon that ran

@@ -51,32 +51,32 @@ def restore(layout: Layout, source: Path, clock: Clock, *, replace: bool = False
     with durable.lock(layout.lock, "histofed-agent restore"):
         swap.settle(state)
         swap.refuse_occupied(state, backup.ENTRIES, replace)
-        new = swap.prepare(state)
-        own = _own(layout)
-        with archive.reading(source, "agent", backup.MEMBERS) as opened:
-            archive.unpack(opened, new, lambda manifest: _fits(manifest, layout, own))
-            manifest = opened.manifest
-        failpoint("restore.unpacked")
-        if journals.proven(new / "journal") != manifest.journal_head:
-            raise BadData("the journal in the backup does not end where its manifest says: it was not made by histofed")
-        old = bool(swap.occupied(state, backup.ENTRIES))
-        aside = swap.aside_name(clock.now(), state)
-        notes = [] if old else [LOST]
-        notes += _take_over(layout, new, clock, manifest)
-        notes += _take_identity(layout, new, own)
-        old_head = journals.choose(new / "journal", layout.journal, manifest.journal_head)
-        subject = history.restored(
-            epoch_from=manifest.epoch,
-            epoch=_newest_epoch(new, clock, manifest),
-            backup=manifest.digest,
-            made_at=manifest.made_at,
-            backup_head=manifest.journal_head,
-            old_head=old_head,
-            kept=aside if old else "",
-        )
-        site = manifest.holder.rpartition("/")[2]
-        journals.note(new / "journal", clock, f"agent-{site}", subject, "restored from a backup")
-        swap.swap(state, backup.ENTRIES, aside)
+        with swap.preparing(state) as new:
+            own = _own(layout)
+            with archive.reading(source, "agent", backup.MEMBERS) as opened:
+                archive.unpack(opened, new, lambda manifest: _fits(manifest, layout, own))
+                manifest = opened.manifest
+            failpoint("restore.unpacked")
+            if journals.proven(new / "journal") != manifest.journal_head:
+                raise BadData("the journal in the backup does not end where its manifest says: it was not made by histofed")
+            old = bool(swap.occupied(state, backup.ENTRIES))
+            aside = swap.aside_name(clock.now(), state)
+            notes = [] if old else [LOST]
+            notes += _take_over(layout, new, clock, manifest)
+            notes += _take_identity(layout, new, own)
+            old_head = journals.choose(new / "journal", layout.journal, manifest.journal_head)
+            subject = history.restored(
+                epoch_from=manifest.epoch,
+                epoch=_newest_epoch(new, clock, manifest),
+                backup=manifest.digest,
+                made_at=manifest.made_at,
+                backup_head=manifest.journal_head,
+                old_head=old_head,
+                kept=aside if old else "",
+            )
+            site = manifest.holder.rpartition("/")[2]
+            journals.note(new / "journal", clock, f"agent-{site}", subject, "restored from a backup")
+            swap.swap(state, backup.ENTRIES, aside)
     return Restored(manifest, aside if old else None, tuple(notes))
 
 

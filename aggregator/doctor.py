@@ -17,6 +17,7 @@ from cryptography import x509
 from aggregator.config import AggregatorConfig
 from aggregator.database import revisions
 from histofed.audit import verify
+from histofed.backup import swap
 from histofed.base import checkup
 from histofed.base.clock import Clock, from_iso
 from histofed.base.config import Loaded
@@ -42,6 +43,9 @@ def checks(loaded: Loaded[AggregatorConfig], clock: Clock) -> Iterable[Check]:
     yield Check("state", lambda: checkup.state_directory(state, config.retention.reserve_bytes, INIT))
     yield Check("ports", lambda: checkup.ports(wanted, lock))
     yield Check("names", lambda: names(config.public_hosts))
+    if (state / swap.PLAN).exists():
+        yield Check("restore", lambda: swap.interrupted(state))
+        return  # half of the state is on its way: what else could be said would be wrong in a moment
     if not identity.is_dir():
         return  # nothing else can be there, and one sentence about it is enough
     yield Check("daemon", lambda: checkup.running(lock, "histofed-aggregator run, or systemctl start histofed-aggregator"))

@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 import sqlalchemy as sa
 
@@ -61,7 +61,7 @@ class Chronicle:
         if self._ahead.pop(site, None) is not None:
             self._tell()
 
-    def check(self, metadata: Sequence[tuple[str, str | bytes]]) -> None:
+    def check(self, metadata: Iterable[tuple[str, str | bytes]]) -> None:
         """A call about a task was made in this epoch. Raises `TryLater`: the site is to say hello, and hears of the new one.
 
         A call that names no epoch is let through: what it asks for is checked against the rounds all the same.

@@ -74,12 +74,12 @@ def write(target: Path, manifest: Manifest, sources: Sequence[Source], credentia
     payload = document.encode(manifest)
     moment = int(from_iso(manifest.made_at).timestamp())
     with durable.writing(target) as file:
-        with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        with tarfile.TarFile(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as tar:
             for name, data in ((MANIFEST, payload), (SIGNATURE, document.seal(payload, credentials))):
                 tar.addfile(_header(name, len(data), moment), io.BytesIO(data))
             for source in sources:
                 with source.path.open("rb") as reading:
-                    hashed = _Hashed(reading)
+                    hashed = Hashed(reading)
                     tar.addfile(_header(source.name, source.bytes, moment), hashed)
                 if hashed.digest != source.sha256:
                     raise DigestMismatch(
@@ -108,10 +108,10 @@ class Archive:
         if strange is not None or len(set(names)) != len(names) or names[:1] != [CA_MEMBER]:
             raise BadData(f"the manifest of {path} names files that no backup of an {kind} has; it was not made by histofed")
 
-    def members(self) -> Iterator[tuple[Member, IO[bytes]]]:
+    def members(self) -> Iterator[tuple[Member, Hashed]]:
         """Each member with its bytes, once, in order; read each to its end. Raises `BadData` and `DigestMismatch`."""
         for member in self.manifest.members:
-            reader = _Hashed(self._next(member.name, member.bytes))
+            reader = Hashed(self._next(member.name, member.bytes))
             yield member, reader
             if reader.digest != member.sha256:
                 raise DigestMismatch(f"{member.name} in {self._path} is not what was backed up: the file is damaged")
@@ -188,17 +188,17 @@ class _Member:
             return self._inner.read(count)
 
 
-class _Hashed(io.RawIOBase):
+class Hashed:
     """Bytes that are hashed as they are read."""
 
     def __init__(self, inner: IO[bytes] | _Member) -> None:
-        super().__init__()
         self._inner = inner
         self._hash = hashlib.sha256()
         self.small = b""
         """The beginning: what a certificate's file holds."""
 
     def read(self, count: int = -1) -> bytes:
+        """The next bytes."""
         data = self._inner.read(count)
         self._hash.update(data)
         if len(self.small) < _SIGNATURE_LIMIT:

@@ -12,14 +12,16 @@ may be a mount point, or its parent belong to root. What is not the daemon's (an
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Final
 
 from histofed.base import durable
+from histofed.base.doctor import Doubt
 from histofed.base.durable import failpoint
 from histofed.base.errors import AlreadyThere, BadData
 from histofed.base.ids import Json, canonical
@@ -30,10 +32,16 @@ NEW: Final = "restore.new"
 PLAN: Final = "restore.json"
 
 
-def prepare(state: Path) -> Path:
-    """An empty folder for the new state. Raises `CannotWriteState`."""
+@contextlib.contextmanager
+def preparing(state: Path) -> Iterator[Path]:
+    """An empty folder for the new state, removed when the block fails before the decision. Raises `CannotWriteState`."""
     durable.remove(state / NEW)
-    return durable.make_directory(state / NEW)
+    try:
+        yield durable.make_directory(state / NEW)
+    except Exception:
+        if not (state / PLAN).exists():
+            durable.remove(state / NEW)
+        raise
 
 
 def aside_name(moment: datetime, state: Path) -> str:
@@ -95,6 +103,13 @@ def settle(state: Path) -> str | None:
     durable.remove(state / NEW)
     log.warning("the state was restored from a backup")
     return aside if old else None
+
+
+def interrupted(state: Path) -> Doubt:
+    """For `doctor`, when the plan of a restore is there."""
+    return Doubt(
+        f"a restore was interrupted in {state}; it is decided, and the daemon's next start carries it out: start the daemon"
+    )
 
 
 def _read(plan: Path) -> tuple[str, list[str], list[str]]:

@@ -89,7 +89,8 @@ def test_an_older_state_comes_back_and_the_experiment_goes_on_to_its_end(running
     assert (restored.subject["epoch_from"], restored.subject["epoch"]) == (1, 2)
     told = [record for record in records(running.state / "journal") if record.action == "round.planned"]
     assert len(told) > 5, "rounds of the lost history are still told"
-    assert [record.action for record in records(running.state / "journal")].count("backup.made") >= 0
+    made = [record.subject["backup"] for record in records(running.state / "journal") if record.action == "backup.made"]
+    assert made == [restored.subject["backup"]], "the daemon journalled what was made beside it"
     aside = running.state / str(restored.subject["kept"])
     assert verify(aside / "journal").ok, "what was there before lies aside"
 

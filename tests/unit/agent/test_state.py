@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from agent.state import SCHEMA, State, TaskInHand
+from histofed.audit.history import History
+from histofed.audit.verify import Head
 from histofed.base.clock import FakeClock, iso
 from histofed.base.errors import CannotWriteState, VersionMismatch
 from histofed.base.ids import ExperimentId, RoundKey, SiteId, TaskKey, sha256
@@ -82,3 +84,19 @@ def test_a_file_that_is_no_database_is_told(tmp_path: Path) -> None:
     (tmp_path / "state.db").write_bytes(b"not a database, but long enough to be looked at" * 100)
     with pytest.raises(CannotWriteState, match=r"state\.db"):
         State(tmp_path / "state.db", FakeClock())
+
+
+def test_a_file_of_the_first_schema_is_brought_up_to_date(tmp_path: Path) -> None:
+    State(tmp_path / "state.db", FakeClock()).close()
+    old = sqlite3.connect(tmp_path / "state.db")
+    old.executescript("DROP TABLE history; INSERT INTO private_round VALUES ('pilot', 4); PRAGMA user_version = 1;")
+    old.close()
+    state = State(tmp_path / "state.db", FakeClock())
+    assert state.private_round(ExperimentId("pilot")) == 4
+    assert state.history(A) is None
+    state.note_history(A, History(2, Head(7, B)))
+    state.note_history(A, History(1, Head(9, B)))
+    state.note_history(A, History(2, Head(6, B)))
+    assert state.history(A) == History(2, Head(7, B)), "it never goes back"
+    assert state.history(B) is None, "another federation is another history"
+    state.close()

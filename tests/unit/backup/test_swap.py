@@ -38,7 +38,7 @@ def content(folder: Path) -> dict[str, bytes]:
 @pytest.fixture
 def state(tmp_path: Path) -> Path:
     put(tmp_path, OLD | {"operator/key": b"a person's"})
-    put(swap.prepare(tmp_path), NEW)
+    put(tmp_path / swap.NEW, NEW)
     return tmp_path
 
 
@@ -92,7 +92,7 @@ def test_a_crash_between_the_steps(state: Path, monkeypatch: pytest.MonkeyPatch,
 
 
 def test_an_empty_directory_gets_no_folder_of_an_old_state(tmp_path: Path) -> None:
-    put(swap.prepare(tmp_path), NEW)
+    put(tmp_path / swap.NEW, NEW)
     swap.swap(tmp_path, ENTRIES, "aside")
     assert content(tmp_path) == NEW
     assert not (tmp_path / "aside").exists()
@@ -117,3 +117,10 @@ def test_a_damaged_plan_is_told(tmp_path: Path) -> None:
     (tmp_path / swap.PLAN).write_bytes(b'{"old": 1}')
     with pytest.raises(BadData, match="a restore was interrupted here"):
         swap.settle(tmp_path)
+
+
+def test_what_was_prepared_in_vain_is_cleared_away(tmp_path: Path) -> None:
+    with pytest.raises(BadData), swap.preparing(tmp_path) as new:
+        put(new, NEW)
+        raise BadData("the file is damaged")
+    assert list(tmp_path.iterdir()) == []

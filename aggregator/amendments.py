@@ -1,0 +1,148 @@
+"""What must be true of a restored database before a daemon goes on from it: the rows of the next epoch.
+
+The epoch itself and the backup; join tokens void, because one that was used since would be good again; deadlines of open
+rounds moved on; and what the state before, where it can still be read, knows better: certificates issued or revoked since,
+sites that joined since. One transaction. `aggregator/restore.py` is the caller.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Final
+
+import sqlalchemy as sa
+
+from aggregator import backup, schema
+from aggregator.database import Database
+from aggregator.rounds import RoundState
+from histofed.backup.manifest import Manifest
+from histofed.base.clock import Clock, iso
+from histofed.base.errors import CannotWriteState, UsageError
+
+ENDED: Final = (str(RoundState.COMMITTED), str(RoundState.ABANDONED))
+TOKENS: Final = "{} join tokens that nobody had used are void: make new ones for sites that have not joined yet"
+BLIND: Final = (
+    "the state before is not here, so that nobody knows which certificates were revoked and which sites joined after {}: "
+    "revoke again what must stay revoked (a site's certificate ends within seven days by itself), enrol those sites again"
+)
+
+
+def next_epoch(known: int, wanted: int | None) -> int:
+    """The epoch to begin. Raises `UsageError` for one that does not lie ahead."""
+    if wanted is None:
+        return known + 1
+    if wanted <= known or wanted > 2**31 - 1:
+        raise UsageError(
+            f"--epoch {wanted} does not lie ahead: the epoch known here is {known}; leave --epoch out for {known + 1}"
+        )
+    return wanted
+
+
+def epoch_of(state: Path) -> int:
+    """The epoch of the state that is here; 0 where none can be read."""
+    if not (state / "state.db").exists():
+        return 0
+    try:
+        with backup.connected(state / "state.db") as connection:
+            if connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'epochs'").fetchone() is None:
+                return 1
+            (number,) = connection.execute("SELECT max(number) FROM epochs").fetchone()
+    except CannotWriteState:
+        return 0  # damaged, which is why it is being replaced; `amend` says so
+    return int(number or 1)
+
+
+def amend(path: Path, clock: Clock, *, manifest: Manifest | None, epoch: int, old: Path | None) -> list[str]:
+    """Make the rows those of the next epoch, in one transaction; what the operator should know."""
+    notes: list[str] = []
+    known, trouble = _known_since(old)
+    database = Database(path)
+    try:
+        with database.writing() as connection:
+            now = iso(clock.now())
+            row = {"number": epoch, "began_at": now, "backup": manifest.digest if manifest else ""}
+            connection.execute(sa.insert(schema.epochs).values(row))
+            if manifest is not None:
+                connection.execute(sa.insert(schema.backups).values(_backup_row(manifest, now)))
+            voided = connection.execute(
+                sa.update(schema.tokens)
+                .where(schema.tokens.c.used_at.is_(None), schema.tokens.c.expires_at > now)
+                .values(used_at=now)
+            ).rowcount
+            if voided:
+                notes.append(TOKENS.format(voided))
+            _renew_deadlines(connection, clock)
+            notes += _merge(connection, known)
+    finally:
+        database.close()
+    if manifest is not None and (old is None or trouble):
+        notes.append(BLIND.format(manifest.made_at[:19]) + (f" ({trouble})" if trouble else ""))
+    return notes
+
+
+def _backup_row(manifest: Manifest, now: str) -> dict[str, Any]:
+    """The backup that is being restored, for sites: what they keep for it stays."""
+    rounds = json.dumps(manifest.rounds, sort_keys=True)
+    return {"id": manifest.id, "made_at": manifest.made_at, "rounds": rounds, "digest": manifest.digest, "noted_at": now}
+
+
+def _renew_deadlines(connection: sa.Connection, clock: Clock) -> None:
+    """An open round gets its whole time again: the one that it had has passed while nobody could work on it."""
+    table = schema.rounds
+    query = sa.select(table.c.experiment, table.c.number, table.c.deadline_s).where(
+        table.c.state.not_in(ENDED), table.c.deadline.is_not(None)
+    )
+    for row in connection.execute(query).all():
+        deadline = iso(clock.now() + timedelta(seconds=row.deadline_s))
+        where = (table.c.experiment == row.experiment, table.c.number == row.number)
+        connection.execute(sa.update(table).where(*where).values(deadline=deadline))
+
+
+def _known_since(state: Path | None) -> tuple[dict[str, list[dict[str, Any]]], str]:
+    """Membership as the old state knows it: sites and certificates; nothing, and why, where it cannot be read."""
+    if state is None:
+        return {}, ""
+    if not (state / "state.db").exists():
+        return {}, "its database is gone"
+    try:
+        with backup.connected(state / "state.db") as connection:
+            found: dict[str, list[dict[str, Any]]] = {}
+            for table in (schema.sites, schema.certificates):
+                there = {row[1] for row in connection.execute(f"PRAGMA table_info({table.name})")}
+                # a database of another release may lack some, or have more
+                columns = [column.name for column in table.c if column.name in there]
+                rows = connection.execute(f"SELECT {', '.join(columns)} FROM {table.name}")  # noqa: S608  # our own names
+                found[table.name] = [dict(zip(columns, row, strict=True)) for row in rows]
+            return found, ""
+    except CannotWriteState as error:
+        return {}, str(error)
+
+
+def _merge(connection: sa.Connection, known: dict[str, list[dict[str, Any]]]) -> list[str]:
+    """What was issued, revoked and joined after the backup stays so."""
+    certificates, sites = schema.certificates, schema.sites
+    here = set(connection.execute(sa.select(certificates.c.serial)).scalars())
+    revoked = set(
+        connection.execute(sa.select(certificates.c.serial).where(certificates.c.revoked_at.is_not(None))).scalars()
+    )
+    again = 0
+    for row in known.get("certificates", []):
+        if row["serial"] not in here:
+            connection.execute(sa.insert(certificates).values(row))
+        elif row["revoked_at"] is not None and row["serial"] not in revoked:
+            connection.execute(
+                sa.update(certificates).where(certificates.c.serial == row["serial"]).values(revoked_at=row["revoked_at"])
+            )
+        again += row["revoked_at"] is not None and row["serial"] not in revoked
+    names = set(connection.execute(sa.select(sites.c.name)).scalars())
+    joined = [row for row in known.get("sites", []) if row["name"] not in names]
+    for row in joined:
+        connection.execute(sa.insert(sites).values(row))
+    notes = []
+    if again:
+        notes.append(f"{again} certificates that were revoked after the backup stay revoked")
+    if joined:
+        notes.append(f"{len(joined)} sites that joined after the backup stay members")
+    return notes
