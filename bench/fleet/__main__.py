@@ -22,6 +22,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
 
@@ -139,7 +140,7 @@ def run(enrolled: int, sampled: int, rounds: int, weights: int, processes: int) 
         admitted=sum(1 for line in told if line.get("admitted")),
         dispatch_s=tuple(line["at"] - opened[_round_of(line)] for line in told if line["what"] == "offer"),
         round_s=tuple(took),
-        cpu_s=tuple(after[0] - before[0] for before, after in zip(marks, marks[1:], strict=False)),
+        cpu_s=tuple(after[0] - before[0] for before, after in pairwise(marks)),
         anonymous=tuple(mark[1] for mark in marks[1:]),
     )
 

@@ -60,7 +60,9 @@ class Kitchen:
         with weights.TensorFile(source) as file:
             specs = [spec.meaning for spec in file.specs.values()]
             step = np.float32((self.number + 1) / 1024)
-            return target, weights.save_stream(target, specs, (part + step for name in file.names for part in file.walk(name)))
+            return target, weights.save_stream(
+                target, specs, (part + step for name in file.names for part in file.walk(name))
+            )
 
 
 def tell(what: str, **facts: object) -> None:
@@ -111,9 +113,7 @@ class Site:
             accept = wire.AcceptTaskRequest(task=offer.task, attempt=offer.attempt, policy_sha256=sha256(b""))
             await connection.call(fleet.AcceptTask, accept)
             path, written = await self._kitchen.update(offer.base.sha256, await self._download(connection, offer))
-            await upload(
-                connection, path, written.sha256, task=offer.task, clock=self._clock, random=self._random
-            )
+            await upload(connection, path, written.sha256, task=offer.task, clock=self._clock, random=self._random)
             state = await self._submit(connection, fleet, offer, written)
             tell("verdict", site=self._name, task=offer.task, admitted=state == types_pb2.TASK_STATE_ADMITTED)
         except (HistofedError, OSError) as error:
@@ -132,9 +132,7 @@ class Site:
             raise HistofedError(f"{got} bytes of {offer.base.bytes} came")
         return content
 
-    async def _submit(
-        self, connection: Connection, fleet: Any, offer: wire.TaskOffer, written: weights.Written
-    ) -> int:
+    async def _submit(self, connection: Connection, fleet: Any, offer: wire.TaskOffer, written: weights.Written) -> int:
         task = TaskKey.parse(offer.task)
         manifest = UpdateManifest(
             federation=self._credentials.federation,

@@ -84,7 +84,9 @@ class ExchangeWorkshop:
         with TensorFile(task.shared) as shared:
             specs = [spec.meaning for spec in shared.specs.values()]
             if specs != _specs(config):
-                raise BadData("the global weights have another form than this experiment's [config]; they belong to other work")
+                raise BadData(
+                    "the global weights have another form than this experiment's [config]; they belong to other work"
+                )
             _wait(config.delay_s, stop)
             weights.store_stream(task.output / "shared.safetensors", specs, _moved(shared))
         before = float(weights.read(task.private)[_ROUNDS][0]) if task.private else 0.0
