@@ -93,7 +93,7 @@ class AggregatorService:
         scratch = durable.make_directory(state / "scratch")
         changes = Changes()
         fleet = Fleet(clock, changes)
-        fleet.expect(tuple(row.name for row in members.sites() if row.left_at is None))
+        fleet.expect(members.present())
         born = nursery()
         stack.push_async_callback(born.close)
         workers = Workers(clock, limit=config.workers, nursery=born)
@@ -272,10 +272,9 @@ class AggregatorService:
             self._metrics.set(names.SITES_CONNECTED, len(self._fleet.connected))
             try:
                 self._chronicle.note_backups()
-                for row in self._members.sites():
-                    if row.certificate_expires_at is not None:
-                        left = (row.certificate_expires_at - self._clock.now()).total_seconds()
-                        self._metrics.set(names.SITE_CERTIFICATE_EXPIRY, left, site=row.name)
+                for site, expiry in self._members.certificate_expiries().items():
+                    left = (expiry - self._clock.now()).total_seconds()
+                    self._metrics.set(names.SITE_CERTIFICATE_EXPIRY, left, site=site)
             except CannotWriteState as error:
                 log.error("gauges are not renewed", extra=fields(reason=str(error)))
             serving, not_serving = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING

@@ -109,19 +109,14 @@ class Members:
 
     def sites(self) -> tuple[SiteRow, ...]:
         """Every site that ever enrolled, by name."""
-        expiry = (
-            sa.select(sa.func.max(schema.certificates.c.expires_at))
-            .where(schema.certificates.c.identity.like(sa.literal("%/site/") + schema.sites.c.name))
-            .scalar_subquery()
+        counts = (
+            sa.select(schema.tasks.c.site, sa.func.count().label("admitted"))
+            .where(schema.tasks.c.state == TaskState.ADMITTED)
+            .group_by(schema.tasks.c.site)
         )
-        admitted = (
-            sa.select(sa.func.count())
-            .select_from(schema.tasks)
-            .where(schema.tasks.c.site == schema.sites.c.name, schema.tasks.c.state == TaskState.ADMITTED)
-            .scalar_subquery()
-        )
-        query = sa.select(schema.sites, expiry.label("expiry"), admitted.label("admitted")).order_by(schema.sites.c.name)
+        expiries = self.certificate_expiries()
         with self._database.reading() as connection:
+            admitted = {row.site: row.admitted for row in connection.execute(counts)}
             return tuple(
                 SiteRow(
                     SiteId(row.name),
@@ -129,11 +124,25 @@ class Members:
                     moment(row.last_seen_at),
                     moment(row.left_at),
                     row.version,
-                    moment(row.expiry),
-                    row.admitted,
+                    expiries.get(SiteId(row.name)),
+                    admitted.get(row.name, 0),
                 )
-                for row in connection.execute(query)
+                for row in connection.execute(sa.select(schema.sites).order_by(schema.sites.c.name))
             )
+
+    def certificate_expiries(self) -> dict[SiteId, datetime]:
+        """When the newest certificate of each site ends. One pass, however many sites: it is asked for all the time."""
+        table = schema.certificates.c
+        query = sa.select(table.identity, sa.func.max(table.expires_at).label("expiry")).group_by(table.identity)
+        with self._database.reading() as connection:
+            rows = connection.execute(query.where(table.identity.contains("/site/"))).all()
+        return {SiteId(row.identity.rpartition("/site/")[2]): from_iso(row.expiry) for row in rows}
+
+    def present(self) -> tuple[SiteId, ...]:
+        """Sites that were not given up as absent."""
+        query = sa.select(schema.sites.c.name).where(schema.sites.c.left_at.is_(None))
+        with self._database.reading() as connection:
+            return tuple(map(SiteId, connection.execute(query).scalars()))
 
 
 def _insert_certificate(connection: sa.Connection, identity: str, serial: str, now: str, expires_at: str) -> None:

@@ -73,16 +73,23 @@ def round_values(state: Round) -> dict[str, Any]:
     return {
         "experiment": state.key.experiment,
         "number": state.key.number,
-        "state": state.state,
         "kind": state.kind,
-        "reason": state.reason,
         "base": state.base,
-        "model": state.model,
         "eligible": json.dumps(state.eligible),
         "quorum": state.quorum,
         "attempts": state.attempts,
         "deadline_s": state.deadline_s,
         "enough": state.enough,
+        **round_progress(state),
+    }
+
+
+def round_progress(state: Round) -> dict[str, Any]:
+    """What a transition may change; the plan is written once, and its list of eligible sites is as long as the fleet."""
+    return {
+        "state": state.state,
+        "reason": state.reason,
+        "model": state.model,
         "opened_at": _written(state.opened_at),
         "deadline": _written(state.deadline),
         "committed_at": _written(state.committed_at),

@@ -24,6 +24,7 @@ from aggregator.rows import (
     Held,
     ModelRow,
     envelope_values,
+    round_progress,
     round_values,
     task_values,
     to_experiment,
@@ -167,7 +168,7 @@ class Store:
         of_round = {"of_experiment": key.experiment, "of_round": key.number}
         changed = [new for old, new in zip(before.tasks, after.tasks, strict=True) if new != old]
         with self._database.writing() as connection:
-            connection.execute(_SAVE_ROUND, round_values(after) | of_round)
+            connection.execute(_SAVE_ROUND, round_progress(after) | of_round)
             for task in changed:
                 connection.execute(_SAVE_TASK, task_values(key, task) | of_round | {"of_site": task.site})
             if update is not None:

@@ -1,8 +1,8 @@
 """Three deaths in mid-round, as the peers' fault scripts stage them, on our daemons: what becomes of the run.
 
-Two sites and a tiny model, tasks that last some seconds; in the second round one process gets SIGKILL, and a daemon that was
-killed is started again after `DOWN_S` seconds. Told is what an operator wants to know: whether the experiment ends by itself,
-with every round committed and every site's work in it, and how much later than without the death.
+Two sites and a tiny model, tasks that last some seconds; in the second round one process gets SIGKILL, and a daemon that
+was killed is started again after `DOWN_S` seconds. Told is what an operator wants to know: whether the experiment ends by
+itself, with every round committed and every site's work in it.
 """
 
 from __future__ import annotations
@@ -74,7 +74,9 @@ def _case(name: str, strike: Callable[[Federation], None]) -> list[Result]:
         found: list[dict[str, Any]] = federation.cli("rounds", "list", "exchange")["rounds"]
     lost = sum(len(one["sampled"]) - len(one["admitted"]) for one in found)
     committed = sum(one["state"] == "committed" for one in found)
-    print(json.dumps({"case": name, "state": sight["experiment"]["state"], "committed": committed, "lost": lost}), flush=True)
+    print(
+        json.dumps({"case": name, "state": sight["experiment"]["state"], "committed": committed, "lost": lost}), flush=True
+    )
     return [
         at_most(f"{name}: rounds not committed", ROUNDS - committed, "of 4", 0, COMMAND),
         at_most(f"{name}: updates of sites lost", lost, "of 8", 0, COMMAND),

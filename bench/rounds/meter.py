@@ -1,9 +1,9 @@
 """What trees of processes cost: CPU and memory by role, read from /proc while they run.
 
 CPU of a tree is that of its living processes and of every child that they have waited for, so that no short-lived one is
-lost. Memory is told in two ways: *resident* counts every page that a process maps, files of the page cache among them (what
-`bench/peers` reports of the peers); *anonymous* is what the kernel cannot take back. Both are sums over a role's processes at
-one moment, the largest that was seen.
+lost. Memory is told in two ways: *resident* counts every page that a process maps, files of the page cache among them (as
+the peers' scripts count); *anonymous* is what the kernel cannot take back. Both are sums over a role's processes at one
+moment, the largest that was seen; pages that forked processes share count in each.
 """
 
 from __future__ import annotations

@@ -33,8 +33,6 @@ class Rounds:
     sites_cpu_s: float
     aggregator_resident_mib: int
     aggregator_anonymous_mib: int
-    exact: bool
-    """Every model is the one before plus the step, bit for bit."""
     load_average: float
 
 
@@ -93,7 +91,6 @@ def _costs(federation: Federation, meter: Meter, sites: int, size: str) -> Round
         sites_cpu_s=round(meter.cpu("sites"), 2),
         aggregator_resident_mib=meter.peak_resident("aggregator") >> 20,
         aggregator_anonymous_mib=meter.peak_anonymous("aggregator") >> 20,
-        exact=True,
         load_average=os.getloadavg()[0],
     )
 

@@ -127,7 +127,8 @@ class Nursery:
 
     async def _launch(self) -> socket.socket:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
+        with theirs, contextlib.ExitStack() as if_it_fails:
+            if_it_fails.callback(ours.close)
             self._process = await asyncio.create_subprocess_exec(
                 *(sys.executable, "-P", "-m", "histofed.base.warm", self._module, str(theirs.fileno()), str(os.getpid())),
                 stdin=asyncio.subprocess.DEVNULL,
@@ -138,5 +139,6 @@ class Nursery:
                 env={**os.environ, **self._environment},
                 start_new_session=True,  # ctrl-C at a terminal is for the daemon, which drains
             )
+            if_it_fails.pop_all()
         self._control = ours
         return ours

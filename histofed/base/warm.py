@@ -8,7 +8,7 @@ line with the child's process id and, when it has ended, a line with its exit co
 
 - a leash that is closed at the daemon's end kills the child and its whole session;
 - an ended child keeps its process id until then, so that no signal meant for it can reach a stranger;
-- the nursery ends when the daemon does, and its children with it; by itself after `IDLE_S` seconds without a child;
+- the nursery is killed when the daemon ends, and its children with it; without a child it ends by itself after `IDLE_S`;
 - it has one thread, or its forks would be unsafe: MODULE starts none when it is imported.
 
 What a library leaves for the interpreter's end is not run in a child: it ends when `main` returns.
@@ -72,7 +72,7 @@ class _Nursery:
                 match key.data:
                     case None:
                         self._open = self._answer()
-                    case "ended", _Born() as child:
+                    case "ended", _Born() as child if child in self._born:  # not buried by an event before this one
                         self._tell_end(child)
                     case "leash", _Born() as child:
                         self._bury(child)
@@ -87,6 +87,7 @@ class _Nursery:
         leash, *given = descriptors
         pid = _fork()
         if pid == 0:
+            os.close(leash)
             self._become_child(json.loads(data), given)
         for descriptor in given:
             os.close(descriptor)
@@ -125,6 +126,7 @@ class _Nursery:
         code = 1
         try:
             parent = os.getppid()
+            die_with(parent)
             os.setsid()
             set_name(self._name)
             self._poll.close()

@@ -85,7 +85,7 @@ class ExchangeWorkshop:
             specs = [spec.meaning for spec in shared.specs.values()]
             if specs != _specs(config):
                 raise BadData(
-                    "the global weights have another form than this experiment's [config]: they belong to other work"
+                    "the global weights have another form than this experiment's [config]; they belong to other work"
                 )
             _wait(config.delay_s, stop)
             weights.store_stream(task.output / "shared.safetensors", specs, _moved(shared))

@@ -75,7 +75,7 @@ class _Read:
     """End of validity, seconds since the epoch."""
 
 
-@functools.lru_cache(maxsize=1024)
+@functools.lru_cache(maxsize=4096)
 def _read(pem: bytes) -> _Read:
     """What a certificate says: the same for the same bytes, and asked for at every message of a stream."""
     certificate = x509.load_pem_x509_certificate(pem)

@@ -27,8 +27,9 @@ STALL_S: Final = 60.0
 """A transfer in which no byte moved for this long is dead; it is cut and resumed."""
 CALL_S: Final = 30.0
 """Deadline of a unary call unless the caller has a better one."""
-CONCURRENT_RPCS: Final = 512
-"""Calls that a server works on at once; more are refused with RESOURCE_EXHAUSTED instead of waiting in silence."""
+CONCURRENT_RPCS: Final = 4096
+"""Calls that a server works on at once; more are refused with RESOURCE_EXHAUSTED instead of waiting in silence. Every
+connected site has one that lasts, its stream of offers, and needs two or three beside it while it works."""
 ERROR_CLASS: Final = "histofed-error"
 """Trailing metadata: the class of the error, so that the other end raises the same one."""
 DETAILS: Final = 1500

@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 
 from agent.assignment import encode, read_assignment, write
-from agent.training import train
+from agent.training import Trainers, train
 from histofed import weights
 from histofed.base.errors import BadData, CannotWriteState, TrainingFailed
 from histofed.recipes.contract import Progress
-from tests.support.processes import has_ended, open_descriptors, trainers
+from tests.support.processes import children, has_ended, open_descriptors, trainers
 from tests.unit.agent.conftest import MakeAssignment
 
 STOP_S = 20.0
@@ -150,6 +150,36 @@ async def test_an_unexpected_error_is_told_by_class_and_place_alone(
         await train(tmp_path, assignment, ignore, STOP_S)
     assert "FileNotFoundError in the trainer" in caplog.text
     assert "base.safetensors" not in caplog.text
+
+
+async def test_trainers_from_a_nursery_do_the_same(tmp_path: Path, make_assignment: MakeAssignment) -> None:
+    born = Trainers()
+    expected = await train(tmp_path, make_assignment(), ignore, STOP_S)
+    assert await train(tmp_path, make_assignment(), ignore, STOP_S, born) == expected
+    with pytest.raises(BadData, match="belong to other work"):
+        await train(tmp_path, make_assignment(dimension=11), ignore, STOP_S, born)
+    watch = Watch(1)
+    running = asyncio.create_task(train(tmp_path, make_assignment(delay_s=0.05, steps=200), watch, STOP_S, born))
+    await watch.reached.wait()
+    os.kill(child(), signal.SIGKILL)
+    with pytest.raises(TrainingFailed, match="killed by signal 9"):
+        await running
+    watch = Watch(1)
+    running = asyncio.create_task(train(tmp_path, make_assignment(delay_s=0.05, steps=300), watch, STOP_S, born))
+    await watch.reached.wait()
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert not trainers(), "it wrote its checkpoint and ended"
+    await born.close()
+    assert not children()
+
+
+async def test_another_number_of_threads_needs_another_nursery() -> None:
+    born = Trainers()
+    one = await born.nursery(1)
+    assert await born.nursery(1) is one
+    assert await born.nursery(2) is not one
 
 
 async def test_no_descriptor_is_left_open(tmp_path: Path, make_assignment: MakeAssignment) -> None:

@@ -8,6 +8,7 @@ import select
 import signal
 import subprocess
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ from aggregator.jobs import (
     encode_error,
     encode_job,
 )
-from aggregator.pool import Workers
+from aggregator.pool import Workers, nursery
 from histofed import weights
 from histofed.base.clock import FakeClock, SystemClock
 from histofed.base.errors import BadData, CannotWriteState, DeadlineExceeded, HistofedError, NotFound, all_errors
@@ -35,9 +36,12 @@ MEAN = {"dimension": 5, "steps": 1}
 HERE = Path("/a/file")
 
 
-@pytest.fixture
-def workers() -> Workers:
-    return Workers(SystemClock(), timeout_s=60)
+@pytest.fixture(params=["nursery", "long way"])
+async def workers(request: pytest.FixtureRequest) -> AsyncIterator[Workers]:
+    born = nursery() if request.param == "nursery" else None
+    yield Workers(SystemClock(), timeout_s=60, nursery=born)
+    if born is not None:
+        await born.close()
 
 
 @pytest.fixture
@@ -94,7 +98,6 @@ async def test_aggregation_gives_what_the_function_gives(workers: Workers, tmp_p
 
     assert await workers.run(job("child")) == aggregate(job("here"))
     assert sha256_file(tmp_path / "child-shared") == sha256_file(model)
-    assert children(os.getpid()) == []
 
 
 async def test_the_first_model_of_a_recipe_and_the_tensors_that_follow_it(workers: Workers, tmp_path: Path) -> None:
@@ -198,13 +201,49 @@ async def test_a_job_that_takes_too_long_is_stopped(endless: InspectJob) -> None
     assert await gone(child)
 
 
-async def test_cancelling_the_caller_ends_the_child(workers: Workers, endless: InspectJob) -> None:
-    running = asyncio.create_task(workers.run(endless))
+async def test_cancelling_the_caller_ends_the_child(endless: InspectJob) -> None:
+    running = asyncio.create_task(Workers(SystemClock()).run(endless))
     (child,) = await started(1, os.getpid())
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
     assert await gone(child)
+
+
+async def test_a_forked_child_is_stopped_when_its_caller_is_cancelled_or_the_time_is_up(endless: InspectJob) -> None:
+    born = nursery()
+    running = asyncio.create_task(Workers(SystemClock(), nursery=born).run(endless))
+    place = await _first_child(os.getpid())
+    (child,) = await started(1, place)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert await gone(child)
+    with pytest.raises(DeadlineExceeded, match=r"did not end within 0\.2 s"):
+        await Workers(SystemClock(), timeout_s=0.2, nursery=born).run(endless)
+    assert children(place) == []
+    await born.close()
+
+
+async def test_a_forked_child_that_is_killed_is_repeated(model: Path, endless: InspectJob) -> None:
+    born = nursery()
+    clock = FakeClock()
+    running = asyncio.create_task(Workers(clock, attempts=2, nursery=born).run(endless))
+    place = await _first_child(os.getpid())
+    for _ in range(2):
+        (child,) = await started(1, place)
+        signal.pidfd_send_signal(child, signal.SIGKILL)
+        assert await gone(child)
+    with pytest.raises(HistofedError, match="inspect process was killed by SIGKILL 2 times"):
+        await running
+    await born.close()
+
+
+async def _first_child(parent: int) -> int:
+    """The process id of the first child."""
+    (handle,) = await started(1, parent)
+    os.close(handle)
+    return children(parent)[0]
 
 
 @pytest.mark.parametrize("limit", [1, 2])
