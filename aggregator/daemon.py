@@ -42,6 +42,7 @@ from histofed.base.clock import Clock
 from histofed.base.errors import CannotWriteState, HistofedError
 from histofed.base.health import Health
 from histofed.base.ids import Digest
+from histofed.pki.credentials import Credentials
 from histofed.pki.tokens import JoinLine
 from histofed.telemetry import attributes as names
 from histofed.telemetry.logs import fields
@@ -178,17 +179,22 @@ class AggregatorService:
             ),
             server,
         )
-        bind(server, config.listen.grpc, tls.server_credentials(identity.credentials))
-        await server.start()
-        stack.push_async_callback(server.stop, STOP_GRACE_S)
+        await self._listen(server, identity.credentials)
         stack.callback(changes.close)
         stack.callback(fleet.close)
-        host, _, port = config.listen.grpc.rpartition(":")
-        await tls.prove_tls13_only(_reachable(host), int(port))
         await self._serve_health()
         self._serve_metrics()
-        self._health.set("listening", True, f"sites reach it on {config.listen.grpc}")
-        log.info("listening", extra=fields(grpc=config.listen.grpc, version=__version__, federation=config.federation))
+
+    async def _listen(self, server: grpc.aio.Server, credentials: Credentials) -> None:
+        """From here on sites and operators reach it. Raises for an address that cannot be bound, or an old TLS."""
+        address = self._config.listen.grpc
+        bind(server, address, tls.server_credentials(credentials))
+        await server.start()
+        self._stack.push_async_callback(server.stop, STOP_GRACE_S)
+        host, _, port = address.rpartition(":")
+        await tls.prove_tls13_only(_reachable(host), int(port))
+        self._health.set("listening", True, f"sites reach it on {address}")
+        log.info("listening", extra=fields(grpc=address, version=__version__, federation=self._config.federation))
 
     async def serve(self, drain: asyncio.Event) -> None:
         """Plan rounds until the daemon drains. Raises what made the aggregator unable to go on."""
