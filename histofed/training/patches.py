@@ -70,7 +70,8 @@ def _directions(real_BCHW: Tensor, stride: int) -> Tensor:
         drawn_DP = normalize(torch.randn(DIRECTIONS, len(covariance_PP)), dim=1)
         lower_PP = torch.linalg.cholesky(covariance_PP)
         whitened_DP = torch.linalg.solve_triangular(lower_PP, onto(real_BCHW.device, drawn_DP), upper=False, left=False)
-    return whitened_DP.view(DIRECTIONS, -1, EDGE, EDGE)
+    filters_DCEE: Tensor = whitened_DP.view(DIRECTIONS, -1, EDGE, EDGE)
+    return filters_DCEE
 
 
 def _smaller(images_BCHW: Tensor, ratio: int) -> Tensor:
