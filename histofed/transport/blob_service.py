@@ -27,7 +27,7 @@ from histofed.transport.gate import Caller, answer, caller
 from histofed.transport.held import opened
 from histofed.transport.pace import Pace, Paces
 from histofed.transport.store import BlobStore, Writer, owner_of
-from histofed.transport.unchanged import Piece, copied, digest_of, pieces
+from histofed.transport.unchanged import Piece, Stretch, copied, digest_of, pieces
 from histofed.transport.watchdog import Alarm, in_thread
 from histofed.v1 import transfer_pb2, transfer_pb2_grpc
 
@@ -174,7 +174,7 @@ class BlobService(transfer_pb2_grpc.BlobServiceServicer):
             raise BadData(f"offset {request.offset} is not inside the blob of {size} bytes")
         own, asked = self._paces.of(who.name), Pace(self._clock, request.max_bytes_per_second)
         held = digest(request.held) if request.held else None
-        stretches = ()
+        stretches: tuple[Stretch, ...] = ()
         if held and await self._permissions.may_compare(who, sha, held):
             stretches = await self._comparisons.stretches(sha, held)
         descriptor = os.open(self._store.path(sha), os.O_RDONLY | os.O_CLOEXEC)
