@@ -60,8 +60,8 @@ def test_bytes_that_are_acknowledged_and_not_kept_are_found(identities: Identiti
     monkeypatch.setattr(PartFile, "_recover", lambda part: 0)
     # updates of many pieces over a network that breaks in the middle of them
     plan = small(3)
-    large = tuple(toml.partition("[config]")[0] + "[config]\ndimension = 200\nsteps = 1\n" for toml in plan.experiments)
-    lossy = replace(plan, experiments=large, whole_agents=0, weather=replace(plan.weather, loss=0.1))
+    large = tuple(toml.partition("[config]")[0] + "[config]\ndimension = 100\nsteps = 1\n" for toml in plan.experiments)
+    lossy = replace(plan, experiments=large, whole_agents=0, weather=replace(plan.weather, loss=0.04))
     assert "byte-lost" in {violation.law for violation in check(simulate(3, identities, lossy).history)}
 
 

@@ -160,7 +160,7 @@ class Life:
     def _end(self, power_cut: bool) -> None:
         if not self.dead:
             self.dead = True
-            asyncio.get_running_loop().call_soon(self._bury, power_cut)
+            asyncio.get_running_loop().call_soon(self._bury, power_cut, context=contextvars.Context())
 
     def _bury(self, power_cut: bool) -> None:
         self.close()

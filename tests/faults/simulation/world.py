@@ -236,15 +236,17 @@ class World:
 
     def join(self) -> None:
         """A hospital joins while the others train."""
-        name = f"site-{len(self.sites):03}"
+        name, enrolled = f"site-{len(self.sites):03}", list[str]()
 
         def work(life: Life) -> None:
             later = self.clock.now() + timedelta(hours=1)
             life.members.create_token(name, SiteId(name), later)
             life.members.enrol(name, SiteId(name), f"spiffe://simulation.example/site/{name}", name, later)
-            self._open_site(name)
+            enrolled.append(name)
 
         self.inside(work)
+        for each in enrolled:  # outside: its machine is not the aggregator's
+            self._open_site(each)
 
     # --- the end -----------------------------------------------------------------------------------------------------
 
