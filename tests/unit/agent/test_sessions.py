@@ -609,10 +609,12 @@ async def test_a_task_that_is_offered_again_is_not_asked_about(site: AgentSite, 
     assert "waiting" not in phases
 
 
-async def test_private_tensors_of_an_ended_experiment_are_forgotten(site: AgentSite, aggregator: FakeAggregator) -> None:
+async def test_tensors_of_an_ended_experiment_are_forgotten(site: AgentSite, aggregator: FakeAggregator) -> None:
     for experiment in ("going-on", "over"):
         (site.layout.private / experiment).mkdir()
         (site.layout.private / experiment / "1.safetensors").write_bytes(b"moments")
+    for experiment in ("over", "only-a-base"):
+        (site.layout.bases / experiment).mkdir()
     greeting = rounds_pb2.HelloResponse(
         version=__version__, identity="", now=iso(SystemClock().now()), ended_experiments=["over", "of-another-site"]
     )
@@ -620,7 +622,8 @@ async def test_private_tensors_of_an_ended_experiment_are_forgotten(site: AgentS
     site.start()
     await aggregator.wait_for("WaitForWork")
     asked = aggregator.heard[0]
-    assert list(asked.request.experiments) == ["going-on", "over"]
+    assert list(asked.request.experiments) == ["going-on", "only-a-base", "over"]
     assert [path.name for path in sorted(site.layout.private.iterdir())] == ["going-on"]
+    assert [path.name for path in sorted(site.layout.bases.iterdir())] == ["only-a-base"]
     (forgotten,) = [record for record in site.audit() if record.action == "private.forgotten"]
     assert forgotten.subject == {"experiment": "over"}
