@@ -115,9 +115,10 @@ class Work:
         try:
             await self._rest(offer)
             await self._steps(offer)
-        except (Stale, NotFound) as error:
+        except Stale as error:
             self.drop(task, offer.attempt, str(error))
-        except (AggregatorUnavailable, NotAuthorised):
+        except (AggregatorUnavailable, NotAuthorised, NotFound):
+            # an aggregator that does not know a round which it offered may have been put back: the next hello tells
             raise
         except HistofedError as error:
             await self._fail(offer, error)

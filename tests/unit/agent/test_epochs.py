@@ -194,3 +194,19 @@ async def test_an_offer_of_a_silent_history_changes_nothing(site: AgentSite, agg
     heard = await aggregator.wait_for("SubmitUpdate")
     assert EPOCH_KEY not in heard.metadata
     assert site.work.history_seen() is None
+
+
+async def test_a_task_that_runs_into_an_aggregator_which_was_put_back_is_kept(
+    site: AgentSite, aggregator: FakeAggregator
+) -> None:
+    """Its calls may come before the next hello: a round that is not known says nothing yet."""
+    aggregator.answers["may_upload"] = [NotFound("there is no round pilot/2")] * 99
+    aggregator.offer(aggregator.make_offer(task(2)))
+    site.start()
+    await until(lambda: len(site.outbox) == 1 and not aggregator.answers["may_upload"][98:])
+    aggregator.history = history(1, 5)
+    await reconnect(site, aggregator)
+    await until(lambda: "went back" in site.sessions.words)
+    assert len(site.outbox) == 1
+    assert site.state.task_in_hand() is not None
+    assert "task.dropped" not in site.actions()

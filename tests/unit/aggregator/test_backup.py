@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import sqlite3
+import subprocess
+import sys
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
-from aggregator import backup, restore
+from aggregator import backup, restore, setup
 from aggregator.config import AggregatorConfig
 from aggregator.database import Database
 from aggregator.events import Accepted, Admitted, Announced, Opened, Received
@@ -19,6 +23,7 @@ from aggregator.rows import ModelRow
 from aggregator.store import Store
 from histofed.audit.journal import Journal
 from histofed.audit.verify import Head, records, verify
+from histofed.backup import swap
 from histofed.base import durable
 from histofed.base.clock import SystemClock
 from histofed.base.errors import (
@@ -335,6 +340,38 @@ def test_no_new_federation_in_the_middle_of_a_restore(centre: Centre) -> None:
     centre.state.mkdir()
     (centre.state / "restore.json").write_text("{}")
     assert "a restore was interrupted" in centre.cli("init", code=65)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("point", sorted(point for point in durable.FAILPOINTS if point.startswith(("backup.", "restore."))))
+def test_killed_at_any_instant(centre: Centre, file: Path, point: str) -> None:
+    """A real SIGKILL: afterwards there is the old state or the new one, and the same command works again. A second each."""
+    centre.cli("restore", str(file))
+    one = centre.folder / "one"
+    making = point.startswith("backup.")
+    command = ["backup", str(one)] if making else ["restore", str(file), "--replace"]
+    starter = "import sys; from aggregator.cli import main; sys.exit(main())"
+    done = subprocess.run(
+        [sys.executable, "-c", starter, *command, "--config", str(centre.toml)],
+        env={**os.environ, "HISTOFED_FAILPOINTS": f"{point}=kill"},
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr.decode()
+    decided = point in {"restore.swap_decided", "restore.old_set_aside", "restore.swapped"}
+    with durable.lock(centre.state / "lock", "the daemon's next start"):
+        swap.settle(centre.state)
+    setup.load(centre.config, centre.clock)
+    assert centre.sql("SELECT max(number) FROM epochs") == [(3 if decided else 2,)]
+    assert [record.subject["epoch"] for record in verify(centre.state / "journal").restores] == [2, 3][: 1 + decided]
+    assert len(list(centre.state.glob("before-restore-*"))) == decided
+    assert one.exists() == (point == "backup.written")
+    if one.exists():
+        assert backup.check(one).epoch == 2
+        one.unlink()
+    centre.cli(*command)
+    assert not list(centre.state.glob("restore.*")), "nothing is left behind"
+    assert not (centre.state / "backup.tmp").exists()
 
 
 def test_help_says_what_the_file_is_worth() -> None:
