@@ -91,13 +91,15 @@ async def train(
     """
     write(folder / ASSIGNMENT_FILE, assignment)
     heard = _Heard()
-    async with _child(folder, assignment.threads, stop_seconds, trainers) as (process, pipe, stderr):
-        async with asyncio.TaskGroup() as group:
-            group.create_task(_listen(pipe, heard, report))
-            group.create_task(_keep_last_words(stderr, heard))
-            code = await process.wait()
-            # a worker that it left behind would hold its pipes open
-            _kill_group(process)
+    async with (
+        _child(folder, assignment.threads, stop_seconds, trainers) as (process, pipe, stderr),
+        asyncio.TaskGroup() as group,
+    ):
+        group.create_task(_listen(pipe, heard, report))
+        group.create_task(_keep_last_words(stderr, heard))
+        code = await process.wait()
+        # a worker that it left behind would hold its pipes open
+        _kill_group(process)
     _log_last_words(heard.stderr, assignment.data, code)
     if code == 0:
         return read_result(assignment.output / RESULT_FILE)

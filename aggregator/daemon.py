@@ -92,9 +92,7 @@ class AggregatorService:
         changes = Changes()
         fleet = Fleet(clock, changes)
         fleet.expect(members.present())
-        born = nursery()
-        stack.push_async_callback(born.close)
-        workers = Workers(clock, limit=config.workers, nursery=born)
+        workers = self._workers()
         forge = ModelForge(
             store=store,
             blobs=blobs,
@@ -213,6 +211,11 @@ class AggregatorService:
         return self._health.live
 
     # --- parts -------------------------------------------------------------------------------------------------------
+
+    def _workers(self) -> Workers:
+        born = nursery()
+        self._stack.push_async_callback(born.close)
+        return Workers(self._clock, limit=self._config.workers, nursery=born)
 
     def _fail(self, error: HistofedError) -> None:
         """Something that must work does not: end the daemon, its manager starts it again, state is kept."""

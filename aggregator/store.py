@@ -42,7 +42,7 @@ OPEN_EXPERIMENTS: Final = tuple(sorted(lifecycle.OPEN))
 
 # Statements of every transition and every offer, made once: building one costs several times what SQLite needs to run it.
 # A parameter that is not a column's new value begins with "of_".
-_OF_ROUND: Final = (sa.bindparam("of_experiment"), sa.bindparam("of_round"))
+_OF_ROUND: Final[tuple[sa.BindParameter[Any], ...]] = (sa.bindparam("of_experiment"), sa.bindparam("of_round"))
 _SAVE_ROUND: Final = sa.update(schema.rounds).where(
     schema.rounds.c.experiment == _OF_ROUND[0], schema.rounds.c.number == _OF_ROUND[1]
 )
