@@ -95,9 +95,7 @@ class AggregatorService:
         changes = Changes()
         fleet = Fleet(clock, changes)
         fleet.expect(members.present())
-        born = nursery()
-        stack.push_async_callback(born.close)
-        workers = Workers(clock, limit=config.workers, nursery=born)
+        workers = self._workers()
         forge = ModelForge(
             store=store,
             blobs=blobs,
@@ -236,6 +234,11 @@ class AggregatorService:
         self._stack.enter_context(durable.lock(state / "lock", "histofed-aggregator"))
         swap.settle(state)
         return setup.load(self._config, self._clock)
+
+    def _workers(self) -> Workers:
+        born = nursery()
+        self._stack.push_async_callback(born.close)
+        return Workers(self._clock, limit=self._config.workers, nursery=born)
 
     def _fail(self, error: HistofedError) -> None:
         """Something that must work does not: end the daemon, its manager starts it again, state is kept."""

@@ -89,9 +89,11 @@ class Site:
             try:
                 async with open_connection(self._address, self._credentials) as connection:
                     await self._session(connection)
-            except HistofedError as error:
-                tell("error", site=self._name, error=f"{type(error).__name__}: {error}")
-                await asyncio.sleep(1)
+            except* (HistofedError, OSError) as found:
+                # also of a task: what was not done is offered again on a new connection only
+                for error in found.exceptions:
+                    tell("error", site=self._name, error=f"{type(error).__name__}: {error}")
+            await asyncio.sleep(1)
 
     async def _session(self, connection: Connection) -> None:
         fleet = rounds_pb2_grpc.FleetServiceStub(connection.channel)
@@ -109,15 +111,12 @@ class Site:
                     group.create_task(self._work(connection, fleet, message.offer))
 
     async def _work(self, connection: Connection, fleet: Any, offer: wire.TaskOffer) -> None:
-        try:
-            accept = wire.AcceptTaskRequest(task=offer.task, attempt=offer.attempt, policy_sha256=sha256(b""))
-            await connection.call(fleet.AcceptTask, accept)
-            path, written = await self._kitchen.update(offer.base.sha256, await self._download(connection, offer))
-            await upload(connection, path, written.sha256, task=offer.task, clock=self._clock, random=self._random)
-            state = await self._submit(connection, fleet, offer, written)
-            tell("verdict", site=self._name, task=offer.task, admitted=state == types_pb2.TASK_STATE_ADMITTED)
-        except (HistofedError, OSError) as error:
-            tell("error", site=self._name, error=f"{type(error).__name__}: {error}")
+        accept = wire.AcceptTaskRequest(task=offer.task, attempt=offer.attempt, policy_sha256=sha256(b""))
+        await connection.call(fleet.AcceptTask, accept)
+        path, written = await self._kitchen.update(offer.base.sha256, await self._download(connection, offer))
+        await upload(connection, path, written.sha256, task=offer.task, clock=self._clock, random=self._random)
+        state = await self._submit(connection, fleet, offer, written)
+        tell("verdict", site=self._name, task=offer.task, admitted=state == types_pb2.TASK_STATE_ADMITTED)
 
     async def _download(self, connection: Connection, offer: wire.TaskOffer) -> list[bytes]:
         """Every byte comes here; kept only where this process has no update for the base yet."""

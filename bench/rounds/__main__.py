@@ -30,9 +30,10 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="write the rows here")
     kinds = parser.add_subparsers(dest="kind", required=True)
     own, memory, others, dying = (kinds.add_parser(name) for name in ("ours", "memory", "peers", "faults"))
+    for one in (own, memory, others):
+        one.add_argument("--size", choices=sorted(ours.WEIGHTS), default="vit_b16")
     for one in (own, others):
         one.add_argument("--sites", type=int, default=4)
-        one.add_argument("--size", choices=sorted(ours.WEIGHTS), default="vit_b16")
         one.add_argument("--rounds", type=int, default=4)
     memory.add_argument("--sites", type=int, nargs="+", default=[2, 8, 16])
     others.add_argument("--scripts", type=Path, required=True, help="folder of flower_round.py and nvflare_round.py")
@@ -46,7 +47,7 @@ def main() -> None:
             print(ours.show(found))
             hand_over(_of_ours(found), options.json)
         case "memory":
-            hand_over(_memory(options.sites), options.json)
+            hand_over(_memory(options.sites, options.size), options.json)
         case "peers":
             hand_over(_peers(options), options.json)
         case "faults":
@@ -63,16 +64,17 @@ def _of_ours(found: ours.Rounds) -> list[Result]:
     ]
 
 
-def _memory(counts: list[int]) -> list[Result]:
-    rows, peaks = [], []
+def _memory(counts: list[int], size: str) -> list[Result]:
+    rows: list[Result] = []
+    peaks: list[int] = []
     for sites in counts:
-        found = ours.run(sites, "vit_b16", 2)
+        found = ours.run(sites, size, 2)
         print(ours.show(found))
         peaks.append(found.aggregator_resident_mib)
-        name = f"aggregator's peak at {sites} sites, mapped files included"
+        name = f"aggregator's peak at {sites} sites, {size}, mapped files included"
         rows.append(at_most(name, peaks[-1], "MiB", MEMORY_TARGET_MIB, f"{COMMAND} memory"))
     growth = max(peaks) / peaks[0]
-    name = f"aggregator's peak, {counts[-1]} sites / {counts[0]}"
+    name = f"aggregator's peak, {counts[-1]} sites / {counts[0]}, {size}"
     return [*rows, at_most(name, growth, "x", GROWTH_TARGET, f"{COMMAND} memory", peaks[0])]
 
 

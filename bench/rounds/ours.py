@@ -14,8 +14,12 @@ from typing import Any, Final
 from bench.rounds.meter import Meter
 from tests.support.federation import Federation
 
-WEIGHTS: Final[dict[str, tuple[int, int]]] = {"vit_b16": (86_567_656, 152), "tiny": (1000, 1)}
-"""Values and tensors; ViT-B/16 with 1,000 classes, as the peers' scripts have it."""
+WEIGHTS: Final[dict[str, tuple[int, int]]] = {
+    "vit_b16": (86_567_656, 152),
+    "tenth": (8_656_765, 152),
+    "tiny": (1000, 1),
+}
+"""Values and tensors; ViT-B/16 with 1,000 classes, as the peers' scripts have it, and a tenth of it for small machines."""
 LIMIT_S: Final = 1800.0
 
 
