@@ -82,6 +82,7 @@ class Sending:
                     raise await connection.explain(error) from error
                 finally:
                     call.cancel()
+                    answers.end()
         except TimeoutError as error:
             raise connection.stalled(self._stall_s) from error
         if not complete:
@@ -91,10 +92,13 @@ class Sending:
         """The blob's name, then its bytes."""
         yield transfer_pb2.UploadRequest(blob=self._wanted)
         first = await answers.at_least(0)
+        if first is None:
+            return
         asked = Pace(self._clock, first.max_bytes_per_second)
         stretches = await self._in_common(first.held)
         for piece in pieces(self._size, stretches, first.committed, min(self._pace.piece, asked.piece)):
-            await answers.at_least(piece.offset - limits.WINDOW + limits.CHUNK)
+            if await answers.at_least(piece.offset - limits.WINDOW + limits.CHUNK) is None:
+                return
             if piece.is_copy:
                 self._copied = True
                 yield await self._copy(piece)
@@ -127,6 +131,7 @@ class _Answers:
     def __init__(self) -> None:
         self._first: transfer_pb2.UploadResponse | None = None
         self._committed = -1
+        self._ended = False
         self._came = asyncio.Event()
 
     def tell(self, answer: transfer_pb2.UploadResponse) -> None:
@@ -134,9 +139,14 @@ class _Answers:
         self._committed = answer.committed
         self._came.set()
 
-    async def at_least(self, committed: int) -> transfer_pb2.UploadResponse:
-        """The first answer, as soon as one came and so much is on disk."""
-        while self._first is None or self._committed < committed:
+    def end(self) -> None:
+        """No answer will come any more: whoever waits for one goes home. gRPC forgets its sender when a call fails."""
+        self._ended = True
+        self._came.set()
+
+    async def at_least(self, committed: int) -> transfer_pb2.UploadResponse | None:
+        """The first answer, as soon as one came and so much is on disk; None when the stream is over."""
+        while not self._ended and (self._first is None or self._committed < committed):
             self._came.clear()
             await self._came.wait()
-        return self._first
+        return None if self._ended else self._first

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -165,6 +166,17 @@ async def test_a_cut_handshake_is_tried_again(folder: Path, source: Path) -> Non
     ):
         await blobs.upload(connection, source, NAME, task=TASK, clock=SystemClock(), random=Random(0))
         assert wire.store.has(NAME)
+
+
+async def test_a_refused_upload_leaves_no_task_behind(folder: Path, source: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """asyncio complains of one that is destroyed while it waits, at length, in a hospital's log."""
+    async with serving(folder, FEDERATION) as wire, open_connection(wire.address, SITE) as connection:
+        with pytest.raises(NotAuthorised):
+            await send(connection, source, task="gan/1/train/south")
+        for _ in range(3):
+            await asyncio.sleep(0.01)
+            gc.collect()
+    assert [record.getMessage() for record in caplog.records if record.name == "asyncio"] == []
 
 
 async def test_bytes_that_arrived_are_not_sent_again(folder: Path, source: Path) -> None:
