@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from aggregator.rounds import Round, RoundState, TaskState
 from histofed.base.ids import RoundKey, TaskKey
@@ -98,6 +98,10 @@ def standing(told: Sequence[Fact]) -> list[Fact]:
     return [fact for _, fact in standing]
 
 
-def unfinished(told: Iterable[Fact]) -> int:
-    """How many records may stand for something that did not happen: one for each sudden end and each refusal."""
-    return sum(isinstance(fact, Stopped | Refused) for fact in told)
+def unfinished(told: Sequence[Fact]) -> int:
+    """How many records may stand for something that did not happen: one for each sudden end and each refusal.
+
+    A backup's journal is taken after its rows and may know more than they: what was written meanwhile counts as well.
+    """
+    while_backed_up = 20 * any(isinstance(fact, Restored) for fact in told)
+    return sum(isinstance(fact, Stopped | Refused) for fact in told) + while_backed_up

@@ -9,6 +9,7 @@ from typing import Any
 
 from aggregator.rounds import Round
 from histofed.audit.record import AuditRecord
+from histofed.audit.verify import RESTORED
 from histofed.base.ids import RoundKey
 from tests.faults.facts import Disk, EventRow, Violation
 from tests.faults.model import Impossible, RoundModel
@@ -31,14 +32,16 @@ def events_follow_the_model(disk: Disk) -> Iterator[Violation]:
         except Impossible as error:
             yield Violation("impossible", f"round {state.key}: {error}")
             continue
-        yield from _rows_are(state, model)
+        yield from _rows_are(state, model, restored=any(record.action == RESTORED for record in disk.journal))
     known = {state.key for state in disk.rounds}
     for key in by_round.keys() - known:
         yield Violation("rows", f"events of round {key}, which has no row")
 
 
-def _rows_are(state: Round, model: RoundModel) -> Iterator[Violation]:
-    if (state.state, state.model, state.deadline) != (model.state, model.model, model.deadline):
+def _rows_are(state: Round, model: RoundModel, restored: bool) -> Iterator[Violation]:
+    # a restore gives open rounds their whole time again, and no event tells of it
+    same_deadline = restored or state.deadline == model.deadline
+    if (state.state, state.model) != (model.state, model.model) or not same_deadline:
         yield Violation(
             "rows",
             f"round {state.key} is {state.state} (model {state.model}, deadline {state.deadline}); its events make it "
@@ -58,8 +61,9 @@ def _rows_are(state: Round, model: RoundModel) -> Iterator[Violation]:
 def journal_covers_events(disk: Disk, spare: int) -> Iterator[Violation]:
     """No event without its record, in the same order; at most `spare` records stand for what did not happen."""
     records: dict[str, list[AuditRecord]] = defaultdict(list)
+    lost = _lost(disk.journal)
     for record in disk.journal:
-        if record.action.startswith("round."):
+        if record.action.startswith("round.") and record.sequence not in lost:
             records[str(record.subject["round"])].append(record)
     by_round, orphans = _grouped(disk.events), []
     for state in disk.rounds:
@@ -76,6 +80,15 @@ def journal_covers_events(disk: Disk, spare: int) -> Iterator[Violation]:
         first = "; ".join(f"{record.sequence} {record.action} {dict(record.subject)}" for record in orphans[:5])
         yield Violation("journal", f"{len(orphans)} records stand for nothing, {spare} are explained: {first}")
     yield from _journal_itself(disk)
+
+
+def _lost(journal: Sequence[AuditRecord]) -> frozenset[int]:
+    """Records of a history that a restore ended: after the backup, before the record that tells of the restore."""
+    lost: set[int] = set()
+    for record in journal:
+        if record.action == RESTORED:
+            lost |= set(range(int(str(record.subject["backup_head"]).partition(":")[0]) + 1, record.sequence))
+    return frozenset(lost)
 
 
 def _matched(records: Sequence[AuditRecord], rows: Sequence[EventRow]) -> tuple[int, list[AuditRecord]]:

@@ -18,7 +18,7 @@ from histofed.audit.record import AuditRecord
 from histofed.audit.verify import records, verify
 from histofed.base.clock import SystemClock
 from histofed.base.ids import ExperimentId, RoundKey
-from tests.faults.facts import Disk, Fact, History, ModelSeen, Refused, Stopped, Violation
+from tests.faults.facts import Disk, Fact, History, ModelSeen, Refused, Restored, Stopped, Violation
 from tests.faults.history import check
 from tests.faults.observation import read_state
 from tests.faults.runs.rig import Rig
@@ -41,12 +41,13 @@ def judge(rig: Rig, scratch: Path) -> list[Violation]:
 def _told(rig: Rig) -> list[Fact]:
     """What the operator was shown; how often the aggregator died, or was refused by its disk."""
     name = ExperimentId(rig.schedule.name)
-    seen = [
-        ModelSeen(RoundKey(name, sight["round"]["round"]), sight["round"]["model_digest"])
-        for sight in rig.sights
-        if sight["round"] is not None and sight["round"]["state"] == "committed"
-    ]
-    return [*seen, *[Stopped()] * rig.sudden_ends, *[Refused()] * rig.refusals]
+    told, at = list[Fact](), dict[int, int]()
+    for number, sight in enumerate([*rig.sights, None]):
+        at[number] = len(told)
+        told += [Restored(at[made]) for made, put_back in rig.restored if put_back == number]
+        if sight is not None and sight["round"] is not None and sight["round"]["state"] == "committed":
+            told.append(ModelSeen(RoundKey(name, sight["round"]["round"]), sight["round"]["model_digest"]))
+    return [*told, *[Stopped()] * rig.sudden_ends, *[Refused()] * rig.refusals]
 
 
 def _models(disk: Disk, schedule: Schedule, scratch: Path) -> Iterator[Violation]:
@@ -95,17 +96,19 @@ def _site(state: Path, site: str, disk: Disk, schedule: Schedule) -> Iterator[Vi
 def _verdicts(journal: Sequence[AuditRecord], site: str, rounds: Sequence[Round]) -> Iterator[Violation]:
     """What the site was told of its updates is what the aggregator did, and everything admitted was told or is known."""
     tasks = {state.key.number: task for state in rounds for task in state.tasks if task.site == site}
+    # what was said before a backup was put back was said by a history that is no more
+    since = max((record.sequence for record in journal if record.action == "aggregator.restored"), default=0)
     for record in journal:
-        if record.action != "update.verdict":
+        if record.action != "update.verdict" or record.sequence < since:
             continue
         number = record.subject["round"]
         task = tasks.get(number) if isinstance(number, int) else None
         due = TaskState.ADMITTED if record.outcome == "success" else TaskState.REJECTED
         if task is None or (task.state, task.weights) != (due, record.subject["sha256"]):
             yield Violation("word-broken", f"{site} was told {due} in round {number}; the aggregator has {task}")
-    sent = {record.subject["round"]: record.subject["sha256"] for record in journal if record.action == "update.sent"}
+    sent = {(record.subject["round"], record.subject["sha256"]) for record in journal if record.action == "update.sent"}
     for number, task in tasks.items():
-        if task.state is TaskState.ADMITTED and sent.get(number) != task.weights:
+        if task.state is TaskState.ADMITTED and (number, task.weights) not in sent:
             yield Violation("twice", f"round {number} admitted an update of {site} that the site's journal does not know")
 
 

@@ -12,6 +12,7 @@ import os
 import select
 import signal
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,6 +32,7 @@ from tests.faults.runs.schedule import (
     Freeze,
     Kill,
     KillTrainer,
+    Rollback,
     Schedule,
     Weather,
     timeline,
@@ -61,6 +63,8 @@ class Rig(Federation):
         self.schedule = schedule
         self.sights: list[Sight] = []
         """What the operator saw, in this order."""
+        self.restored: list[tuple[int, int]] = []
+        """Restores from a backup: how many sights there were when it was made, and when it was put back."""
         self._opened = threading.Event()
         """A round was seen."""
         self.exits: list[tuple[str, int]] = []
@@ -72,6 +76,7 @@ class Rig(Federation):
         states = {AGGREGATOR: self.state} | {site: self.site(site) / "state" for site in schedule.sites}
         self.shims = {name: Shim(library, folder / f"{name}.shim", state) for name, state in states.items()}
         self._links: Links | None = None
+        self._backed_up = 0
         self._stack = ExitStack()
         self._down: dict[str, float] = {}
         """Daemons that do not run now, and when the supervisor starts them."""
@@ -213,8 +218,30 @@ class Rig(Federation):
                 self.shims[name].strike(calls, error, before, times)
             case DiskFull(name):
                 (self.shims[name].fill_disk if action.begins else self.shims[name].empty_disk)()
+            case Rollback():
+                self._roll_back(action.begins)
             case ClockJump(name, by_s):
                 self.shims[name].set_clock(by_s if action.begins else 0.0)
+
+    def _roll_back(self, begins: bool) -> None:
+        """Make a backup beside the daemon, or put it back. A daemon that is away just then has none made."""
+        file = self.folder / "backup"
+        if begins:
+            self._backed_up = len(self.sights)
+            self._operate("backup", str(file))
+        elif file.exists():
+            self._kill(AGGREGATOR, 0.0)
+            assert self._operate("restore", str(file), "--replace"), "a backup that was made can be restored"
+            self.restored.append((self._backed_up, len(self.sights)))
+
+    def _operate(self, *words: str) -> bool:
+        """`histofed-aggregator` with these words, by a healthy disk and a right clock; whether it went well."""
+        starter = "import sys; from aggregator.cli import main; sys.exit(main())"
+        command = [sys.executable, "-c", starter, *words, "--config", str(self.aggregator_config)]
+        done = subprocess.run(command, capture_output=True, check=False)
+        with (self.folder / "operator.log").open("ab") as log:
+            log.write(done.stdout + done.stderr)
+        return done.returncode == 0
 
     def _kill(self, name: str, down_s: float) -> None:
         if self.daemons[name].running:

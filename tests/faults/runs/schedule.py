@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Final, TypeAlias
 
@@ -101,7 +101,14 @@ class ClockJump:
     for_s: float | None
 
 
-Fault: TypeAlias = Kill | KillTrainer | Freeze | Cut | Weather | DiskCall | DiskFull | ClockJump
+@dataclass(frozen=True)
+class Rollback:
+    """A backup is made while the aggregator runs; `for_s` later it is killed, restored from that, and started again."""
+
+    for_s: float
+
+
+Fault: TypeAlias = Kill | KillTrainer | Freeze | Cut | Weather | DiskCall | DiskFull | ClockJump | Rollback
 
 
 @dataclass(frozen=True)
@@ -150,17 +157,18 @@ _BUSY_S: Final = 9.0
 """Faults begin within the first so many seconds: the time of an undisturbed run, about."""
 
 
+_RESTORED: Final = 0.15
+"""Share of the runs in which the aggregator is restored from an older backup; at most once, as in life."""
+
+
 def draw(seed: int) -> Schedule:
     """The schedule of a seed."""
     random = Random(f"histofed fault run {seed}")
     sites = SITES[: random.choice((2, 2, 3))]
     everybody = random.random() < 0.75
     kinds = random.choices(list(_KINDS), weights=[weight for weight, _ in _KINDS.values()], k=random.randint(2, 6))
-    faults = sorted(
-        ((round(random.uniform(0.0, _BUSY_S), 2), _KINDS[kind][1](random, sites)) for kind in kinds),
-        key=lambda pair: pair[0],
-    )
-    return Schedule(
+    faults = [(round(random.uniform(0.0, _BUSY_S), 2), _KINDS[kind][1](random, sites)) for kind in kinds]
+    drawn = Schedule(
         seed=seed,
         sites=sites,
         rounds=random.choice((2, 2, 3)),
@@ -170,8 +178,11 @@ def draw(seed: int) -> Schedule:
         steps=random.randint(4, 15),
         step_s=0.1,
         from_submission=random.random() < 0.2,
-        faults=tuple(faults),
+        faults=(),
     )
+    if random.random() < _RESTORED:
+        faults.append((round(random.uniform(0.0, _BUSY_S / 2), 2), Rollback(round(random.uniform(1.0, 8.0), 2))))
+    return replace(drawn, faults=tuple(sorted(faults, key=lambda pair: pair[0])))
 
 
 def _deadline_s(random: Random, everybody: bool, clocks_jump: bool) -> int:

@@ -20,7 +20,7 @@ def test_a_seed_is_the_same_run_always_and_another_seed_another_one() -> None:
 
 def test_two_hundred_seeds_meet_every_kind_of_fault() -> None:
     drawn = Counter(type(fault).__name__ for each in MANY[:200] for _, fault in each.faults)
-    kinds = {"Kill", "KillTrainer", "Freeze", "Cut", "Weather", "DiskCall", "DiskFull", "ClockJump"}
+    kinds = {"Kill", "KillTrainer", "Freeze", "Cut", "Weather", "DiskCall", "DiskFull", "ClockJump", "Rollback"}
     assert drawn.keys() == kinds
     assert min(drawn.values()) >= 20
     killed = {
