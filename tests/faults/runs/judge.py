@@ -140,3 +140,5 @@ def _logs(rig: Rig) -> Iterator[Violation]:
             if "Traceback (most recent call last)" in line:
                 place = " | ".join(lines[number : number + 40][-3:])
                 yield Violation("words", f"{name}.log:{number}: a traceback: {place}")
+            elif '"logger": "asyncio"' in line:
+                yield Violation("words", f"{name}.log:{number}: {line[:300]}")
