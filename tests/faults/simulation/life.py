@@ -17,6 +17,7 @@ from typing import Any, Final, cast
 from aggregator.config import RetentionRules
 from aggregator.engine import Engine
 from aggregator.fleet import Changes, Fleet
+from aggregator.history import Chronicle
 from aggregator.members import Members
 from aggregator.models import ModelForge
 from aggregator.pool import Workers
@@ -127,6 +128,7 @@ class Life:
             health=health,
         )
         self.scheduler = Scheduler(self.engine, self.members, clock, health, space, retention)
+        chronicle = Chronicle(database, cast(Journal, self._journal), clock, health)
         fleet_service = FleetServicer(
             engine=self.engine,
             members=self.members,
@@ -135,9 +137,10 @@ class Life:
             blobs=self.blobs,
             credentials=self._credentials,
             tracing=tracing,
+            chronicle=chronicle,
             clock=clock,
         )
-        blob_service = BlobService(self.blobs, SitePermissions(self.engine, space), clock)
+        blob_service = BlobService(self.blobs, SitePermissions(self.engine, space, chronicle), clock)
         self._services = {"FleetService": fleet_service, "BlobService": blob_service}
         self._changes = changes
         self._journal.append("aggregator.started", who=SYSTEM, subject={"instance": "simulation"})

@@ -118,7 +118,7 @@ def test_every_failpoint_is_passed(path: Path, tmp_path: Path, monkeypatch: pyte
     part.verify()
     part.adopt(tmp_path / "blob")
     part.close()
-    assert passed == ["blob.chunk_written", "blob.before_complete", "blob.complete"]
+    assert passed == ["blob.chunk_written", "blob.chunk_synced", "blob.before_complete", "blob.complete"]
 
 
 def test_hashes_the_empty_blob(path: Path, tmp_path: Path) -> None:
