@@ -35,8 +35,9 @@ class PrivateTensors:
         """Before work on `work` begins: commit what the aggregator says was committed. Returns the committed round.
 
         Pending tensors of `work` itself stay: its update may be on its way. A committed round whose tensors this site
-        does not have (its state was lost) means a fresh start, and returns 0. Those of `backup_round` stay as well: an
-        aggregator that is restored from its newest backup goes back to them.
+        does not have (its state was lost) means a fresh start, and returns 0. Those of `backup_round` stay as well, and
+        those of the site's next round: an aggregator that is restored from its newest backup goes back to the former, or,
+        when this site's update was in the backup and its round was still open, commits that round and asks for the latter.
         """
         experiment = work.experiment
         committed = settled_round if settled_round and self._file(RoundKey(experiment, settled_round)).exists() else 0
@@ -49,7 +50,7 @@ class PrivateTensors:
         if committed != self._state.private_round(experiment):
             self._state.set_private_round(experiment, committed)
         durable.failpoint("agent.private_state_advanced")
-        self._forget_all_but(experiment, {committed, work.number, backup_round})
+        self._forget_all_but(experiment, {committed, work.number, *self._since(experiment, backup_round)})
         return committed
 
     def has(self, key: RoundKey) -> bool:
@@ -78,6 +79,13 @@ class PrivateTensors:
 
     def _file(self, key: RoundKey) -> Path:
         return self._folder / key.experiment / f"{key.number}.safetensors"
+
+    def _since(self, experiment: ExperimentId, backup_round: int) -> tuple[int, ...]:
+        """The round of the newest backup and the first one after it that is here; nothing without a backup."""
+        if not backup_round:
+            return ()
+        here = sorted(int(path.stem) for path in (self._folder / experiment).glob("*.safetensors"))
+        return (backup_round, *[number for number in here if number > backup_round][:1])
 
     def _forget_all_but(self, experiment: ExperimentId, rounds: set[int]) -> None:
         for path in sorted((self._folder / experiment).glob("*.safetensors")):

@@ -44,7 +44,7 @@ def experiment(encoding: Encoding, delay_s: float) -> str:
 @pytest.mark.slow
 @pytest.mark.parametrize("encoding", CODED)
 def test_everything_is_killed_in_mid_round(bruised: Federation, tmp_path: Path, encoding: Encoding) -> None:
-    toml = experiment(encoding, delay_s=0.1)
+    toml = experiment(encoding, delay_s=0.4)
     name = bruised.submit(toml)
     bruised.wait_until_trained(name, "north", steps=2)
     for daemon in ("aggregator", *PAIR):

@@ -109,3 +109,15 @@ def test_an_experiment_that_has_ended_leaves_nothing(private: PrivateTensors, tm
     assert private.experiments() == ()
     assert (private.committed(PILOT), state.private_round(PILOT)) == (None, 0)
     assert not (tmp_path / "private" / PILOT).exists()
+
+
+def test_what_a_restored_aggregator_may_ask_for_stays(private: PrivateTensors, tmp_path: Path) -> None:
+    """The backup was made in round 2 with this site's update in it: once restored the aggregator commits round 2 with it."""
+    for number in (1, 2, 3, 4):
+        private.settle(RoundKey(PILOT, number), number - 1, backup_round=1 if number > 2 else 0)
+        trained(private, tmp_path, number)
+    assert files(tmp_path) == [f"{number}.safetensors" for number in (1, 2, 3, 4)]
+    assert private.settle(RoundKey(PILOT, 3), 2, backup_round=1) == 2
+    assert content(private) == b"round 2"
+    private.settle(RoundKey(PILOT, 4), 3, backup_round=3)
+    assert files(tmp_path) == ["3.safetensors"], "a newer backup lets go of what the older one needed"
