@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
@@ -78,6 +79,8 @@ class Connection:
 
     def __init__(self, network: Network, site: str, note: Note) -> None:
         self.channel = Channel(network, site, note)
+        self.replaced = asyncio.Event()
+        """Never set: no certificate is renewed here."""
 
     async def call(self, method: Any, request: Any, *, timeout_s: float = 30.0, metadata: Sequence[Any] = ()) -> Any:
         """One unary call."""

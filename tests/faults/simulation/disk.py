@@ -19,6 +19,7 @@ import sqlalchemy as sa
 
 from aggregator.database import Database
 from histofed.audit.journal import Journal
+from histofed.audit.verify import Head
 from histofed.base.clock import Clock
 from histofed.base.durable import make_directory
 from histofed.base.errors import CannotWriteState
@@ -97,6 +98,15 @@ class FencedJournal:
         """One record."""
         self._machine.pass_by("fence")
         return self._journal.append(action, **content)
+
+    @property
+    def head(self) -> Head:
+        """The last record."""
+        return self._journal.head
+
+    def contains(self, head: Head) -> bool:
+        """Whether this record is in it."""
+        return self._journal.contains(head)
 
     def close(self) -> None:
         """Release the lock; also a power cut does that."""

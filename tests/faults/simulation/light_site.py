@@ -169,7 +169,7 @@ class LightSite:
             await self._patient(lambda: link.accept(task, offer.attempt, POLICY))
             if random.random() < 0.1:
                 target = self._folder / f"{self.name}-{offer.base}"
-                await self._patient(lambda: link.download(offer.base, offer.base_bytes, target, _quiet))
+                await self._patient(lambda: link.download(offer.base, offer.base_bytes, target, None, _quiet))
                 target.unlink()
             await self._train(link, offer)
             if random.random() < habits.fails:
@@ -228,7 +228,7 @@ class LightSite:
         return finished
 
     async def _deliver(self, link: Link, finished: Finished) -> None:
-        await link.upload(finished.file, finished.task, finished.sha256, _quiet)
+        await link.upload(finished.file, finished.task, finished.sha256, None, _quiet)
         verdict = await link.submit(finished.task, finished.attempt, finished.envelope)
         self._note(Verdict(finished.task, sha256(finished.envelope.payload), verdict.admitted))
         self._forget(finished)

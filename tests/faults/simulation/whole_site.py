@@ -14,6 +14,7 @@ from random import Random
 import numpy as np
 
 from agent.assignment import ASSIGNMENT_FILE, PRIVATE_FILE, RESULT_FILE, UPDATE_FILE, Assignment, Result, write
+from agent.bases import Bases
 from agent.config import AgentConfig, TrainerConfig
 from agent.layout import Layout
 from agent.link import Link, Message, Offer, Verdict
@@ -21,6 +22,7 @@ from agent.outbox import Outbox
 from agent.private import PrivateTensors
 from agent.sessions import Sessions
 from agent.state import State
+from agent.training import Trainers
 from agent.work import Desk, Work
 from histofed import weights
 from histofed.audit.journal import Journal
@@ -101,6 +103,7 @@ class WholeSite:
             state=state,
             outbox=Outbox(layout.outbox),
             private=PrivateTensors(layout.private, state),
+            bases=Bases(layout.bases),
             journal=journal,
             tracing=Tracing.off(),
         )
@@ -162,7 +165,13 @@ class _Machine:
         self.site.passed()
 
 
-async def train(folder: Path, assignment: Assignment, report: Callable[[Progress], None], stop_seconds: float) -> Result:
+async def train(
+    folder: Path,
+    assignment: Assignment,
+    report: Callable[[Progress], None],
+    stop_seconds: float,
+    trainers: Trainers | None = None,
+) -> Result:
     """In the place of `agent.training.train`: the machine that it runs on knows how."""
     machine = RUNNING.get()
     assert isinstance(machine, _Machine), "only agents train"
