@@ -183,19 +183,19 @@ class _NotingLink(Link):
 
     def __init__(self, identity: Path, clock: Clock, random: Random, note: Callable[[facts.Fact], None]) -> None:
         super().__init__("aggregator.example:8443", identity, clock, random, Tracing.off())
-        self._note = note
+        self._told_of = note
 
     async def work(self, instance: str) -> AsyncGenerator[Message, None]:
         messages = super().work(instance)
         try:
             async for message in messages:
                 if isinstance(message, Offer):
-                    self._note(facts.Offered(message.task, message.attempt, message.base, message.settled_round))
+                    self._told_of(facts.Offered(message.task, message.attempt, message.base, message.settled_round))
                 yield message
         finally:
             await messages.aclose()
 
     async def submit(self, task: TaskKey, attempt: int, envelope: Envelope) -> Verdict:
         verdict = await super().submit(task, attempt, envelope)
-        self._note(facts.Verdict(task, sha256(envelope.payload), verdict.admitted))
+        self._told_of(facts.Verdict(task, sha256(envelope.payload), verdict.admitted))
         return verdict
