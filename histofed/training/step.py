@@ -71,9 +71,8 @@ class _Turn:
 
 @dataclass(frozen=True)
 class _Fakes:
-    """Fakes as drawn and as augmented; attached to the generator where it moves."""
+    """Augmented fakes; attached to the generator where it moves."""
 
-    drawn_BCHW: Tensor
     seen_BCHW: Tensor
     asked_B: Tensor
 
@@ -119,7 +118,7 @@ def _drawn(contest: Contest, rules: Rules, turn: _Turn) -> list[_Fakes]:
     fakes = []
     for number, part in turn.mine:
         with turn.stream("fakes", number), torch.no_grad():
-            fakes.append(_draw(contest, rules, part))
+            fakes.append(_seen(_drawn_by(contest, rules, part), rules, part))
     return fakes
 
 
@@ -133,13 +132,14 @@ def _move_generator(contest: Contest, rules: Rules, turn: _Turn, team: Team) -> 
     with spectral_norm_held(contest.discriminator, turn.seed is not None):
         for number, part in turn.mine:
             with turn.stream("generator", number):
-                fake = _draw(contest, rules, part)
+                drawn_BCHW = _drawn_by(contest, rules, part)
+                fake = _seen(drawn_BCHW, rules, part)
                 answer = _look(contest, rules, fake.seen_BCHW)
                 loss = generator_loss(answer, fake.asked_B, rules, _real_logits(contest, rules, part), turn.step)
                 if rules.patches:
-                    loss = loss + rules.patches * patch_distance(fake.drawn_BCHW, part.real_BCHW)
+                    loss = loss + rules.patches * patch_distance(drawn_BCHW, part.real_BCHW)
                 _backward(loss / turn.count, scaler)
-            fakes.append(_Fakes(fake.drawn_BCHW.detach(), fake.seen_BCHW.detach(), fake.asked_B))
+            fakes.append(_Fakes(fake.seen_BCHW.detach(), fake.asked_B))
             total += loss.detach() / turn.count
     team.add_up([total, *_gradients(contest.generator)])
     _take_step(contest.generator, contest.generator_adam, scaler, rules)
@@ -187,11 +187,16 @@ def _move_discriminator(
     return {"discriminator_loss": total} | ({"penalty": penalties} if penalised else {})
 
 
-def _draw(contest: Contest, rules: Rules, part: Deal) -> _Fakes:
-    """Fakes as the discriminator will see them."""
+def _drawn_by(contest: Contest, rules: Rules, part: Deal) -> Tensor:
+    """Fakes as the generator draws them, (B, 3, S, S) in float32."""
     with _autocast(contest, rules):
-        fake_BCHW = contest.generator(part.z_BZ, part.asked_B)
-    return _Fakes(fake_BCHW.float(), augment(fake_BCHW.float(), rules.augmentation), part.asked_B)
+        fake_BCHW: Tensor = contest.generator(part.z_BZ, part.asked_B)
+    return fake_BCHW.float()
+
+
+def _seen(drawn_BCHW: Tensor, rules: Rules, part: Deal) -> _Fakes:
+    """Fakes as the discriminator will see them."""
+    return _Fakes(augment(drawn_BCHW, rules.augmentation), part.asked_B)
 
 
 def _look(contest: Contest, rules: Rules, images_BCHW: Tensor, again: bool = False) -> Judgement:
