@@ -43,8 +43,8 @@ _DTYPES: Final[Mapping[str, np.dtype[Any]]] = {
     "U8": np.dtype("u1"),
     "BOOL": np.dtype("?"),
 }
-_LET_GO: Final = 4 << 20
-"""Bytes of a file that `pieces` has mapped at most."""
+LET_GO: Final = 4 << 20
+"""Bytes of a file that a walk through it has mapped at most."""
 _NAMES: Final = {dtype: name for name, dtype in _DTYPES.items()}
 FLOATS: Final = frozenset({"F64", "F32", "F16"})
 """Types that may be shared and averaged."""
@@ -177,20 +177,15 @@ class TensorFile:
         It stays in the page cache. A process that reads twenty models would otherwise look, to whoever limits its memory, as
         if it held twenty. Raises `BadData` when the tensor is not there.
         """
-        begin = self._data_begin + self.specs[name].begin if self.specs.get(name) else 0
-        done = behind = 0
+        end = self._data_begin + self.specs[name].begin if self.specs.get(name) else 0
+        behind = end
         for piece in pieces(self.array(name)):
             yield piece
-            done += piece.nbytes
-            if done - behind >= _LET_GO:
-                self._let_go(begin + behind, done - behind)
-                behind = done
-        self._let_go(begin + behind, done - behind)
-
-    def _let_go(self, begin: int, size: int) -> None:
-        first = begin - begin % mmap.PAGESIZE
-        if size:
-            self._map.madvise(mmap.MADV_DONTNEED, first, begin + size - first)
+            end += piece.nbytes
+            if end - behind >= LET_GO:
+                let_go(self._map, end)
+                behind = end
+        let_go(self._map, end)
 
     def items(self) -> Iterator[tuple[str, Array]]:
         """Names and views, sorted by name."""
@@ -315,6 +310,16 @@ def _type_name(name: str, dtype: np.dtype[Any]) -> str:
         return _NAMES[dtype]
     except KeyError as error:
         raise BadData(f"tensor {name!r} has type {dtype}, which cannot be stored") from error
+
+
+def let_go(mapped: mmap.mmap, end: int) -> None:
+    """Take the first `end` bytes of a mapped file out of this process's memory; they stay in the page cache.
+
+    From the file's first byte on, not from where the walk began: a file system with large folios maps all of a folio when
+    one of its pages is touched, so that the pages before come back each time. Pages that are gone cost nothing.
+    """
+    if end:
+        mapped.madvise(mmap.MADV_DONTNEED, 0, end)
 
 
 PIECE: Final = 1 << 15

@@ -26,6 +26,7 @@ from typing import Final, Protocol
 from histofed.base.clock import Clock, SystemClock
 from histofed.base.errors import HistofedError, TryLater
 from histofed.base.notify import Notifier
+from histofed.base.process import share_heap
 
 log = logging.getLogger(__name__)
 
@@ -89,6 +90,7 @@ class Daemon:
 
     def main(self) -> int:
         """Run in an event loop of its own and give the exit code."""
+        share_heap()
         return asyncio.run(self.run())
 
     async def run(self) -> int:

@@ -35,6 +35,7 @@ from histofed.encodings.loss import Loss, Tally
 from histofed.encodings.planes import pack, skip, unpack
 from histofed.encodings.words import Transform, transform
 from histofed.weights import (
+    LET_GO,
     PIECE,
     Array,
     TensorFile,
@@ -43,6 +44,7 @@ from histofed.weights import (
     Written,
     check_same_meaning,
     dtype_of,
+    let_go,
     write_stream,
 )
 
@@ -119,18 +121,24 @@ class DecodedFile:
         for name in self.specs:
             self._begins[name] = position
             position = self._behind(name, position)
+            let_go(self._map, position)
         if position != size:
             raise BadData(f"damaged update: {size - position} bytes follow its last tensor")
 
     def pieces(self, name: str) -> Iterator[Array]:
         """The decoded tensor in parts. Raises `BadData`."""
         coder, position = self._coder(name), self._begins[name]
+        behind = position
         for base in self._base.pieces(name):
             try:
                 words, position = unpack(self._data, position, base.size, coder.words)
             except BadData as error:
                 raise _damaged(name, error) from error
             yield coder.decode(words, base)
+            if position - behind >= LET_GO:
+                let_go(self._map, position)
+                behind = position
+        let_go(self._map, position)
 
     def array(self, name: str) -> Array:
         """The whole tensor, decoded. Raises `BadData`."""

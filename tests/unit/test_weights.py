@@ -296,6 +296,28 @@ def test_pieces_are_the_array() -> None:
     assert [part.tolist() for part in pieces(np.float32(7).reshape(()))] == [[7.0]]
 
 
+def test_a_walk_maps_little_of_a_file(path: Path) -> None:
+    # tensors much smaller than the folios of a page cache that was filled a megabyte at a time
+    weights.save(path, {f"w{index:03}": np.ones(50_000, np.float32) for index in range(160)})
+    content = path.read_bytes()
+    path.unlink()
+    with path.open("wb", buffering=0) as file:
+        for begin in range(0, len(content), 1 << 20):
+            file.write(content[begin : begin + (1 << 20)])
+    with TensorFile(path) as file:
+        before, most = _mapped_kib(), 0
+        for name in file.names:
+            for piece in file.pieces(name):
+                piece.sum()
+            most = max(most, _mapped_kib() - before)
+    assert most < 12 * 1024, f"{most} KiB of a file of {len(content) >> 10} KiB were mapped at once"
+
+
+def _mapped_kib() -> int:
+    status = Path("/proc/self/status").read_text()
+    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("RssFile:"))
+
+
 def test_the_difference_is_taken_over_all_tensors_in_double_precision(tmp_path: Path) -> None:
     large = np.full(PIECE + 5, 1e8, np.float32)
     weights.save(tmp_path / "base", {"a": large, "b": np.zeros(2, np.float16)})
