@@ -2,6 +2,7 @@
 
     bases/EXPERIMENT/SHA256.safetensors         complete, checked when it came and again before each task
                      SHA256.safetensors.part    on its way
+                     SHA256.step                a file that turns an earlier base into a later one (`steps.py`)
 
 The base of the task in hand lies here too: a round that starts from the same model as the one before fetches nothing, and
 an update is compared with its base before it is sent. Older ones go when a newer one is complete, all of them when the
@@ -26,6 +27,10 @@ class Bases:
     def place(self, experiment: ExperimentId, base: Digest) -> Path:
         """Where the base is or will be; its folder is there. Raises `CannotWriteState`."""
         return durable.make_directory(self._folder / experiment) / f"{base}.safetensors"
+
+    def step_place(self, experiment: ExperimentId, step: Digest) -> Path:
+        """Where a step is or will be; it goes with the older bases."""
+        return self._folder / experiment / f"{step}.step"
 
     def get(self, experiment: ExperimentId, base: Digest) -> Held | None:
         """This base, if it is here."""

@@ -55,6 +55,16 @@ Transfer: TypeAlias = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
+class Step:
+    """A file that turns one model into the next."""
+
+    begin: Digest
+    """The shared tensors that it begins from."""
+    file: Digest
+    bytes: int
+
+
+@dataclass(frozen=True)
 class Offer:
     """A task for this site."""
 
@@ -64,6 +74,8 @@ class Offer:
     experiment_sha256: Digest
     base: Digest
     base_bytes: int
+    steps: tuple[Step, ...]
+    """To the base from models before it, newest first; each begins where the one behind it ends."""
     settled_round: int
     """The latest round that was committed with this site's update in it; 0 for none."""
     backup_round: int
@@ -362,6 +374,7 @@ def _offer(offer: wire.TaskOffer) -> Offer:
         experiment_sha256=digest(offer.experiment_sha256),
         base=digest(offer.base.sha256),
         base_bytes=offer.base.bytes,
+        steps=tuple(Step(digest(one.from_sha256), digest(one.blob.sha256), one.blob.bytes) for one in offer.steps),
         settled_round=offer.settled_round,
         backup_round=offer.backup_round,
         deadline=_moment(offer.deadline),

@@ -39,6 +39,7 @@ from agent.patience import OWN_TROUBLE, PASSING, rest_s, until_told
 from agent.private import PrivateTensors
 from agent.progress import Board, watched
 from agent.state import State
+from agent.steps import fetch
 from agent.training import Trainers, train
 from histofed.audit.history import History
 from histofed.audit.journal import Journal
@@ -228,7 +229,7 @@ class Work:
             return
         await self._accept(offer, decision)
         private_round = self._settle(offer)
-        base = await self._download(offer)
+        base = await self._download(offer, experiment)
         assignment = self._assign(offer, experiment, base, private_round)
         result = await self._train(offer, assignment)
         entry = self._finish(offer, assignment, result, decision)
@@ -301,10 +302,10 @@ class Work:
         await self._until_told("accept the task", lambda: desk.link.accept(task, offer.attempt, decision.policy_sha256))
         log.info("task %s is accepted", task, extra=fields(round=task.round.number, attempt=offer.attempt))
 
-    async def _download(self, offer: Offer) -> Path:
+    async def _download(self, offer: Offer, experiment: Experiment) -> Path:
         """The round's global tensors; a file that is there is checked again."""
-        desk, experiment = self._desk, offer.task.round.experiment
-        target, earlier = desk.bases.place(experiment, offer.base), desk.bases.earlier(experiment, offer.base)
+        desk = self._desk
+        target = desk.bases.place(experiment.name, offer.base)
         attributes = {
             **about(offer.task, offer.attempt),
             names.MODEL_DIGEST: offer.base,
@@ -317,12 +318,12 @@ class Work:
                 lambda: self._watched(
                     offer,
                     board,
-                    lambda: desk.link.download(offer.base, offer.base_bytes, target, earlier, board.transferred),
+                    lambda: fetch(desk.link, desk.bases, offer, experiment, board.transferred),
                 ),
                 # a full disk here is this site's, and waiting does not empty it
                 passing=(AggregatorUnavailable, TryLater),
             )
-            desk.bases.keep_only(experiment, offer.base)
+            desk.bases.keep_only(experiment.name, offer.base)
             span.outcome("ok")
         durable.failpoint("agent.weights_stored")
         return target

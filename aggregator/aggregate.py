@@ -27,7 +27,8 @@ from typing import TypeVar
 import numpy as np
 
 from histofed.base.errors import BadData
-from histofed.encodings.file import PLAIN, Form, open_encoded
+from histofed.encodings.file import PLAIN, Encoded, Form, open_encoded
+from histofed.encodings.step import writing_step
 from histofed.recipes.contract import ServerRule
 from histofed.weights import PIECE, Array, TensorFile, Tensors, Written, check_same_meaning, save_stream
 
@@ -81,6 +82,10 @@ class AggregateJob:
     """None for the mean."""
     form: Form = PLAIN
     """How the updates are written; they are decoded as they are read."""
+    step: Form | None = None
+    """How the new model is told as a step from the base (`histofed/encodings/step.py`); None where it is not."""
+    out_step: Path | None = None
+    """Needed where there is a step."""
 
 
 @dataclass(frozen=True)
@@ -100,6 +105,8 @@ class AggregateResult:
     shares: tuple[Share, ...]
     strategy: Written | None = None
     """What a strategy of Flower's keeps for its next round."""
+    step: Encoded | None = None
+    """The new model as a step from the base."""
 
 
 def aggregate(job: AggregateJob) -> AggregateResult:
@@ -112,9 +119,22 @@ def aggregate(job: AggregateJob) -> AggregateResult:
     with contextlib.ExitStack() as stack:
         base = stack.enter_context(open_tensors(job.base, "the base model"))
         files = [stack.enter_context(open_update(update, base, job.form)) for update in updates]
-        shared = save_stream(job.out_shared, _headers(base), averages(files, shares))
+        shared, step = write_model(job, base, averages(files, shares))
     server = follow(job.out_shared, job.state, job.rules, job.round, job.out_server) if job.rules else None
-    return AggregateResult(shared, server, shares)
+    return AggregateResult(shared, server, shares, step=step)
+
+
+def write_model(job: AggregateJob, base: TensorFile, data: Iterator[Array]) -> tuple[Written, Encoded | None]:
+    """The new shared tensors, whose pieces are `data`, and the step to them where the job wants one.
+
+    Raises `BadData` and `CannotWriteState`.
+    """
+    if job.step is None or job.out_step is None:
+        return save_stream(job.out_shared, _headers(base), data), None
+    with writing_step(job.out_step, base, job.step) as step:
+        shared = save_stream(job.out_shared, _headers(base), step.through(data))
+        encoded = step.finish()
+    return shared, encoded
 
 
 def shares_of(updates: Sequence[UpdateInput]) -> tuple[Share, ...]:

@@ -44,6 +44,7 @@ from aggregator.aggregate import (
     open_tensors,
     open_update,
     shares_of,
+    write_model,
 )
 from histofed import weights
 from histofed.base.errors import BadData
@@ -82,10 +83,11 @@ def aggregate(job: AggregateJob) -> AggregateResult:
         strategy = _built(call, len(updates))
         _recall(strategy, call, before, base)
         found = _one_round(strategy, call, job.round, base, _replies(call, updates, files))
-        shared = weights.save(job.out_shared, _as_in(base, found, call))
+        made = _as_in(base, found, call)
+        shared, step = write_model(job, base, (piece for name in base.names for piece in weights.pieces(made[name])))
         kept = _keep(strategy, call, base)
     server = follow(job.out_shared, job.state, job.rules, job.round, job.out_server) if job.rules else None
-    return AggregateResult(shared, server, shares, kept)
+    return AggregateResult(shared, server, shares, kept, step)
 
 
 class DurableGrid(Grid):

@@ -15,7 +15,8 @@ from typing import Any, Final, TypeAlias
 from aggregator.aggregate import AggregateJob, AggregateResult, FlowerCall, Share, UpdateInput
 from histofed.base.errors import HistofedError, all_errors
 from histofed.base.ids import Json
-from histofed.encodings.file import PLAIN, Form
+from histofed.encodings.file import PLAIN, Encoded, Form
+from histofed.encodings.loss import Loss
 from histofed.recipes.contract import ServerRule
 from histofed.weights import Written
 
@@ -95,6 +96,8 @@ def decode_job(data: bytes) -> Job:
                 out_server=_path(fields["out_server"]),
                 flower=_flower(fields["flower"]),
                 form=Form(**fields["form"]),
+                step=Form(**fields["step"]) if fields["step"] else None,
+                out_step=_path(fields["out_step"]),
             )
         case "initialise":
             return InitialiseJob(**fields | {name: Path(fields[name]) for name in ("out_shared", "out_server")})
@@ -124,7 +127,7 @@ def decode_result(job: Job, data: bytes) -> Result:
         case AggregateJob():
             shares = tuple(Share(**share) for share in fields["shares"])
             written = Written(**fields["shared"]), _written(fields["server"])
-            return AggregateResult(*written, shares, _written(fields["strategy"]))
+            return AggregateResult(*written, shares, _written(fields["strategy"]), _encoded(fields["step"]))
         case InitialiseJob():
             return InitialiseResult(Written(**fields["shared"]), _written(fields["server"]))
         case InspectJob():
@@ -137,6 +140,10 @@ def _error(name: str, sentence: str) -> HistofedError:
 
 def _written(fields: dict[str, Any] | None) -> Written | None:
     return None if fields is None else Written(**fields)
+
+
+def _encoded(fields: dict[str, Any] | None) -> Encoded | None:
+    return None if fields is None else Encoded(Written(**fields["file"]), fields["norm"], Loss(**fields["loss"]))
 
 
 def _flower(fields: dict[str, Any] | None) -> FlowerCall | None:

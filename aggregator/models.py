@@ -26,7 +26,8 @@ from histofed.base.durable import failpoint
 from histofed.base.experiment import Experiment
 from histofed.base.ids import Digest, SiteId, sha256
 from histofed.base.seeds import seed
-from histofed.encodings.file import Form
+from histofed.encodings.file import Encoded, Form
+from histofed.encodings.step import step_form
 from histofed.pki.credentials import Credentials
 from histofed.pki.signing import sign
 from histofed.recipes.registry import recipe
@@ -34,9 +35,10 @@ from histofed.statements import Contribution, File, ModelStatement, UpdateManife
 from histofed.transport.store import BlobStore, owner_of
 from histofed.weights import Written
 
-SHARED, SERVER, STRATEGY = "shared", "server", "strategy"
-"""A model's parts: what sites train from, what the aggregator keeps of the recipe's (the EMA generator), and what a strategy
-of Flower's keeps for its next round (FedAdam's moments): committed with the model or not at all."""
+SHARED, SERVER, STRATEGY, STEP = "shared", "server", "strategy", "step"
+"""A model's parts: what sites train from, what the aggregator keeps of the recipe's (the EMA generator), what a strategy of
+Flower's keeps for its next round (FedAdam's moments), and the shared tensors once more, as what they add to those of the
+model before: committed with the model or not at all."""
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Made:
 
     model: ModelRow
     metrics: Mapping[str, float]
-    """The sites' metrics, weighted as their updates."""
+    """The sites' metrics, weighted as their updates, and the step's."""
 
 
 class ModelForge:
@@ -63,7 +65,7 @@ class ModelForge:
 
     async def first(self, experiment: Experiment) -> ModelRow:
         """The model that every site starts from; the same for the same experiment. Raises `BadData`."""
-        shared, server, _ = self._outputs(f"{experiment.name}-0")
+        shared, server, *_ = self._outputs(f"{experiment.name}-0")
         made = await self._workers.run(
             InitialiseJob(
                 recipe=experiment.file.recipe,
@@ -91,7 +93,8 @@ class ModelForge:
         manifests = {site: self._manifest(state, site) for site in state.admitted}
         rule = experiment.file.aggregation.weights
         base = decode_model(self._store.model(state.base).statement.payload)
-        shared, server, strategy = self._outputs(f"{experiment.name}-{state.key.number}")
+        shared, server, strategy, step = self._outputs(f"{experiment.name}-{state.key.number}")
+        encoding = experiment.file.aggregation.encoding
         base_shared = self._blobs.path(Digest(base.parts[SHARED].sha256))
         rules = recipe(experiment.file.recipe).server_rules(
             experiment.file.recipe_config, tuple(spec.name for spec in weights.read_header(base_shared))
@@ -114,17 +117,25 @@ class ModelForge:
                 self._part_of(base, STRATEGY),
                 strategy,
             ),
-            form=Form(experiment.file.aggregation.encoding, base.parts[SHARED].sha256),
+            form=Form(encoding, base.parts[SHARED].sha256),
+            step=step_form(encoding, base.parts[SHARED].sha256),
+            out_step=step,
         )
         made = await self._workers.run(job)
-        written = {SHARED: (shared, made.shared), SERVER: (server, made.server), STRATEGY: (strategy, made.strategy)}
+        written = {
+            SHARED: (shared, made.shared),
+            SERVER: (server, made.server),
+            STRATEGY: (strategy, made.strategy),
+            STEP: (step, made.step.file if made.step else None),
+        }
         parts = await self._keep(written)
         failpoint("aggregator.aggregate_written")
         contributions = [
             Contribution(share.site, _weights_of(manifests[SiteId(share.site)]), share.weight) for share in made.shares
         ]
         model = self._signed(experiment, state.key.number, state.base, parts, contributions)
-        return Made(model, _mean_metrics({share.site: share.weight for share in made.shares}, manifests))
+        metrics = _mean_metrics({share.site: share.weight for share in made.shares}, manifests)
+        return Made(model, metrics if made.step is None else {**metrics, **_step_metrics(made.step)})
 
     def forget_updates(self, state: Round) -> None:
         """The round ended: its updates' bytes are not needed again. Files that are part of a model stay."""
@@ -138,11 +149,11 @@ class ModelForge:
     def _part_of(self, model: ModelStatement, name: str) -> Path | None:
         return self._blobs.path(Digest(model.parts[name].sha256)) if name in model.parts else None
 
-    def _outputs(self, name: str) -> tuple[Path, Path, Path]:
-        outputs = tuple(self._scratch / f"{name}-{part}.safetensors" for part in (SHARED, SERVER, STRATEGY))
+    def _outputs(self, name: str) -> tuple[Path, Path, Path, Path]:
+        outputs = tuple(self._scratch / f"{name}-{part}.safetensors" for part in (SHARED, SERVER, STRATEGY, STEP))
         for path in outputs:
             durable.remove(path)
-        return outputs[0], outputs[1], outputs[2]
+        return outputs[0], outputs[1], outputs[2], outputs[3]
 
     async def _keep(self, written: Mapping[str, tuple[Path, Written | None]]) -> dict[str, File]:
         """Move the files that were written to the blob store."""
@@ -185,6 +196,11 @@ def _owner(state: Round, site: SiteId) -> str:
 def _weights_of(manifest: UpdateManifest) -> Digest:
     assert manifest.weights is not None, "an admitted update of kind train has weights"
     return Digest(manifest.weights.sha256)
+
+
+def _step_metrics(step: Encoded) -> Mapping[str, float]:
+    """What telling the new model as a step took away from the mean, and what it saves; for people."""
+    return {"step_error_relative": step.loss.relative, "step_ratio": step.loss.ratio}
 
 
 def _mean_metrics(shares: Mapping[str, float], manifests: Mapping[SiteId, UpdateManifest]) -> dict[str, float]:

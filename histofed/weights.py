@@ -333,6 +333,12 @@ def pieces(array: Array) -> Iterator[Array]:
         yield flat[begin : begin + PIECE]
 
 
+def piece_sizes(elements: int) -> Iterator[int]:
+    """How long the pieces of a tensor of so many elements are."""
+    for begin in range(0, elements, PIECE):
+        yield min(PIECE, elements - begin)
+
+
 @dataclass(frozen=True)
 class Difference:
     """How an update differs from its base: L2 norm of (update - base) over all tensors; infinite when not finite."""

@@ -23,13 +23,15 @@ from aggregator.models import SHARED
 from aggregator.rounds import Round, RoundState, TaskState
 from aggregator.services import convert
 from aggregator.space import Space
+from aggregator.steps import StepTold, steps_to
 from histofed import __version__
 from histofed.audit.record import Who
 from histofed.base import encoding
 from histofed.base.clock import Clock, iso
 from histofed.base.durable import failpoint
+from histofed.base.encoding import STEPS
 from histofed.base.errors import AlreadyThere, BadData, NotAuthorised, Stale, VersionMismatch
-from histofed.base.ids import Digest, SiteId, TaskKey, digest, sha256
+from histofed.base.ids import Digest, ExperimentId, SiteId, TaskKey, digest, sha256
 from histofed.pki.credentials import Credentials
 from histofed.pki.identity import Role
 from histofed.pki.signing import Envelope
@@ -269,6 +271,10 @@ class FleetServicer(rounds_pb2_grpc.FleetServiceServicer):
             experiment_toml=experiment.toml,
             experiment_sha256=experiment.sha256,
             base=types_pb2.Blob(sha256=base.sha256, bytes=base.bytes),
+            steps=[
+                rounds_pb2.Step(from_sha256=step.begin, blob=types_pb2.Blob(sha256=step.file.sha256, bytes=step.file.bytes))
+                for step in _steps(self._engine, task.round.experiment, state.base)
+            ],
             settled_round=settled_round(task.round.experiment, task.site),
             backup_round=settled_round(task.round.experiment, task.site, backed_up) if backed_up else 0,
             history=convert.history(self._chronicle.now()),
@@ -299,11 +305,11 @@ class SitePermissions:
         self._engine.dispatch(task.round, events.Announced(task.site, sha256, size), who=_who(who))
 
     async def may_download(self, who: Caller, sha256: Digest) -> None:
-        """A site reads the base of its live tasks; an operator reads every model."""
+        """A site reads the base of its live tasks and the steps to it; an operator reads every model."""
         if who.identity.role is Role.OPERATOR:
             allowed = self._engine.store.is_part(sha256)
         else:
-            allowed = sha256 in {self._base(task) for task in self._engine.tasks_of(SiteId(who.name))}
+            allowed = any(self._needed(task, sha256) for task in self._engine.tasks_of(SiteId(who.name)))
         if not allowed:
             raise NotAuthorised(f"blob {sha256[:12]} is not part of a task or model that {who.identity.uri} may read")
 
@@ -325,9 +331,20 @@ class SitePermissions:
         _check_own(who, task)
         log.info("update uploaded", extra=fields(task=str(task), bytes=size))
 
+    def _needed(self, task: TaskKey, sha256: Digest) -> bool:
+        """Whether the file is the task's base or a step to it."""
+        steps = _steps(self._engine, task.round.experiment, self._engine.round_of(task).base)
+        return self._base(task) == sha256 or any(step.file.sha256 == sha256 for step in steps)
+
     def _base(self, task: TaskKey) -> Digest:
         """The file that the task starts from."""
         return Digest(self._engine.store.part(self._engine.round_of(task).base, SHARED).sha256)
+
+
+def _steps(engine: Engine, experiment: ExperimentId, model: Digest) -> tuple[StepTold, ...]:
+    """The ways to the model, where the experiment's models are told as steps."""
+    encoding = engine.experiment(experiment).file.aggregation.encoding
+    return steps_to(engine.store, model) if encoding in STEPS else ()
 
 
 def _who(who: Caller) -> Who:

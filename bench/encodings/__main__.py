@@ -6,8 +6,8 @@
 Two sites train the preset `default`, smaller, on their share of the patients (of drawn tiles without `--data`). Of the first
 and the last round's updates, for each encoding: bytes as a share of float32's, what lossless coding alone makes of them,
 CPU time at the site (with hashing and writing) and of one pass at the aggregator (there are two), and the error of the
-aggregate against that of the plain updates, as a share of what the round changed. Besides, what the model would cost on
-its way to a site that kept the round's base: nothing sends it so yet.
+aggregate against that of the plain updates, as a share of what the round changed. Then the same rounds with encoded updates:
+the bytes of a round both ways, to sites that kept the model before.
 
 With `--quality`: the Fréchet distance of generators from encoded updates to held-out patients' tiles, beside those of five
 float32 runs. Some ten CPU-minutes.
@@ -19,7 +19,7 @@ import argparse
 import tempfile
 from pathlib import Path
 
-from bench.encodings.measure import COMMAND, costs, download, rows
+from bench.encodings.measure import BYTES_TARGET, COMMAND, both_ways, costs, rows
 from bench.encodings.rehearsal import Plan, rehearse, sites_of
 from bench.result import Result, at_most, hand_over
 from histofed.training.runtime import prepare
@@ -61,11 +61,12 @@ def measure(plan: Plan, data: Path | None, scratch: Path) -> list[Result]:
         assert all(cost.same for cost in measured), "an encoding is deterministic"
         assert next(cost for cost in measured if cost.encoding == "float32-delta").relative == 0.0, "and this one exact"
         found += rows(measured, f"round {one.number}")
-        down = download(one, scratch)
-        up = next(cost.ratio for cost in measured if cost.encoding == "bfloat16-delta")
-        both = f"both ways / float32 (bfloat16-delta up, round {one.number}"
-        found.append(at_most(f"{both}; float32 down)", (1 + up) / 2, "x", None, COMMAND))
-        found.append(at_most(f"{both}; exact difference down, not built)", (down + up) / 2, "x", None, COMMAND))
+    for encoding in ("float32-delta", "bfloat16-delta"):
+        coded = [*rehearse(plan, sites_of(data, scratch / encoding), encoding, "coded", scratch / f"rounds-{encoding}")]
+        target = BYTES_TARGET if encoding == "bfloat16-delta" else None
+        for one in (coded[0], coded[-1]):
+            name = f"both ways / float32 ({encoding}, round {one.number})"
+            found.append(at_most(name, both_ways(one), "x", target, COMMAND))
     return found
 
 

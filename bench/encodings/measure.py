@@ -63,10 +63,11 @@ def rows(found: list[Cost], where: str) -> Iterator[Result]:
         yield at_most(f"CPU per MB of float32, aggregator ({about})", one.decode_ms, "ms", None, COMMAND)
 
 
-def download(one: Round, scratch: Path) -> float:
-    """What the round's model would cost as an exact difference, to a site that kept its base: / float32's bytes."""
-    form = Form("float32-delta", sha256_file(one.base))
-    return encode_file(one.model, one.base, form, MAX_NORM, scratch / "download").loss.ratio
+def both_ways(one: Round) -> float:
+    """Bytes of a round, up and down, to sites that kept the model before: / float32's. For a round of encoded updates."""
+    assert one.step is not None, "encoded updates make steps"
+    up = sum(update.stat().st_size for update in one.updates.values()) / len(one.updates)
+    return (up + one.step.stat().st_size) / (2 * one.base.stat().st_size)
 
 
 def _cost(one: Round, encoding: Encoding, exact: Path, scratch: Path) -> Cost:

@@ -20,6 +20,7 @@ from histofed.base.hashing import sha256_file
 from histofed.base.ids import ExperimentId, Json, SiteId
 from histofed.base.seeds import seed, training_seed
 from histofed.encodings.file import Form
+from histofed.encodings.step import step_form
 from histofed.recipes.contract import Progress
 from histofed.recipes.gan.settings import Changes, from_preset
 from histofed.recipes.presets import load
@@ -57,6 +58,8 @@ class Round:
     model: Path
     server: Path
     """The EMA generator."""
+    step: Path | None
+    """The model as a step from the base, where the encoding has one."""
 
 
 class _Quiet(trainer.Reporter):
@@ -104,8 +107,12 @@ def rehearse(plan: Plan, sites: Mapping[str, Path], encoding: Encoding, name: st
             private[site], updates[site] = output / PRIVATE_FILE, output / UPDATE_FILE
         model, server = folder / f"model-{number}", folder / f"server-{number}"
         inputs = tuple(UpdateInput(site, path, 1) for site, path in updates.items())
-        worker.perform(AggregateJob(base, inputs, folder / f"server-{number - 1}", rules, number, model, server, form=form))
-        yield Round(number, base, updates, model, server)
+        before, step = folder / f"server-{number - 1}", step_form(encoding, form.base)
+        out_step = folder / f"step-{number}"
+        worker.perform(
+            AggregateJob(base, inputs, before, rules, number, model, server, form=form, step=step, out_step=out_step)
+        )
+        yield Round(number, base, updates, model, server, out_step if step else None)
 
 
 def _train(

@@ -18,6 +18,7 @@ The agent's trainer encodes (`agent/trainer.py`), the aggregator's children deco
 from __future__ import annotations
 
 import json
+import math
 import mmap
 import struct
 from collections.abc import Iterator, Mapping
@@ -45,6 +46,7 @@ from histofed.weights import (
     check_same_meaning,
     dtype_of,
     let_go,
+    piece_sizes,
     write_stream,
 )
 
@@ -108,7 +110,7 @@ class DecodedFile:
     for another base.
     """
 
-    def __init__(self, path: Path, base: TensorFile, form: Form) -> None:
+    def __init__(self, path: Path, base: Tensors, form: Form) -> None:
         self._base = base
         self._encoding = form.encoding
         self.specs: Mapping[str, TensorSpec] = base.specs
@@ -152,8 +154,8 @@ class DecodedFile:
     def _behind(self, name: str, position: int) -> int:
         words = self._coder(name).words
         try:
-            for base in self._base.pieces(name):
-                position = skip(self._data, position, base.size, words)
+            for size in piece_sizes(math.prod(self.specs[name].shape)):
+                position = skip(self._data, position, size, words)
         except BadData as error:
             raise _damaged(name, error) from error
         return position
@@ -188,7 +190,7 @@ def _written(new: TensorFile, old: TensorFile, form: Form, target: Path, *, towa
 
 def _encoded(new: TensorFile, old: TensorFile, form: Form, tally: Tally, *, towards_base: bool) -> Iterator[memoryview]:
     """The file's bytes in parts; what they mean is counted in `tally` on the way."""
-    yield memoryview(_header(form))
+    yield memoryview(encoded_header(form))
     for name, spec in old.specs.items():
         coder = transform(form.encoding, dtype_of(spec), towards_base=towards_base)
         for trained, base in zip(new.pieces(name), old.pieces(name), strict=True):
@@ -197,14 +199,15 @@ def _encoded(new: TensorFile, old: TensorFile, form: Form, tally: Tally, *, towa
             yield memoryview(pack(words))
 
 
-def _header(form: Form) -> bytes:
+def encoded_header(form: Form) -> bytes:
+    """How a file in `form` begins."""
     text = canonical({"base": form.base, "block": BLOCK, "encoding": form.encoding})
     return _MAGIC + _LENGTH.pack(len(text)) + text
 
 
 def _check_header(begin: bytes, form: Form) -> int:
     """Where the blocks begin. Raises `BadData` saying what the file is instead."""
-    expected = _header(form)
+    expected = encoded_header(form)
     if begin.startswith(expected):
         return len(expected)
     if not begin.startswith(_MAGIC) or len(begin) < _BEGIN:

@@ -68,7 +68,7 @@ class Beat(_message.Message):
     def __init__(self) -> None: ...
 
 class TaskOffer(_message.Message):
-    __slots__ = ("task", "kind", "attempt", "experiment_toml", "experiment_sha256", "base", "settled_round", "deadline", "traceparent", "history", "backup_round")
+    __slots__ = ("task", "kind", "attempt", "experiment_toml", "experiment_sha256", "base", "settled_round", "deadline", "traceparent", "history", "backup_round", "steps")
     TASK_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
@@ -80,6 +80,7 @@ class TaskOffer(_message.Message):
     TRACEPARENT_FIELD_NUMBER: _ClassVar[int]
     HISTORY_FIELD_NUMBER: _ClassVar[int]
     BACKUP_ROUND_FIELD_NUMBER: _ClassVar[int]
+    STEPS_FIELD_NUMBER: _ClassVar[int]
     task: str
     kind: _types_pb2.TaskKind
     attempt: int
@@ -91,7 +92,16 @@ class TaskOffer(_message.Message):
     traceparent: str
     history: History
     backup_round: int
-    def __init__(self, task: _Optional[str] = ..., kind: _Optional[_Union[_types_pb2.TaskKind, str]] = ..., attempt: _Optional[int] = ..., experiment_toml: _Optional[str] = ..., experiment_sha256: _Optional[str] = ..., base: _Optional[_Union[_types_pb2.Blob, _Mapping]] = ..., settled_round: _Optional[int] = ..., deadline: _Optional[str] = ..., traceparent: _Optional[str] = ..., history: _Optional[_Union[History, _Mapping]] = ..., backup_round: _Optional[int] = ...) -> None: ...
+    steps: _containers.RepeatedCompositeFieldContainer[Step]
+    def __init__(self, task: _Optional[str] = ..., kind: _Optional[_Union[_types_pb2.TaskKind, str]] = ..., attempt: _Optional[int] = ..., experiment_toml: _Optional[str] = ..., experiment_sha256: _Optional[str] = ..., base: _Optional[_Union[_types_pb2.Blob, _Mapping]] = ..., settled_round: _Optional[int] = ..., deadline: _Optional[str] = ..., traceparent: _Optional[str] = ..., history: _Optional[_Union[History, _Mapping]] = ..., backup_round: _Optional[int] = ..., steps: _Optional[_Iterable[_Union[Step, _Mapping]]] = ...) -> None: ...
+
+class Step(_message.Message):
+    __slots__ = ("from_sha256", "blob")
+    FROM_SHA256_FIELD_NUMBER: _ClassVar[int]
+    BLOB_FIELD_NUMBER: _ClassVar[int]
+    from_sha256: str
+    blob: _types_pb2.Blob
+    def __init__(self, from_sha256: _Optional[str] = ..., blob: _Optional[_Union[_types_pb2.Blob, _Mapping]] = ...) -> None: ...
 
 class TaskWithdrawal(_message.Message):
     __slots__ = ("task", "reason")

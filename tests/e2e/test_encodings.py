@@ -73,6 +73,23 @@ def check_what_is_told(federation: Federation, name: str, encoding: Encoding) ->
     assert f"{ratio:.3f} of float32's bytes" in text
 
 
+def test_models_after_the_first_come_as_steps(bruised: Federation) -> None:
+    extra = f'[sampling]\nsites = {list(PAIR)}\nminimum = 2\n[aggregation]\nencoding = "bfloat16-delta"'
+    before = downloaded(bruised)
+    name = bruised.submit(mean_experiment("steps", 3, extra=extra, config=f"dimension = {DIMENSION}\nsteps = 10"))
+    assert bruised.wait_until_ended(name)["experiment"]["state"] == "finished"
+    moved, whole = downloaded(bruised) - before, 4 * DIMENSION
+    ratio = bruised.cli("rounds", "show", name, "2")["round"]["metrics"]["step_ratio"]
+    assert ratio < 0.5
+    # one whole model and two steps for each site; a header is a few hundred bytes
+    assert moved == pytest.approx(len(PAIR) * whole * (1 + 2 * ratio), rel=0.1)
+
+
+def downloaded(federation: Federation) -> float:
+    """Bytes that the aggregator sent so far."""
+    return federation.measured().get('histofed_transfer_bytes_total{direction="download",how="sent"}', 0.0)
+
+
 def test_a_hostile_site_is_refused_in_words_and_an_honest_one_is_let_in(bruised: Federation, tmp_path: Path) -> None:
     """Over the real wire: damaged bytes, another base, another encoding than the experiment's, then what is right."""
     extra = f'[sampling]\nminimum = 1\nsites = ["{HOSTILE}"]\n[round]\nabandoned_limit = 9'

@@ -20,6 +20,7 @@ from histofed.base.hashing import sha256_file
 from histofed.base.ids import SiteId
 from histofed.base.seeds import seed, training_seed
 from histofed.encodings.file import Form
+from histofed.encodings.step import step_form
 from histofed.recipes.contract import Progress
 from histofed.recipes.registry import recipe
 
@@ -102,6 +103,7 @@ def _average(experiment: Experiment, number: int, base: int, updates: tuple[Upda
     rules = recipe(experiment.file.recipe).server_rules(experiment.file.recipe_config, ())
     state = scratch / f"strategy-{base}"
     before = state if state.exists() else None
+    encoding, base_sha256 = experiment.file.aggregation.encoding, sha256_file(scratch / f"shared-{base}")
     result = worker.perform(
         AggregateJob(
             base=scratch / f"shared-{base}",
@@ -111,7 +113,9 @@ def _average(experiment: Experiment, number: int, base: int, updates: tuple[Upda
             round=number,
             out_shared=scratch / f"shared-{number}",
             out_server=scratch / f"server-{number}",
-            form=Form(experiment.file.aggregation.encoding, sha256_file(scratch / f"shared-{number - 1}")),
+            form=Form(encoding, base_sha256),
+            step=step_form(encoding, base_sha256),
+            out_step=scratch / f"step-{number}",
             flower=flower_call(experiment, number, {}, before, scratch / f"strategy-{number}"),
         )
     )
@@ -124,4 +128,6 @@ def _parts(result: InitialiseResult | AggregateResult) -> Parts:
     parts = {"shared": result.shared.sha256, "server": result.server.sha256}
     if isinstance(result, AggregateResult) and result.strategy is not None:
         parts["strategy"] = result.strategy.sha256
+    if isinstance(result, AggregateResult) and result.step is not None:
+        parts["step"] = result.step.file.sha256
     return parts
