@@ -36,8 +36,11 @@ LIFETIMES: Final[Mapping[Role, timedelta]] = {
     Role.AGGREGATOR: timedelta(days=365),
 }
 """How long a certificate of each role is valid unless the caller says otherwise."""
-SKEW: Final = timedelta(minutes=5)
-"""Certificates begin this much in the past: clocks of hospitals differ by minutes."""
+SKEW: Final = timedelta(days=1)
+"""A certificate begins this much in the past, but for a lifetime below a week: a hospital's machine whose clock fell back by
+hours still finds the aggregator's certificate valid, can connect, and hears that its clock is wrong."""
+LEAST_SKEW: Final = timedelta(minutes=5)
+"""Of the shortest certificates: clocks of hospitals differ by minutes."""
 CERTIFICATE_FILE: Final = "ca.pem"
 KEY_FILE: Final = "ca.key"
 
@@ -144,7 +147,7 @@ class Authority:
         usages = [ExtendedKeyUsageOID.CLIENT_AUTH] + [ExtendedKeyUsageOID.SERVER_AUTH] * serves
         names = [x509.UniformResourceIdentifier(identity.uri), *map(_host, hosts)]
         certificate = (
-            _builder(subject, self.certificate.subject, key, now - SKEW, end)
+            _builder(subject, self.certificate.subject, key, now - _skew(end - now), end)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_key_usage(ca=False), critical=True)
             .add_extension(x509.ExtendedKeyUsage(usages), critical=False)
@@ -162,6 +165,11 @@ class Authority:
             not_before=certificate.not_valid_before_utc,
             not_after=certificate.not_valid_after_utc,
         )
+
+
+def _skew(lifetime: timedelta) -> timedelta:
+    """How far in the past a certificate begins: a seventh of its life, within bounds, so that the half of it lies ahead."""
+    return max(LEAST_SKEW, min(SKEW, lifetime / 7))
 
 
 def _builder(

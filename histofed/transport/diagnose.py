@@ -50,7 +50,7 @@ def probe(address: str, ca_pem: bytes, proof: Proof | None, now: datetime) -> Hi
     host, port = split(address)
     try:
         with socket.create_connection((host, port), CONNECT_S) as plain:
-            return _shake_hands(address, host, plain, tls.client_context(ca_pem, credentials))
+            return _shake_hands(address, host, plain, tls.client_context(ca_pem, credentials), now)
     except socket.gaierror:
         return AggregatorUnavailable(f"the name {host} of the aggregator cannot be resolved: check it, and the DNS")
     except ConnectionRefusedError:
@@ -68,7 +68,9 @@ def _parsed(proof: Proof) -> Credentials:
     return Credentials.make(key_from_pem(proof.key_pem), proof.certificate_pem, proof.ca_pem)
 
 
-def _shake_hands(address: str, host: str, plain: socket.socket, context: ssl.SSLContext) -> HistofedError | None:
+def _shake_hands(
+    address: str, host: str, plain: socket.socket, context: ssl.SSLContext, now: datetime
+) -> HistofedError | None:
     try:
         with context.wrap_socket(plain, server_hostname=host) as secure:
             return _after_handshake(address, secure)
@@ -77,6 +79,11 @@ def _shake_hands(address: str, host: str, plain: socket.socket, context: ssl.SSL
             return NotAuthorised(
                 f"the server at {address} has a certificate of our federation, but for another name than {host}: use a "
                 "name that was given to histofed-aggregator init"
+            )
+        if error.verify_code in _WRONG_TIME:
+            return NotAuthorised(
+                f"the certificate of the server at {address} is not valid at this machine's time, {now:%Y-%m-%d %H:%M} UTC "
+                f"({error.verify_message}): set the clock (timedatectl); if it is right, the aggregator's own may be wrong"
             )
         return NotAuthorised(
             f"the server at {address} is not the aggregator of this federation ({error.verify_message}): "
@@ -109,3 +116,5 @@ def _after_handshake(address: str, secure: ssl.SSLSocket) -> HistofedError | Non
 
 _WRONG_NAME: Final = frozenset({62, 64})
 """X509_V_ERR_HOSTNAME_MISMATCH, X509_V_ERR_IP_ADDRESS_MISMATCH (OpenSSL, x509_vfy.h)."""
+_WRONG_TIME: Final = frozenset({9, 10})
+"""X509_V_ERR_CERT_NOT_YET_VALID, X509_V_ERR_CERT_HAS_EXPIRED."""

@@ -35,6 +35,7 @@ def test_the_caller_may_choose_the_lifetime_but_not_beyond_the_ca(authority: Aut
     csr = signing_request(new_key())
     short = authority.issue(authority.site("a"), csr, lifetime=timedelta(hours=1))
     assert short.not_after == CLOCK.now() + timedelta(hours=1)
+    assert short.not_before > CLOCK.now() - timedelta(minutes=10), "half of its life is ahead"
     long = authority.issue(authority.site("a"), csr, lifetime=CA_LIFETIME * 2)
     assert long.not_after == authority.certificate.not_valid_after_utc
 

@@ -75,6 +75,21 @@ async def test_our_own_certificate_is_over(tmp_path: Path) -> None:
     assert "enrol again, or set the clock" in str(error)
 
 
+async def test_the_server_s_certificate_begins_after_this_machine_s_time(tmp_path: Path) -> None:
+    federation = Federation(clock=FakeClock(SystemClock().now() + timedelta(days=30)))
+    old = Credentials(SITE.key, SITE.certificate, federation.authority.certificate)
+    async with serving(tmp_path, federation) as wire:
+        error = await failure(wire.address, old)
+    assert "is not valid at this machine's time" in str(error)
+    assert "set the clock" in str(error)
+
+
+async def test_a_clock_that_fell_back_by_hours_does_not_shut_a_site_out(tmp_path: Path) -> None:
+    federation = Federation(clock=FakeClock(SystemClock().now() + timedelta(hours=20)))
+    async with serving(tmp_path, federation) as wire, open_connection(wire.address, federation.site()) as connection:
+        await greet(connection)
+
+
 async def test_the_server_is_of_another_federation(tmp_path: Path) -> None:
     async with serving(tmp_path, Federation()) as wire:
         error = await failure(wire.address)
