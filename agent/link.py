@@ -78,8 +78,8 @@ class Offer:
     """To the base from models before it, newest first; each begins where the one behind it ends."""
     settled_round: int
     """The latest round that was committed with this site's update in it; 0 for none."""
-    backup_round: int
-    """The same in the aggregator's newest backup; 0 for none."""
+    backup_round: int | None
+    """The same in the aggregator's newest backup; None where that does not hold the experiment."""
     deadline: datetime
     trace: TraceContext | None
 
@@ -376,7 +376,7 @@ def _offer(offer: wire.TaskOffer) -> Offer:
         base_bytes=offer.base.bytes,
         steps=tuple(Step(digest(one.from_sha256), digest(one.blob.sha256), one.blob.bytes) for one in offer.steps),
         settled_round=offer.settled_round,
-        backup_round=offer.backup_round,
+        backup_round=offer.backup_round if offer.HasField("backup_round") else None,
         deadline=_moment(offer.deadline),
         trace=TraceContext.parse(offer.traceparent) if offer.traceparent else None,
     )

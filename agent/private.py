@@ -31,7 +31,7 @@ class PrivateTensors:
         self._folder = durable.make_directory(folder)
         self._state = state
 
-    def settle(self, work: RoundKey, settled_round: int, backup_round: int = 0) -> int:
+    def settle(self, work: RoundKey, settled_round: int, backup_round: int | None = None) -> int:
         """Before work on `work` begins: commit what the aggregator says was committed. Returns the committed round.
 
         Pending tensors of `work` itself stay: its update may be on its way. A committed round whose tensors this site
@@ -80,9 +80,13 @@ class PrivateTensors:
     def _file(self, key: RoundKey) -> Path:
         return self._folder / key.experiment / f"{key.number}.safetensors"
 
-    def _since(self, experiment: ExperimentId, backup_round: int) -> tuple[int, ...]:
-        """The round of the newest backup and the first one after it that is here; nothing without a backup."""
-        if not backup_round:
+    def _since(self, experiment: ExperimentId, backup_round: int | None) -> tuple[int, ...]:
+        """The round of the newest backup and the first one after it that is here; nothing without a backup.
+
+        The one after a backup in which nothing is committed yet counts as much: a restored aggregator commits it with this
+        site's update, although the round was abandoned in the history that was lost.
+        """
+        if backup_round is None:
             return ()
         here = sorted(int(path.stem) for path in (self._folder / experiment).glob("*.safetensors"))
         return (backup_round, *[number for number in here if number > backup_round][:1])

@@ -182,7 +182,11 @@ _OPEN_ROUNDS: Final = "FROM rounds WHERE state NOT IN (?, ?) ORDER BY experiment
 
 
 def _committed(connection: sqlite3.Connection) -> dict[str, int]:
-    query = "SELECT experiment, max(number) FROM rounds WHERE state = ? GROUP BY experiment"
+    """The newest committed round of each experiment; 0 where there is none yet."""
+    query = (
+        "SELECT name, coalesce(max(number), 0) FROM experiments "
+        "LEFT JOIN rounds ON experiment = name AND rounds.state = ? GROUP BY name"
+    )
     return {str(name): int(number) for name, number in connection.execute(query, (str(RoundState.COMMITTED),))}
 
 

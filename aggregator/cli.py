@@ -119,10 +119,10 @@ def _backup(options: argparse.Namespace) -> int:
         manifest = backup.check(options.file)
     else:
         manifest = backup.back_up(_load(options).config, options.file, SystemClock())
-    rounds = ", ".join(f"{name}/{number}" for name, number in sorted(manifest.rounds.items())) or "no round"
     sys.stdout.write(
         f"{options.file}: {manifest.federation} at {manifest.made_at[:19]} UTC, epoch {manifest.epoch}, newest committed: "
-        f"{rounds}; {len(manifest.members)} files, {manifest.total_bytes} bytes; CA SHA-256 {manifest.ca_sha256}\n"
+        f"{manifest.newest_committed}; {len(manifest.members)} files, {manifest.total_bytes} bytes; "
+        f"CA SHA-256 {manifest.ca_sha256}\n"
         f"{PROVEN if options.check else KEEP_SAFE}\n"
     )
     return 0

@@ -87,12 +87,15 @@ class Chronicle:
                 f"(epoch {self.epoch}); what was made for it is to be cleared away"
             ) from error
 
-    def backed_up(self, experiment: ExperimentId) -> int:
-        """The newest committed round of the experiment that the newest backup holds; 0 for none."""
+    def backed_up(self, experiment: ExperimentId) -> int | None:
+        """The newest committed round of the experiment in the newest backup, 0 where it holds none; None where it does not
+        hold the experiment.
+        """
         newest = sa.select(schema.backups.c.rounds).order_by(schema.backups.c.made_at.desc()).limit(1)
         with self._database.reading() as connection:
             rounds = connection.execute(newest).scalar_one_or_none()
-        return 0 if rounds is None else int(json.loads(rounds).get(experiment, 0))
+        found = None if rounds is None else json.loads(rounds).get(experiment)
+        return None if found is None else int(found)
 
     def note_backups(self) -> None:
         """Journal the backups that were made beside this process. Raises `CannotWriteState`; a later call notes them."""

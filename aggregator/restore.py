@@ -167,10 +167,9 @@ def summary(done: Restored, *, dry: bool) -> Sequence[str]:
     if done.manifest is None:
         lines.append(f"epoch {done.epoch_from} -> {done.epoch}; the state that was put back by hand is now a restored one")
     else:
-        rounds = ", ".join(f"{name}/{number}" for name, number in sorted(done.manifest.rounds.items())) or "no round"
         lines.append(
             f"{verb} {done.manifest.federation} as it was at {done.manifest.made_at[:19]} UTC, epoch {done.epoch_from} -> "
-            f"{done.epoch}; newest committed: {rounds}; CA SHA-256 {done.manifest.ca_sha256}"
+            f"{done.epoch}; newest committed: {done.manifest.newest_committed}; CA SHA-256 {done.manifest.ca_sha256}"
         )
     if done.aside is not None:
         lines.append(

@@ -276,7 +276,7 @@ class FleetServicer(rounds_pb2_grpc.FleetServiceServicer):
                 for step in _steps(self._engine, task.round.experiment, state.base)
             ],
             settled_round=settled_round(task.round.experiment, task.site),
-            backup_round=settled_round(task.round.experiment, task.site, backed_up) if backed_up else 0,
+            backup_round=None if backed_up is None else settled_round(task.round.experiment, task.site, backed_up),
             history=convert.history(self._chronicle.now()),
             deadline=_deadline(state.deadline),
             traceparent=round_parent(task.round.experiment, task.round.number).traceparent,

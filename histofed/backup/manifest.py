@@ -75,7 +75,7 @@ class Manifest:
     head: str
     """Hash of the last of them."""
     rounds: dict[str, int]
-    """The newest committed round of each experiment; at a site the round of its private tensors."""
+    """The newest committed round of each experiment, 0 for none; at a site the round of its private tensors."""
     open_rounds: list[str]
     """Rounds that were not ended; at a site the tasks whose updates wait in the outbox."""
     members: list[Member]
@@ -85,6 +85,11 @@ class Manifest:
     def journal_head(self) -> Head:
         """The end of the journal that is in it."""
         return Head(self.records, self.head)
+
+    @property
+    def newest_committed(self) -> str:
+        """In words."""
+        return ", ".join(f"{name}/{number}" for name, number in sorted(self.rounds.items()) if number) or "no round"
 
     @property
     def total_bytes(self) -> int:

@@ -91,7 +91,7 @@ class FakeAggregator(rounds_pb2_grpc.FleetServiceServicer, enrollment_pb2_grpc.E
         *,
         config: str = "",
         settled_round: int = 0,
-        backup_round: int = 0,
+        backup_round: int | None = None,
         attempt: int = 1,
         deadline_s: float = 600,
         extra: str = "",

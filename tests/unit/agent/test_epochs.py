@@ -161,7 +161,7 @@ async def test_a_finished_update_of_another_base_is_made_again_and_not_handed_ov
 
 
 async def test_private_tensors_go_back_to_the_round_of_the_backup(site: AgentSite, aggregator: FakeAggregator) -> None:
-    async def train(number: int, settled: int, backup_round: int = 0) -> int:
+    async def train(number: int, settled: int, backup_round: int | None = None) -> int:
         count = len(aggregator.manifests())
         aggregator.offer(aggregator.make_offer(task(number), settled_round=settled, backup_round=backup_round))
         await until(lambda: len(aggregator.manifests()) > count)

@@ -75,7 +75,7 @@ class Centre:
             base_bytes=self.models[last].bytes,
             steps=tuple(told[:steps]),
             settled_round=0,
-            backup_round=0,
+            backup_round=None,
             deadline=datetime(2030, 1, 1, tzinfo=UTC),
             trace=None,
         )

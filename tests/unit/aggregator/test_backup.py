@@ -151,7 +151,7 @@ def test_a_backup_holds_what_the_rows_name_and_nothing_else(template: Centre, fi
     }
     assert {"identity/ca.pem", "identity/ca.key", "identity/token.key", "instance", "state.db"} <= names
     assert "identity/aggregator.pem" not in names, "the daemon's own key is made anew"
-    assert (manifest.epoch, manifest.rounds, manifest.open_rounds) == (1, {}, ["demo/1"])
+    assert (manifest.epoch, manifest.rounds, manifest.open_rounds) == (1, {"demo": 0}, ["demo/1"])
     made = [record for record in records(template.state / "journal") if record.action == "backup.made"]
     assert made[-1].subject["backup"] == manifest.digest
     assert not (template.state / "backup.tmp").exists()

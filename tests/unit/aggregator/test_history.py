@@ -109,13 +109,13 @@ def test_a_round_that_a_restore_lost_is_explained(desk: Desk) -> None:
 
 def test_backups_are_journalled_once_and_the_newest_says_what_sites_keep(desk: Desk) -> None:
     chronicle = desk.chronicle()
-    assert chronicle.backed_up(ExperimentId("demo")) == 0
+    assert chronicle.backed_up(ExperimentId("demo")) is None
     with desk.database.writing() as connection:
         for number, digest in ((1, "d" * 64), (2, None)):
             row = {"id": str(number), "made_at": f"202{number}", "rounds": f'{{"demo": {number}}}', "digest": digest}
             connection.execute(sa.insert(schema.backups).values(row))
     assert chronicle.backed_up(ExperimentId("demo")) == 2
-    assert chronicle.backed_up(ExperimentId("other")) == 0
+    assert chronicle.backed_up(ExperimentId("other")) is None
     chronicle.note_backups()
     chronicle.note_backups()
     made = [record for record in records(desk.folder / "journal") if record.action == "backup.made"]
