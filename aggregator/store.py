@@ -8,10 +8,10 @@ nothing.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, TypeVar
 
 import sqlalchemy as sa
 
@@ -38,6 +38,7 @@ from histofed.base.ids import Digest, ExperimentId, RoundKey, SiteId
 from histofed.pki.signing import Envelope
 from histofed.statements import UPDATE_TYPE, File, decode_model
 
+T = TypeVar("T")
 OPEN_EXPERIMENTS: Final = tuple(sorted(lifecycle.OPEN))
 
 # Statements of every transition and every offer, made once: building one costs several times what SQLite needs to run it.
@@ -85,12 +86,52 @@ _HOLDERS: Final = (
 _EXPERIMENT: Final = sa.select(schema.experiments).where(schema.experiments.c.name == sa.bindparam("of_name"))
 
 
+_EXPERIMENTS: Final = sa.select(schema.experiments).order_by(
+    schema.experiments.c.created_at.desc(), schema.experiments.c.name
+)
+_OPEN_EXPERIMENTS: Final = _EXPERIMENTS.where(schema.experiments.c.state.in_(OPEN_EXPERIMENTS))
+_ENDED_EXPERIMENTS: Final = (
+    sa.select(schema.experiments.c.name)
+    .where(
+        schema.experiments.c.name.in_(sa.bindparam("of_names", expanding=True)),
+        schema.experiments.c.state.not_in(OPEN_EXPERIMENTS),
+    )
+    .order_by(schema.experiments.c.name)
+)
+_ROUND: Final = sa.select(schema.rounds).where(
+    schema.rounds.c.experiment == _OF_ROUND[0], schema.rounds.c.number == _OF_ROUND[1]
+)
+_COMMITTED: Final = (
+    sa.select(sa.func.count())
+    .select_from(schema.rounds)
+    .where(schema.rounds.c.experiment == sa.bindparam("of_experiment"), schema.rounds.c.state == RoundState.COMMITTED)
+)
+_LATEST_MODEL: Final = (
+    sa.select(schema.models)
+    .where(schema.models.c.experiment == sa.bindparam("of_experiment"))
+    .order_by(schema.models.c.round.desc())
+    .limit(1)
+)
+
+
 class Store:
     """The tables `experiments`, `rounds`, `tasks`, `updates`, `models` and `events`."""
 
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
         self._clock = clock
+        self._memory: dict[Hashable, Any] = {}
+        self._remembers = database.writes
+
+    def _remembered(self, key: Hashable, read: Callable[[], T]) -> T:
+        """What `read` gives, once as long as nothing is written: the scheduler asks each second, and little happens."""
+        if self._remembers != self._database.writes:
+            self._memory.clear()
+            self._remembers = self._database.writes
+        if key not in self._memory:
+            self._memory[key] = read()
+        found: T = self._memory[key]
+        return found
 
     # --- experiments -------------------------------------------------------------------------------------------------
 
@@ -130,14 +171,18 @@ class Store:
 
     def experiments(self, *, only_open: bool = False) -> tuple[ExperimentRow, ...]:
         """Experiments, newest first."""
-        query = sa.select(schema.experiments).order_by(schema.experiments.c.created_at.desc(), schema.experiments.c.name)
-        if only_open:
-            query = query.where(schema.experiments.c.state.in_(OPEN_EXPERIMENTS))
+        return self._remembered(("experiments", only_open), lambda: self._experiments(only_open))
+
+    def _experiments(self, only_open: bool) -> tuple[ExperimentRow, ...]:
         with self._database.reading() as connection:
-            return tuple(to_experiment(row) for row in connection.execute(query))
+            rows = connection.execute(_OPEN_EXPERIMENTS if only_open else _EXPERIMENTS)
+            return tuple(to_experiment(row) for row in rows)
 
     def experiment(self, name: str) -> ExperimentRow:
         """One experiment. Raises `NotFound`."""
+        return self._remembered(("experiment", name), lambda: self._experiment(name))
+
+    def _experiment(self, name: str) -> ExperimentRow:
         with self._database.reading() as connection:
             row = connection.execute(_EXPERIMENT, {"of_name": name}).first()
         if row is None:
@@ -146,10 +191,10 @@ class Store:
 
     def ended_experiments(self, names: Sequence[str]) -> tuple[str, ...]:
         """Those of `names` that have ended; a name that nobody knows here has not."""
-        table = schema.experiments
-        query = sa.select(table.c.name).where(table.c.name.in_(names), table.c.state.not_in(OPEN_EXPERIMENTS))
+        if not names:
+            return ()
         with self._database.reading() as connection:
-            return tuple(connection.execute(query.order_by(table.c.name)).scalars())
+            return tuple(connection.execute(_ENDED_EXPERIMENTS, {"of_names": list(names)}).scalars())
 
     # --- rounds ------------------------------------------------------------------------------------------------------
 
@@ -188,6 +233,13 @@ class Store:
 
     def rounds(self, experiment: str = "", *, only_open: bool = False, last: int | None = None) -> tuple[Round, ...]:
         """Rounds of one or all experiments, oldest first; `last` keeps the newest ones only."""
+        if last is None:
+            return self._rounds(experiment, only_open=only_open)
+        return self._remembered(
+            ("rounds", experiment, only_open, last), lambda: self._rounds(experiment, only_open=only_open, last=last)
+        )
+
+    def _rounds(self, experiment: str, *, only_open: bool, last: int | None = None) -> tuple[Round, ...]:
         query = sa.select(schema.rounds, schema.experiments.c.created_at).join(schema.experiments)
         if experiment:
             query = query.where(schema.rounds.c.experiment == experiment)
@@ -204,11 +256,8 @@ class Store:
 
     def round(self, key: RoundKey) -> Round:
         """One round. Raises `NotFound`."""
-        query = sa.select(schema.rounds).where(
-            schema.rounds.c.experiment == key.experiment, schema.rounds.c.number == key.number
-        )
         with self._database.reading() as connection:
-            row = connection.execute(query).first()
+            row = connection.execute(_ROUND, {"of_experiment": key.experiment, "of_round": key.number}).first()
             if row is None:
                 raise NotFound(f"there is no round {key}; `histofed rounds list` shows them")
             return to_round(row, _tasks_of(connection, key.experiment, [key]).get(key, ()))
@@ -234,13 +283,11 @@ class Store:
 
     def rounds_committed(self, experiment: str) -> int:
         """How many rounds of the experiment are committed."""
-        query = (
-            sa.select(sa.func.count())
-            .select_from(schema.rounds)
-            .where(schema.rounds.c.experiment == experiment, schema.rounds.c.state == RoundState.COMMITTED)
-        )
+        return self._remembered(("committed", experiment), lambda: self._committed(experiment))
+
+    def _committed(self, experiment: str) -> int:
         with self._database.reading() as connection:
-            return int(connection.execute(query).scalar_one())
+            return int(connection.execute(_COMMITTED, {"of_experiment": experiment}).scalar_one())
 
     def settled_round(self, experiment: ExperimentId, site: SiteId, through: int | None = None) -> int:
         """The newest committed round, up to `through`, with the site's update in it; 0 when there is none."""
@@ -304,10 +351,8 @@ class Store:
 
     def latest_model(self, experiment: ExperimentId) -> ModelRow | None:
         """The experiment's newest model."""
-        table = schema.models
-        query = sa.select(table).where(table.c.experiment == experiment).order_by(table.c.round.desc()).limit(1)
         with self._database.reading() as connection:
-            row = connection.execute(query).first()
+            row = connection.execute(_LATEST_MODEL, {"of_experiment": experiment}).first()
         return None if row is None else to_model(row)
 
     def part(self, model: Digest, name: str) -> File:

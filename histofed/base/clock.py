@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from collections.abc import Awaitable
 from datetime import UTC, datetime, timedelta
-from typing import Protocol
+from typing import Final, Protocol
 
 
 class Clock(Protocol):
@@ -65,11 +66,16 @@ class FakeClock:
         self._now += timedelta(seconds=seconds)
 
 
+_MOMENT: Final = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", re.ASCII)
+
+
 def iso(moment: datetime) -> str:
     """`2026-01-01T00:00:00.000000Z`: sortable text, microseconds, always UTC."""
     return moment.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 def from_iso(text: str) -> datetime:
-    """The reverse of `iso`."""
-    return datetime.strptime(text, "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=UTC)
+    """The reverse of `iso`; no other way of writing a moment is understood. Raises `ValueError`."""
+    if _MOMENT.fullmatch(text) is None:
+        raise ValueError(f"not a moment in UTC: {text[:40]!r}")
+    return datetime.fromisoformat(text)

@@ -61,6 +61,11 @@ class FencedDatabase:
         self._database = database
         self._machine = machine
 
+    @property
+    def writes(self) -> int:
+        """As the database counts them, over all lives."""
+        return self._database.writes
+
     @contextmanager
     def writing(self) -> Iterator[sa.Connection]:
         """One transaction; the disk may refuse its commit."""
