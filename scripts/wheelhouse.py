@@ -78,8 +78,8 @@ def build(out: Path, scratch: Path, version: str, environ: Mapping[str, str]) ->
     pin = next(pin for pin in locks.read(LOCKS / "requirements-daemon.txt") if pin.name == SOURCE_ONLY)
     wanted = scratch / "source-only.txt"
     wanted.write_text(locks.render([pin], "# sources"), encoding="utf-8")
-    # without debug information, which would name this machine's folders
-    compiler = {"CFLAGS": "-g0", "LDFLAGS": "-Wl,--build-id=none"}
+    # neither debug information nor a search path, which would name this machine's folders
+    compiler = {"CFLAGS": "-g0", "LDSHARED": "cc -shared -Wl,--build-id=none -Wl,--strip-all"}
     subprocess.run(
         [*wheel, "--no-binary", SOURCE_ONLY, "--require-hashes", "-r", wanted], env={**environ, **compiler}, check=True
     )
