@@ -3,8 +3,7 @@
 
 pip resolves all extras once, against constraints.txt and wherever pip itself is told to look, so that the
 locks agree with each other; torch is the CPU wheel if that is what pip finds. Wheels only, for CPython 3.11 on x86-64:
-the interpreter of Debian 12, and of RHEL 9 by name. The one exception is systemd-python, which is source only
-(`deploy/bundle/README.md`); its build needs gcc, pkg-config and libsystemd-dev.
+the interpreter of Debian 12, and of RHEL 9 by name.
 """
 
 from __future__ import annotations
@@ -24,12 +23,11 @@ ROOT: Final = Path(__file__).parents[1]
 FOLDER: Final = ROOT / "deploy/lock"
 CLOSURES: Final[Mapping[str, tuple[str, ...]]] = {
     "tools": (),
-    "daemon": ("telemetry", "systemd"),
-    "aggregator": ("aggregator", "systemd"),
-    "agent": ("agent", "systemd"),
+    "daemon": ("telemetry",),
+    "aggregator": ("aggregator",),
+    "agent": ("agent",),
 }
 """Lock by lock, the extras that it is the closure of. `daemon` is what an agent needs without its trainer."""
-SOURCE_ONLY: Final = "systemd-python"
 
 
 def main() -> int:
@@ -57,8 +55,8 @@ def resolve() -> list[dict[str, Any]]:
     """pip's report: one entry per distribution, with its metadata and where it would come from."""
     command = [
         sys.executable, "-m", "pip", "install", "--dry-run", "--ignore-installed", "--quiet", "--report", "-",
-        "--only-binary", ":all:", "--no-binary", SOURCE_ONLY, "-c", str(ROOT / "constraints.txt"),
-        f"{ROOT}[agent,aggregator,systemd]",
+        "--only-binary", ":all:", "-c", str(ROOT / "constraints.txt"),
+        f"{ROOT}[agent,aggregator]",
     ]  # fmt: skip
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     found: list[dict[str, Any]] = json.loads(done.stdout)["install"]

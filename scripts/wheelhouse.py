@@ -1,9 +1,8 @@
 #!/usr/bin/env python3
 """Gather every wheel that a site installs into one folder: scripts/wheelhouse.py [--out build/wheelhouse].
 
-Downloads what deploy/lock names, each file against its hash; builds the two that no index has as wheels (histofed itself,
-and systemd-python, with gcc, pkg-config and libsystemd-dev); writes the locks that hold for this folder, and SHA256SUMS.
-What comes of it installs without a network:
+Downloads what deploy/lock names, each file against its hash; builds the one wheel that no index has, histofed itself;
+writes the locks that hold for this folder, and SHA256SUMS. What comes of it installs without a network:
 
     pip install --no-index --find-links build/wheelhouse --require-hashes -r build/wheelhouse/requirements-agent.txt
 """
@@ -25,7 +24,6 @@ from packlib.checksums import sha256_of, write_sums
 from packlib.locks import Pin
 
 LOCKS: Final = sources.ROOT / "deploy/lock"
-SOURCE_ONLY: Final = "systemd-python"
 
 
 def main() -> int:
@@ -56,7 +54,6 @@ def main() -> int:
 def download(out: Path, scratch: Path, environ: Mapping[str, str]) -> None:
     """Every locked wheel, proven by its hash."""
     everything = {pin.name: pin for path in sorted(LOCKS.glob("requirements-*.txt")) for pin in locks.read(path)}
-    del everything[SOURCE_ONLY]
     wanted = scratch / "wanted.txt"
     wanted.write_text(locks.render(everything.values(), "# wheels"), encoding="utf-8")
     pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes", "--only-binary", ":all:"]
@@ -64,41 +61,24 @@ def download(out: Path, scratch: Path, environ: Mapping[str, str]) -> None:
 
 
 def build(out: Path, scratch: Path, version: str, environ: Mapping[str, str]) -> None:
-    """The wheels that are made here, by the locked setuptools in an environment of its own."""
+    """histofed's wheel, by the locked setuptools in an environment of its own; the same sources give the same bytes."""
     subprocess.run([sys.executable, "-m", "venv", scratch / "builder"], check=True)
     pip = [scratch / "builder/bin/python", "-m", "pip"]
-    subprocess.run(
-        [*pip, "install", "--quiet", "--upgrade", "--no-index", "--find-links", out, "setuptools"], env=environ, check=True
-    )
-    wheel = [*pip, "wheel", "--quiet", "--no-deps", "--no-build-isolation", "-w", out]
-
+    offline = ["--quiet", "--no-index", "--find-links", out]
+    subprocess.run([*pip, "install", *offline, "--upgrade", "setuptools"], env=environ, check=True)
     sources.copy(scratch / "histofed", version)
-    subprocess.run([*wheel, "--no-index", scratch / "histofed"], env=environ, check=True)
-
-    pin = next(pin for pin in locks.read(LOCKS / "requirements-daemon.txt") if pin.name == SOURCE_ONLY)
-    wanted = scratch / "source-only.txt"
-    wanted.write_text(locks.render([pin], "# sources"), encoding="utf-8")
-    # neither debug information nor a search path, which would name this machine's folders
-    compiler = {"CFLAGS": "-g0", "LDSHARED": "cc -shared -Wl,--build-id=none -Wl,--strip-all"}
-    subprocess.run(
-        [*wheel, "--no-binary", SOURCE_ONLY, "--require-hashes", "-r", wanted], env={**environ, **compiler}, check=True
-    )
+    wheel = [*pip, "wheel", *offline, "--no-deps", "--no-build-isolation", "-w", out, scratch / "histofed"]
+    subprocess.run(wheel, env=environ, check=True)
 
 
 def write_locks(out: Path) -> None:
-    """The locks with the hashes of the wheels that lie here, histofed's own among them."""
-    built = {locks.canonical(path.name.split("-")[0]): path for path in out.glob("*.whl")}
+    """The locks of deploy/lock with histofed's own wheel."""
+    ours = next(out.glob("histofed-*.whl"))
+    pin = Pin("histofed", ours.name.split("-")[1], (sha256_of(ours),))
     for path in sorted(LOCKS.glob("requirements-*.txt")):
-        pins = [_here(pin, built[SOURCE_ONLY]) if pin.name == SOURCE_ONLY else pin for pin in locks.read(path)]
-        if path.stem != "requirements-torch":
-            ours = built["histofed"]
-            pins.append(Pin("histofed", ours.name.split("-")[1], (sha256_of(ours),)))
-        heading = "# made by scripts/wheelhouse.py for the wheels beside this file"
-        (out / path.name).write_text(locks.render(pins, heading), encoding="utf-8")
-
-
-def _here(pin: Pin, wheel: Path) -> Pin:
-    return Pin(pin.name, pin.version, (sha256_of(wheel),))
+        pins = locks.read(path) if path.stem == "requirements-torch" else (*locks.read(path), pin)
+        text = locks.render(pins, "# made by scripts/wheelhouse.py for the wheels beside this file")
+        (out / path.name).write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -47,7 +47,7 @@ class Command:
 
 
 def read(parser: argparse.ArgumentParser, words: str | None = None) -> Command:
-    """The command that a parser parses. argparse has no public way to ask for its actions; `_actions` is as old as itself."""
+    """The command that a parser parses; argparse has no public way to ask for its actions."""
     options, operands, commands = [], [], []
     for action in parser._actions:
         if action.help == argparse.SUPPRESS:

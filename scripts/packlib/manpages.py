@@ -12,7 +12,7 @@ _TEXTS: Final[Mapping[str, tuple[tuple[str, str], ...]]] = {
     "histofed-agent": (
         (
             "FILES",
-            "/etc/histofed/agent.toml: the configuration; `histofed-agent check` prints every value and its source.\n"
+            "/etc/histofed/agent.toml: the configuration; `histofed-agent check` prints values and sources.\n"
             "/etc/histofed/consent.toml: what this hospital allows; read again for every task.\n"
             "/var/lib/histofed-agent: identity, private tensors, finished updates, the audit journal.",
         ),
@@ -21,7 +21,7 @@ _TEXTS: Final[Mapping[str, tuple[tuple[str, str], ...]]] = {
     "histofed-aggregator": (
         (
             "FILES",
-            "/etc/histofed/aggregator.toml: the configuration; `histofed-aggregator check` prints every value and its source.\n"
+            "/etc/histofed/aggregator.toml: the configuration; `histofed-aggregator check` prints values and sources.\n"
             "/var/lib/histofed-aggregator: the federation's CA, rounds, models, the audit journal.",
         ),
         ("SIGNALS", "SIGTERM ends what is in hand and stops; a second one ends now."),
@@ -31,14 +31,19 @@ _TEXTS: Final[Mapping[str, tuple[tuple[str, str], ...]]] = {
     ),
 }
 """What a parser does not know: paths and signals, by program."""
+_EXIT_CODES: Final = (
+    "0 done, 1 done with warnings, 2 wrong usage, 65 bad data, 69 aggregator unavailable, 70 internal, 73 cannot write state, "
+    "75 try later, 77 not authorised or not enrolled, 78 configuration."
+)
 _SEE: Final = ("histofed(1)", "histofed-agent(8)", "histofed-aggregator(8)")
 
 
 def man_page(command: Command, section: str) -> str:
     """The page of one program, in man(7)'s macros."""
     head = _sentence(command.words)
+    manual = "User Commands" if section == "1" else "System Administration"
     parts = [
-        f'.TH {command.name.upper()} {section} "" histofed "{"User Commands" if section == "1" else "System Administration"}"',
+        f'.TH {command.name.upper()} {section} "" histofed "{manual}"',
         f".SH NAME\n{_plain(command.name)} \\- {_plain(head[0].lower() + head[1:].rstrip('.'))}",
         f".SH SYNOPSIS\n{_synopsis(command)}",
         f".SH DESCRIPTION\n{_plain(command.words)}",
@@ -62,9 +67,8 @@ def _section(command: Command) -> str:
 def _synopsis(command: Command) -> str:
     words = [f"\\fB{_plain(command.name)}\\fR"]
     words += [_shown(option) if not option.optional else f"[{_shown(option)}]" for option in command.options]
-    words += [
-        f"[\\fI{_plain(each.value)}\\fR]" if each.optional else f"\\fI{_plain(each.value)}\\fR" for each in command.operands
-    ]
+    operands = [(f"\\fI{_plain(each.value)}\\fR", each.optional) for each in command.operands]
+    words += [f"[{shown}]" if optional else shown for shown, optional in operands]
     if command.commands:
         words.append("\\fICOMMAND\\fR ...")
     return " ".join(words)
@@ -87,10 +91,7 @@ def _heading(argument: Argument) -> str:
 
 def _exit_status(command: Command) -> str:
     told = [each.epilog for each in command.walk() if each.epilog]
-    common = (
-        "0 done, 1 done with warnings, 2 wrong usage, 65 bad data, 69 aggregator unavailable, 70 internal, 73 cannot write, "
-    )
-    return _plain(told[0] if told else f"{common}75 try later, 77 not authorised or not enrolled, 78 configuration.")
+    return _plain(told[0] if told else _EXIT_CODES)
 
 
 def _lines(text: str) -> str:
