@@ -67,10 +67,10 @@ def rootfs() -> Path:
     tar = cache() / "rootfs.tar"
     with held(cache() / "rootfs.lock"):
         key_file = tar.with_suffix(".key")
-        if not (tar.exists() and key_file.exists() and key_file.read_text() == _key()):
+        if not (tar.exists() and key_file.exists() and key_file.read_text() == content_key()):
             key_file.unlink(missing_ok=True)
             _make(tar)
-            key_file.write_text(_key())
+            key_file.write_text(content_key())
     return tar
 
 
@@ -82,7 +82,8 @@ def held(lock: Path) -> Iterator[None]:
         yield
 
 
-def _key() -> str:
+def content_key() -> str:
+    """What decides about the content, as a digest."""
     return hashlib.sha256(repr((SUITE, PACKAGES, _LEFT_OUT, _HOOKS)).encode()).hexdigest()
 
 
