@@ -64,5 +64,3 @@ def drop_in(machine: Machine, unit: str, name: str, text: str) -> None:
     """What an administrator's `systemctl edit` makes."""
     machine.write(f"/etc/systemd/system/{unit}.service.d/{name}.conf", text)
     machine.run("systemctl", "daemon-reload")
-
-

@@ -18,7 +18,7 @@ import subprocess
 import tarfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -43,7 +43,8 @@ def tree() -> Path:
             part = folder.with_suffix(".part")
             subprocess.run(["rm", "-rf", part], check=True)
             with tarfile.open(tar) as archive:
-                archive.extractall(part, numeric_owner=True, filter="fully_trusted")
+                # devices and owners are wanted, and we made the archive ourselves
+                archive.extractall(part, numeric_owner=True, filter="fully_trusted")  # noqa: S202
             part.rename(folder)
     return folder
 
@@ -52,7 +53,7 @@ class Machine:
     """One machine; a context manager that boots it and powers it off."""
 
     def __init__(self, name: str, *, binds: Mapping[Path, str] | None = None, network: str | None = None) -> None:
-        """`binds` are seen read-only inside; `network` is the path of a network namespace, by default one with `lo` alone."""
+        """`binds` are seen read-only inside; `network` is the path of a network namespace, else there is `lo`."""
         need(systemd_nspawn="systemd-container", nsenter="util-linux", ip="iproute2")
         self.name = name
         self._binds = dict(binds or {})
@@ -67,10 +68,11 @@ class Machine:
         began = time.monotonic()
         with self._closing, self._console.open("wb") as console:
             self._closing.callback(self._console.unlink)
+            # without systemd on the host there is nobody to register with; hence no scope of its own either
+            alone = ["--register=no", "--keep-unit", "--volatile=overlay", "--resolv-conf=off", network]
+            names = [f"--directory={tree()}", f"--machine={self.name}", f"--hostname={self.name}"]
             nspawn = subprocess.Popen(
-                # without systemd on the host there is nobody to register with; hence no scope of its own either
-                ["systemd-nspawn", "--quiet", "--register=no", "--keep-unit", "--volatile=overlay", "--resolv-conf=off"]
-                + [f"--directory={tree()}", f"--machine={self.name}", f"--hostname={self.name}", network, *binds, "--boot"],
+                ["systemd-nspawn", "--quiet", *alone, *names, *binds, "--boot"],
                 stdin=subprocess.DEVNULL,
                 stdout=console,
                 stderr=subprocess.STDOUT,
@@ -151,9 +153,7 @@ class Machine:
         here = self.run("journalctl", "--quiet", "--lines=0", "--show-cursor").stdout.strip().removeprefix("-- cursor: ")
         # the mount namespace alone: into one of processes nsenter would have to fork, and a kill would miss journalctl
         command = ["nsenter", f"--target={self.leader}", "--mount", "--", "journalctl", "--follow", f"--after-cursor={here}"]
-        process = subprocess.Popen(
-            [*command, "--all", "--output=json"], stdout=subprocess.PIPE, stdin=subprocess.DEVNULL
-        )
+        process = subprocess.Popen([*command, "--all", "--output=json"], stdout=subprocess.PIPE, stdin=subprocess.DEVNULL)
         follower = Follower(process, self)
         try:
             yield follower
@@ -187,17 +187,15 @@ class Machine:
 
     def _outer(self, pid: int) -> int:
         """The host's number for the machine's process `pid`."""
+        namespace = Path(f"/proc/{self.leader}/ns/pid").readlink()
         for status in Path("/proc").glob("[0-9]*/status"):
             try:
                 line = next(line for line in status.read_text().splitlines() if line.startswith("NSpid:"))
-                if line.split()[-1] == str(pid) and os.readlink(status.parent / "ns/pid") == self._pid_namespace():
+                if line.split()[-1] == str(pid) and (status.parent / "ns/pid").readlink() == namespace:
                     return int(status.parent.name)
             except (OSError, StopIteration):
                 continue
         raise AssertionError(f"{self.name} has no process {pid}")
-
-    def _pid_namespace(self) -> str:
-        return os.readlink(f"/proc/{self.leader}/ns/pid")
 
     def _power_off(self, nspawn: subprocess.Popen[bytes]) -> None:
         if nspawn.poll() is None and hasattr(self, "leader"):
@@ -269,5 +267,3 @@ def wait_for_end(process: int, seconds: float) -> bool:
         return bool(select.select([descriptor], [], [], seconds)[0])
     finally:
         os.close(descriptor)
-
-
