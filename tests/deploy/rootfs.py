@@ -67,10 +67,10 @@ def rootfs() -> Path:
     tar = cache() / "rootfs.tar"
     with held(cache() / "rootfs.lock"):
         key_file = tar.with_suffix(".key")
-        if not (tar.exists() and key_file.exists() and key_file.read_text() == _key()):
+        if not (tar.exists() and key_file.exists() and key_file.read_text() == content_key()):
             key_file.unlink(missing_ok=True)
             _make(tar)
-            key_file.write_text(_key())
+            key_file.write_text(content_key())
     return tar
 
 
@@ -82,21 +82,18 @@ def held(lock: Path) -> Iterator[None]:
         yield
 
 
-def _key() -> str:
+def content_key() -> str:
+    """What decides about the content, as a digest."""
     return hashlib.sha256(repr((SUITE, PACKAGES, _LEFT_OUT, _HOOKS)).encode()).hexdigest()
 
 
 def _make(tar: Path) -> None:
     part = tar.with_name("rootfs.part.tar")
     options = [f"--dpkgopt=path-exclude={pattern}" for pattern in _LEFT_OUT]
-    hooks = [f"--customize-hook={hook}" for hook in _HOOKS]
-    include = f"--include={','.join(PACKAGES)}"
-    subprocess.run(
-        ["mmdebstrap", "--variant=minbase", '--aptopt=Acquire::Languages "none"', *options, include, *hooks, SUITE]
-        # without sources mmdebstrap asks a mirror of its own choice
-        + [str(part), str(_sources())],
-        check=True,
-    )
+    options += [f"--customize-hook={hook}" for hook in _HOOKS]
+    options += ['--aptopt=Acquire::Languages "none"', f"--include={','.join(PACKAGES)}"]
+    # without sources mmdebstrap asks a mirror of its own choice
+    subprocess.run(["mmdebstrap", "--variant=minbase", *options, SUITE, part, _sources()], check=True)
     part.replace(tar)
 
 
