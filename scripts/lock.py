@@ -56,7 +56,7 @@ def resolve() -> list[dict[str, Any]]:
     command = [
         sys.executable, "-m", "pip", "install", "--dry-run", "--ignore-installed", "--quiet", "--report", "-",
         "--only-binary", ":all:", "-c", str(ROOT / "constraints.txt"),
-        f"{ROOT}[agent,aggregator]",
+        f"{ROOT}[agent,aggregator]", "pip",
     ]  # fmt: skip
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
     found: list[dict[str, Any]] = json.loads(done.stdout)["install"]
@@ -70,6 +70,7 @@ def locks(report: Sequence[Mapping[str, Any]]) -> dict[str, str]:
     closures = {
         name: tuple(pins[each] for each in _closure(entries, "histofed", extras)) for name, extras in CLOSURES.items()
     }
+    closures["pip"] = (pins["pip"],)
     closures["torch"] = without(closures["agent"], closures["daemon"])
     words = "# made by scripts/lock.py from constraints.txt (make lock); for CPython 3.11 on x86-64 Linux\n"
     return {f"requirements-{name}.txt": render(found, words + f"# {_says(name)}") for name, found in closures.items()}
@@ -78,6 +79,8 @@ def locks(report: Sequence[Mapping[str, Any]]) -> dict[str, str]:
 def _says(lock: str) -> str:
     if lock == "torch":
         return "what a trainer needs on top of requirements-daemon.txt, which two packages can share"
+    if lock == "pip":
+        return "what installs the others where there is no pip"
     extras = ",".join(CLOSURES[lock])
     return f"everything that histofed{f'[{extras}]' if extras else ''} imports"
 

@@ -27,7 +27,7 @@ LOCKS: Final = sources.ROOT / "deploy/lock"
 
 
 def main() -> int:
-    """Make the folder again from nothing; downloads are taken from pip's cache where it has them."""
+    """Make the folder again, and put it in the place of the old one when it is whole."""
     parser = argparse.ArgumentParser(description="Gather the wheels of agent, aggregator and tools, with their hashes.")
     parser.add_argument(
         "--out", type=Path, default=sources.ROOT / "build/wheelhouse", metavar="DIR", help="default: %(default)s"
@@ -35,12 +35,13 @@ def main() -> int:
     parser.add_argument(
         "--version", default=sources.version(), metavar="X.Y.Z", help="of histofed's wheel; default: %(default)s"
     )
+    parser.add_argument("--cache", type=Path, metavar="DIR", help="an older wheelhouse to take wheels from; default: --out")
     args = parser.parse_args()
     environ = {**os.environ, "SOURCE_DATE_EPOCH": str(sources.epoch()), "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
     args.out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=args.out.parent) as scratch:
         fresh = Path(scratch) / "wheelhouse"
-        download(fresh, Path(scratch), environ)
+        download(fresh, args.cache or args.out, Path(scratch), environ)
         build(fresh, Path(scratch), args.version, environ)
         write_locks(fresh)
         write_sums(fresh)
@@ -51,13 +52,23 @@ def main() -> int:
     return 0
 
 
-def download(out: Path, scratch: Path, environ: Mapping[str, str]) -> None:
-    """Every locked wheel, proven by its hash."""
+def download(out: Path, before: Path, scratch: Path, environ: Mapping[str, str]) -> None:
+    """Every locked wheel, proven by its hash; what an older wheelhouse has is not fetched again."""
+    out.mkdir()
+    here = {sha256_of(path): path for path in before.glob("*.whl")}
     everything = {pin.name: pin for path in sorted(LOCKS.glob("requirements-*.txt")) for pin in locks.read(path)}
-    wanted = scratch / "wanted.txt"
-    wanted.write_text(locks.render(everything.values(), "# wheels"), encoding="utf-8")
-    pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes", "--only-binary", ":all:"]
-    subprocess.run([*pip, "-r", wanted, "-d", out], env=environ, check=True)
+    missing = []
+    for pin in everything.values():
+        found = next((here[each] for each in pin.sha256 if each in here), None)
+        if found is None:
+            missing.append(pin)
+        else:
+            shutil.copyfile(found, out / found.name)
+    if missing:
+        wanted = scratch / "wanted.txt"
+        wanted.write_text(locks.render(missing, "# wheels"), encoding="utf-8")
+        pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--require-hashes", "--only-binary", ":all:"]
+        subprocess.run([*pip, "-r", wanted, "-d", out], env=environ, check=True)
 
 
 def build(out: Path, scratch: Path, version: str, environ: Mapping[str, str]) -> None:
@@ -76,7 +87,8 @@ def write_locks(out: Path) -> None:
     ours = next(out.glob("histofed-*.whl"))
     pin = Pin("histofed", ours.name.split("-")[1], (sha256_of(ours),))
     for path in sorted(LOCKS.glob("requirements-*.txt")):
-        pins = locks.read(path) if path.stem == "requirements-torch" else (*locks.read(path), pin)
+        alone = path.stem in {"requirements-torch", "requirements-pip"}
+        pins = locks.read(path) if alone else (*locks.read(path), pin)
         text = locks.render(pins, "# made by scripts/wheelhouse.py for the wheels beside this file")
         (out / path.name).write_text(text, encoding="utf-8")
 
