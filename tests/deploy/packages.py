@@ -19,10 +19,15 @@ from tests.deploy.rootfs import cache, held
 ROOT: Final = Path(__file__).resolve().parents[2]
 OLD: Final = "0.0.9"
 """The lower version that is upgraded."""
-_EPOCH: Final = "1767225600"
+EPOCH: Final = "1767225600"
 """Everything built for a test has one time, or each commit would be another content."""
-_LIBRARIES: Final = ("deploy/lock", "deploy/debian/histofed-torch", "deploy/debian/lintian-overrides", "scripts/packlib")
-_SCRIPTS: Final = ("scripts/wheelhouse.py", "scripts/deb.py", "scripts/bundle.py")
+_LIBRARIES: Final = (
+    "deploy/lock",
+    "deploy/debian/histofed-torch",
+    "deploy/debian/lintian-overrides",
+    *(f"scripts/packlib/{name}.py" for name in ("environment", "locks", "package", "papers")),
+)
+_SCRIPTS: Final = ("scripts/wheelhouse.py", "scripts/deb.py", "scripts/bundle.py", "scripts/packlib")
 _DOCUMENTS: Final = ("docs/install-hospital.md", "docs/install-aggregator.md")
 _CODE: Final = ("pyproject.toml", "histofed", "agent", "aggregator", "deploy", *_DOCUMENTS)
 
@@ -91,7 +96,7 @@ def _current(folder: Path, key: str, make: object) -> Path:
 
 
 def _script(name: str, *arguments: str | Path) -> None:
-    environ = {**os.environ, "SOURCE_DATE_EPOCH": _EPOCH, "PYTHONPATH": str(ROOT)}
+    environ = {**os.environ, "SOURCE_DATEEPOCH": EPOCH, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, str(ROOT / "scripts" / name), *map(str, arguments)]
     done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{' '.join(command)}: exit {done.returncode}\n{done.stdout}\n{done.stderr[-4000:]}"
