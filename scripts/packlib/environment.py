@@ -40,7 +40,6 @@ TRIMS: Final = (
     Trim("torch/include", "headers for compiling extensions; nothing is compiled at a site"),
     Trim("torch/share", "CMake files for the same"),
     Trim("torch/lib/*.a", "static libraries for the same"),
-    Trim("torchgen", "generates torch's own sources"),
     Trim("torch/testing/_internal/py312_intrinsics.py", "a test in the syntax of Python 3.12"),
     Trim("numpy/**/tests", "numpy's tests"),
     Trim("sympy/**/tests", "sympy's tests"),
