@@ -123,7 +123,8 @@ def fails_once(machine: Machine, unit: str, code: int, words: str) -> None:
     machine.run("systemctl", "reset-failed", unit, check=False)
     with machine.following() as journal:
         assert machine.run("systemctl", "start", unit, check=False).returncode != 0
-        journal.wait_said(words)
+        said = journal.wait_said(words)
+        assert code == 2 or said["PRIORITY"] == "3", "an error, also to those who look for errors only"
     shown = machine.show(unit, "ActiveState", "SubState", "ExecMainStatus", "NRestarts")
     # with a restart to come it would be "activating (auto-restart)"
     assert shown == {"ActiveState": "failed", "SubState": "failed", "ExecMainStatus": str(code), "NRestarts": "0"}
