@@ -32,7 +32,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         code: int = options.run(options)
     except HistofedError as error:
-        sys.stderr.write(f"histofed-aggregator: {error}\n")
+        from histofed.telemetry.logs import complain
+
+        complain(f"histofed-aggregator: {error}")
         return error.exit_code
     except KeyboardInterrupt:
         return 130

@@ -74,11 +74,11 @@ def download(out: Path, before: Path, scratch: Path, environ: Mapping[str, str])
 def build(out: Path, scratch: Path, version: str, environ: Mapping[str, str]) -> None:
     """histofed's wheel, by the locked setuptools in an environment of its own; the same sources give the same bytes."""
     subprocess.run([sys.executable, "-m", "venv", scratch / "builder"], check=True)
-    pip = [scratch / "builder/bin/python", "-m", "pip"]
-    offline = ["--quiet", "--no-index", "--find-links", out]
+    pip: list[str | Path] = [scratch / "builder/bin/python", "-m", "pip"]
+    offline: list[str | Path] = ["--quiet", "--no-index", "--find-links", out]
     subprocess.run([*pip, "install", *offline, "--upgrade", "setuptools"], env=environ, check=True)
     sources.copy(scratch / "histofed", version)
-    wheel = [*pip, "wheel", *offline, "--no-deps", "--no-build-isolation", "-w", out, scratch / "histofed"]
+    wheel: list[str | Path] = [*pip, "wheel", *offline, "--no-deps", "--no-build-isolation", "-w", out, scratch / "histofed"]
     subprocess.run(wheel, env=environ, check=True)
 
 

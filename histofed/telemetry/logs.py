@@ -125,6 +125,12 @@ class JournalHandler(logging.Handler):
             self.handleError(record)
 
 
+def complain(words: str, *, environ: Mapping[str, str] = os.environ, stream: TextIO | None = None) -> None:
+    """The last words of a command that cannot do its work: one line on stderr, which is an error in the journal too."""
+    target = sys.stderr if stream is None else stream
+    target.write(f"{'<3>' if _is_journal(environ, target) else ''}{words}\n")
+
+
 def clean(text: str) -> str:
     """`text` without control characters, each run of which becomes one space."""
     return _CONTROL.sub(" ", text)

@@ -48,7 +48,9 @@ class Command:
 
 def read(parser: argparse.ArgumentParser, words: str | None = None) -> Command:
     """The command that a parser parses; argparse has no public way to ask for its actions."""
-    options, operands, commands = [], [], []
+    options: list[Argument] = []
+    operands: list[Argument] = []
+    commands: list[Command] = []
     for action in parser._actions:
         if action.help == argparse.SUPPRESS:
             continue

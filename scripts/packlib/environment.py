@@ -60,8 +60,27 @@ def make(target: Path, wheelhouse: Path, lock: str, *, minus: str | None = None)
     target.mkdir(parents=True)
     wanted = target.with_name("wanted.txt")
     wanted.write_text(locks.render(pins, "# offline"), encoding="utf-8")
-    install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-index", "--find-links", wheelhouse, "--no-deps"]
-    exact = ["--require-hashes", "--no-compile", "--root-user-action", "ignore", "--target", target, "-r", wanted]
+    install: list[str | Path] = [
+        sys.executable,
+        "-m",
+        "pip",
+        "install",
+        "--quiet",
+        "--no-index",
+        "--find-links",
+        wheelhouse,
+        "--no-deps",
+    ]
+    exact: list[str | Path] = [
+        "--require-hashes",
+        "--no-compile",
+        "--root-user-action",
+        "ignore",
+        "--target",
+        target,
+        "-r",
+        wanted,
+    ]
     # of one's own settings none may name another place to take wheels from
     environ = {name: value for name, value in os.environ.items() if not name.startswith("PIP_")}
     subprocess.run([*install, *exact], env={**environ, "PIP_CONFIG_FILE": os.devnull}, check=True)

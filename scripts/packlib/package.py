@@ -51,7 +51,7 @@ def build(root: Path, name: str, release: Release, out: Path) -> Path:
     out.mkdir(parents=True, exist_ok=True)
     target = out / f"{name}_{release.version}_{ARCHITECTURE}.deb"
     # level 2: torch is a quarter larger than at 6 and takes a tenth of the time; Debian's lintian knows no zstd yet
-    command = ["dpkg-deb", "--root-owner-group", "-Zxz", "-z2", "--build", root, target]
+    command: list[str | Path] = ["dpkg-deb", "--root-owner-group", "-Zxz", "-z2", "--build", root, target]
     environ = {**os.environ, "SOURCE_DATE_EPOCH": str(release.epoch)}
     subprocess.run(command, env=environ, check=True, stdout=subprocess.DEVNULL)
     return target

@@ -27,9 +27,9 @@ _LIBRARIES: Final = (
     "deploy/debian/lintian-overrides",
     *(f"scripts/packlib/{name}.py" for name in ("environment", "locks", "package", "papers")),
 )
-_SCRIPTS: Final = ("scripts/wheelhouse.py", "scripts/deb.py", "scripts/bundle.py", "scripts/packlib")
-_DOCUMENTS: Final = ("docs/install-hospital.md", "docs/install-aggregator.md")
-_CODE: Final = ("pyproject.toml", "histofed", "agent", "aggregator", "deploy", *_DOCUMENTS)
+_SCRIPTS: Final = ("scripts/wheelhouse.py", "scripts/deb.py", "scripts/packlib/sources.py", "scripts/packlib/checksums.py")
+_BUNDLE: Final = ("scripts/bundle.py", "scripts/packlib/sbom.py", "docs", "CHANGELOG.md")
+_CODE: Final = ("pyproject.toml", "histofed", "agent", "aggregator", "deploy/debian", "deploy/systemd")
 
 
 def version() -> str:
@@ -78,7 +78,10 @@ def bundle() -> Path:
             os.link(file, debs / file.name)
         _script("bundle.py", "--wheelhouse", wheels, "--debs", debs, "--images", ROOT / "build/images", "--out", folder)
 
-    return _current(folder, _digest(_CODE + _SCRIPTS + _LIBRARIES), make) / "histofed-bundle"
+    return (
+        _current(folder, _digest((*_CODE, *_SCRIPTS, *_LIBRARIES, *_BUNDLE, "deploy/bundle", "deploy/completion")), make)
+        / "histofed-bundle"
+    )
 
 
 def _current(folder: Path, key: str, make: object) -> Path:

@@ -29,7 +29,7 @@ pytestmark = pytest.mark.timeout(1800)
 @pytest.fixture
 def host(request: pytest.FixtureRequest) -> Iterator[Machine]:
     """A Debian on which nothing of ours has ever been."""
-    with Machine(f"package-{request.node.name[5:25].replace('_', '-')}", binds={cache() / "packages": "/media"}) as machine:
+    with Machine(request.node.name[5:25].replace("_", "-").strip("-"), binds={cache() / "packages": "/media"}) as machine:
         yield machine
 
 

@@ -20,7 +20,7 @@ from histofed.base.errors import ConfigError
 from histofed.base.ids import ExperimentId, RoundKey, SiteId, TaskKey
 from histofed.telemetry import journald
 from histofed.telemetry.events import EVENTS, message_id
-from histofed.telemetry.logs import JournalHandler, clean, configure, fields, handler, priority
+from histofed.telemetry.logs import JournalHandler, clean, complain, configure, fields, handler, priority
 
 
 class Terminal(io.StringIO):
@@ -106,6 +106,15 @@ def test_every_event_that_is_told_is_in_the_table_and_the_other_way_round() -> N
 def test_message_ids_never_change() -> None:
     assert message_id("round.ended") == "05075e17aec5550099929800057838da"
     assert len({message_id(name) for name in EVENTS}) == len(EVENTS)
+
+
+def test_the_last_words_of_a_command_are_an_error_in_the_journal(tmp_path: Path) -> None:
+    with (tmp_path / "journal").open("w+") as stream:
+        status = os.fstat(stream.fileno())
+        complain("histofed-agent: no", environ={"JOURNAL_STREAM": f"{status.st_dev}:{status.st_ino}"}, stream=stream)
+        complain("histofed-agent: no", environ={}, stream=stream)
+        stream.seek(0)
+        assert stream.read() == "<3>histofed-agent: no\nhistofed-agent: no\n"
 
 
 def test_a_stream_that_was_redirected_is_not_the_journal(tmp_path: Path) -> None:
