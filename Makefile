@@ -12,11 +12,7 @@ DEMO_ARGS ?=
 DEMO_FLAGS = $(if $(DATA),--data '$(DATA)') $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SIZE),--size $(SIZE)) $(DEMO_ARGS)
 PYTEST_ARGS ?=
 
-<<<<<<< HEAD
-.PHONY: help setup demo demo-up demo-down test test-flower faults faults-long check format proto presets-table bench bench-gpu quality lock cli-papers wheelhouse deb bundle clean
-=======
-.PHONY: help setup demo demo-up demo-down test test-flower deploy-test faults faults-long check format proto presets-table bench bench-gpu quality clean
->>>>>>> w/deploy
+.PHONY: help setup demo demo-up demo-down test test-flower deploy-test faults faults-long check format proto presets-table bench bench-gpu quality lock cli-papers wheelhouse deb bundle clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets

@@ -8,7 +8,7 @@ wheels/           everywhere else, with locks that hold their hashes
 images/           container images, those that were built
 weights.txt       published files that presets start from: names and digests, never the files
 sbom.cdx.json     CycloneDX
-systemd/ man/ completion/ samples/ docs/
+systemd/ man/ completion/ samples/ docs/   what a package would bring besides
 """
 
 from __future__ import annotations
@@ -69,8 +69,6 @@ def fill(bundle: Path, wheelhouse: Path, debs: Path, images: Path) -> None:
     for folder in ("systemd", "man", "completion"):
         shutil.copytree(DEPLOY / folder, bundle / folder)
     place(DEPLOY / "debian/histofed-agent/etc/histofed/consent.toml", bundle / "samples/consent.toml")
-    for daemon in ("agent", "aggregator"):
-        place(DEPLOY / f"debian/histofed-{daemon}/examples/{daemon}.toml", bundle / f"samples/{daemon}.toml")
     for name in DOCUMENTS:
         place(sources.ROOT / name, bundle / "docs" / Path(name).name)
     place(DEPLOY / "bundle/install.sh", bundle / "install.sh")

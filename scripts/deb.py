@@ -26,6 +26,7 @@ from packlib.package import Release, place
 DEPLOY: Final = sources.ROOT / "deploy"
 DEBIAN: Final = DEPLOY / "debian"
 PACKAGES: Final = ("histofed-torch", "histofed-agent", "histofed-aggregator", "histofed-tools")
+SAMPLES: Final = {"histofed-agent": ("agent.toml", "consent.toml"), "histofed-aggregator": ("aggregator.toml",)}
 DAEMONS: Final = {"histofed-agent": "agent.cli", "histofed-aggregator": "aggregator.cli"}
 
 
@@ -115,8 +116,8 @@ def _around_daemon(root: Path, name: str) -> None:
     for each in sorted((DEBIAN / name / "etc").rglob("*")):
         if each.is_file():
             place(each, root / "etc" / each.relative_to(DEBIAN / name / "etc"))
-    for each in sorted((DEBIAN / name / "examples").glob("*")):
-        place(each, examples / each.name)
+    for sample in SAMPLES[name]:
+        place(systemd / "conf" / sample, examples / sample)
     package.compressed(root / f"usr/share/doc/{name}/NEWS.Debian.gz", (DEBIAN / name / "NEWS").read_text(encoding="utf-8"))
 
 
