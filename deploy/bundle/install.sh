@@ -78,7 +78,7 @@ install_packages() {
         set -- "$@" "$(echo "$bundle"/debs/histofed-"$component"_*_amd64.deb)"
     done
     # what the packages need from Debian itself is asked of apt's own sources, if it is not there yet
-    DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends --allow-downgrades "$@" ||
+    DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends "$@" ||
         fail 69 "apt could not install the packages; where it names missing ones, install those from your Debian medium first"
 }
 
