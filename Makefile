@@ -12,7 +12,7 @@ DEMO_ARGS ?=
 DEMO_FLAGS = $(if $(DATA),--data '$(DATA)') $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SIZE),--size $(SIZE)) $(DEMO_ARGS)
 PYTEST_ARGS ?=
 
-.PHONY: help setup demo demo-up demo-down test test-flower faults faults-long check format proto presets-table bench bench-gpu quality clean
+.PHONY: help setup demo demo-up demo-down test test-flower deploy-test faults faults-long check format proto presets-table bench bench-gpu quality lock cli-papers wheelhouse deb bundle clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -39,6 +39,9 @@ test: $(STAMP) ## All tests (HISTOFED_TILES=DIR runs the end-to-end test on real
 test-flower: $(STAMP) ## The contract with Flower on three of its versions, in throw-away environments (downloads them)
 	scripts/test_flower.sh $(BIN)/python
 
+deploy-test: $(STAMP) ## Units, packages, bundle, images and pods as they are used (root; a failure names the Debian packages it wants)
+	$(BIN)/pytest tests/deploy $(PYTEST_ARGS)
+
 faults: $(STAMP) ## Faults, fast set: every failpoint, the simulation, a dozen random seeds on real processes (root, cc, iproute2)
 	$(BIN)/pytest tests/faults tests/e2e/test_failpoints.py tests/e2e/test_crashes.py $(PYTEST_ARGS)
 	$(BIN)/python -m tests.faults --seeds fast
@@ -51,6 +54,7 @@ check: $(STAMP) $(BUF) ## Format, lint, types, imports, proto style and currency
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	MYPYPATH=scripts $(BIN)/mypy scripts/demo.py scripts/demolib/*.py scripts/preset_costs.py scripts/costlib/*.py
+	MYPYPATH=scripts $(BIN)/mypy $(foreach name,lock wheelhouse deb bundle cli_papers,scripts/$(name).py) scripts/packlib/*.py
 	$(BIN)/lint-imports
 	$(BUF) lint proto
 	PYTHON=$(BIN)/python scripts/proto.sh --check
@@ -79,6 +83,21 @@ quality: $(STAMP) ## Compare `default` with the paper's recipe on real tiles (3 
 
 bench-gpu: $(STAMP) ## Measure on a GPU: rate, share of the card's arithmetic, memory; writes bench/gpu-results.json
 	$(BIN)/python -m bench.gpu --json bench/gpu-results.json
+
+lock: $(STAMP) ## Resolve and lock what packages and bundle install (deploy/lock)
+	$(BIN)/python scripts/lock.py
+
+cli-papers: $(STAMP) ## Write man pages and shell completion from the parsers
+	PYTHONPATH=. $(BIN)/python scripts/cli_papers.py
+
+wheelhouse: $(STAMP) ## Fetch every locked wheel and build ours, into build/wheelhouse
+	$(BIN)/python scripts/wheelhouse.py
+
+deb: wheelhouse ## Build the Debian packages, into build/deb
+	$(BIN)/python scripts/deb.py
+
+bundle: deb ## One folder and one tar that install without a network, into build/bundle
+	PYTHONPATH=. $(BIN)/python scripts/bundle.py
 
 clean: ## Remove what was built, the demo included
 	rm -rf $(VENV) node_modules demo build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -30,7 +30,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         code: int = options.command(options)
     except HistofedError as error:
-        sys.stderr.write(f"histofed-agent: {error}\n")
+        from histofed.telemetry.logs import complain
+
+        complain(f"histofed-agent: {error}")
         return error.exit_code
     return code
 

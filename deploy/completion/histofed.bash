@@ -1,0 +1,144 @@
+# histofed: completion for bash; written by scripts/cli_papers.py
+_histofed() {
+    local current="${COMP_WORDS[COMP_CWORD]}" before="${COMP_WORDS[COMP_CWORD-1]}" path="" word
+    for word in "${COMP_WORDS[@]:1:COMP_CWORD-1}"; do
+        case "$path $word" in
+        " status") path=" status" ;;
+        " experiments") path=" experiments" ;;
+        " experiments submit") path=" experiments submit" ;;
+        " experiments list") path=" experiments list" ;;
+        " experiments show") path=" experiments show" ;;
+        " experiments pause") path=" experiments pause" ;;
+        " experiments resume") path=" experiments resume" ;;
+        " experiments cancel") path=" experiments cancel" ;;
+        " rounds") path=" rounds" ;;
+        " rounds list") path=" rounds list" ;;
+        " rounds show") path=" rounds show" ;;
+        " rounds watch") path=" rounds watch" ;;
+        " sites") path=" sites" ;;
+        " sites list") path=" sites list" ;;
+        " models") path=" models" ;;
+        " models list") path=" models list" ;;
+        " models pull") path=" models pull" ;;
+        " models verify") path=" models verify" ;;
+        " token") path=" token" ;;
+        " token create") path=" token create" ;;
+        " tiles") path=" tiles" ;;
+        " tiles make") path=" tiles make" ;;
+        " data") path=" data" ;;
+        " data check") path=" data check" ;;
+        " data split") path=" data split" ;;
+        " presets") path=" presets" ;;
+        " presets list") path=" presets list" ;;
+        " presets show") path=" presets show" ;;
+        " train") path=" train" ;;
+        " audit") path=" audit" ;;
+        " audit verify") path=" audit verify" ;;
+        esac
+    done
+    case "$path:$before" in
+    ":--config") COMPREPLY=($(compgen -f -- "$current")); return ;;
+    " status:--config") COMPREPLY=($(compgen -f -- "$current")); return ;;
+    " experiments submit:--config") COMPREPLY=($(compgen -f -- "$current")); return ;;
+    " experiments list:--config") COMPREPLY=($(compgen -f -- "$current")); return ;;
+    " experiments show:--config") COMPREPLY=($(compgen -f -- "$current")); return ;;
+    " experiments pause:--config") COMPREPLY=($(compgen -f -- "$current")); return ;;
+    " experiments pause:--reason") COMPREPLY=(); return ;;
+    " experiments resume:--config") COMPREPLY=($(compgen -f -- "$current")); return ;;
+    " experiments resume:--reason") COMPREPLY=(); return ;;
+    " experiments cancel:--config") COMPREPLY=($(compgen -f -- "$current")); return ;;
+    " experiments cancel:--reason") COMPREPLY=(); return ;;
+    " rounds list:--config") COMPREPLY=($(compgen -f -- "$current")); return ;;
+    " rounds show:--config") COMPREPLY=($(compgen -f -- "$current")); return ;;
+    " rounds watch:--config") COMPREPLY=($(compgen -f -- "$current")); return ;;
+    " rounds watch:--patience") COMPREPLY=(); return ;;
+    " sites list:--config") COMPREPLY=($(compgen -f -- "$current")); return ;;
+    " models list:--config") COMPREPLY=($(compgen -f -- "$current")); return ;;
+    " models pull:--config") COMPREPLY=($(compgen -f -- "$current")); return ;;
+    " models pull:--out") COMPREPLY=($(compgen -f -- "$current")); return ;;
+    " models pull:--part") COMPREPLY=($(compgen -W "shared server" -- "$current")); return ;;
+    " models verify:--config") COMPREPLY=($(compgen -f -- "$current")); return ;;
+    " models verify:--ca") COMPREPLY=($(compgen -f -- "$current")); return ;;
+    " models verify:--statement") COMPREPLY=($(compgen -f -- "$current")); return ;;
+    " models verify:--at") COMPREPLY=(); return ;;
+    " token create:--config") COMPREPLY=($(compgen -f -- "$current")); return ;;
+    " token create:--site") COMPREPLY=(); return ;;
+    " token create:--ttl") COMPREPLY=(); return ;;
+    " tiles make:--config") COMPREPLY=($(compgen -f -- "$current")); return ;;
+    " tiles make:--sites") COMPREPLY=(); return ;;
+    " tiles make:--patients") COMPREPLY=(); return ;;
+    " tiles make:--tiles") COMPREPLY=(); return ;;
+    " tiles make:--size") COMPREPLY=(); return ;;
+    " tiles make:--classes") COMPREPLY=(); return ;;
+    " tiles make:--seed") COMPREPLY=(); return ;;
+    " data check:--config") COMPREPLY=($(compgen -f -- "$current")); return ;;
+    " data check:--classes") COMPREPLY=(); return ;;
+    " data check:--page") COMPREPLY=($(compgen -f -- "$current")); return ;;
+    " data split:--config") COMPREPLY=($(compgen -f -- "$current")); return ;;
+    " data split:--classes") COMPREPLY=(); return ;;
+    " data split:--by") COMPREPLY=($(compgen -W "iid-tile iid-patient class-majority dirichlet hospital" -- "$current")); return ;;
+    " data split:--sites") COMPREPLY=(); return ;;
+    " data split:--ratio") COMPREPLY=(); return ;;
+    " data split:--alpha") COMPREPLY=(); return ;;
+    " data split:--holdout") COMPREPLY=(); return ;;
+    " data split:--seed") COMPREPLY=(); return ;;
+    " presets:--config") COMPREPLY=($(compgen -f -- "$current")); return ;;
+    " presets list:--config") COMPREPLY=($(compgen -f -- "$current")); return ;;
+    " presets show:--config") COMPREPLY=($(compgen -f -- "$current")); return ;;
+    " train:--preset") COMPREPLY=(); return ;;
+    " train:--config") COMPREPLY=($(compgen -f -- "$current")); return ;;
+    " train:--set") COMPREPLY=(); return ;;
+    " train:--steps") COMPREPLY=(); return ;;
+    " train:--epochs") COMPREPLY=(); return ;;
+    " train:--init") COMPREPLY=($(compgen -W "random" -- "$current")); return ;;
+    " train:--weights") COMPREPLY=($(compgen -f -- "$current")); return ;;
+    " train:--weights-sha256") COMPREPLY=(); return ;;
+    " train:--seed") COMPREPLY=(); return ;;
+    " train:--data") COMPREPLY=($(compgen -f -- "$current")); return ;;
+    " train:--out") COMPREPLY=($(compgen -f -- "$current")); return ;;
+    " train:--max-steps") COMPREPLY=(); return ;;
+    " train:--device") COMPREPLY=(); return ;;
+    " train:--devices") COMPREPLY=(); return ;;
+    " train:--threads") COMPREPLY=(); return ;;
+    " train:--sheet-every") COMPREPLY=(); return ;;
+    " train:--checkpoint-every") COMPREPLY=(); return ;;
+    " train:--cache") COMPREPLY=($(compgen -f -- "$current")); return ;;
+    " audit verify:--config") COMPREPLY=($(compgen -f -- "$current")); return ;;
+    " audit verify:--head") COMPREPLY=(); return ;;
+    esac
+    case "$path" in
+    "") COMPREPLY=($(compgen -W "status experiments rounds sites models token tiles data presets train audit -h --help --version --config --json --traceback" -- "$current")) ;;
+    " status") COMPREPLY=($(compgen -W "-h --help --config --json --traceback" -- "$current")) ;;
+    " experiments") COMPREPLY=($(compgen -W "submit list show pause resume cancel -h --help" -- "$current")) ;;
+    " experiments submit") COMPREPLY=($(compgen -f -W "-h --help --config --json --traceback" -- "$current")) ;;
+    " experiments list") COMPREPLY=($(compgen -W "-h --help --config --json --traceback" -- "$current")) ;;
+    " experiments show") COMPREPLY=($(compgen -W "-h --help --config --json --traceback" -- "$current")) ;;
+    " experiments pause") COMPREPLY=($(compgen -W "-h --help --config --json --traceback --reason" -- "$current")) ;;
+    " experiments resume") COMPREPLY=($(compgen -W "-h --help --config --json --traceback --reason" -- "$current")) ;;
+    " experiments cancel") COMPREPLY=($(compgen -W "-h --help --config --json --traceback --reason" -- "$current")) ;;
+    " rounds") COMPREPLY=($(compgen -W "list show watch -h --help" -- "$current")) ;;
+    " rounds list") COMPREPLY=($(compgen -W "-h --help --config --json --traceback" -- "$current")) ;;
+    " rounds show") COMPREPLY=($(compgen -W "-h --help --config --json --traceback" -- "$current")) ;;
+    " rounds watch") COMPREPLY=($(compgen -W "-h --help --config --json --traceback --patience" -- "$current")) ;;
+    " sites") COMPREPLY=($(compgen -W "list -h --help" -- "$current")) ;;
+    " sites list") COMPREPLY=($(compgen -W "-h --help --config --json --traceback" -- "$current")) ;;
+    " models") COMPREPLY=($(compgen -W "list pull verify -h --help" -- "$current")) ;;
+    " models list") COMPREPLY=($(compgen -W "-h --help --config --json --traceback" -- "$current")) ;;
+    " models pull") COMPREPLY=($(compgen -W "-h --help --config --json --traceback --out --part" -- "$current")) ;;
+    " models verify") COMPREPLY=($(compgen -f -W "-h --help --config --json --traceback --ca --statement --at" -- "$current")) ;;
+    " token") COMPREPLY=($(compgen -W "create -h --help" -- "$current")) ;;
+    " token create") COMPREPLY=($(compgen -W "-h --help --config --json --traceback --site --ttl" -- "$current")) ;;
+    " tiles") COMPREPLY=($(compgen -W "make -h --help" -- "$current")) ;;
+    " tiles make") COMPREPLY=($(compgen -f -W "-h --help --config --json --traceback --sites --patients --tiles --size --classes --seed" -- "$current")) ;;
+    " data") COMPREPLY=($(compgen -W "check split -h --help" -- "$current")) ;;
+    " data check") COMPREPLY=($(compgen -f -W "-h --help --config --json --traceback --classes --page" -- "$current")) ;;
+    " data split") COMPREPLY=($(compgen -f -W "-h --help --config --json --traceback --classes --by --sites --ratio --alpha --holdout --seed" -- "$current")) ;;
+    " presets") COMPREPLY=($(compgen -W "list show -h --help --config --json --traceback" -- "$current")) ;;
+    " presets list") COMPREPLY=($(compgen -W "-h --help --config --json --traceback" -- "$current")) ;;
+    " presets show") COMPREPLY=($(compgen -W "-h --help --config --json --traceback --toml" -- "$current")) ;;
+    " train") COMPREPLY=($(compgen -W "-h --help --json --traceback --preset --config --set --steps --epochs --init --weights --weights-sha256 --seed --data --out --max-steps --restart --device --devices --threads --sheet-every --checkpoint-every --cache" -- "$current")) ;;
+    " audit") COMPREPLY=($(compgen -W "verify -h --help" -- "$current")) ;;
+    " audit verify") COMPREPLY=($(compgen -f -W "-h --help --config --json --traceback --head" -- "$current")) ;;
+    esac
+}
+complete -o filenames -F _histofed histofed

@@ -1,0 +1,124 @@
+#!/usr/bin/env python3
+"""Put everything that a site without a network needs into one folder and one tar: scripts/bundle.py (`make bundle`).
+
+install.sh        checks, then installs
+SHA256SUMS        of every file
+debs/             Debian 12
+wheels/           everywhere else, with locks that hold their hashes
+images/           container images, those that were built
+weights.txt       published files that presets start from: names and digests, never the files
+sbom.cdx.json     CycloneDX
+systemd/ man/ completion/ samples/ docs/   what a package would bring besides
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+from packlib import locks, sources
+from packlib.checksums import write_sums
+from packlib.package import place
+from packlib.sbom import sbom
+
+from histofed.recipes.presets.files import load, names
+
+NAME: Final = "histofed-bundle"
+DEPLOY: Final = sources.ROOT / "deploy"
+BUILD: Final = sources.ROOT / "build"
+DOCUMENTS: Final = ("docs/install-hospital.md", "docs/install-aggregator.md", "docs/backup.md", "CHANGELOG.md", "LICENSE")
+
+
+def main() -> int:
+    """Put it together from what `make wheelhouse deb` made."""
+    parser = argparse.ArgumentParser(description="Make the air-gapped bundle from wheelhouse, packages and images.")
+    parser.add_argument("--wheelhouse", type=Path, default=BUILD / "wheelhouse", metavar="DIR")
+    parser.add_argument("--debs", type=Path, default=BUILD / "deb", metavar="DIR")
+    parser.add_argument("--images", type=Path, default=BUILD / "images", metavar="DIR")
+    parser.add_argument("--out", type=Path, default=BUILD / "bundle", metavar="DIR")
+    args = parser.parse_args()
+    try:
+        fill(args.out / NAME, args.wheelhouse, args.debs, args.images)
+    except FileNotFoundError as error:
+        print(f"{error}; make it with: make wheelhouse deb", file=sys.stderr)
+        return 1
+    target = args.out / f"{NAME}-{_version(args.wheelhouse)}.tar"
+    pack(args.out / NAME, target)
+    print(f"{target}: {target.stat().st_size / 1e6:.0f} MB")
+    return 0
+
+
+def fill(bundle: Path, wheelhouse: Path, debs: Path, images: Path) -> None:
+    """Every file of the bundle, the list of checksums last. Raises `FileNotFoundError` in words."""
+    version = _version(wheelhouse)
+    shutil.rmtree(bundle, ignore_errors=True)
+    shutil.copytree(wheelhouse, bundle / "wheels", ignore=shutil.ignore_patterns("SHA256SUMS"))
+    for name in ("torch", "agent", "aggregator", "tools"):
+        found = sorted(debs.glob(f"histofed-{name}_{version}-*_amd64.deb"))
+        if len(found) != 1:
+            raise FileNotFoundError(f"{debs} holds {len(found)} packages histofed-{name} {version}, wanted is one")
+        place(found[0], bundle / "debs" / found[0].name)
+    _images(bundle / "images", images)
+    (bundle / "weights.txt").write_text("".join(f"{line}\n" for line in weights()), encoding="utf-8")
+    (bundle / "sbom.cdx.json").write_text(sbom(wheelhouse, version, sources.epoch()), encoding="utf-8")
+    for folder in ("systemd", "man", "completion"):
+        shutil.copytree(DEPLOY / folder, bundle / folder)
+    place(DEPLOY / "debian/histofed-agent/etc/histofed/consent.toml", bundle / "samples/consent.toml")
+    for name in DOCUMENTS:
+        place(sources.ROOT / name, bundle / "docs" / Path(name).name)
+    place(DEPLOY / "bundle/install.sh", bundle / "install.sh")
+    for path in bundle.rglob("*"):
+        path.chmod(0o755 if path.is_dir() or path.name == "install.sh" else 0o644)
+    write_sums(bundle)
+
+
+def _images(target: Path, images: Path) -> None:
+    """The images that were built; a text that says so where there is none."""
+    target.mkdir()
+    found = sorted(images.glob("*.tar"))
+    for path in found:
+        place(path, target / path.name)
+    if not found:
+        words = "No container image was built when this bundle was made; `make image bundle` makes one with images.\n"
+        (target / "NONE.txt").write_text(words, encoding="utf-8")
+        print("the bundle has no container images: none are in", images, file=sys.stderr)
+
+
+def weights() -> Iterator[str]:
+    """The published files that presets start from: a bundle never holds them, a hospital brings them in its own way."""
+    yield "# file  SHA-256 begins with  what it is, and who publishes it under which licence"
+    wanted = {found for name in names() if (found := load(name).wants_weights) is not None}
+    for each in sorted(wanted, key=lambda found: found.file):
+        yield f"{each.file}  {each.sha256_prefix}  {each.model}; published by the torchvision project, BSD-3-Clause"
+
+
+def pack(bundle: Path, target: Path) -> None:
+    """One tar, not compressed: what is in it is. The same content gives the same bytes."""
+    moment = sources.epoch()
+
+    def plain(member: tarfile.TarInfo) -> tarfile.TarInfo:
+        member.uid = member.gid = 0
+        member.uname = member.gname = "root"
+        member.mtime = moment
+        return member
+
+    part = target.with_suffix(".part")
+    with tarfile.open(part, mode="w") as archive:
+        for path in (bundle, *sorted(bundle.rglob("*"))):
+            archive.add(path, arcname=str(path.relative_to(bundle.parent)), recursive=False, filter=plain)
+    part.rename(target)
+
+
+def _version(wheelhouse: Path) -> str:
+    if not (wheelhouse / "SHA256SUMS").exists():
+        raise FileNotFoundError(f"there is no wheelhouse in {wheelhouse}")
+    return next(pin.version for pin in locks.read(wheelhouse / "requirements-tools.txt") if pin.name == "histofed")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,221 @@
+"""The Debian packages on a real systemd: a first installation, an upgrade, what an administrator said, removal and purge."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Final
+
+import pytest
+
+from tests.deploy.machine import Machine
+from tests.deploy.numbers import Numbers
+from tests.deploy.packages import EPOCH, OLD, package, version, wheelhouse
+from tests.deploy.rootfs import cache, need
+
+LIMIT_GB: Final = 1.5
+"""Agent's packages and what they become on disk, without CUDA (issue 5)."""
+DAEMON: Final = "histofed-aggregator"
+AGENT: Final = "histofed-agent"
+INSTALL_S: Final = 600.0
+STATE: Final = f"/var/lib/{DAEMON}"
+
+pytestmark = pytest.mark.timeout(1800)
+
+
+@pytest.fixture
+def host(request: pytest.FixtureRequest) -> Iterator[Machine]:
+    """A Debian on which nothing of ours has ever been."""
+    with Machine(request.node.name[5:25].replace("_", "-").strip("-"), binds={cache() / "packages": "/media"}) as machine:
+        yield machine
+
+
+def install(host: Machine, *files: Path, options: tuple[str, ...] = ()) -> str:
+    """`dpkg --install`, without anybody to answer questions; gives both streams."""
+    inside = [f"/media/{file.relative_to(cache() / 'packages')}" for file in files]
+    done = host.run("dpkg", *options, "--install", *inside, seconds=INSTALL_S)
+    return done.stdout + done.stderr
+
+
+def make_federation(host: Machine) -> None:
+    """A configured aggregator that runs."""
+    host.write("/etc/histofed/aggregator.toml", 'public_hosts = ["127.0.0.1"]\n')
+    host.run("runuser", "-u", DAEMON, "--", DAEMON, "init")
+    host.run("systemctl", "start", DAEMON)
+
+
+def state(host: Machine, unit: str = DAEMON) -> tuple[str, str]:
+    """(is it enabled, is it active)"""
+    enabled = host.run("systemctl", "is-enabled", unit, check=False).stdout.strip()
+    return enabled, host.show(unit, "ActiveState")["ActiveState"]
+
+
+def test_an_agent_is_installed_and_not_started_until_it_is_configured(host: Machine, numbers: Numbers) -> None:
+    agent, torch = package(AGENT), package("histofed-torch")
+
+    install(host, torch, agent)
+
+    assert state(host, AGENT) == ("enabled", "inactive")
+    host.run("systemctl", "start", AGENT)
+    assert state(host, AGENT) == ("enabled", "inactive"), "without agent.toml a start is skipped quietly"
+    assert host.run(AGENT, "--version").stdout == f"{AGENT} {version()}\n"
+    assert host.run("stat", "--format=%U %a", f"/var/lib/{AGENT}").stdout == f"{AGENT} 700\n"
+    assert host.run("dpkg", "--verify", AGENT, "histofed-torch").stdout == ""
+    computes = "import torch; print(torch.nn.Conv2d(3, 4, 3)(torch.ones(1, 3, 8, 8)).shape[1])"
+    assert host.run("/opt/histofed/agent/bin/python3", "-I", "-c", computes).stdout == "4\n"
+    assert host.run("gzip", "--test", f"/usr/share/man/man8/{AGENT}.8.gz").returncode == 0
+
+    sizes = host.run("dpkg-query", "--show", "--showformat=${Installed-Size}\n", AGENT, "histofed-torch").stdout.split()
+    on_disk = int(host.run("du", "--summarize", "--block-size=1", "/opt/histofed").stdout.split()[0])
+    whole = on_disk + agent.stat().st_size + torch.stat().st_size
+    numbers.hold("agent: packages and environment on disk", whole / 1e9, LIMIT_GB, "GB", remark="without CUDA")
+    assert abs(sum(map(int, sizes)) * 1024 - on_disk) < 0.1 * on_disk, "Installed-Size is what it takes"
+
+
+def test_an_upgrade_restarts_what_ran_and_keeps_configuration_and_state(host: Machine) -> None:
+    install(host, package(DAEMON, OLD))
+    make_federation(host)
+    assert host.run(DAEMON, "--version").stdout == f"{DAEMON} {OLD}\n"
+    before = host.main_pid(DAEMON)
+    authority = host.run("sha256sum", f"{STATE}/identity/ca.key").stdout
+
+    said = install(host, package(DAEMON))
+
+    assert host.run(DAEMON, "--version").stdout == f"{DAEMON} {version()}\n"
+    assert state(host) == ("enabled", "active"), said
+    assert host.main_pid(DAEMON) != before
+    assert host.run("sha256sum", f"{STATE}/identity/ca.key").stdout == authority
+    assert "127.0.0.1" in host.run("cat", "/etc/histofed/aggregator.toml").stdout
+    assert host.show(DAEMON, "NRestarts")["NRestarts"] == "0", "stopped and started, not killed and restarted"
+
+
+def test_an_upgrade_heeds_what_the_administrator_said(host: Machine) -> None:
+    old, new = package(DAEMON, OLD), package(DAEMON)
+    install(host, old)
+    make_federation(host)
+
+    host.run("systemctl", "disable", "--now", DAEMON)
+    install(host, new)
+    assert state(host) == ("disabled", "inactive"), "disabled and stopped stays so"
+
+    host.run("systemctl", "start", DAEMON)
+    install(host, old, options=("--force-downgrade",))
+    assert state(host) == ("disabled", "active"), "started by hand, so it runs again, and is still not enabled"
+
+    host.run("systemctl", "mask", DAEMON)
+    said = install(host, new)
+    assert state(host) == ("masked", "inactive")
+    assert f"{DAEMON}.service is masked: not started again" in said
+
+    host.run("systemctl", "unmask", DAEMON)
+    host.run("systemctl", "start", DAEMON)
+    host.write("/usr/sbin/policy-rc.d", "#!/bin/sh\nexit 101\n", 0o755)
+    install(host, new)
+    assert state(host) == ("disabled", "active"), "what policy-rc.d forbids to stop goes on"
+
+
+def test_an_upgrade_that_cannot_start_again_says_so_and_is_installed(host: Machine) -> None:
+    install(host, package(DAEMON, OLD))
+    make_federation(host)
+    host.write("/etc/histofed/aggregator.toml", 'public_hots = ["127.0.0.1"]\n')
+
+    said = install(host, package(DAEMON))
+
+    assert f"{DAEMON}.service did not start again" in said
+    assert host.run("dpkg-query", "--show", "--showformat=${db:Status-Abbrev}", DAEMON).stdout.strip() == "ii"
+    assert "public_hosts" in host.log(), "the journal names the nearest key"
+
+
+def test_a_consent_file_that_the_hospital_wrote_is_kept(host: Machine) -> None:
+    new = package(AGENT)
+    old = lower(new, conffile="etc/histofed/consent.toml")
+    options = ("--force-depends",)  # libraries of trainers have no part in this
+    install(host, old, options=options)
+    host.write("/etc/histofed/consent.toml", 'experiments = ["ours"]\n')
+
+    install(host, new, options=(*options, "--force-confdef", "--force-confold"))
+
+    assert host.run("cat", "/etc/histofed/consent.toml").stdout == 'experiments = ["ours"]\n'
+    assert "What this hospital allows" in host.run("cat", "/etc/histofed/consent.toml.dpkg-dist").stdout
+
+
+def test_remove_keeps_the_federation_and_so_does_purge(host: Machine) -> None:
+    install(host, package(DAEMON))
+    make_federation(host)
+
+    host.run("dpkg", "--remove", DAEMON)
+    assert host.run("systemctl", "is-active", DAEMON, check=False).stdout.strip() == "inactive"
+    assert host.run("ls", f"/usr/bin/{DAEMON}", "/opt/histofed/aggregator", check=False).returncode != 0
+    host.run("test", "-f", "/etc/histofed/aggregator.toml")
+    host.run("test", "-f", f"{STATE}/identity/ca.key")
+
+    install(host, package(DAEMON))
+    host.run("systemctl", "start", DAEMON)
+    purged = host.run("dpkg", "--purge", DAEMON)
+
+    assert f"stay in {STATE}; to end the federation: rm -r {STATE}" in purged.stderr + purged.stdout
+    host.run("test", "-f", f"{STATE}/identity/ca.key")
+    host.run("test", "-d", f"{STATE}/journal")
+    wanted = host.run("find", "/etc/systemd/system", "-name", f"{DAEMON}*").stdout
+    assert wanted == "", "no link of the unit is left"
+
+
+def test_purge_of_an_agent_keeps_the_journal_alone(host: Machine) -> None:
+    install(host, package(AGENT), options=("--force-depends",))
+    folder = f"/var/lib/{AGENT}"
+    for name in ("journal/000001.jsonl", "identity/agent.pem", "private/first/0001.safetensors", "tile-cache/a", "state.db"):
+        host.write(f"{folder}/{name}", "patient-adjacent\n")
+    host.write(f"/var/cache/{AGENT}/tiles", "patient-adjacent\n")
+
+    host.run("dpkg", "--remove", AGENT)
+    host.run("test", "-f", f"{folder}/identity/agent.pem")
+    purged = host.run("dpkg", "--purge", AGENT)
+
+    assert host.run("find", folder, "-type", "f").stdout.split() == [f"{folder}/journal/000001.jsonl"]
+    assert f"the audit journal stays in {folder}/journal" in purged.stderr + purged.stdout
+    assert host.run("ls", "/etc/histofed", f"/var/cache/{AGENT}", check=False).stdout == ""
+
+
+@pytest.mark.parametrize("name", ["histofed-torch", AGENT, DAEMON, "histofed-tools"])
+def test_lintian_finds_no_error(name: str) -> None:
+    need(lintian="lintian")
+    done = subprocess.run(
+        # run as root, which lintian warns about, and on packages with thousands of overridden tags
+        ["lintian", "--allow-root", "--fail-on", "error", "--tag-display-limit", "0", package(name)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    errors = [line for line in done.stdout.splitlines() if line.startswith("E:")]
+    assert done.returncode == 0 and not errors, "\n".join(errors) + done.stderr
+
+
+def test_the_same_sources_give_the_same_wheel(tmp_path: Path) -> None:
+    first = next(wheelhouse().glob("histofed-*.whl"))
+    again = tmp_path / "again"
+    script = Path(__file__).parents[2] / "scripts/wheelhouse.py"
+    environ = {"SOURCE_DATE_EPOCH": EPOCH, "PATH": "/usr/bin:/bin", "PYTHONPATH": str(script.parents[1])}
+    command = ["sh", "-c", f"umask 077; exec {sys.executable} {script} --out {again} --cache {wheelhouse()}"]
+    subprocess.run(command, env=environ, check=True, stdout=subprocess.DEVNULL)
+
+    assert next(again.glob("histofed-*.whl")).read_bytes() == first.read_bytes()
+
+
+def lower(file: Path, *, conffile: str) -> Path:
+    """The same package at the lower version, whose `conffile` had other words."""
+    folder = cache() / "packages" / "lower"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    subprocess.run(["dpkg-deb", "--raw-extract", file, folder / "tree"], check=True)
+    control = folder / "tree/DEBIAN/control"
+    control.write_text(re.sub(r"^Version: .*$", f"Version: {OLD}-1", control.read_text(), flags=re.MULTILINE))
+    (folder / "tree" / conffile).write_text("# other words\n")
+    built = folder / f"{AGENT}_{OLD}-1_amd64.deb"
+    command = ["dpkg-deb", "--root-owner-group", "-Znone", "--build", folder / "tree", built]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    shutil.rmtree(folder / "tree")
+    return built
