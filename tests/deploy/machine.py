@@ -160,6 +160,7 @@ class Machine:
         finally:
             process.kill()
             process.wait()
+            process.stdout.close()
 
     @contextmanager
     def following(self) -> Iterator[Follower]:
