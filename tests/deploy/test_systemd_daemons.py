@@ -27,7 +27,7 @@ from tests.deploy.federation import (
     trains,
     watching,
 )
-from tests.deploy.installed import drop_in, install, machine
+from tests.deploy.installed import DEPLOY, drop_in, install, machine
 from tests.deploy.machine import Follower, Machine, monotonic, wait_for_end
 from tests.deploy.numbers import Numbers
 from tests.support.federation import gan_experiment, mean_experiment
@@ -38,6 +38,10 @@ RESTART_SEC = 10.0
 """Of both units."""
 STARTED = "39f53479d3a045ac8e11786248231fbf"
 """systemd's MESSAGE_ID of a unit that has finished starting."""
+AGGREGATORS_ADDRESS = "192.0.2.10"
+"""As the shipped egress drop-in names it, an address of documentation; the machine has it."""
+ANOTHER_ADDRESS = "198.51.100.10"
+"""Of the same aggregator; the drop-in does not name it."""
 LONG = 150
 """Steps of a training that is not over before a test is."""
 
@@ -47,7 +51,9 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
     """A machine that is aggregator and hospital at once, with the shipped units and no drop-in."""
     with machine("both", binds=drawn_tiles(tmp_path_factory.mktemp("tiles") / "north", 1)) as host:
         install(host)
-        found(host, "localhost", "127.0.0.1")
+        for address in (AGGREGATORS_ADDRESS, ANOTHER_ADDRESS):
+            host.run("ip", "address", "add", f"{address}/32", "dev", "lo")
+        found(host, "localhost", "127.0.0.1", AGGREGATORS_ADDRESS, ANOTHER_ADDRESS)
         host.run("systemctl", "start", AGGREGATOR)
         join(host, host, "north")
         host.run("systemctl", "start", AGENT)
@@ -284,6 +290,27 @@ def test_a_reload_takes_a_good_file_and_refuses_a_bad_one(calm: Machine, unit: s
         journal.wait_said(f"configuration read again: {said}")
     assert calm.main_pid(unit) == process
     assert calm.show(unit, "ActiveState", "NRestarts")["ActiveState"] == "active"
+
+
+def test_with_the_egress_drop_in_the_agent_reaches_its_aggregator_alone(calm: Machine) -> None:
+    """The file as shipped; the other address is the same aggregator's, so that only the drop-in can be in the way."""
+    shipped = (DEPLOY / "histofed-agent.service.d" / "egress.conf").read_text()
+    with calm.following() as journal:
+        talks(calm, ANOTHER_ADDRESS, "aggregator.connected", journal)
+        drop_in(calm, AGENT, "egress", shipped)
+        talks(calm, AGGREGATORS_ADDRESS, "aggregator.connected", journal)
+        talks(calm, ANOTHER_ADDRESS, "aggregator.lost", journal)
+    calm.run("rm", f"/etc/systemd/system/{AGENT}.service.d/egress.conf", "/etc/histofed/conf.d/agent/60-address.toml")
+    calm.run("systemctl", "daemon-reload")
+    calm.run("systemctl", "restart", AGENT)
+
+
+def talks(machine: Machine, address: str, event: str, journal: Follower) -> None:
+    """With this address of its aggregator the agent tells of this event."""
+    machine.write("/etc/histofed/conf.d/agent/60-address.toml", f'aggregator = "{address}:8443"\n')
+    machine.run("systemctl", "reset-failed", AGENT)
+    machine.run("systemctl", "restart", AGENT)
+    journal.wait(lambda e: e.get("HISTOFED_EVENT") == event and address in e["MESSAGE"], f"{event}: {address}", 90)
 
 
 # --- commands ------------------------------------------------------------------------------------------------------------
