@@ -78,7 +78,7 @@ class AgentConfig(_Table):
 
     aggregator: str | None = None
     """`host:port` of the aggregator's mTLS port; without it, the address that enrolment was told."""
-    state_dir: Path = Path("/var/lib/histofed")
+    state_dir: Path = Path("/var/lib/histofed-agent")
     """Identity, task in hand, outbox, private tensors, journal."""
     consent: Path = Path("/etc/histofed/consent.toml")
     """What this hospital allows; read again for every task."""

@@ -66,7 +66,7 @@ class AggregatorConfig(_Table):
     """The federation's name; part of every identity, so it never changes."""
     public_hosts: tuple[str, ...] = ("localhost", "127.0.0.1")
     """DNS names and IP addresses under which sites reach this daemon; the first one stands in join lines."""
-    state_dir: Path = Path("/var/lib/histofed")
+    state_dir: Path = Path("/var/lib/histofed-aggregator")
     listen: Listen = Listen()
     telemetry: Telemetry = Telemetry()
     retention: RetentionRules = RetentionRules()
