@@ -24,7 +24,7 @@ from agent.outbox import Outbox
 from agent.private import PrivateTensors
 from agent.sessions import Sessions
 from agent.state import State
-from agent.status import Status, write_status
+from agent.status import BEAT_S, Status, write_status
 from agent.training import Trainers
 from agent.work import Desk, Work
 from histofed import __version__
@@ -159,18 +159,23 @@ class AgentService:
     async def _publish(self) -> None:
         """Keep `status.json` current for `histofed-agent status`; a full disk is said once and harms nothing."""
         told: Status | None = None
+        beat = 0.0
         failed = False
         while True:
             self._note_backups()
             status = self._status()
-            if status != told:
-                try:
+            beating = self._clock.monotonic() - beat >= BEAT_S
+            try:
+                if beating:
+                    durable.touch(self._layout.status)  # first: a full disk takes it when it takes nothing else
+                    beat = self._clock.monotonic()
+                if status != told:
                     write_status(self._layout, status)
                     told, failed = status, False
-                except CannotWriteState as error:
-                    if not failed:
-                        log.error("%s", error)
-                    failed = True
+            except CannotWriteState as error:
+                if not failed:
+                    log.error("%s", error)
+                failed = True
             await self._clock.sleep(STATUS_SECONDS)
 
     def _note_backups(self) -> None:
