@@ -103,6 +103,7 @@ class AggregatorService:
             credentials=identity.credentials,
             scratch=scratch,
             clock=clock,
+            first=setup.first_weights(state),
         )
         engine = Engine(
             store=store,

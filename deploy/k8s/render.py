@@ -52,7 +52,9 @@ def render(overlay: str, images: Mapping[str, str]) -> str:
     named = HERE / "overlays" / overlay
     folder = named if named.is_dir() else Path(overlay).resolve()
     if not (folder / "kustomization.yaml").exists():
-        raise CannotRender(f"there is no overlay {overlay}: name one of {_overlays()}, or a folder with a kustomization.yaml")
+        raise CannotRender(
+            f"there is no overlay {overlay}: name one of {_overlays()}, or a folder with a kustomization.yaml"
+        )
     with tempfile.TemporaryDirectory(prefix="histofed-render-") as scratch:
         # kustomize resolves links and wants relative paths; nothing is written beside the overlay
         around = Path(scratch).resolve()

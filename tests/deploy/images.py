@@ -88,7 +88,7 @@ def build(
     engine: Sequence[str] = ("podman", "build"),
     fresh: bool = False,
 ) -> str:
-    """The image of `aggregator` or `agent`, by podman or `("buildah", "build")`; from other locks than its own by `locks`."""
+    """The image of `aggregator` or `agent`, by podman or `("buildah", "build")`; `locks` replaces its own."""
     image, below, wheels = f"{PREFIX}/{target}:{tag}", base(), wheelhouse()
     file = CONTAINERFILES / f"{target}.Containerfile"
     key = _digest(file.read_text(), (wheels / "SHA256SUMS").read_text(), below, locks)
