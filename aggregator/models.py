@@ -49,7 +49,7 @@ class Made:
 
 
 class ModelForge:
-    """Where models are made. `scratch` and `first` (weights that an operator brought) are on the file system of the blobs."""
+    """Where models are made. `scratch` and `first` (weights that an operator brought) are on the blobs' file system."""
 
     def __init__(
         self,
