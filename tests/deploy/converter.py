@@ -67,7 +67,9 @@ class Converted:
         return yaml.safe_dump_all(self.pods[pod])
 
 
-def convert(rendered: str, *, images: Mapping[str, str], hosts: Mapping[str, str], secrets: Sequence[Manifest] = ()) -> Converted:
+def convert(
+    rendered: str, *, images: Mapping[str, str], hosts: Mapping[str, str], secrets: Sequence[Manifest] = ()
+) -> Converted:
     """The pods of `rendered`; `images` by the container image's last word, `hosts` by name."""
     manifests = [each for each in yaml.safe_load_all(rendered) if each]
     dropped: set[str] = set()
@@ -99,7 +101,10 @@ def _pod(
     template = dict(spec["template"])
     pod = _without(template["spec"], _POD_FIELDS_LEFT_OUT, "Pod: spec", dropped)
     pod["securityContext"] = _without(
-        pod["securityContext"], {"fsGroupChangePolicy": "a new volume is the container's user's"}, "Pod: securityContext", dropped
+        pod["securityContext"],
+        {"fsGroupChangePolicy": "a new volume is the container's user's"},
+        "Pod: securityContext",
+        dropped,
     )
     for kind in ("initContainers", "containers"):
         pod[kind] = [_container(each, images, dropped) for each in pod[kind]]

@@ -124,7 +124,9 @@ class Cluster:
     def secret(self, name: str, line: str) -> None:
         """As `kubectl create secret` makes it: encoded."""
         data = {"line": base64.b64encode(line.encode()).decode()}
-        self._secrets.append({"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "type": "Opaque", "data": data})
+        self._secrets.append(
+            {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "type": "Opaque", "data": data}
+        )
 
     def folder_of(self, claim: str) -> Path:
         """Where a volume's files are on this machine."""

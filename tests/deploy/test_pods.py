@@ -17,6 +17,8 @@ from tests.deploy.images import build, podman
 from tests.deploy.pods import AGGREGATOR, STATE, Cluster, until
 from tests.support.federation import gan_experiment
 
+pytestmark = pytest.mark.timeout(1200)
+
 SITES = ("north", "south")
 ROUNDS = 3
 LEFT_OUT = {
@@ -95,8 +97,8 @@ def test_a_federation_of_pods_outlives_its_pods(cluster: Cluster, tmp_path: Path
     weights = cluster.run(agent(SITES[0]), "sh", "-c", script, text=experiment)
     given = f"base64 -d > {STATE}/w && histofed-aggregator first pods {STATE}/w && rm {STATE}/w"
     cluster.run(AGGREGATOR, "sh", "-c", given, text=weights)
-    cluster.run(AGGREGATOR, "sh", "-c", "cat > /tmp/e.toml", text=experiment)
-    cluster.histofed("experiments", "submit", "/tmp/e.toml")
+    cluster.run(AGGREGATOR, "sh", "-c", f"cat > {STATE}/e.toml", text=experiment)
+    cluster.histofed("experiments", "submit", f"{STATE}/e.toml")
 
     # 5. a round is committed; then the aggregator is killed, and its pod's restart goes on
     until(lambda: committed(cluster, 1), "round 1 is committed", 240)
