@@ -12,7 +12,7 @@ DEMO_ARGS ?=
 DEMO_FLAGS = $(if $(DATA),--data '$(DATA)') $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SIZE),--size $(SIZE)) $(DEMO_ARGS)
 PYTEST_ARGS ?=
 
-.PHONY: help setup demo demo-up demo-down test test-flower faults faults-long check format proto presets-table bench bench-gpu quality clean
+.PHONY: help setup demo demo-up demo-down test test-flower deploy-test faults faults-long check format proto presets-table bench bench-gpu quality clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -38,6 +38,9 @@ test: $(STAMP) ## All tests (HISTOFED_TILES=DIR runs the end-to-end test on real
 
 test-flower: $(STAMP) ## The contract with Flower on three of its versions, in throw-away environments (downloads them)
 	scripts/test_flower.sh $(BIN)/python
+
+deploy-test: $(STAMP) ## Units, packages, bundle, images and pods as they are used (root; a failure names the Debian packages it wants)
+	$(BIN)/pytest tests/deploy $(PYTEST_ARGS)
 
 faults: $(STAMP) ## Faults, fast set: every failpoint, the simulation, a dozen random seeds on real processes (root, cc, iproute2)
 	$(BIN)/pytest tests/faults tests/e2e/test_failpoints.py tests/e2e/test_crashes.py $(PYTEST_ARGS)

@@ -30,7 +30,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         code: int = options.command(options)
     except HistofedError as error:
-        sys.stderr.write(f"histofed-agent: {error}\n")
+        from histofed.telemetry.logs import complain
+
+        complain(f"histofed-agent: {error}")
         return error.exit_code
     return code
 
@@ -94,13 +96,16 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _enroll(options: argparse.Namespace) -> int:
+    from agent.config import proxy_setting
     from agent.enrolment import enroll
     from agent.layout import Layout
     from histofed.base.clock import SystemClock
 
     config = _load(options).config
     text = _join_line(options.join_line_file)
-    done = enroll(text, Layout(config.state_dir), config.aggregator, SystemClock(), again=options.again)
+    done = enroll(
+        text, Layout(config.state_dir), config.aggregator, SystemClock(), again=options.again, proxy=proxy_setting(config)
+    )
     sys.stdout.write(
         f"enrolled as {done.identity}, valid until {done.valid_until:%Y-%m-%d %H:%M} UTC; aggregator: {done.aggregator}\n"
     )

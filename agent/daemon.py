@@ -17,7 +17,7 @@ from typing import Final
 
 from agent.backup import note_made
 from agent.bases import Bases
-from agent.config import AgentConfig
+from agent.config import AgentConfig, proxy_setting
 from agent.layout import Layout, aggregator_address
 from agent.link import Link, collector_credentials, own_site
 from agent.outbox import Outbox
@@ -32,10 +32,11 @@ from histofed.audit.journal import Journal
 from histofed.backup import swap
 from histofed.base import durable
 from histofed.base.clock import Clock, SystemClock, iso
-from histofed.base.config import Loaded, changed
+from histofed.base.config import Loaded
 from histofed.base.daemon import Daemon
 from histofed.base.errors import CannotWriteState
 from histofed.base.ids import SiteId
+from histofed.base.reload import Reloads
 from histofed.pki.credentials import Credentials
 from histofed.telemetry.tracing import Resource, Tracing
 
@@ -71,6 +72,7 @@ class AgentService:
     ) -> None:
         self._loaded = loaded
         self._read_again = read_again
+        self._reloads = Reloads(loaded, RELOADABLE)
         self._clock = clock
         self._random = random
         self._layout = Layout(loaded.config.state_dir)
@@ -93,7 +95,7 @@ class AgentService:
         closing.callback(journal.close)
         tracing = _tracing(config, site)
         closing.push_async_callback(asyncio.to_thread, tracing.close)
-        link = Link(address, layout.identity, self._clock, self._random, tracing)
+        link = Link(address, layout.identity, self._clock, self._random, tracing, proxy_setting(config))
         closing.push_async_callback(link.close)
         _cap(link, config)
         outbox, trainers = Outbox(layout.outbox), Trainers()
@@ -133,16 +135,11 @@ class AgentService:
     async def reload(self) -> str:
         """Read the configuration again. Raises `ConfigError`; then the old one stays."""
         found = self._read_again()
-        keys = changed(self._loaded, found)
-        late = tuple(key for key in keys if not key.startswith(RELOADABLE))
-        self._loaded = found
         if self._parts is not None:
             self._parts.work.config = found.config
             _cap(self._parts.link, found.config)
         logging.getLogger().setLevel(found.config.log_level)
-        if not keys:
-            return "nothing changed"
-        return f"changed: {', '.join(keys)}" + (f"; a restart is needed for {', '.join(late)}" if late else "")
+        return self._reloads.take(found)
 
     async def stop(self) -> None:
         """Close everything, in the reverse order."""

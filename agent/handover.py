@@ -86,10 +86,10 @@ class HandOver:
             span.outcome("ok" if verdict.admitted else "rejected")
         durable.failpoint("agent.update_acknowledged")
         self._outbox.remove(task)
-        where = fields(experiment=task.round.experiment, round=task.round.number)
         if verdict.admitted:
-            log.info("the update of %s was admitted", task, extra=where)
+            log.info("the update of %s was admitted", task, extra=fields(task, event="update.admitted"))
         else:
+            where = fields(task, event="update.rejected")
             log.warning("the update of %s was rejected: %s", task, verdict.reason, extra=where)
         return verdict
 
@@ -109,7 +109,7 @@ class HandOver:
         if self._outbox.get(task) is not None:
             self._journal.append("update.dropped", subject=spoken(task, attempt), outcome="refused", reason=reason)
             self._outbox.remove(task)
-            log.info("the update of %s is dropped: %s", task, reason)
+            log.info("the update of %s is dropped: %s", task, reason, extra=fields(task))
 
 
 def _unwatched(done: int, total: int) -> None:

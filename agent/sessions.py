@@ -82,7 +82,8 @@ class Sessions:
                     self._words = f"reconnects to {self._link.address}"
                 else:
                     self._words = f"not connected to {self._link.address}: {error}"
-                    log.warning("not connected to %s: %s; next try in %.1f s", self._link.address, error, pause)
+                    words = "not connected to %s: %s; next try in %.1f s"
+                    log.warning(words, self._link.address, error, pause, extra=fields(event="aggregator.lost"))
                 await self._clock.sleep(pause)
         finally:
             await self._end_job()
@@ -104,7 +105,9 @@ class Sessions:
         greeting = await self._link.hello(self._instance, self._work.experiments_kept(), seen)
         await self._follow(seen, greeting.history)
         self.connected = True
-        log.info("connected to %s (histofed %s) as %s", self._link.address, greeting.version, greeting.identity)
+        words = "connected to %s (histofed %s) as %s"
+        where = fields(site=self._site, event="aggregator.connected")
+        log.info(words, self._link.address, greeting.version, greeting.identity, extra=where)
         skew = self._clock.now() - greeting.now
         if abs(skew) > SKEW:
             log.warning(
@@ -175,7 +178,7 @@ class Sessions:
                 # offers are repeated on a new connection only
                 self._reconnect = True
                 log.error(
-                    "task %s waits until it is offered again: %s", next_offer.task, error, extra=fields(site=self._site)
+                    "task %s waits until it is offered again: %s", next_offer.task, error, extra=fields(next_offer.task)
                 )
             next_offer = self._following()
             if next_offer is not None and self._job is not None:
@@ -184,7 +187,7 @@ class Sessions:
 
     async def _withdraw(self, message: Withdrawal) -> None:
         """Stop and forget the task."""
-        log.info("task %s is withdrawn: %s", message.task, message.reason)
+        log.info("task %s is withdrawn: %s", message.task, message.reason, extra=fields(message.task))
         self._waiting.pop(message.task, None)
         if self._job is not None and self._job[0].task == message.task:
             await self._end_job()
@@ -214,5 +217,8 @@ class Sessions:
             self._renew_from = self._clock.now() + RENEW_AGAIN * self._random.random()
             log.warning("the certificate (valid until %s) could not be renewed: %s", self._link.credentials.not_after, error)
             return False
-        log.info("the certificate was renewed, valid until %s", self._link.credentials.not_after)
+        until = self._link.credentials.not_after
+        log.info(
+            "the certificate was renewed, valid until %s", until, extra=fields(site=self._site, event="identity.renewed")
+        )
         return True

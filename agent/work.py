@@ -206,7 +206,7 @@ class Work:
         desk.journal.append("task.dropped", subject=spoken(task, attempt), outcome="refused", reason=reason)
         self._handover.forget(task, attempt, reason)
         self._clear(task)
-        log.info("task %s is dropped: %s", task, reason, extra=fields(round=task.round.number))
+        log.info("task %s is dropped: %s", task, reason, extra=fields(task, event="task.dropped"))
 
     async def _rest(self, offer: Offer) -> None:
         """Give this machine time before another attempt at what it had no room for."""
@@ -214,7 +214,7 @@ class Work:
         pause = self._resting.pop(offer.task, 0.0) - clock.monotonic()
         if pause > 0:
             self._words = f"attempt {offer.attempt} rests first"
-            log.warning("attempt %d at task %s begins in %.0f s", offer.attempt, offer.task, pause)
+            log.warning("attempt %d at task %s begins in %.0f s", offer.attempt, offer.task, pause, extra=fields(offer.task))
             await clock.sleep(pause)
 
     # -- the steps, in their order -------------------------------------------------------------------------------------
@@ -286,7 +286,7 @@ class Work:
         return experiment, decision
 
     async def _decline(self, offer: Offer, decision: Decision) -> None:
-        log.warning("task %s is declined: %s", offer.task, decision.reason)
+        log.warning("task %s is declined: %s", offer.task, decision.reason, extra=fields(offer.task, event="task.declined"))
         link, task = self._desk.link, offer.task
         await self._until_told(
             "decline the task", lambda: link.decline(task, offer.attempt, decision.reason, decision.policy_sha256)
@@ -299,7 +299,7 @@ class Work:
         desk.state.take(task, offer.attempt, offer.experiment_sha256, offer.base)
         durable.failpoint("agent.task_accepted")
         await self._until_told("accept the task", lambda: desk.link.accept(task, offer.attempt, decision.policy_sha256))
-        log.info("task %s is accepted", task, extra=fields(round=task.round.number, attempt=offer.attempt))
+        log.info("task %s is accepted", task, extra=fields(task, event="task.accepted", attempt=offer.attempt))
 
     async def _download(self, offer: Offer) -> Path:
         """The round's global tensors; a file that is there is checked again."""
@@ -370,7 +370,7 @@ class Work:
             )
             span.outcome("ok")
         for note in done.notes:
-            log.info("training: %s", note)
+            log.info("training: %s", note, extra=fields(offer.task))
         return done
 
     def _finish(self, offer: Offer, assignment: Assignment, result: Result, decision: Decision) -> Entry:
@@ -421,7 +421,7 @@ class Work:
         """Tell the site's log everything and the aggregator what may leave the site."""
         desk, task = self._desk, offer.task
         retryable = may_succeed_later(error)
-        log.error("task %s failed: %s", task, error, extra=fields(round=task.round.number, attempt=offer.attempt))
+        log.error("task %s failed: %s", task, error, extra=fields(task, event="task.failed", attempt=offer.attempt))
         reason = for_the_operator(error, self.config)
         if isinstance(error, OWN_TROUBLE):
             left = offer.deadline - desk.link.aggregators_now()
@@ -436,7 +436,7 @@ class Work:
         try:
             await self._until_told("report the failure", lambda: desk.link.fail(task, offer.attempt, reason, retryable))
         except (Stale, NotFound) as late:
-            log.info("nobody waits for task %s any more: %s", task, late)
+            log.info("nobody waits for task %s any more: %s", task, late, extra=fields(task))
         if not retryable:
             self._handover.forget(task, offer.attempt, reason)
             self._clear(task)

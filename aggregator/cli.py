@@ -32,7 +32,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         code: int = options.run(options)
     except HistofedError as error:
-        sys.stderr.write(f"histofed-aggregator: {error}\n")
+        from histofed.telemetry.logs import complain
+
+        complain(f"histofed-aggregator: {error}")
         return error.exit_code
     except KeyboardInterrupt:
         return 130
@@ -199,9 +201,10 @@ def _run(options: argparse.Namespace) -> int:
     from histofed.base.daemon import Daemon
     from histofed.telemetry.logs import configure
 
-    config = _load(options).config
-    configure(config.log_level)
-    return Daemon("histofed-aggregator", AggregatorService(config, SystemClock())).main()
+    loaded = _load(options)
+    configure(loaded.config.log_level)
+    service = AggregatorService(loaded, lambda: _load(options), SystemClock())
+    return Daemon("histofed-aggregator", service).main()
 
 
 def _check(options: argparse.Namespace) -> int:

@@ -10,7 +10,9 @@ import asyncio
 import contextlib
 import logging
 import random
+from collections.abc import Callable
 from contextlib import AsyncExitStack
+from typing import Final
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -40,9 +42,11 @@ from histofed.audit.record import SYSTEM
 from histofed.backup import swap
 from histofed.base import durable
 from histofed.base.clock import Clock
+from histofed.base.config import Loaded
 from histofed.base.errors import CannotWriteState, HistofedError
 from histofed.base.health import Health
 from histofed.base.ids import Digest
+from histofed.base.reload import Reloads
 from histofed.pki.credentials import Credentials
 from histofed.pki.tokens import JoinLine
 from histofed.telemetry.logs import fields
@@ -56,6 +60,8 @@ from histofed.v1 import admin_pb2_grpc, enrollment_pb2_grpc, rounds_pb2_grpc, tr
 
 log = logging.getLogger(__name__)
 
+RELOADABLE: Final = ("log_level", "retention.", "transfer.")
+"""Settings that a reload changes, by the beginning of their keys; the others need a restart."""
 STOP_GRACE_S = 5.0
 """Seconds that running calls get when the daemon stops; uploads are resumed, so none needs more."""
 
@@ -63,8 +69,12 @@ STOP_GRACE_S = 5.0
 class AggregatorService:
     """The aggregator as a service of `histofed/base/daemon.py`."""
 
-    def __init__(self, config: AggregatorConfig, clock: Clock) -> None:
-        self._config = config
+    def __init__(
+        self, loaded: Loaded[AggregatorConfig], read_again: Callable[[], Loaded[AggregatorConfig]], clock: Clock
+    ) -> None:
+        self._config = loaded.config
+        self._read_again = read_again
+        self._reloads = Reloads(loaded, RELOADABLE)
         self._clock = clock
         self._stack = AsyncExitStack()
         self._health = Health(clock, required=("journal", "listening"))
@@ -128,8 +138,8 @@ class AggregatorService:
             state=state,
             certificate_ends=identity.credentials.not_after,
         )
-        space = Space(state, config.retention.reserve_bytes)
-        retention = Retention(
+        self._space = space = Space(state, config.retention.reserve_bytes)
+        self._retention = retention = Retention(
             engine=engine, blobs=blobs, scratch=scratch, rules=config.retention, clock=clock, health=self._health
         )
         self._scheduler = Scheduler(engine, members, clock, self._health, space, retention)
@@ -161,16 +171,14 @@ class AggregatorService:
             ),
             server,
         )
-        transfer_pb2_grpc.add_BlobServiceServicer_to_server(
-            BlobService(
-                blobs,
-                SitePermissions(engine, space, self._chronicle),
-                clock,
-                metrics=metrics,
-                bytes_per_second=config.transfer.max_bytes_per_second,
-            ),
-            server,
+        self._blob_service = BlobService(
+            blobs,
+            SitePermissions(engine, space, self._chronicle),
+            clock,
+            metrics=metrics,
+            bytes_per_second=config.transfer.max_bytes_per_second,
         )
+        transfer_pb2_grpc.add_BlobServiceServicer_to_server(self._blob_service, server)
         enrollment_pb2_grpc.add_EnrollmentServiceServicer_to_server(enrolment, server)
         admin_pb2_grpc.add_OperatorServiceServicer_to_server(
             OperatorServicer(
@@ -218,8 +226,14 @@ class AggregatorService:
             raise self._failure
 
     async def reload(self) -> str:
-        """Nothing in the file can change while it runs."""
-        return "the aggregator reads its configuration at start only; restart it to apply changes"
+        """Read the configuration again. Raises `ConfigError`; then the old one stays."""
+        found = self._read_again()
+        config = found.config
+        self._space.reserve = config.retention.reserve_bytes
+        self._retention.rules = config.retention
+        self._blob_service.cap(config.transfer.max_bytes_per_second)
+        logging.getLogger().setLevel(config.log_level)
+        return self._reloads.take(found)
 
     async def stop(self) -> None:
         """Release everything, newest first."""

@@ -96,7 +96,7 @@ class Engine:
         self.forge.forget_strangers(self.store.rounds(only_open=True))
         for state in self.store.rounds(only_open=True):
             self._rounds[state.key] = state
-            log.info("taking up an open round", extra=fields(round=str(state.key), state=state.state))
+            log.info("taking up an open round", extra=fields(state.key, state=state.state))
             if state.key.experiment in goes_on:
                 self._carry_out(state, rounds.pending_effects(state))
             # the others were cancelled just before the end: the scheduler's first turn abandons them
@@ -282,7 +282,7 @@ class Engine:
         """The experiment is finished or has failed."""
         self.audit(f"experiment.{state}", SYSTEM, {"experiment": name}, reason=reason)
         self.store.set_experiment(name, state, reason)
-        log.info("experiment ended", extra=fields(experiment=name, state=state, reason=reason))
+        log.info("experiment ended", extra=fields(event="experiment.ended", experiment=name, state=state, reason=reason))
         self._changes.notify()
 
     def audit(
@@ -299,6 +299,7 @@ class Engine:
             match effect:
                 case events.Open():
                     self.dispatch(state.key, events.Opened(self._clock.now()))
+                    log.info("round opened", extra=fields(state.key, event="round.opened", sites=len(state.sampled)))
                 case events.Offer(site):
                     self._offer(state, site)
                 case events.Withdraw(site, reason):
@@ -326,8 +327,9 @@ class Engine:
         try:
             self.clear_away()
         except CannotWriteState as error:
-            log.warning("updates of an ended round stay for now", extra=fields(round=str(state.key), reason=str(error)))
-        log.info("round ended", extra=fields(round=str(state.key), state=state.state, reason=state.reason))
+            log.warning("updates of an ended round stay for now", extra=fields(state.key, reason=str(error)))
+        where = fields(state.key, event="round.ended", state=state.state, reason=state.reason)
+        log.info("round ended", extra=where)
         self.wake()
 
     async def _initialise(self, experiment: Experiment) -> None:
@@ -360,7 +362,8 @@ class Engine:
             except (CannotWriteState, WorkerLost):
                 raise
             except HistofedError as error:
-                log.warning("update rejected", extra=fields(task=str(state.task_key(site)), reason=str(error)))
+                where = fields(state.task_key(site), event="update.rejected", reason=str(error))
+                log.warning("update rejected", extra=where)
                 span.outcome("rejected")
                 event = events.Rejected(site, str(error))
             self.dispatch(key, event)

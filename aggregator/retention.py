@@ -80,7 +80,8 @@ class Retention:
         self._store = engine.store
         self._blobs = blobs
         self._scratch = scratch
-        self._rules = rules
+        self.rules = rules
+        """How much stays; a reload may change it."""
         self._clock = clock
         self._health = health
         self._seen: tuple[int, float] | None = None
@@ -104,8 +105,8 @@ class Retention:
     def apply(self) -> bool:
         """One step; True when there is more to do. Raises `CannotWriteState`; then a later step makes it good."""
         bases = frozenset(state.base for state in self._engine.open_rounds)
-        models = expendable(self._store.models_held(), bases, self._rules)
-        rounds = self._store.detailed_rounds_before(self._rules.rounds, ROUNDS_AT_ONCE)
+        models = expendable(self._store.models_held(), bases, self.rules)
+        rounds = self._store.detailed_rounds_before(self.rules.rounds, ROUNDS_AT_ONCE)
         some = models[:MODELS_AT_ONCE]
         if some or rounds:
             through = {name: number for name, (number, _) in rounds.items()}

@@ -163,7 +163,7 @@ class Scheduler:
             if state.deadline is not None and now >= state.deadline:
                 self._engine.dispatch(state.key, DeadlinePassed(now))
         for site in self._engine.fleet.given_up(GRACE_S):
-            log.info("site is away", extra=fields(site=site))
+            log.info("site is away", extra=fields(event="site.away", site=site))
             self._members.site_left(site)
         short = self._short_of_space()
         for row in self._engine.store.experiments(only_open=True):

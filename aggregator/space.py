@@ -21,16 +21,17 @@ class Space:
 
     def __init__(self, folder: Path, reserve: int, free: Callable[[Path], int] = durable.free_bytes) -> None:
         self._folder = folder
-        self._reserve = reserve
+        self.reserve = reserve
+        """Bytes that stay free; a reload may change it."""
         self._free = free
 
     def check(self, more: int = 0) -> None:
         """Raises `CannotWriteState` unless `more` bytes leave the reserve untouched."""
         free = self._free(self._folder)
-        if free - more < self._reserve:
+        if free - more < self.reserve:
             needed = f"{_mib(more)} more would leave less than" if more else "less than"
             raise CannotWriteState(
-                f"the aggregator's disk has {_mib(free)} free, {needed} its reserve of {_mib(self._reserve)} "
+                f"the aggregator's disk has {_mib(free)} free, {needed} its reserve of {_mib(self.reserve)} "
                 "(retention.reserve_bytes): make room, or keep fewer models (retention.models, retention.bytes)"
             ) from OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))  # what a site hears of it (transport/gate.py)
 

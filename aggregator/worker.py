@@ -88,9 +88,9 @@ def _draw(recipe: Recipe, job: InitialiseJob) -> None:
         workshop = recipe.workshop()
     except ImportError as error:
         raise BadData(
-            f"the first weights of recipe {job.recipe!r} cannot be drawn here ({error}): draw them where torch "
-            "is (`histofed experiments draw FILE --out WEIGHTS`), give them to this aggregator (`histofed-aggregator first NAME "
-            "WEIGHTS`), and submit the experiment under another name"
+            f"the first weights of recipe {job.recipe!r} cannot be drawn here ({error}): draw them where torch is "
+            "(`histofed experiments draw FILE --out WEIGHTS`), give them to this aggregator (`histofed-aggregator first "
+            "NAME WEIGHTS`), and submit the experiment under another name"
         ) from error
     workshop.initialise(job.config, job.seed, job.out_shared)
 

@@ -47,7 +47,7 @@ class EnrollmentServicer(enrollment_pb2_grpc.EnrollmentServiceServicer):
             raise NotAuthorised("the join token is unknown, used or expired; ask the operator for a new one")
         issued = self._issue("site.enrol", Who("anonymous"), site, request.csr_pem)
         self._members.enrol(token, site, issued.identity.uri, issued.serial, issued.not_after)
-        log.info("site enrolled", extra=fields(site=site, serial=issued.serial))
+        log.info("site enrolled", extra=fields(event="site.enrolled", site=site, serial=issued.serial))
         return enrollment_pb2.EnrollResponse(
             certificate_pem=issued.certificate_pem,
             ca_pem=self._authority.certificate_pem,

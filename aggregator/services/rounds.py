@@ -89,7 +89,7 @@ class FleetServicer(rounds_pb2_grpc.FleetServiceServicer):
             raise BadData(f"an agent asks about at most {EXPERIMENTS_LIMIT} experiments at once")
         self._chronicle.meet(SiteId(who.name), convert.seen_history(request))
         self._members.site_seen(SiteId(who.name), request.version[:40], request.instance)
-        log.info("site says hello", extra=fields(site=who.name, version=request.version))
+        log.info("site says hello", extra=fields(event="site.connected", site=who.name, version=request.version))
         return rounds_pb2.HelloResponse(
             version=__version__,
             capabilities=CAPABILITIES,
@@ -206,7 +206,7 @@ class FleetServicer(rounds_pb2_grpc.FleetServiceServicer):
                 expected=self._expected(state, task, attempt),
             )
         except (BadData, NotAuthorised) as error:
-            log.warning("update rejected", extra=fields(task=str(task), reason=str(error)))
+            log.warning("update rejected", extra=fields(task, event="update.rejected", reason=str(error)))
             self._engine.dispatch(state.key, events.Rejected(task.site, str(error)), who=_who(who), trace=trace)
             return
         assert manifest.weights is not None, "admission requires weights of a train task"
@@ -323,7 +323,7 @@ class SitePermissions:
     async def received(self, who: Caller, task: TaskKey, sha256: Digest, size: int) -> None:
         """The bytes are complete; the manifest that follows is what counts."""
         _check_own(who, task)
-        log.info("update uploaded", extra=fields(task=str(task), bytes=size))
+        log.info("update uploaded", extra=fields(task, bytes=size))
 
     def _base(self, task: TaskKey) -> Digest:
         """The file that the task starts from."""

@@ -1,6 +1,7 @@
 """One configuration from four sources, each value with its origin: defaults < files < environment < flags.
 
-Files are `NAME.toml` and then `conf.d/*.toml` beside it in the order of their names; tables are merged, later files win.
+Files are `NAME.toml`, then `conf.d/*.toml` beside it, then `conf.d/NAME/*.toml`, each in the order of their names; tables
+are merged, later files win. A host that runs both daemons keeps what only one of them knows in that daemon's own folder.
 The environment is HISTOFED_<SECTION>__<KEY>. A key that nobody knows is an error with file, line and the nearest key that
 exists, because a misspelt limit that is silently ignored is the most expensive kind of typing error.
 
@@ -80,7 +81,11 @@ def load(
     """
     schema = _schema(model)
     surroundings = os.environ if environ is None else environ
-    layers = [*_file_layers(path, schema.keys), _environment_layer(schema, surroundings), _flag_layer(flags, schema.keys)]
+    layers = [
+        *_file_layers(name, path, schema.keys),
+        _environment_layer(schema, surroundings),
+        _flag_layer(flags, schema.keys),
+    ]
     merged: dict[str, Json] = {}
     sources: dict[str, str] = {}
     for layer in layers:
@@ -116,11 +121,12 @@ def _schema(model: type[T]) -> Schema[T]:
     return cast("Schema[T]", PydanticSchema(cast("Any", model)))
 
 
-def _file_layers(path: Path | None, keys: Keys) -> Iterator[_Layer]:
-    """The main file, then `conf.d`; unknown keys end it."""
+def _file_layers(name: str, path: Path | None, keys: Keys) -> Iterator[_Layer]:
+    """The main file, then what is in `conf.d` for all and for `name`; unknown keys end it."""
     if path is None:
         return
-    for each in (path, *sorted((path.parent / "conf.d").glob("*.toml"))):
+    more = path.parent / "conf.d"
+    for each in (path, *sorted(more.glob("*.toml")), *sorted((more / name).glob("*.toml"))):
         file = read(each)
         layer = _Layer(file.values, file, "file")
         for key, nearest in _unknown(file.values, keys, ()):

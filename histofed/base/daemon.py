@@ -2,7 +2,7 @@
 
     SIGTERM, SIGINT   drain: finish or checkpoint what runs, then exit 0; a second one means now (exit 128 + n)
     SIGHUP            read the configuration again; a broken one is refused and the old one stays
-    SIGUSR1           write every thread's stack to stderr
+    SIGUSR1           write every thread's stack to stderr; SIGABRT, the watchdog's, does so too and ends the daemon
 
 Signal handlers set flags only; everything happens in the event loop. The watchdog is fed by that loop, and only while the
 service says that it makes progress, so a hung daemon is restarted. A drain longer than `drain_seconds` is cut short with
@@ -116,7 +116,7 @@ class Daemon:
         """From `start` to the end of `serve`."""
         await self._service.start()
         self._notifier.ready(self._service.status())
-        log.info("%s is ready", self._name)
+        log.info("%s is ready", self._name, extra=_event("daemon.ready"))
         helpers = {asyncio.create_task(self._tick()), asyncio.create_task(self._reloads())}
         serve = asyncio.create_task(self._service.serve(self._drain))
         try:
@@ -130,7 +130,8 @@ class Daemon:
         """Wait for the drain to begin and then for the moment that cuts it short; give that moment's exit code."""
         await self._drain.wait()
         self._notifier.stopping(f"{self._name} drains: {self._service.status()}")
-        log.info("%s drains: it finishes or checkpoints what runs; a second signal stops it at once", self._name)
+        words = "%s drains: it finishes or checkpoints what runs; a second signal stops it at once"
+        log.info(words, self._name, extra=_event("daemon.drains"))
         try:
             async with asyncio.timeout(self._drain_seconds):
                 await self._now.wait()
@@ -158,9 +159,10 @@ class Daemon:
             self._reload.clear()
             self._notifier.reloading()
             try:
-                log.info("configuration read again: %s", await self._service.reload())
+                words = await self._service.reload()
+                log.info("configuration read again: %s", words, extra=_event("configuration.changed"))
             except HistofedError as error:
-                log.error("the configuration was not changed: %s", error)
+                log.error("the configuration was not changed: %s", error, extra=_event("configuration.refused"))
             except Exception:
                 log.exception("the configuration was not changed because of an error of histofed itself; please report it")
             self._notifier.ready(self._service.status())
@@ -180,10 +182,11 @@ class Daemon:
         try:
             return await stage
         except HistofedError as error:
-            log.error("%s: %s", self._name, error)
+            log.error("%s: %s", self._name, error, extra=_event("daemon.failed"))
             return error.exit_code
         except Exception:
-            log.exception("%s stopped because of an error of its own; please report it", self._name)
+            words = "%s stopped because of an error of its own; please report it"
+            log.exception(words, self._name, extra=_event("daemon.failed"))
             return HistofedError.exit_code
 
     async def _cancel(self, *tasks: asyncio.Task[None] | asyncio.Task[int]) -> None:
@@ -208,6 +211,8 @@ class Daemon:
             loop.add_signal_handler(number, self._end, number)
         loop.add_signal_handler(signal.SIGHUP, self._reload.set)
         if sys.__stderr__ is not None:
+            # the watchdog's SIGABRT, and a crash in a library, leave every thread's place in the log
+            faulthandler.enable(file=sys.__stderr__, all_threads=True)
             faulthandler.register(signal.SIGUSR1, file=sys.__stderr__, all_threads=True)
         try:
             yield
@@ -222,3 +227,8 @@ class Daemon:
         if len(self._signals) > 2:
             os._exit(128 + number)
         (self._drain if len(self._signals) == 1 else self._now).set()
+
+
+def _event(name: str) -> dict[str, object]:
+    """As `fields` of `histofed/telemetry/logs.py`, which stands above this package."""
+    return {"histofed_fields": {"event": name}}

@@ -1,7 +1,7 @@
 """Log lines: for the journal under systemd, for machines as JSON, for people in a terminal.
 
-- stderr is the journal (JOURNAL_STREAM): structured fields through systemd-python where it is installed, else lines with
-  the `<N>` priority that the journal reads;
+- stderr is the journal (JOURNAL_STREAM): structured fields, through systemd-python where it is installed, else by the
+  journal's own protocol (`journald.py`); where its socket is not there, lines with the `<N>` priority that it reads;
 - stderr is a terminal: time, level, words;
 - otherwise: one JSON object per line (`ts`, `level`, `logger`, `msg`, and the fields).
 
@@ -25,6 +25,9 @@ from typing import Final, TextIO
 
 from histofed.base.clock import iso
 from histofed.base.errors import HistofedError
+from histofed.base.ids import RoundKey, TaskKey
+from histofed.telemetry import journald
+from histofed.telemetry.events import EVENTS, message_id
 
 FieldValue = bool | int | float | str | None
 JournalSend = Callable[..., object]
@@ -51,14 +54,17 @@ def handler(environ: Mapping[str, str], stream: TextIO) -> logging.Handler:
     """The handler that suits where `stream` leads."""
     if _is_journal(environ, stream):
         if (send := _journal_send()) is not None:
-            return JournalHandler(send)
+            return JournalHandler(send, Path(sys.argv[0]).name)
         return _to(stream, PriorityFormatter())
     return _to(stream, HumanFormatter() if stream.isatty() else JsonFormatter())
 
 
-def fields(**values: FieldValue) -> dict[str, object]:
-    """Identifiers of a line: `log.info("task accepted", extra=fields(round=3, site="north"))`."""
-    return {"histofed_fields": values}
+def fields(about: RoundKey | TaskKey | None = None, /, **values: FieldValue) -> dict[str, object]:
+    """Identifiers of a line: `log.info("task accepted", extra=fields(task, event="task.accepted"))`.
+
+    A round is told as `experiment` and `round`, a task as these and `site`; an `event` is one of `events.EVENTS`.
+    """
+    return {"histofed_fields": {**_identifiers(about), **values}}
 
 
 class JsonFormatter(logging.Formatter):
@@ -100,18 +106,29 @@ class PriorityFormatter(logging.Formatter):
 class JournalHandler(logging.Handler):
     """Structured entries: MESSAGE, PRIORITY, HISTOFED_ROUND, HISTOFED_SITE ..."""
 
-    def __init__(self, send: JournalSend) -> None:
+    def __init__(self, send: JournalSend, identifier: str) -> None:
+        """`identifier` is the name that `journalctl` shows before each line."""
         super().__init__()
         self._send = send
+        self._identifier = identifier
 
     def emit(self, record: logging.LogRecord) -> None:
-        entry = {f"HISTOFED_{_FIELD.sub('_', name.upper())}": str(value) for name, value in fields_of(record).items()}
+        entry = {"PRIORITY": str(priority(record.levelno)), "SYSLOG_IDENTIFIER": self._identifier, "LOGGER": record.name}
+        entry |= {f"HISTOFED_{_FIELD.sub('_', name.upper())}": str(value) for name, value in fields_of(record).items()}
         if (error := _error(record)) is not None:
             entry["HISTOFED_ERROR"] = error
+        if (event := entry.get("HISTOFED_EVENT", "")) in EVENTS:
+            entry["MESSAGE_ID"] = message_id(event)
         try:
-            self._send(message(record), PRIORITY=str(priority(record.levelno)), LOGGER=record.name, **entry)
+            self._send(message(record), **entry)
         except OSError:
             self.handleError(record)
+
+
+def complain(words: str, *, environ: Mapping[str, str] = os.environ, stream: TextIO | None = None) -> None:
+    """The last words of a command that cannot do its work: one line on stderr, which is an error in the journal too."""
+    target = sys.stderr if stream is None else stream
+    target.write(f"{'<3>' if _is_journal(environ, target) else ''}{words}\n")
 
 
 def clean(text: str) -> str:
@@ -169,6 +186,15 @@ def _journal_send() -> JournalSend | None:
     try:
         from systemd import journal
     except ImportError:
-        return None
+        return journald.sender() if journald.SOCKET.exists() else None
     send: JournalSend = journal.send
     return send
+
+
+def _identifiers(about: RoundKey | TaskKey | None) -> dict[str, FieldValue]:
+    match about:
+        case TaskKey():
+            return {**_identifiers(about.round), "site": about.site}
+        case RoundKey():
+            return {"experiment": about.experiment, "round": about.number}
+    return {}

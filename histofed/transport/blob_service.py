@@ -82,6 +82,10 @@ class BlobService(transfer_pb2_grpc.BlobServiceServicer):
         self._leaving: set[asyncio.Task[None]] = set()
         """Calls that were broken off and whose status is on its way; they end with the connection at the latest."""
 
+    def cap(self, bytes_per_second: int) -> None:
+        """From the next piece on; 0 is no cap."""
+        self._paces.set(bytes_per_second)
+
     async def GetUpload(self, request: transfer_pb2.GetUploadRequest, context: Any) -> transfer_pb2.GetUploadResponse:  # noqa: N802
         """How much of the blob is here."""
         who = caller(context)

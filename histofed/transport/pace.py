@@ -80,6 +80,12 @@ class Paces:
         self._clock = clock
         self._paces: OrderedDict[str, Pace] = OrderedDict()
 
+    def set(self, bytes_per_second: int) -> None:
+        """Another cap for every site, from the next piece on; 0 is no cap."""
+        self.bytes_per_second = bytes_per_second
+        for pace in self._paces.values():
+            pace.set(bytes_per_second)
+
     def of(self, site: str) -> Pace:
         """The site's own, shared by all its transfers."""
         pace = self._paces.pop(site, None) or Pace(self._clock, self.bytes_per_second)

@@ -32,7 +32,7 @@ def machine(name: str, *, network: str | None = None, binds: dict[Path, str] | N
     need(systemd_sysusers="systemd")
     if sysconfig.get_python_version() != _PYTHON:
         raise MissingTool(f"the machines have Python {_PYTHON}: run the tests with that, not with {sys.version.split()[0]}")
-    library = {Path(sysconfig.get_paths()["purelib"]): f"{_PREFIX}/lib/python{_PYTHON}/site-packages"}
+    library = {Path(sysconfig.get_paths()["purelib"]): f"{_PREFIX}/library"}
     code = {ROOT / package: f"{_PREFIX}/code/{package}" for package in PACKAGES}
     return Machine(name, binds=library | code | (binds or {}), network=network)
 
@@ -40,16 +40,13 @@ def machine(name: str, *, network: str | None = None, binds: dict[Path, str] | N
 def install(machine: Machine) -> None:
     """What a package's files and maintainer scripts do."""
     machine.write(f"{_PREFIX}/pyvenv.cfg", "home = /usr/bin\ninclude-system-site-packages = false\n")
+    machine.write(f"{_PREFIX}/lib/python{_PYTHON}/site-packages/histofed.pth", f"{_PREFIX}/code\n{_PREFIX}/library\n")
     machine.run("mkdir", "-p", f"{_PREFIX}/bin")
     machine.run("ln", "-s", f"/usr/bin/python{_PYTHON}", f"{_PREFIX}/bin/python3")
     for program, module in PROGRAMS.items():
-        start = f"import sys; sys.path.insert(1, '{_PREFIX}/code'); from {module} import main; sys.exit(main())"
-        # children of the daemons are started with `-P -m`, and find the code by this variable
-        machine.write(
-            f"/usr/bin/{program}",
-            f'#!/bin/sh\nexec env PYTHONPATH={_PREFIX}/code {_PREFIX}/bin/python3 -P -c "{start}" "$@"\n',
-            0o755,
-        )
+        start = f"import sys\nfrom {module} import main\nsys.exit(main())\n"
+        machine.write(f"{_PREFIX}/bin/{program}", f"#!{_PREFIX}/bin/python3\n{start}", 0o755)
+        machine.run("ln", "-s", f"{_PREFIX}/bin/{program}", f"/usr/bin/{program}")
     for source in sorted(DEPLOY.glob("*.service")):
         machine.write(f"/usr/lib/systemd/system/{source.name}", source.read_text())
     for kind in ("sysusers.d", "tmpfiles.d"):
@@ -64,5 +61,3 @@ def drop_in(machine: Machine, unit: str, name: str, text: str) -> None:
     """What an administrator's `systemctl edit` makes."""
     machine.write(f"/etc/systemd/system/{unit}.service.d/{name}.conf", text)
     machine.run("systemctl", "daemon-reload")
-
-

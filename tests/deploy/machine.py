@@ -14,21 +14,21 @@ import json
 import os
 import select
 import signal
+import socket
 import subprocess
 import tarfile
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final
+from typing import IO, Any, Final
 
 from tests.deploy.rootfs import cache, content_key, held, need, rootfs
 
 BOOT_S: Final = 60.0
 COMMAND_S: Final = 120.0
-_PATH: Final = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+_CLEAN: Final = ("env", "--ignore-environment", "--chdir=/", "PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LANG=C.UTF-8")
 _POWER_OFF: Final = signal.SIGRTMIN + 4
 Entry = Mapping[str, Any]
 """One entry of a journal."""
@@ -43,7 +43,8 @@ def tree() -> Path:
             part = folder.with_suffix(".part")
             subprocess.run(["rm", "-rf", part], check=True)
             with tarfile.open(tar) as archive:
-                archive.extractall(part, numeric_owner=True, filter="fully_trusted")
+                # devices and owners are wanted, and we made the archive ourselves
+                archive.extractall(part, numeric_owner=True, filter="fully_trusted")  # noqa: S202
             part.rename(folder)
     return folder
 
@@ -52,7 +53,7 @@ class Machine:
     """One machine; a context manager that boots it and powers it off."""
 
     def __init__(self, name: str, *, binds: Mapping[Path, str] | None = None, network: str | None = None) -> None:
-        """`binds` are seen read-only inside; `network` is the path of a network namespace, by default one with `lo` alone."""
+        """`binds` are seen read-only inside; `network` is the path of a network namespace, else there is `lo`."""
         need(systemd_nspawn="systemd-container", nsenter="util-linux", ip="iproute2")
         self.name = name
         self._binds = dict(binds or {})
@@ -67,10 +68,11 @@ class Machine:
         began = time.monotonic()
         with self._closing, self._console.open("wb") as console:
             self._closing.callback(self._console.unlink)
+            # without systemd on the host there is nobody to register with; hence no scope of its own either
+            alone = ["--register=no", "--keep-unit", "--volatile=overlay", "--resolv-conf=off", network]
+            names = [f"--directory={tree()}", f"--machine={self.name}", f"--hostname={self.name}"]
             nspawn = subprocess.Popen(
-                # without systemd on the host there is nobody to register with; hence no scope of its own either
-                ["systemd-nspawn", "--quiet", "--register=no", "--keep-unit", "--volatile=overlay", "--resolv-conf=off"]
-                + [f"--directory={tree()}", f"--machine={self.name}", f"--hostname={self.name}", network, *binds, "--boot"],
+                ["systemd-nspawn", "--quiet", *alone, *names, *binds, "--boot"],
                 stdin=subprocess.DEVNULL,
                 stdout=console,
                 stderr=subprocess.STDOUT,
@@ -79,6 +81,8 @@ class Machine:
             self.leader = self._wait_for_leader(nspawn)
             # an installer writes this file on every machine; a minimal root file system has none
             self.write("/etc/hosts", f"127.0.0.1 localhost\n::1 localhost\n127.0.1.1 {self.name}\n")
+            self.write("/run/systemd/journald.conf.d/bell.conf", "[Journal]\nForwardToSyslog=yes\n")
+            self.run("systemctl", "restart", "systemd-journald")
             self.run("systemctl", "is-system-running", "--wait", check=False, seconds=BOOT_S)
             self._closing = self._closing.pop_all()
         self.boot_s = time.monotonic() - began
@@ -103,8 +107,7 @@ class Machine:
     def entering(self, user: str = "root") -> list[str]:
         """What stands before a command that runs inside."""
         inside = ["nsenter", f"--target={self.leader}", "--mount", "--uts", "--ipc", "--net", "--pid", "--cgroup", "--"]
-        clean = ["env", "--ignore-environment", "--chdir=/", _PATH, "LANG=C.UTF-8"]
-        return [*inside, *clean, *(["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups"] * (user != "root"))]
+        return [*inside, *_CLEAN, *(["setpriv", f"--reuid={user}", f"--regid={user}", "--clear-groups"] * (user != "root"))]
 
     def run(
         self,
@@ -146,21 +149,28 @@ class Machine:
         return subprocess.run(command, capture_output=True, text=True, timeout=COMMAND_S, check=False).stdout
 
     @contextmanager
-    def following(self) -> Iterator[Follower]:
-        """The journal from now on, to wait for what will be said."""
-        here = self.run("journalctl", "--quiet", "--lines=0", "--show-cursor").stdout.strip().removeprefix("-- cursor: ")
-        # the mount namespace alone: into one of processes nsenter would have to fork, and a kill would miss journalctl
-        command = ["nsenter", f"--target={self.leader}", "--mount", "--", "journalctl", "--follow", f"--after-cursor={here}"]
-        process = subprocess.Popen(
-            [*command, "--all", "--output=json"], stdout=subprocess.PIPE, stdin=subprocess.DEVNULL
-        )
-        follower = Follower(process, self)
+    def reading(self, *command: str) -> Iterator[IO[bytes]]:
+        """What a command inside prints, as it comes; it is killed at the end."""
+        # no PID namespace: into one of processes nsenter would have to fork, and a kill would miss the command
+        entering = ["nsenter", f"--target={self.leader}", "--mount", "--uts", "--ipc", "--net", "--"]
+        process = subprocess.Popen([*entering, *_CLEAN, *command], stdout=subprocess.PIPE, stdin=subprocess.DEVNULL)
+        assert process.stdout is not None
         try:
-            yield follower
+            yield process.stdout
         finally:
             process.kill()
             process.wait()
-            follower.close()
+
+    @contextmanager
+    def following(self) -> Iterator[Follower]:
+        """The journal from now on, to wait for what will be said; one at a time."""
+        bell = self.path("/run/systemd/journal/syslog")
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ringing:
+            ringing.bind(str(bell))
+            try:
+                yield Follower(self, ringing)
+            finally:
+                bell.unlink()
 
     # --- outside ------------------------------------------------------------------------------------------------------
 
@@ -187,17 +197,15 @@ class Machine:
 
     def _outer(self, pid: int) -> int:
         """The host's number for the machine's process `pid`."""
+        namespace = Path(f"/proc/{self.leader}/ns/pid").readlink()
         for status in Path("/proc").glob("[0-9]*/status"):
             try:
                 line = next(line for line in status.read_text().splitlines() if line.startswith("NSpid:"))
-                if line.split()[-1] == str(pid) and os.readlink(status.parent / "ns/pid") == self._pid_namespace():
+                if line.split()[-1] == str(pid) and (status.parent / "ns/pid").readlink() == namespace:
                     return int(status.parent.name)
             except (OSError, StopIteration):
                 continue
         raise AssertionError(f"{self.name} has no process {pid}")
-
-    def _pid_namespace(self) -> str:
-        return os.readlink(f"/proc/{self.leader}/ns/pid")
 
     def _power_off(self, nspawn: subprocess.Popen[bytes]) -> None:
         if nspawn.poll() is None and hasattr(self, "leader"):
@@ -211,47 +219,44 @@ class Machine:
 
 
 class Follower:
-    """The journal of a machine as it grows."""
+    """The journal of a machine as it grows.
 
-    def __init__(self, process: subprocess.Popen[bytes], machine: Machine) -> None:
+    journald forwards every line to the socket where a syslog daemon would listen, which says that there is something to
+    read. (`journalctl --follow` waits for a change of the file, of which not every kernel tells.)
+    """
+
+    def __init__(self, machine: Machine, bell: socket.socket) -> None:
         self._machine = machine
-        self._seen: list[Entry] = []
-        self._changed = threading.Condition()
-        self._position = 0
-        self._stream = process.stdout
-        self._thread = threading.Thread(target=self._read, daemon=True)
-        self._thread.start()
+        self._bell = bell
+        self._unread: list[Entry] = []
+        self._cursor = machine.entries("--lines=1")[-1]["__CURSOR"]
 
-    def close(self) -> None:
-        """After the end of journalctl."""
-        self._thread.join()
-        assert self._stream is not None
-        self._stream.close()
-
-    def wait(self, wanted: Callable[[Entry], bool], what: str, seconds: float = 20.0) -> Entry:
+    def wait(self, wanted: Callable[[Entry], bool], what: str, seconds: float = 60.0) -> Entry:
         """The next entry that is as wanted; what came before it is not looked at again."""
-        with self._changed:
-            found = self._changed.wait_for(lambda: self._next(wanted), seconds)
-        assert found, f"{self._machine.name}: not in the journal within {seconds} s: {what}\n{self._machine.log()}"
-        return self._seen[self._position - 1]
+        deadline = time.monotonic() + seconds
+        while True:
+            while self._unread:
+                if wanted(entry := self._unread.pop(0)):
+                    return entry
+            self._read()
+            left = deadline - time.monotonic()
+            if not self._unread and (left <= 0 or not select.select([self._bell], [], [], left)[0]):
+                words = f"{self._machine.name}: not in the journal within {seconds} s: {what}"
+                raise AssertionError(f"{words}\n{self._machine.log()}")
 
-    def wait_said(self, words: str, seconds: float = 20.0) -> Entry:
+    def wait_said(self, words: str, seconds: float = 60.0) -> Entry:
         """The next entry whose message contains `words`."""
         return self.wait(lambda entry: words in str(entry.get("MESSAGE", "")), words, seconds)
 
-    def _next(self, wanted: Callable[[Entry], bool]) -> bool:
-        while self._position < len(self._seen):
-            self._position += 1
-            if wanted(self._seen[self._position - 1]):
-                return True
-        return False
-
     def _read(self) -> None:
-        assert self._stream is not None
-        for line in self._stream:
-            with self._changed:
-                self._seen.append(json.loads(line))
-                self._changed.notify_all()
+        """Whatever is new; the bell is silenced first, so that what comes meanwhile rings again."""
+        while select.select([self._bell], [], [], 0)[0]:
+            self._bell.recv(65536)
+        # the bell rings a moment before the line is in the file
+        self._machine.run("journalctl", "--sync")
+        self._unread = self._machine.entries(f"--after-cursor={self._cursor}")
+        if self._unread:
+            self._cursor = self._unread[-1]["__CURSOR"]
 
 
 def monotonic(entry: Entry) -> float:
@@ -269,5 +274,3 @@ def wait_for_end(process: int, seconds: float) -> bool:
         return bool(select.select([descriptor], [], [], seconds)[0])
     finally:
         os.close(descriptor)
-
-

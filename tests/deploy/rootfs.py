@@ -90,14 +90,10 @@ def content_key() -> str:
 def _make(tar: Path) -> None:
     part = tar.with_name("rootfs.part.tar")
     options = [f"--dpkgopt=path-exclude={pattern}" for pattern in _LEFT_OUT]
-    hooks = [f"--customize-hook={hook}" for hook in _HOOKS]
-    include = f"--include={','.join(PACKAGES)}"
-    subprocess.run(
-        ["mmdebstrap", "--variant=minbase", '--aptopt=Acquire::Languages "none"', *options, include, *hooks, SUITE]
-        # without sources mmdebstrap asks a mirror of its own choice
-        + [str(part), str(_sources())],
-        check=True,
-    )
+    options += [f"--customize-hook={hook}" for hook in _HOOKS]
+    options += ['--aptopt=Acquire::Languages "none"', f"--include={','.join(PACKAGES)}"]
+    # without sources mmdebstrap asks a mirror of its own choice
+    subprocess.run(["mmdebstrap", "--variant=minbase", *options, SUITE, part, _sources()], check=True)
     part.replace(tar)
 
 

@@ -141,17 +141,27 @@ def _until_due(links: dict[str, _Link]) -> float | None:
 class Links:
     """The process that carries the packets, as the rig sees it; a context manager."""
 
-    def __init__(self, sites: Sequence[str], seed: int) -> None:
-        command = [sys.executable, "-m", __spec__.name, str(seed), *sites]
+    def __init__(self, sites: Sequence[str], seed: int, around: Sequence[str] = ()) -> None:
+        """`around` stands before the command, for example `unshare --net`: the process has the aggregator's network."""
+        command = [*around, sys.executable, "-m", __spec__.name, str(seed), *sites]
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         assert line, "no link between network namespaces: root or user namespaces, /dev/net/tun and iproute2 are needed"
         self._namespaces: dict[str, int] = json.loads(line)
 
+    @property
+    def hub(self) -> str:
+        """The aggregator's network, as a path."""
+        return f"/proc/{self._process.pid}/ns/net"
+
+    def network(self, site: str) -> str:
+        """The site's network, as a path."""
+        return f"/proc/{self._process.pid}/fd/{self._namespaces[site]}"
+
     def entering(self, site: str) -> list[str]:
         """What stands before a command that runs in the site's network."""
-        return ["nsenter", f"--net=/proc/{self._process.pid}/fd/{self._namespaces[site]}"]
+        return ["nsenter", f"--net={self.network(site)}"]
 
     def treat(self, site: str, up: Rules, down: Rules) -> None:
         """From now on the site's packets are treated so."""

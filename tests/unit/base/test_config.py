@@ -147,6 +147,14 @@ def test_every_value_is_explained(file: Path) -> None:
     assert list(told) == sorted(told)
 
 
+def test_a_daemon_reads_its_own_folder_of_conf_d_and_no_other(file: Path) -> None:
+    for name, text in (("all", "site = 'all'"), ("agent/one", "site = 'own'"), ("aggregator/one", "federation = 'f'")):
+        more = file.parent / "conf.d" / f"{name}.toml"
+        more.parent.mkdir(parents=True, exist_ok=True)
+        more.write_text(text)
+    assert load(Agent, name="agent", path=file, flags={}, environ={}).config.site == "own"
+
+
 def test_a_reload_names_what_changed(file: Path) -> None:
     before = read(Agent, file)
     file.write_text(file.read_text().replace("port = 1", "port = 2") + "\n[trainer]\nthreads = 4\n")

@@ -156,6 +156,15 @@ def test_stacks_are_written_on_request(tmp_path: Path) -> None:
     assert "most recent call first" in errors
 
 
+def test_the_watchdogs_signal_leaves_the_stacks_in_the_log(tmp_path: Path) -> None:
+    with managed(tmp_path) as manager:
+        manager.wait_for("READY=1")
+        manager.send(signal.SIGABRT)
+        code, _, errors = manager.end()
+    assert code == -signal.SIGABRT
+    assert "most recent call first" in errors
+
+
 def test_the_watchdog_is_fed_by_the_loop(tmp_path: Path) -> None:
     with managed(tmp_path, watchdog=0.1) as manager:
         manager.wait_for("READY=1")

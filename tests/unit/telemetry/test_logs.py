@@ -6,6 +6,7 @@ import io
 import json
 import logging
 import os
+import re
 import sys
 import types
 from collections.abc import Iterator
@@ -16,7 +17,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from histofed.base.errors import ConfigError
-from histofed.telemetry.logs import JournalHandler, clean, configure, fields, handler, priority
+from histofed.base.ids import ExperimentId, RoundKey, SiteId, TaskKey
+from histofed.telemetry import journald
+from histofed.telemetry.events import EVENTS, message_id
+from histofed.telemetry.logs import JournalHandler, clean, complain, configure, fields, handler, priority
 
 
 class Terminal(io.StringIO):
@@ -66,16 +70,51 @@ def test_the_journal_gets_priorities_or_structured_fields(
         status = os.fstat(stream.fileno())
         environ = {"JOURNAL_STREAM": f"{status.st_dev}:{status.st_ino}"}
         monkeypatch.setitem(sys.modules, "systemd", None)
+        monkeypatch.setattr(journald, "SOCKET", tmp_path / "no journal listens here")
         configure(environ=environ, stream=stream)
         log.warning("disk is nearly full", extra=fields(free="4 %"))
         stream.seek(0)
         assert stream.read() == "<4>disk is nearly full free=4 %\n"
         monkeypatch.setitem(sys.modules, "systemd", systemd)
         monkeypatch.setitem(sys.modules, "systemd.journal", journal)
+        monkeypatch.setattr(sys, "argv", ["/usr/bin/histofed-agent", "run"])
         configure(environ=environ, stream=stream)
-    log.error("round abandoned", extra=fields(round=3, **{"odd-name": "x"}))
+    log.error("round abandoned", extra=fields(round=3, event="round.ended", **{"odd-name": "x"}))
     expected = {"PRIORITY": "3", "LOGGER": "histofed.test", "HISTOFED_ROUND": "3", "HISTOFED_ODD_NAME": "x"}
-    assert sent == [("round abandoned", expected)]
+    named = {"HISTOFED_EVENT": "round.ended", "MESSAGE_ID": message_id("round.ended"), "SYSLOG_IDENTIFIER": "histofed-agent"}
+    assert sent == [("round abandoned", expected | named)]
+
+
+def test_a_task_is_told_by_its_experiment_round_and_site(log: logging.Logger) -> None:
+    stream = io.StringIO()
+    configure(environ={}, stream=stream)
+    task = TaskKey(RoundKey(ExperimentId("demo"), 12), "train", SiteId("north"))
+    log.info("task accepted", extra=fields(task, event="task.accepted"))
+    told = json.loads(stream.getvalue())
+    assert (told["experiment"], told["round"], told["site"], told["event"]) == ("demo", 12, "north", "task.accepted")
+
+
+def test_every_event_that_is_told_is_in_the_table_and_the_other_way_round() -> None:
+    root = Path(__file__).resolve().parents[3]
+    sources = [
+        path.read_text() for package in ("agent", "aggregator", "histofed") for path in (root / package).rglob("*.py")
+    ]
+    told = {name for text in sources for name in re.findall(r'(?:event=|_event\()"([a-z.]+)"', text)}
+    assert told == set(EVENTS)
+
+
+def test_message_ids_never_change() -> None:
+    assert message_id("round.ended") == "05075e17aec5550099929800057838da"
+    assert len({message_id(name) for name in EVENTS}) == len(EVENTS)
+
+
+def test_the_last_words_of_a_command_are_an_error_in_the_journal(tmp_path: Path) -> None:
+    with (tmp_path / "journal").open("w+") as stream:
+        status = os.fstat(stream.fileno())
+        complain("histofed-agent: no", environ={"JOURNAL_STREAM": f"{status.st_dev}:{status.st_ino}"}, stream=stream)
+        complain("histofed-agent: no", environ={}, stream=stream)
+        stream.seek(0)
+        assert stream.read() == "<3>histofed-agent: no\nhistofed-agent: no\n"
 
 
 def test_a_stream_that_was_redirected_is_not_the_journal(tmp_path: Path) -> None:

@@ -80,6 +80,8 @@ def test_each_site_has_its_own_and_their_number_is_bounded() -> None:
     assert paces.of("north") is paces.of("north")
     assert paces.of("north") is not paces.of("south")
     north = paces.of("north")
+    paces.set(100_000)
+    assert north.bytes_per_second == paces.of("east").bytes_per_second == 100_000
     for number in range(SITES):
         paces.of(f"site-{number}")
     assert paces.of("north") is not north, "forgotten, which only fills its bucket"
