@@ -52,7 +52,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     enroll.add_argument("--again", action="store_true", help="replace an identity that is still valid")
     _command(commands, "check", _check, "check the configuration and say where each value comes from")
-    _command(commands, "status", _status, "say what the running agent does")
+    status = _command(commands, "status", _status, "say what the running agent does; exit code 1 unless it is connected")
+    status.add_argument("--live", action="store_true", help="exit code 1 only when its loop has not turned for a minute")
     words = "say what is wrong and what to do; changes nothing; exit code 1 when something is wrong"
     doctor = _command(commands, "doctor", _doctor, words)
     doctor.add_argument("--json", action="store_true", help="one JSON document instead of a table")
@@ -95,13 +96,16 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _enroll(options: argparse.Namespace) -> int:
+    from agent.config import proxy_setting
     from agent.enrolment import enroll
     from agent.layout import Layout
     from histofed.base.clock import SystemClock
 
     config = _load(options).config
     text = _join_line(options.join_line_file)
-    done = enroll(text, Layout(config.state_dir), config.aggregator, SystemClock(), again=options.again)
+    done = enroll(
+        text, Layout(config.state_dir), config.aggregator, SystemClock(), again=options.again, proxy=proxy_setting(config)
+    )
     sys.stdout.write(
         f"enrolled as {done.identity}, valid until {done.valid_until:%Y-%m-%d %H:%M} UTC; aggregator: {done.aggregator}\n"
     )
@@ -138,11 +142,14 @@ def _check(options: argparse.Namespace) -> int:
 
 def _status(options: argparse.Namespace) -> int:
     from agent.layout import Layout
-    from agent.status import read_status
+    from agent.status import read_status, turns
+    from histofed.base.clock import SystemClock
 
-    found = read_status(Layout(_load(options).config.state_dir))
+    layout = Layout(_load(options).config.state_dir)
+    found = read_status(layout)
     sys.stdout.write("".join(f"{line}\n" for line in found.lines()))
-    return 0 if found.connected else 1
+    well = turns(layout, SystemClock()) if options.live else found.connected
+    return 0 if well else 1
 
 
 def _doctor(options: argparse.Namespace) -> int:

@@ -14,7 +14,9 @@ from typing import Annotated, Final, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from histofed.base.config import Loaded, load
+from histofed.base.errors import ConfigError
 from histofed.base.ids import Json
+from histofed.base.proxy import ProxySetting
 
 DEFAULT_PATH: Final = Path("/etc/histofed/agent.toml")
 
@@ -78,6 +80,10 @@ class AgentConfig(_Table):
 
     aggregator: str | None = None
     """`host:port` of the aggregator's mTLS port; without it, the address that enrolment was told."""
+    proxy: str | None = None
+    """`http://HOST:PORT` of the proxy on the way to the aggregator; `none` for none; else HTTPS_PROXY of the environment."""
+    proxy_credentials_file: Path | None = None
+    """`NAME:PASSWORD` for that proxy."""
     state_dir: Path = Path("/var/lib/histofed-agent")
     """Identity, task in hand, outbox, private tensors, journal."""
     consent: Path = Path("/etc/histofed/consent.toml")
@@ -90,12 +96,26 @@ class AgentConfig(_Table):
     transfer: TransferConfig = TransferConfig()
     telemetry: TelemetryConfig = TelemetryConfig()
 
+    @field_validator("proxy")
+    @classmethod
+    def _proxy(cls, value: str | None) -> str | None:
+        try:
+            ProxySetting(value)
+        except ConfigError as error:
+            raise ValueError(str(error)) from error
+        return value
+
     @field_validator("aggregator")
     @classmethod
     def _address(cls, value: str | None) -> str | None:
         if value is not None and not _ADDRESS.match(value):
             raise ValueError("write it as host:port, for example aggregator.example.org:8443")
         return value
+
+
+def proxy_setting(config: AgentConfig) -> ProxySetting:
+    """What the file says about the way out."""
+    return ProxySetting(config.proxy, config.proxy_credentials_file)
 
 
 def load_config(

@@ -17,14 +17,14 @@ from typing import Final
 
 from agent.backup import note_made
 from agent.bases import Bases
-from agent.config import AgentConfig
+from agent.config import AgentConfig, proxy_setting
 from agent.layout import Layout, aggregator_address
 from agent.link import Link, collector_credentials, own_site
 from agent.outbox import Outbox
 from agent.private import PrivateTensors
 from agent.sessions import Sessions
 from agent.state import State
-from agent.status import Status, write_status
+from agent.status import BEAT_S, Status, write_status
 from agent.training import Trainers
 from agent.work import Desk, Work
 from histofed import __version__
@@ -95,7 +95,7 @@ class AgentService:
         closing.callback(journal.close)
         tracing = _tracing(config, site)
         closing.push_async_callback(asyncio.to_thread, tracing.close)
-        link = Link(address, layout.identity, self._clock, self._random, tracing)
+        link = Link(address, layout.identity, self._clock, self._random, tracing, proxy_setting(config))
         closing.push_async_callback(link.close)
         _cap(link, config)
         outbox, trainers = Outbox(layout.outbox), Trainers()
@@ -156,18 +156,23 @@ class AgentService:
     async def _publish(self) -> None:
         """Keep `status.json` current for `histofed-agent status`; a full disk is said once and harms nothing."""
         told: Status | None = None
+        beat = 0.0
         failed = False
         while True:
             self._note_backups()
             status = self._status()
-            if status != told:
-                try:
+            beating = self._clock.monotonic() - beat >= BEAT_S
+            try:
+                if beating:
+                    durable.touch(self._layout.status)  # first: a full disk takes it when it takes nothing else
+                    beat = self._clock.monotonic()
+                if status != told:
                     write_status(self._layout, status)
                     told, failed = status, False
-                except CannotWriteState as error:
-                    if not failed:
-                        log.error("%s", error)
-                    failed = True
+            except CannotWriteState as error:
+                if not failed:
+                    log.error("%s", error)
+                failed = True
             await self._clock.sleep(STATUS_SECONDS)
 
     def _note_backups(self) -> None:

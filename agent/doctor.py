@@ -16,7 +16,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
-from agent.config import AgentConfig, DataConfig
+from agent.config import AgentConfig, DataConfig, proxy_setting
 from agent.consent import load_policy
 from agent.layout import Layout, aggregator_address
 from agent.link import own_site
@@ -36,6 +36,7 @@ from histofed.base.errors import (
     TrainingFailed,
     VersionMismatch,
 )
+from histofed.base.proxy import ProxySetting, find
 from histofed.pki.credentials import Credentials
 from histofed.transport.diagnose import probe, split
 
@@ -64,8 +65,11 @@ def checks(loaded: Loaded[AgentConfig], clock: Clock) -> Iterable[Check]:
         return  # without an identity there is nothing to connect as, and no daemon that ran
     yield Check("certificate", lambda: certificate(layout.identity, clock))
     yield Check("daemon", lambda: checkup.running(layout.lock, "histofed-agent run, or systemctl start histofed-agent"))
-    yield Check("name", lambda: name(aggregator_address(config.aggregator, layout)))
-    yield Check("aggregator", lambda: reach(aggregator_address(config.aggregator, layout), layout.identity, clock))
+    yield Check("name", lambda: name(aggregator_address(config.aggregator, layout), proxy_setting(config)))
+    yield Check(
+        "aggregator",
+        lambda: reach(aggregator_address(config.aggregator, layout), layout.identity, clock, proxy_setting(config)),
+    )
     yield Check("clock", lambda: checkup.clock(clock.now(), _newest(layout.journal)))
     if not layout.outbox.is_dir():
         yield Check("journal", lambda: Doubt("there is none yet; the daemon's first start makes it"))
@@ -165,9 +169,11 @@ def certificate(path: Path, clock: Clock) -> str | Doubt:
     return f"{site}, valid {span}"
 
 
-def name(address: str) -> str:
-    """The aggregator's name leads to an address. Raises `AggregatorUnavailable`."""
+def name(address: str, proxy: ProxySetting) -> str:
+    """The aggregator's name leads to an address; through a proxy, the proxy's. Raises `AggregatorUnavailable`."""
     host, port = split(address)
+    if through := find(proxy, host):
+        return f"{host} is looked up by the proxy {through.address} ({through.origin})"
     try:
         found = sorted({str(entry[4][0]) for entry in socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)})
     except OSError as error:
@@ -177,13 +183,15 @@ def name(address: str) -> str:
     return f"{host} is {', '.join(found)}"
 
 
-def reach(address: str, identity: Path, clock: Clock) -> str:
+def reach(address: str, identity: Path, clock: Clock, proxy: ProxySetting) -> str:
     """TCP, TLS 1.3, the aggregator's certificate, and ours in its eyes. Raises what `diagnose.probe` found."""
     credentials = Credentials.load(identity)
-    error = probe(address, credentials.ca_pem, credentials, clock.now())
+    through = find(proxy, split(address)[0])
+    error = probe(address, credentials.ca_pem, credentials, clock.now(), through)
     if error is not None:
         raise error
-    return f"{address} answers over TLS 1.3 and accepts our certificate"
+    way = f", through the proxy {through.address}" if through else ""
+    return f"{address} answers over TLS 1.3 and accepts our certificate{way}"
 
 
 def database(path: Path) -> str:

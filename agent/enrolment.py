@@ -14,8 +14,10 @@ from agent.layout import Layout
 from histofed.base import durable
 from histofed.base.clock import Clock
 from histofed.base.errors import AlreadyThere
+from histofed.base.proxy import ProxySetting
 from histofed.pki.credentials import Credentials
 from histofed.pki.tokens import JoinLine
+from histofed.transport.channel import ENVIRONMENT
 from histofed.transport.enrolment import enrol
 
 
@@ -28,7 +30,9 @@ class Enrolled:
     aggregator: str
 
 
-def enroll(text: str, layout: Layout, aggregator: str | None, clock: Clock, *, again: bool) -> Enrolled:
+def enroll(
+    text: str, layout: Layout, aggregator: str | None, clock: Clock, *, again: bool, proxy: ProxySetting = ENVIRONMENT
+) -> Enrolled:
     """Trade the join line for an identity and store it.
 
     Raises `AlreadyThere` when this agent has a valid identity (unless `again`), `BadData` for a line that is none,
@@ -43,7 +47,7 @@ def enroll(text: str, layout: Layout, aggregator: str | None, clock: Clock, *, a
             )
     durable.make_directory(layout.root)
     durable.make_directory(layout.identity.parent)
-    joined = asyncio.run(enrol(line))
+    joined = asyncio.run(enrol(line, proxy=proxy))
     credentials, address = joined.credentials, aggregator or joined.aggregator
     durable.replace(layout.aggregator, f"{address}\n".encode())
     credentials.save(layout.identity)

@@ -26,6 +26,7 @@ from histofed.base import encoding
 from histofed.base.clock import Clock, from_iso
 from histofed.base.errors import AggregatorUnavailable, BadData, ConfigError, NotEnrolled
 from histofed.base.ids import Digest, SiteId, TaskKey, digest, sha256, site_id
+from histofed.base.proxy import ProxySetting
 from histofed.pki.credentials import Credentials
 from histofed.pki.identity import Role
 from histofed.pki.signing import Envelope
@@ -33,7 +34,7 @@ from histofed.recipes import registry as recipes
 from histofed.telemetry.context import TraceContext
 from histofed.telemetry.tracing import Tracing
 from histofed.transport import blobs
-from histofed.transport.channel import Connection, open_connection
+from histofed.transport.channel import ENVIRONMENT, Connection, open_connection
 from histofed.transport.enrolment import renew
 from histofed.transport.held import Held
 from histofed.transport.limits import CALL_S
@@ -141,18 +142,27 @@ class _Line:
 class Link:
     """The way to one aggregator, as one site. Every call raises `AggregatorUnavailable` when it is not there."""
 
-    def __init__(self, address: str, identity_file: Path, clock: Clock, random: Random, tracing: Tracing) -> None:
+    def __init__(
+        self,
+        address: str,
+        identity_file: Path,
+        clock: Clock,
+        random: Random,
+        tracing: Tracing,
+        proxy: ProxySetting = ENVIRONMENT,
+    ) -> None:
         """Nothing is sent yet. Raises `NotEnrolled` without an identity."""
         self.address = address
         self._identity_file = identity_file
         self._clock = clock
         self._random = random
         self._tracing = tracing
+        self._proxy = proxy
         self._jitter = random.random()
         self._met = clock.now(), clock.monotonic()
         """What the aggregator's clock said at the last hello, and the moment of ours that no setting moves."""
         self._credentials = Credentials.load(identity_file)
-        self._line = _Line(open_connection(address, self._credentials, clock=clock))
+        self._line = _Line(open_connection(address, self._credentials, clock=clock, proxy=proxy))
         self._up, self._down = Pace(clock), Pace(clock)
         self.heard: History | None = None
         """The newest word of the aggregator about its history."""
@@ -318,7 +328,7 @@ class Link:
 
     async def _use(self, credentials: Credentials) -> None:
         old, self._credentials = self._line, credentials
-        self._line = _Line(open_connection(self.address, credentials, clock=self._clock))
+        self._line = _Line(open_connection(self.address, credentials, clock=self._clock, proxy=self._proxy))
         self._jitter = self._random.random()
         old.retired = True
         old.connection.replaced.set()

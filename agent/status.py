@@ -1,20 +1,26 @@
 """`status.json`: what the running daemon says about itself, and how `histofed-agent status` reads it.
 
-The daemon replaces the file when something changed; nobody else writes it. It is a view: nothing is decided by it.
+The daemon replaces the file when something changed, and touches it every `BEAT_S` seconds, so that its age says whether the
+loop turns: `status --live`, the liveness probe of a pod. Nobody else writes it. It is a view: nothing is decided by it.
 """
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked
 
 from agent.layout import Layout
 from histofed.base import durable
+from histofed.base.clock import Clock
 from histofed.base.errors import BadData, NotFound
+
+BEAT_S: Final = 20.0
+LIVE_S: Final = 60.0
+"""Three beats: a disk may be slow once."""
 
 
 @checked(frozen=True, config=ConfigDict(extra="ignore", strict=True))
@@ -64,6 +70,11 @@ class Seen:
 def write_status(layout: Layout, status: Status) -> None:
     """Replace the file. Raises `CannotWriteState`."""
     durable.replace(layout.status, TypeAdapter(Status).dump_json(status))
+
+
+def turns(layout: Layout, clock: Clock) -> bool:
+    """Whether the daemon's loop turned lately. Raises what `read_status` raises."""
+    return read_status(layout).running and clock.now().timestamp() - layout.status.stat().st_mtime <= LIVE_S
 
 
 def read_status(layout: Layout) -> Seen:

@@ -63,6 +63,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     operator.set_defaults(run=_operator)
 
+    first = commands.add_parser(
+        "first",
+        help="give an experiment its first weights",
+        description="Give an experiment its first weights, before it is submitted: then this machine needs no torch. "
+        "`histofed experiments draw` makes the file, the same bytes as here.",
+    )
+    first.add_argument("name", metavar="NAME", help="the experiment's")
+    first.add_argument("file", type=Path, metavar="FILE", help="safetensors; it is copied")
+    first.set_defaults(run=_first)
+
     run = commands.add_parser("run", help="run the daemon")
     run.set_defaults(run=_run)
 
@@ -74,7 +84,7 @@ def _parser() -> argparse.ArgumentParser:
     doctor.add_argument("--json", action="store_true", help="one JSON document instead of a table")
     doctor.set_defaults(run=_doctor)
 
-    for command in (init, operator, run, check, doctor, *_add_backup(commands)):
+    for command in (init, operator, first, run, check, doctor, *_add_backup(commands)):
         command.add_argument("--config", type=Path, metavar="FILE", help=f"default: {DEFAULT_CONFIG}")
     return parser
 
@@ -175,6 +185,14 @@ def _operator(options: argparse.Namespace) -> int:
     config, clock = _load(options).config, SystemClock()
     issued = setup.write_operator(options.out, options.name, config, setup.load(config, clock).authority, clock)
     sys.stdout.write(f"operator {options.name}: {options.out / 'operator.toml'}, valid until {issued.not_after:%Y-%m-%d}\n")
+    return 0
+
+
+def _first(options: argparse.Namespace) -> int:
+    from aggregator import setup
+
+    digest = setup.give_first(_load(options).config, options.name, options.file)
+    sys.stdout.write(f"experiment {options.name} will begin with {digest}; next: histofed experiments submit\n")
     return 0
 
 

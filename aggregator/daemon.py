@@ -24,6 +24,7 @@ from aggregator.database import Database
 from aggregator.door import EnrolmentDoor
 from aggregator.engine import Engine
 from aggregator.fleet import Changes, Fleet
+from aggregator.gauges import Gauges
 from aggregator.history import Chronicle
 from aggregator.members import Members
 from aggregator.models import ModelForge
@@ -48,7 +49,6 @@ from histofed.base.ids import Digest
 from histofed.base.reload import Reloads
 from histofed.pki.credentials import Credentials
 from histofed.pki.tokens import JoinLine
-from histofed.telemetry import attributes as names
 from histofed.telemetry.logs import fields
 from histofed.telemetry.metrics import PrometheusMetrics
 from histofed.telemetry.tracing import Resource, Tracing
@@ -113,6 +113,7 @@ class AggregatorService:
             credentials=identity.credentials,
             scratch=scratch,
             clock=clock,
+            first=setup.first_weights(state),
         )
         engine = Engine(
             store=store,
@@ -126,7 +127,17 @@ class AggregatorService:
             entropy=random.Random(),
             fatal=self._fail,
         )
-        self._engine, self._metrics, self._fleet, self._members = engine, metrics, fleet, members
+        self._engine, self._metrics, self._fleet = engine, metrics, fleet
+        self._gauges = Gauges(
+            metrics=metrics,
+            engine=engine,
+            fleet=fleet,
+            members=members,
+            health=self._health,
+            clock=clock,
+            state=state,
+            certificate_ends=identity.credentials.not_after,
+        )
         self._space = space = Space(state, config.retention.reserve_bytes)
         self._retention = retention = Retention(
             engine=engine, blobs=blobs, scratch=scratch, rules=config.retention, clock=clock, health=self._health
@@ -210,7 +221,7 @@ class AggregatorService:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._scheduler.run(drain), name="scheduler")
             group.create_task(self._door.run(drain), name="enrolment door")
-            group.create_task(self._gauges(drain), name="gauges")
+            group.create_task(self._publish(drain), name="gauges")
         if self._failure is not None:
             raise self._failure
 
@@ -289,15 +300,12 @@ class AggregatorService:
         server = self._metrics.serve(host, int(port))
         self._stack.callback(server.close)
 
-    async def _gauges(self, drain: asyncio.Event) -> None:
+    async def _publish(self, drain: asyncio.Event) -> None:
         """Values that are read rather than counted, and what the probes answer."""
         while not drain.is_set():
-            self._metrics.set(names.SITES_CONNECTED, len(self._fleet.connected))
             try:
                 self._chronicle.note_backups()
-                for site, expiry in self._members.certificate_expiries().items():
-                    left = (expiry - self._clock.now()).total_seconds()
-                    self._metrics.set(names.SITE_CERTIFICATE_EXPIRY, left, site=site)
+                self._gauges.refresh()
             except CannotWriteState as error:
                 log.error("gauges are not renewed", extra=fields(reason=str(error)))
             serving, not_serving = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING

@@ -32,6 +32,8 @@ class InitialiseJob:
     out_shared: Path
     out_server: Path
     """Not written where the recipe keeps no server tensors."""
+    given: Path | None = None
+    """The first shared tensors themselves, made elsewhere: nothing is drawn here, and torch is not needed."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,8 @@ def decode_job(data: bytes) -> Job:
                 out_step=_path(fields["out_step"]),
             )
         case "initialise":
-            return InitialiseJob(**fields | {name: Path(fields[name]) for name in ("out_shared", "out_server")})
+            paths = {name: Path(fields[name]) for name in ("out_shared", "out_server")}
+            return InitialiseJob(**fields | paths | {"given": _path(fields["given"])})
         case "inspect":
             return InspectJob(Path(fields["update"]), Path(fields["base"]), fields["max_norm"], Form(**fields["form"]))
         case other:

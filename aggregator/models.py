@@ -51,11 +51,20 @@ class Made:
 
 
 class ModelForge:
-    """Where models are made. `scratch` is on the same file system as the blobs."""
+    """Where models are made. `scratch` and `first` (weights that an operator brought) are on the blobs' file system."""
 
     def __init__(
-        self, *, store: Store, blobs: BlobStore, workers: Workers, credentials: Credentials, scratch: Path, clock: Clock
+        self,
+        *,
+        store: Store,
+        blobs: BlobStore,
+        workers: Workers,
+        credentials: Credentials,
+        scratch: Path,
+        clock: Clock,
+        first: Path | None = None,
     ) -> None:
+        self._first = first
         self._store = store
         self._blobs = blobs
         self._workers = workers
@@ -66,6 +75,7 @@ class ModelForge:
     async def first(self, experiment: Experiment) -> ModelRow:
         """The model that every site starts from; the same for the same experiment. Raises `BadData`."""
         shared, server, *_ = self._outputs(f"{experiment.name}-0")
+        given = None if self._first is None else self._first / f"{experiment.name}.safetensors"
         made = await self._workers.run(
             InitialiseJob(
                 recipe=experiment.file.recipe,
@@ -73,6 +83,7 @@ class ModelForge:
                 seed=seed("initialise", experiment.name),
                 out_shared=shared,
                 out_server=server,
+                given=given if given is not None and given.exists() else None,
             )
         )
         parts = await self._keep({SHARED: (shared, made.shared), SERVER: (server, made.server)})

@@ -7,6 +7,7 @@ STATE/identity/token.key           the key under which join tokens are stored
 
 from __future__ import annotations
 
+import shutil
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +18,13 @@ from histofed.audit.journal import Journal
 from histofed.backup import swap
 from histofed.base import durable
 from histofed.base.clock import Clock
-from histofed.base.errors import AlreadyThere, NotEnrolled
+from histofed.base.errors import AlreadyThere, BadData, NotEnrolled
+from histofed.base.hashing import sha256_file
+from histofed.base.ids import Digest, experiment_id
 from histofed.pki import keys, tokens
 from histofed.pki.authority import Authority, Issued
 from histofed.pki.credentials import Credentials
+from histofed.weights import TensorFile
 
 RENEW_AFTER: Final = 0.5
 """Share of the aggregator's certificate life after which a start renews it."""
@@ -107,6 +111,30 @@ def _audit(config: AggregatorConfig, clock: Clock, issued: Issued) -> None:
             journal.append("operator.issued", subject={"identity": issued.identity.uri, "serial": issued.serial})
         finally:
             journal.close()
+
+
+def first_weights(state: Path) -> Path:
+    """The folder of first weights that were drawn elsewhere, one file per experiment."""
+    return state / "first"
+
+
+def give_first(config: AggregatorConfig, experiment: str, weights: Path) -> Digest:
+    """Keep a copy of `weights` as what `experiment` will begin with, once it is submitted. The daemon may run.
+
+    Raises `BadData` for a name or a file that is none, `AlreadyThere` for an experiment that has some.
+    """
+    folder = durable.make_directory(first_weights(config.state_dir))
+    target = folder / f"{experiment_id(experiment)}.safetensors"
+    if target.exists():
+        raise AlreadyThere(f"experiment {experiment} has first weights already: remove {target} to give others")
+    try:
+        with TensorFile(weights):
+            pass
+        with weights.open("rb") as source, durable.writing(target) as file:
+            shutil.copyfileobj(source, file, 1 << 20)
+    except OSError as error:
+        raise BadData(f"{weights} cannot be read: {error.strerror}") from error
+    return sha256_file(target)
 
 
 def instance(state: Path) -> str:

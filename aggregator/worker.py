@@ -27,6 +27,7 @@ from aggregator.jobs import (
     encode_error,
     encode_result,
 )
+from histofed.base import durable
 from histofed.base.errors import BadData, HistofedError
 from histofed.base.hashing import sha256_file
 from histofed.base.process import die_with
@@ -72,11 +73,26 @@ def _aggregate_with_flower(job: AggregateJob) -> AggregateResult:
 
 def _initialise(job: InitialiseJob) -> InitialiseResult:
     recipe = _recipe(job.recipe)
-    recipe.workshop().initialise(job.config, job.seed, job.out_shared)
+    if job.given is not None:
+        durable.link(job.given, job.out_shared)
+    else:
+        _draw(recipe, job)
     names = _usable(job)
     shared = Written(sha256_file(job.out_shared), job.out_shared.stat().st_size)
     rules = recipe.server_rules(job.config, names)
     return InitialiseResult(shared, follow(job.out_shared, None, rules, 1, job.out_server) if rules else None)
+
+
+def _draw(recipe: Recipe, job: InitialiseJob) -> None:
+    try:
+        workshop = recipe.workshop()
+    except ImportError as error:
+        raise BadData(
+            f"the first weights of recipe {job.recipe!r} cannot be drawn here ({error}): draw them where torch is "
+            "(`histofed experiments draw FILE --out WEIGHTS`), give them to this aggregator (`histofed-aggregator first "
+            "NAME WEIGHTS`), and submit the experiment under another name"
+        ) from error
+    workshop.initialise(job.config, job.seed, job.out_shared)
 
 
 def _usable(job: InitialiseJob) -> tuple[str, ...]:

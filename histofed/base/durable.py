@@ -147,6 +147,12 @@ def make_directory(directory: Path, mode: int = 0o700) -> Path:
     return directory
 
 
+def touch(path: Path) -> None:
+    """Set the time of a file that exists to now; one that does not stays away. Raises `CannotWriteState`."""
+    with state_errors(str(path)), contextlib.suppress(FileNotFoundError):
+        os.utime(path)
+
+
 def replace(path: Path, data: bytes, mode: int = 0o600) -> None:
     """Write `data` to `path`, all or nothing, durable on return. Raises `CannotWriteState`."""
     with writing(path, mode) as file:

@@ -1,4 +1,4 @@
-"""`histofed experiments submit | list | show | pause | resume | cancel`."""
+"""`histofed experiments submit | draw | list | show | pause | resume | cancel`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from histofed.base.errors import BadData
+from histofed.base.errors import AlreadyThere, BadData
 from histofed.cli.command import Answer, Commands, Terminal, add_command, add_group, ask
 from histofed.cli.tables import fields, moment, short, table
 from histofed.cli.views import Experiment, document
@@ -25,6 +25,9 @@ def add(commands: Commands, common: argparse.ArgumentParser) -> None:
     add_command(group, "list", list_all, "List all experiments, newest first.", common)
     parser = add_command(group, "show", show, "Show one experiment and its file.", common)
     parser.add_argument("name", metavar="NAME")
+    parser = add_command(group, "draw", draw, "Draw an experiment's first weights, as the aggregator would.", common)
+    parser.add_argument("file", type=Path, metavar="FILE", help="experiment file, TOML")
+    parser.add_argument("--out", type=Path, required=True, metavar="WEIGHTS", help="a new file, safetensors")
     for name, handler, summary in (
         ("pause", pause, "Begin no new round until it is resumed; an open round goes on to its end or its deadline."),
         ("resume", resume, "Go on with the next round."),
@@ -41,6 +44,27 @@ def submit(args: argparse.Namespace, _: Terminal) -> Answer:
     found = ask(args.config, lambda operator: operator.submit(toml))
     text = f"Experiment {found.name} is {found.state}: {found.rounds} rounds of recipe {found.recipe}."
     return Answer({"experiment": document(found)}, f"{text}\nWatch it with: histofed rounds watch {found.name}")
+
+
+def draw(args: argparse.Namespace, _: Terminal) -> Answer:
+    """Make here what an aggregator without torch is then given: `histofed-aggregator first NAME WEIGHTS`."""
+    from histofed.base.experiment import parse_experiment
+    from histofed.base.hashing import sha256_file
+    from histofed.base.seeds import seed
+    from histofed.recipes.registry import recipe
+
+    found = parse_experiment(read_experiment(args.file))
+    if args.out.exists():
+        raise AlreadyThere(f"{args.out} exists: name a new file")
+    try:
+        workshop = recipe(found.file.recipe).workshop()
+    except ImportError as error:
+        raise BadData(f"recipe {found.file.recipe} cannot draw here ({error}): install histofed[agent]") from error
+    workshop.initialise(found.file.recipe_config, seed("initialise", found.name), args.out)
+    digest = sha256_file(args.out)
+    text = f"{args.out}: the first weights of {found.name}, SHA-256 {digest}"
+    next_step = f"Next, at the aggregator: histofed-aggregator first {found.name} WEIGHTS"
+    return Answer({"experiment": found.name, "sha256": digest}, f"{text}\n{next_step}")
 
 
 def list_all(args: argparse.Namespace, _: Terminal) -> Answer:

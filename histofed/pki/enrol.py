@@ -7,23 +7,23 @@ is trusted; the token travels over a second connection, which checks the server'
 
 from __future__ import annotations
 
-import socket
 import ssl
 
 from cryptography import x509
 
 from histofed.base.errors import AggregatorUnavailable, BadData, NotAuthorised
 from histofed.base.ids import Digest, sha256
+from histofed.base.proxy import Proxy, connect
 from histofed.pki.identity import federation_of
 from histofed.pki.keys import UNREADABLE, pem_of
 
 
-def fetch_ca(host: str, port: int, expected: Digest, timeout_s: float) -> bytes:
+def fetch_ca(host: str, port: int, expected: Digest, timeout_s: float, proxy: Proxy | None = None) -> bytes:
     """The CA certificate, PEM, that the server at `host`:`port` shows and the join line names. Blocks.
 
     Raises `AggregatorUnavailable` when nobody answers TLS there, `NotAuthorised` when the CA is another one.
     """
-    chain = _shown_chain(host, port, timeout_s)
+    chain = _shown_chain(host, port, timeout_s, proxy)
     for der in chain:
         if sha256(der) == expected:
             return _checked(der)
@@ -34,7 +34,7 @@ def fetch_ca(host: str, port: int, expected: Digest, timeout_s: float) -> bytes:
     )
 
 
-def _shown_chain(host: str, port: int, timeout_s: float) -> list[bytes]:
+def _shown_chain(host: str, port: int, timeout_s: float, proxy: Proxy | None) -> list[bytes]:
     """The certificates of one handshake that verifies nothing, DER, leaf first."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
@@ -43,7 +43,7 @@ def _shown_chain(host: str, port: int, timeout_s: float) -> list[bytes]:
     context.set_alpn_protocols(["h2"])
     try:
         with (
-            socket.create_connection((host, port), timeout_s) as plain,
+            connect(proxy, host, port, timeout_s) as plain,
             context.wrap_socket(plain, server_hostname=host) as tls,
         ):
             # public as SSLSocket.get_unverified_chain from Python 3.13 on; until then only on the inner object

@@ -233,6 +233,22 @@ TRANSFER_BYTES_TOTAL: Final = Metric(
     {"direction": OneOf(frozenset({"upload", "download"})), "how": OneOf(frozenset({"sent", "copied"}))},
 )
 SITES_CONNECTED: Final = Metric("histofed_sites_connected", "gauge", "Sites that wait for work or work.", {})
+SITE_CONNECTED: Final = Metric(
+    "histofed_site_connected", "gauge", "1 while the site waits for work or works, else 0.", {"site": Name()}
+)
+ROUND_DEADLINE: Final = Metric(
+    "histofed_round_deadline_seconds",
+    "gauge",
+    "Seconds until the deadline of an experiment's open round; below 0 it should have been closed.",
+    {"experiment": Name()},
+)
+CONDITION: Final = Metric(
+    "histofed_condition", "gauge", "1 while a condition of `histofed status` is good, else 0.", {"condition": Name()}
+)
+DISK_FREE_BYTES: Final = Metric("histofed_disk_free_bytes", "gauge", "Free space where the state directory is.", {})
+CERTIFICATE_EXPIRY: Final = Metric(
+    "histofed_certificate_expiry_seconds", "gauge", "Seconds until the aggregator's own certificate ends.", {}
+)
 SITE_CERTIFICATE_EXPIRY: Final = Metric(
     "histofed_site_certificate_expiry_seconds", "gauge", "Seconds until a site's certificate ends.", {"site": Name()}
 )
@@ -248,6 +264,11 @@ METRICS: Final = (
     UPDATES_BYTES_TOTAL,
     TRANSFER_BYTES_TOTAL,
     SITES_CONNECTED,
+    SITE_CONNECTED,
+    ROUND_DEADLINE,
+    CONDITION,
+    DISK_FREE_BYTES,
+    CERTIFICATE_EXPIRY,
     SITE_CERTIFICATE_EXPIRY,
     JOURNAL_RECORDS_TOTAL,
     TELEMETRY_DROPPED_TOTAL,

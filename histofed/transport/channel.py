@@ -27,11 +27,14 @@ from histofed.base.errors import (
     all_errors,
     from_status,
 )
+from histofed.base.proxy import Proxy, ProxySetting, find
 from histofed.pki.pem import Proof
 from histofed.transport import limits, tls
 from histofed.transport.limits import ERROR_CLASS
 
 Metadata = Sequence[tuple[str, str]]
+ENVIRONMENT: Final = ProxySetting()
+"""No setting: a proxy is what the environment says."""
 _CLASSES: Final = {cls.__name__: cls for cls in all_errors()}
 
 
@@ -46,12 +49,14 @@ class Connection:
         credentials: Proof | None,
         clock: Clock,
         interceptors: Sequence[grpc.aio.ClientInterceptor] = (),
+        proxy: ProxySetting = ENVIRONMENT,
     ) -> None:
         self.address = address
+        self._proxy = find(proxy, address.rpartition(":")[0])
         self.channel = grpc.aio.secure_channel(
             address,
             channel_credentials,
-            options=limits.channel_options(),
+            options=[*limits.channel_options(), *_way(self._proxy)],
             compression=grpc.Compression.NoCompression,
             interceptors=list(interceptors),
         )
@@ -120,7 +125,7 @@ class Connection:
                 from histofed.transport.diagnose import diagnose
 
                 return await asyncio.to_thread(
-                    diagnose, self.address, self._ca_pem, self._credentials, self._clock.now(), details[:200]
+                    diagnose, self.address, self._ca_pem, self._credentials, self._clock.now(), details[:200], self._proxy
                 )
             case grpc.StatusCode.DEADLINE_EXCEEDED:
                 return DeadlineExceeded(f"the aggregator at {self.address} did not answer in the time allowed")
@@ -146,6 +151,7 @@ def open_connection(
     *,
     clock: Clock | None = None,
     interceptors: Sequence[grpc.aio.ClientInterceptor] = (),
+    proxy: ProxySetting = ENVIRONMENT,
 ) -> Connection:
     """A member's connection to `address` (HOST:PORT). Nothing is sent until the first call."""
     return Connection(
@@ -155,9 +161,19 @@ def open_connection(
         credentials,
         clock or SystemClock(),
         interceptors,
+        proxy,
     )
 
 
-def open_joining_connection(address: str, ca_pem: bytes, *, clock: Clock | None = None) -> Connection:
+def open_joining_connection(
+    address: str, ca_pem: bytes, *, clock: Clock | None = None, proxy: ProxySetting = ENVIRONMENT
+) -> Connection:
     """A joining site's connection to the enrolment port: the CA of the join line, no certificate."""
-    return Connection(address, tls.joining_credentials(ca_pem), ca_pem, None, clock or SystemClock())
+    return Connection(address, tls.joining_credentials(ca_pem), ca_pem, None, clock or SystemClock(), proxy=proxy)
+
+
+def _way(proxy: Proxy | None) -> list[tuple[str, int | str]]:
+    """Said to gRPC in so many words: left alone, it would ask the environment by rules of its own."""
+    if proxy is None:
+        return [("grpc.enable_http_proxy", 0)]
+    return [("grpc.enable_http_proxy", 1), ("grpc.http_proxy", proxy.url)]

@@ -13,6 +13,7 @@ from datetime import datetime
 from typing import Final
 
 from histofed.base.errors import AggregatorUnavailable, HistofedError, NotAuthorised, NotEnrolled
+from histofed.base.proxy import Proxy, connect
 from histofed.pki.credentials import Credentials
 from histofed.pki.keys import key_from_pem
 from histofed.pki.pem import Proof
@@ -29,14 +30,18 @@ def split(address: str) -> tuple[str, int]:
     return host.strip("[]"), int(port)
 
 
-def diagnose(address: str, ca_pem: bytes, proof: Proof | None, now: datetime, hint: str) -> HistofedError:
+def diagnose(
+    address: str, ca_pem: bytes, proof: Proof | None, now: datetime, hint: str, proxy: Proxy | None = None
+) -> HistofedError:
     """The error that explains why `address` cannot be called; `hint` is what gRPC said. Blocks, never raises."""
-    return probe(address, ca_pem, proof, now) or AggregatorUnavailable(
+    return probe(address, ca_pem, proof, now, proxy) or AggregatorUnavailable(
         f"the connection to {address} was lost and the aggregator answers again now ({hint})"
     )
 
 
-def probe(address: str, ca_pem: bytes, proof: Proof | None, now: datetime) -> HistofedError | None:
+def probe(
+    address: str, ca_pem: bytes, proof: Proof | None, now: datetime, proxy: Proxy | None = None
+) -> HistofedError | None:
     """Name, TCP, TLS 1.3 and our certificate, tried once; None when all of it works. Blocks, never raises."""
     try:
         credentials = None if proof is None else _parsed(proof)
@@ -49,8 +54,10 @@ def probe(address: str, ca_pem: bytes, proof: Proof | None, now: datetime) -> Hi
         )
     host, port = split(address)
     try:
-        with socket.create_connection((host, port), CONNECT_S) as plain:
+        with connect(proxy, host, port, CONNECT_S) as plain:
             return _shake_hands(address, host, plain, tls.client_context(ca_pem, credentials), now)
+    except AggregatorUnavailable as error:
+        return error  # the proxy's
     except socket.gaierror:
         return AggregatorUnavailable(f"the name {host} of the aggregator cannot be resolved: check it, and the DNS")
     except ConnectionRefusedError:

@@ -12,11 +12,12 @@ from typing import Final
 
 from histofed.base.errors import NotAuthorised
 from histofed.base.ids import sha256
+from histofed.base.proxy import ProxySetting, find
 from histofed.pki.credentials import Credentials
 from histofed.pki.enrol import fetch_ca
 from histofed.pki.keys import certificate_from_pem, der_of, new_key, signing_request
 from histofed.pki.tokens import JoinLine
-from histofed.transport.channel import Connection, open_joining_connection
+from histofed.transport.channel import ENVIRONMENT, Connection, open_joining_connection
 from histofed.v1 import enrollment_pb2, enrollment_pb2_grpc
 
 ENROL_S: Final = 30.0
@@ -31,16 +32,16 @@ class Joined:
     """HOST:PORT of the mTLS port."""
 
 
-async def enrol(line: JoinLine, *, timeout_s: float = ENROL_S) -> Joined:
+async def enrol(line: JoinLine, *, timeout_s: float = ENROL_S, proxy: ProxySetting = ENVIRONMENT) -> Joined:
     """Trade a join line for credentials.
 
     Raises `AggregatorUnavailable`, `NotAuthorised` (another CA than the line's, or a token that is used, expired or
     unknown) or `BadData`.
     """
-    ca_pem = await asyncio.to_thread(fetch_ca, line.host, line.port, line.ca_sha256, timeout_s)
+    ca_pem = await asyncio.to_thread(fetch_ca, line.host, line.port, line.ca_sha256, timeout_s, find(proxy, line.host))
     key = new_key()
     request = enrollment_pb2.EnrollRequest(token=line.token, csr_pem=signing_request(key))
-    async with open_joining_connection(line.address, ca_pem) as connection:
+    async with open_joining_connection(line.address, ca_pem, proxy=proxy) as connection:
         stub = enrollment_pb2_grpc.EnrollmentServiceStub(connection.channel)
         answer = await connection.call(stub.Enroll, request, timeout_s=timeout_s)
     if sha256(der_of(certificate_from_pem(answer.ca_pem, "CA certificate"))) != line.ca_sha256:

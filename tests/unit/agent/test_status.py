@@ -1,0 +1,60 @@
+"""What `histofed-agent status --live` answers: whether the daemon's loop turned lately."""
+
+from __future__ import annotations
+
+import os
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from agent.layout import Layout
+from agent.status import LIVE_S, Status, turns, write_status
+from histofed.base import durable
+from histofed.base.clock import FakeClock
+from histofed.base.errors import NotFound
+
+
+def status(process: int) -> Status:
+    return Status("0.1.0", "north", "a:1", False, "waits", None, 0, "2030-01-01T00:00:00Z", process)
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> Layout:
+    return Layout(tmp_path)
+
+
+def written(layout: Layout) -> datetime:
+    return datetime.fromtimestamp(layout.status.stat().st_mtime, UTC)
+
+
+def test_a_loop_that_turned_lately_is_live_also_without_a_connection(layout: Layout) -> None:
+    write_status(layout, status(os.getpid()))
+    assert turns(layout, FakeClock(written(layout) + timedelta(seconds=LIVE_S - 1)))
+
+
+def test_a_loop_that_stands_is_not(layout: Layout) -> None:
+    write_status(layout, status(os.getpid()))
+    assert not turns(layout, FakeClock(written(layout) + timedelta(seconds=LIVE_S + 1)))
+
+
+def test_a_touch_is_a_sign_of_life(layout: Layout) -> None:
+    write_status(layout, status(os.getpid()))
+    os.utime(layout.status, (0, 0))
+    durable.touch(layout.status)
+    assert turns(layout, FakeClock(datetime.now(UTC)))
+
+
+def test_a_process_that_is_gone_is_not(layout: Layout) -> None:
+    write_status(layout, status(2**22 + 1))
+    assert not turns(layout, FakeClock(written(layout)))
+
+
+def test_where_no_agent_ever_ran_it_is_said(layout: Layout) -> None:
+    with pytest.raises(NotFound, match="start histofed-agent run"):
+        turns(layout, FakeClock(datetime.now(UTC)))
+
+
+def test_touch_makes_no_file(layout: Layout) -> None:
+    durable.touch(layout.status)
+    assert not layout.status.exists()

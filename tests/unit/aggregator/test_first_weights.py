@@ -1,0 +1,105 @@
+"""An experiment whose first weights are brought: what an aggregator without torch begins with."""
+
+from __future__ import annotations
+
+import builtins
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from aggregator import setup
+from aggregator.config import AggregatorConfig
+from aggregator.jobs import InitialiseJob, InitialiseResult, decode_job, encode_job
+from aggregator.worker import perform
+from histofed import weights
+from histofed.base.errors import AlreadyThere, BadData
+from histofed.base.hashing import sha256_file
+from histofed.base.seeds import seed
+from tests.support.commands import run_here
+
+MEAN = {"dimension": 3, "steps": 1}
+EXPERIMENT = 'name = "brought"\nrecipe = "mean"\nrounds = 1\n[config]\ndimension = 3\nsteps = 1\n'
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> AggregatorConfig:
+    return AggregatorConfig(state_dir=tmp_path / "state")
+
+
+@pytest.fixture
+def drawn(tmp_path: Path) -> Path:
+    """What `histofed experiments draw` makes."""
+    (tmp_path / "experiment.toml").write_text(EXPERIMENT)
+    done = run_here(
+        "histofed.cli.main", "experiments", "draw", str(tmp_path / "experiment.toml"), "--out", str(tmp_path / "first")
+    )
+    assert done.code == 0, done.error
+    return tmp_path / "first"
+
+
+def job(folder: Path, recipe: str = "mean", given: Path | None = None) -> InitialiseJob:
+    return InitialiseJob(
+        recipe,
+        MEAN,
+        seed("initialise", "brought"),
+        folder / f"{given is None}-shared",
+        folder / f"{given is None}-server",
+        given,
+    )
+
+
+def test_what_is_brought_is_what_would_have_been_drawn(tmp_path: Path, drawn: Path, config: AggregatorConfig) -> None:
+    digest = setup.give_first(config, "brought", drawn)
+    given = setup.first_weights(config.state_dir) / "brought.safetensors"
+    brought = perform(decode_job(encode_job(job(tmp_path, given=given))))
+    assert isinstance(brought, InitialiseResult)
+    assert brought.shared.sha256 == digest == sha256_file(drawn)
+    assert perform(job(tmp_path)) == brought
+
+
+def test_what_is_not_finite_is_refused(tmp_path: Path) -> None:
+    weights.save(tmp_path / "bad", {"mean.value": np.array([np.nan, 1, 2], dtype=np.float32)})
+    with pytest.raises(BadData, match=r"not finite in tensor 'mean\.value'"):
+        perform(job(tmp_path, given=tmp_path / "bad"))
+
+
+def test_given_once(tmp_path: Path, drawn: Path, config: AggregatorConfig) -> None:
+    setup.give_first(config, "brought", drawn)
+    with pytest.raises(AlreadyThere, match="to give others"):
+        setup.give_first(config, "brought", drawn)
+
+
+@pytest.mark.parametrize("name", ["../up", "a/b", ""])
+def test_a_name_that_is_none(name: str, drawn: Path, config: AggregatorConfig) -> None:
+    with pytest.raises(BadData):
+        setup.give_first(config, name, drawn)
+
+
+def test_a_file_that_is_none(tmp_path: Path, config: AggregatorConfig) -> None:
+    with pytest.raises(BadData, match="cannot be read: No such file"):
+        setup.give_first(config, "brought", tmp_path / "absent")
+    (tmp_path / "text").write_text("not tensors at all")
+    with pytest.raises(BadData, match="not a safetensors file"):
+        setup.give_first(config, "brought", tmp_path / "text")
+    assert list(setup.first_weights(config.state_dir).iterdir()) == []
+
+
+def test_without_torch_it_is_said_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = builtins.__import__
+
+    def without(name: str, *rest: Any) -> Any:
+        if name.startswith("histofed.recipes.gan.workshop"):
+            raise ModuleNotFoundError("No module named 'torch'")
+        return real(name, *rest)
+
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(BadData, match=r"No module named 'torch'.*histofed experiments draw.*histofed-aggregator first"):
+        perform(job(tmp_path, recipe="gan"))
+
+
+def test_drawing_over_a_file_is_refused(tmp_path: Path, drawn: Path) -> None:
+    done = run_here("histofed.cli.main", "experiments", "draw", str(tmp_path / "experiment.toml"), "--out", str(drawn))
+    assert done.code == AlreadyThere.exit_code
+    assert "name a new file" in done.error
