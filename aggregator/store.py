@@ -262,15 +262,29 @@ class Store:
                 raise NotFound(f"there is no round {key}; `histofed rounds list` shows them")
             return to_round(row, _tasks_of(connection, key.experiment, [key]).get(key, ()))
 
-    def metrics(self, experiment: str = "") -> Mapping[RoundKey, Mapping[str, float]]:
-        """The averaged metrics of all rounds of one or all experiments."""
-        table = schema.rounds
-        query = sa.select(table.c.experiment, table.c.number, table.c.metrics)
+    def page_of_rounds(
+        self, experiment: str, after: RoundKey | None, most: int
+    ) -> tuple[tuple[Round, Mapping[str, float]], ...]:
+        """At most so many rounds of one or all experiments with their averaged metrics, oldest first, behind `after`.
+
+        Raises `NotFound` when the experiment of `after` is unknown.
+        """
+        columns = (schema.experiments.c.created_at, schema.rounds.c.experiment, schema.rounds.c.number)
+        query = sa.select(schema.rounds).join(schema.experiments).order_by(*columns).limit(most)
         if experiment:
-            query = query.where(table.c.experiment == experiment)
+            query = query.where(schema.rounds.c.experiment == experiment)
+        if after is not None:
+            begin = self.experiment(after.experiment).created_at
+            query = query.where(
+                sa.tuple_(*columns) > sa.tuple_(*map(sa.literal, (iso(begin), str(after.experiment), after.number)))
+            )
         with self._database.reading() as connection:
             rows = connection.execute(query).all()
-        return {RoundKey(ExperimentId(row.experiment), row.number): json.loads(row.metrics) for row in rows}
+            keys = [RoundKey(ExperimentId(row.experiment), row.number) for row in rows]
+            tasks = _tasks_of(connection, experiment, keys)
+        return tuple(
+            (to_round(row, tasks.get(key, ())), json.loads(row.metrics)) for row, key in zip(rows, keys, strict=True)
+        )
 
     def round_metrics(self, key: RoundKey) -> Mapping[str, float]:
         """The averaged metrics of a round; empty before its commit."""

@@ -32,6 +32,9 @@ from histofed.v1 import admin_pb2, admin_pb2_grpc
 
 TTL_S: Final = (60, 7 * 86400)
 """Shortest and longest life of a join token, in seconds."""
+ROUNDS_PAGE: Final = 100
+"""Rounds in one answer: a tenth of a second of the daemon's loop, and far from a message's limit with a hundred sites
+each."""
 LOOK_S: Final = 0.1
 """Seconds between two looks at the rounds for one watcher: a burst of changes is one document, or watching would cost more
 than a round with a small model."""
@@ -130,9 +133,13 @@ class OperatorServicer(admin_pb2_grpc.OperatorServiceServicer):
     ) -> admin_pb2.ListRoundsResponse:
         if request.experiment:
             self._store.experiment(request.experiment)
-        states = self._store.rounds(request.experiment)
-        metrics = self._store.metrics(request.experiment)
-        return admin_pb2.ListRoundsResponse(rounds=[convert.round_(state, metrics=metrics[state.key]) for state in states])
+        size = min(request.page_size or ROUNDS_PAGE, ROUNDS_PAGE)
+        after = RoundKey.parse(request.page_token) if request.page_token else None
+        page = self._store.page_of_rounds(request.experiment, after, size)
+        return admin_pb2.ListRoundsResponse(
+            rounds=[convert.round_(state, metrics=metrics) for state, metrics in page],
+            next_page_token=str(page[-1][0].key) if len(page) == size else "",
+        )
 
     async def GetRound(
         self, request: admin_pb2.GetRoundRequest, context: grpc.aio.ServicerContext[Any, Any]

@@ -75,6 +75,14 @@ class RoundKey:
     def __str__(self) -> str:
         return f"{self.experiment}/{self.number}"
 
+    @classmethod
+    def parse(cls, text: str) -> RoundKey:
+        """The reverse of `str`. Raises `BadData`."""
+        name, _, number = text.partition("/")
+        if not number.isdecimal():
+            raise BadData(f"{text[:120]!r} is not a round (EXPERIMENT/ROUND)")
+        return cls(experiment_id(name), int(number))
+
 
 @dataclass(frozen=True, order=True)
 class TaskKey:

@@ -91,9 +91,15 @@ class OperatorClient:
         return _experiment((await self._connection.call(self._stub.CancelExperiment, request)).experiment)
 
     async def rounds(self, experiment: str = "") -> tuple[views.Round, ...]:
-        """Rounds of one or all experiments, oldest first. Raises `NotFound`."""
-        found = await self._connection.call(self._stub.ListRounds, pb.ListRoundsRequest(experiment=experiment))
-        return tuple(map(_round, found.rounds))
+        """Rounds of one or all experiments, oldest first; page by page, however many there are. Raises `NotFound`."""
+        found: list[views.Round] = []
+        request = pb.ListRoundsRequest(experiment=experiment)
+        while True:
+            page = await self._connection.call(self._stub.ListRounds, request)
+            found += map(_round, page.rounds)
+            if not page.next_page_token:
+                return tuple(found)
+            request.page_token = page.next_page_token
 
     async def round(self, experiment: str, number: int) -> views.Round:
         """One round with its tasks. Raises `NotFound`."""

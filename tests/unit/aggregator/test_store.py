@@ -116,6 +116,23 @@ def test_recovery_reads_open_rounds_only(store: Store, clock: FakeClock) -> None
     assert [each.key.number for each in store.rounds("demo", last=1)] == [2]
 
 
+@pytest.mark.parametrize("most", [1, 2, 3, 100])
+def test_pages_of_rounds_are_all_rounds_in_their_order(store: Store, clock: FakeClock, most: int) -> None:
+    for name in ("late", "early"):  # in the order in which they were submitted
+        store.add_experiment(ExperimentId(name), "", Digest("1" * 64), "op")
+        clock.advance(1)
+        for number in (2, 1, 3):
+            store.add_round(plan(RoundKey(ExperimentId(name), number), Digest("2" * 64), (A, B), (A, B), 2, 3, 60))
+    store.set_round_metrics(RoundKey(ExperimentId("early"), 2), {"loss": 0.5})
+    for experiment in ("", "early"):
+        found, after = [], None
+        while page := store.page_of_rounds(experiment, after, most):
+            found += page
+            after = page[-1][0].key
+        assert tuple(state for state, _ in found) == store.rounds(experiment)
+        assert [metrics for state, metrics in found if metrics] == [{"loss": 0.5}]
+
+
 def test_what_was_saved_survives_the_process(database: Database, store: Store, clock: FakeClock, tmp_path: Path) -> None:
     submit(store)
     state = committed(store, clock, 1, A, B)
