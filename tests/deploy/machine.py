@@ -67,7 +67,7 @@ class Machine:
         self._console = cache() / f"{self.name}-{os.getpid()}.console"
         began = time.monotonic()
         with self._closing, self._console.open("wb") as console:
-            self._closing.callback(self._console.unlink)
+            self._closing.callback(self._console.unlink, missing_ok=True)
             # without systemd on the host there is nobody to register with; hence no scope of its own either
             # the inner systemd filters addresses (IPAddressDeny=) by bpf(2), which nspawn forbids by itself
             alone = [

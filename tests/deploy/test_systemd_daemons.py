@@ -110,18 +110,19 @@ def test_a_wrong_command_line_does_not_flap(bare: Machine) -> None:
     bare.run("systemctl", "daemon-reload")
 
 
-def test_a_masked_unit_stays_down_and_a_disabled_one_is_not_started_at_boot(bare: Machine) -> None:
-    assert bare.run("systemctl", "is-enabled", AGENT, check=False).stdout.strip() == "disabled"
-    bare.run("systemctl", "enable", "--quiet", AGENT)
-    wanted = bare.path(f"/etc/systemd/system/multi-user.target.wants/{AGENT}.service")
+@pytest.mark.parametrize("unit", [AGENT, AGGREGATOR])
+def test_a_masked_unit_stays_down_and_a_disabled_one_is_not_started_at_boot(bare: Machine, unit: str) -> None:
+    assert bare.run("systemctl", "is-enabled", unit, check=False).stdout.strip() == "disabled"
+    bare.run("systemctl", "enable", "--quiet", unit)
+    wanted = bare.path(f"/etc/systemd/system/multi-user.target.wants/{unit}.service")
     assert wanted.is_symlink()
-    bare.run("systemctl", "disable", "--quiet", AGENT)
+    bare.run("systemctl", "disable", "--quiet", unit)
     assert not wanted.is_symlink()
-    bare.run("systemctl", "mask", "--quiet", AGENT)
-    refused = bare.run("systemctl", "start", AGENT, check=False)
+    bare.run("systemctl", "mask", "--quiet", unit)
+    refused = bare.run("systemctl", "start", unit, check=False)
     assert refused.returncode != 0
     assert "masked" in refused.stderr
-    bare.run("systemctl", "unmask", "--quiet", AGENT)
+    bare.run("systemctl", "unmask", "--quiet", unit)
 
 
 def fails_once(machine: Machine, unit: str, code: int, words: str) -> None:
