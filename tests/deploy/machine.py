@@ -5,7 +5,7 @@ in a second and costs no disk. The host needs no systemd of its own: the way in 
 binds, or are written through /proc/PID/root. Nothing here sleeps for an event that can be awaited: units are waited for by
 `systemctl`, everything else by the machine's journal, followed line by line.
 
-On a host with version 1 cgroups nspawn does not enforce memory, CPU and address limits inside; nothing here asks it to.
+On a host with version 1 cgroups nspawn does not enforce limits of memory, CPU and tasks inside; nothing here asks it to.
 """
 
 from __future__ import annotations
@@ -67,9 +67,17 @@ class Machine:
         self._console = cache() / f"{self.name}-{os.getpid()}.console"
         began = time.monotonic()
         with self._closing, self._console.open("wb") as console:
-            self._closing.callback(self._console.unlink)
+            self._closing.callback(self._console.unlink, missing_ok=True)
             # without systemd on the host there is nobody to register with; hence no scope of its own either
-            alone = ["--register=no", "--keep-unit", "--volatile=overlay", "--resolv-conf=off", network]
+            # the inner systemd filters addresses (IPAddressDeny=) by bpf(2), which nspawn forbids by itself
+            alone = [
+                "--system-call-filter=bpf",
+                "--register=no",
+                "--keep-unit",
+                "--volatile=overlay",
+                "--resolv-conf=off",
+                network,
+            ]
             names = [f"--directory={tree()}", f"--machine={self.name}", f"--hostname={self.name}"]
             nspawn = subprocess.Popen(
                 ["systemd-nspawn", "--quiet", *alone, *names, *binds, "--boot"],
@@ -160,6 +168,7 @@ class Machine:
         finally:
             process.kill()
             process.wait()
+            process.stdout.close()
 
     @contextmanager
     def following(self) -> Iterator[Follower]:
