@@ -36,7 +36,7 @@ from histofed.base.errors import (
     TrainingFailed,
     VersionMismatch,
 )
-from histofed.base.proxy import ProxySetting, find
+from histofed.base.proxy import ENVIRONMENT, ProxySetting, find
 from histofed.pki.credentials import Credentials
 from histofed.transport.diagnose import probe, split
 
@@ -169,7 +169,7 @@ def certificate(path: Path, clock: Clock) -> str | Doubt:
     return f"{site}, valid {span}"
 
 
-def name(address: str, proxy: ProxySetting) -> str:
+def name(address: str, proxy: ProxySetting = ENVIRONMENT) -> str:
     """The aggregator's name leads to an address; through a proxy, the proxy's. Raises `AggregatorUnavailable`."""
     host, port = split(address)
     if through := find(proxy, host):
@@ -183,7 +183,7 @@ def name(address: str, proxy: ProxySetting) -> str:
     return f"{host} is {', '.join(found)}"
 
 
-def reach(address: str, identity: Path, clock: Clock, proxy: ProxySetting) -> str:
+def reach(address: str, identity: Path, clock: Clock, proxy: ProxySetting = ENVIRONMENT) -> str:
     """TCP, TLS 1.3, the aggregator's certificate, and ours in its eyes. Raises what `diagnose.probe` found."""
     credentials = Credentials.load(identity)
     through = find(proxy, split(address)[0])

@@ -14,10 +14,9 @@ from agent.layout import Layout
 from histofed.base import durable
 from histofed.base.clock import Clock
 from histofed.base.errors import AlreadyThere
-from histofed.base.proxy import ProxySetting
+from histofed.base.proxy import ENVIRONMENT, ProxySetting
 from histofed.pki.credentials import Credentials
 from histofed.pki.tokens import JoinLine
-from histofed.transport.channel import ENVIRONMENT
 from histofed.transport.enrolment import enrol
 
 

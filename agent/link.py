@@ -26,7 +26,7 @@ from histofed.base import encoding
 from histofed.base.clock import Clock, from_iso
 from histofed.base.errors import AggregatorUnavailable, BadData, ConfigError, NotEnrolled
 from histofed.base.ids import Digest, SiteId, TaskKey, digest, sha256, site_id
-from histofed.base.proxy import ProxySetting
+from histofed.base.proxy import ENVIRONMENT, ProxySetting
 from histofed.pki.credentials import Credentials
 from histofed.pki.identity import Role
 from histofed.pki.signing import Envelope
@@ -34,7 +34,7 @@ from histofed.recipes import registry as recipes
 from histofed.telemetry.context import TraceContext
 from histofed.telemetry.tracing import Tracing
 from histofed.transport import blobs
-from histofed.transport.channel import ENVIRONMENT, Connection, open_connection
+from histofed.transport.channel import Connection, open_connection
 from histofed.transport.enrolment import renew
 from histofed.transport.held import Held
 from histofed.transport.limits import CALL_S

@@ -45,6 +45,10 @@ class ProxySetting:
             _parse(self.url, "proxy")
 
 
+ENVIRONMENT: Final = ProxySetting()
+"""No setting: a proxy is what the environment says."""
+
+
 @dataclass(frozen=True)
 class Proxy:
     """Where the tunnel begins."""

@@ -27,14 +27,12 @@ from histofed.base.errors import (
     all_errors,
     from_status,
 )
-from histofed.base.proxy import Proxy, ProxySetting, find
+from histofed.base.proxy import ENVIRONMENT, Proxy, ProxySetting, find
 from histofed.pki.pem import Proof
 from histofed.transport import limits, tls
 from histofed.transport.limits import ERROR_CLASS
 
 Metadata = Sequence[tuple[str, str]]
-ENVIRONMENT: Final = ProxySetting()
-"""No setting: a proxy is what the environment says."""
 _CLASSES: Final = {cls.__name__: cls for cls in all_errors()}
 
 

@@ -12,12 +12,12 @@ from typing import Final
 
 from histofed.base.errors import NotAuthorised
 from histofed.base.ids import sha256
-from histofed.base.proxy import ProxySetting, find
+from histofed.base.proxy import ENVIRONMENT, ProxySetting, find
 from histofed.pki.credentials import Credentials
 from histofed.pki.enrol import fetch_ca
 from histofed.pki.keys import certificate_from_pem, der_of, new_key, signing_request
 from histofed.pki.tokens import JoinLine
-from histofed.transport.channel import ENVIRONMENT, Connection, open_joining_connection
+from histofed.transport.channel import Connection, open_joining_connection
 from histofed.v1 import enrollment_pb2, enrollment_pb2_grpc
 
 ENROL_S: Final = 30.0

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import subprocess
+import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
@@ -35,7 +36,7 @@ cgroup_manager = "cgroupfs"
 events_logger = "file"
 runtime = "runc"
 """
-BUILD_S: Final = 900.0
+BUILD_S: Final = 1800.0
 
 
 def podman(*arguments: str, check: bool = True, text: str | None = None, seconds: float = 120.0) -> str:
@@ -62,9 +63,19 @@ def inspect(image: str) -> dict[str, Any]:
 def wheelhouse() -> Path:
     """The wheels of this tree. Raises `MissingTool` with the command that makes them."""
     for folder in (cache() / "wheelhouse", ROOT / "build/wheelhouse"):
-        if (folder / "requirements-aggregator.txt").exists():
+        if (folder / "requirements-aggregator.txt").exists() and _is_of_this_tree(next(folder.glob("histofed-*.whl"))):
             return folder
-    raise MissingTool(f"there is no wheelhouse: run scripts/wheelhouse.py --out {cache() / 'wheelhouse'}")
+    raise MissingTool(f"there is no wheelhouse of this tree: run scripts/wheelhouse.py --out {cache() / 'wheelhouse'}")
+
+
+def _is_of_this_tree(wheel: Path) -> bool:
+    """Every module in it is the one that lies here: an image of yesterday's code proves nothing about today's."""
+    with zipfile.ZipFile(wheel) as archive:
+        return all((ROOT / name).exists() and (ROOT / name).read_bytes() == archive.read(name) for name in _modules(archive))
+
+
+def _modules(archive: zipfile.ZipFile) -> list[str]:
+    return [name for name in archive.namelist() if name.endswith(".py") and ".dist-info/" not in name]
 
 
 def base() -> str:
@@ -96,8 +107,19 @@ def build(
         if fresh or not _exists(image) or (inspect(image).get("Labels") or {}).get(KEY) != key:
             arguments = {"BASE": below, "VERSION": __version__, "REVISION": "test", **({"LOCKS": locks} if locks else {})}
             run_tool(
-                # chroot: no cgroups of its own; the host's network is not used, for pip has no index
-                [*engine, "--isolation", "chroot", "--network", "host", "--quiet", "--pull=never", "--file", str(file)]
+                # layers: of torch they are gigabytes; chroot: no cgroups of its own; network: pip has no index to ask
+                [
+                    *engine,
+                    "--layers=false",
+                    "--isolation",
+                    "chroot",
+                    "--network",
+                    "host",
+                    "--quiet",
+                    "--pull=never",
+                    "--file",
+                    str(file),
+                ]
                 + [f"--build-arg={name}={value}" for name, value in arguments.items()]
                 + [f"--label={KEY}={key}", "--tag", image, str(wheels)],
                 seconds=BUILD_S,

@@ -13,6 +13,7 @@ import pytest
 from histofed import __version__
 from tests.deploy.images import CONTAINERFILES, PREFIX, build, inspect, podman
 
+pytestmark = pytest.mark.timeout(2400)  # the agent's image holds torch, and is built on first use
 MEGABYTE = 1_000_000
 AGGREGATOR_MB = 600
 UID = "64100:64100"

@@ -24,6 +24,7 @@ from tests.deploy.images import ROOT
 from tests.deploy.tools import checker, environment
 from tests.support.federation import Federation, mean_experiment
 
+pytestmark = pytest.mark.timeout(900)  # checkov is installed on first use
 GOLDEN = Path(__file__).parent / "golden"
 IMAGES = {
     "aggregator": f"registry.example.org/histofed/aggregator@sha256:{'a' * 64}",

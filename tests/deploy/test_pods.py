@@ -17,7 +17,7 @@ from tests.deploy.images import build, podman
 from tests.deploy.pods import AGGREGATOR, STATE, Cluster, until
 from tests.support.federation import gan_experiment
 
-pytestmark = pytest.mark.timeout(1200)
+pytestmark = pytest.mark.timeout(3600)  # two images may have to be built first
 
 SITES = ("north", "south")
 ROUNDS = 3
@@ -101,7 +101,7 @@ def test_a_federation_of_pods_outlives_its_pods(cluster: Cluster, tmp_path: Path
     cluster.histofed("experiments", "submit", f"{STATE}/e.toml")
 
     # 5. a round is committed; then the aggregator is killed, and its pod's restart goes on
-    until(lambda: committed(cluster, 1), "round 1 is committed", 240)
+    until(lambda: committed(cluster, 1), "round 1 is committed", 600)
     first = models(cluster)
     before = cluster.kill(AGGREGATOR)
     until(lambda: cluster.process(AGGREGATOR) not in (0, before), "the aggregator is started again")
@@ -111,14 +111,14 @@ def test_a_federation_of_pods_outlives_its_pods(cluster: Cluster, tmp_path: Path
     # 6. a hospital is killed in the middle of whatever it does
     before = cluster.kill(agent(SITES[0]))
     until(lambda: cluster.process(agent(SITES[0])) not in (0, before), "the agent is started again")
-    until(lambda: committed(cluster, 2), "round 2 is committed", 240)
+    until(lambda: committed(cluster, 2), "round 2 is committed", 600)
 
     # 7. both kinds of pod are replaced; their volumes are what they are
     for pod in (AGGREGATOR, agent(SITES[1])):
         cluster.down(pod)
         cluster.play(pod)
     assert cluster.run(AGGREGATOR, "sha256sum", f"{STATE}/state/identity/ca.pem") == ca
-    until(lambda: committed(cluster, 3), "round 3 is committed", 240)
+    until(lambda: committed(cluster, 3), "round 3 is committed", 600)
     assert models(cluster)[: len(first)] == first
     until(lambda: "finished" in cluster.histofed("experiments", "list"), "the experiment is finished")
 

@@ -22,6 +22,7 @@ from histofed.base.clock import Clock, FakeClock, SystemClock
 from histofed.base.config import Loaded
 from histofed.base.doctor import Doubt, Finding, diagnosis
 from histofed.base.errors import AggregatorUnavailable, BadData, ConfigError, NotEnrolled, TrainingFailed
+from histofed.base.proxy import ProxySetting
 from histofed.pki.credentials import Credentials
 from tests.support.agent_site import CONSENT, AgentSite
 from tests.support.fake_aggregator import FakeAggregator
@@ -205,6 +206,8 @@ def test_a_certificate_at_every_age(tmp_path: Path, federation: Federation) -> N
 
 def test_a_name_that_leads_nowhere() -> None:
     assert doctor.name("127.0.0.1:8443") == "127.0.0.1 is 127.0.0.1"
+    through = doctor.name("aggregator.invalid:8443", ProxySetting("proxy.invalid:3128"))
+    assert through == "aggregator.invalid is looked up by the proxy proxy.invalid:3128 (the setting proxy)"
     with pytest.raises(AggregatorUnavailable, match=r"no-such-name.invalid of the aggregator cannot be resolved"):
         doctor.name("no-such-name.invalid:8443")
 
