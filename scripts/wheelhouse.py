@@ -37,6 +37,7 @@ def main() -> int:
     )
     parser.add_argument("--cache", type=Path, metavar="DIR", help="an older wheelhouse to take wheels from; default: --out")
     args = parser.parse_args()
+    os.umask(0o022)  # a wheel keeps the modes of what is built, and a site's users read them
     environ = {**os.environ, "SOURCE_DATE_EPOCH": str(sources.epoch()), "PIP_DISABLE_PIP_VERSION_CHECK": "1"}
     args.out.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=args.out.parent) as scratch:

@@ -9,6 +9,8 @@
 # Every file is checked before anything is touched. On Debian 12 the packages are installed; elsewhere (RHEL 9 and its kin)
 # the same environments and units are laid out from the wheels, for a python3.11 that is there. Nothing is started.
 set -eu
+# what is laid out is read by the daemons' users, whatever root's own habit is
+umask 022
 
 prefix=/opt/histofed
 bundle=$(cd "$(dirname "$0")" && pwd)

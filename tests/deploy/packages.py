@@ -99,7 +99,7 @@ def _current(folder: Path, key: str, make: object) -> Path:
 
 
 def _script(name: str, *arguments: str | Path) -> None:
-    environ = {**os.environ, "SOURCE_DATEEPOCH": EPOCH, "PYTHONPATH": str(ROOT)}
+    environ = {**os.environ, "SOURCE_DATE_EPOCH": EPOCH, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, str(ROOT / "scripts" / name), *map(str, arguments)]
     done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{' '.join(command)}: exit {done.returncode}\n{done.stdout}\n{done.stderr[-4000:]}"

@@ -121,17 +121,18 @@ def test_another_distribution_installs_from_the_wheels_without_any_route(whole: 
         assert host.run("/opt/histofed/agent/bin/python3", "-I", "-c", "import torch; print(1)").stdout == "1\n"
         host.run("systemctl", "start", "histofed-agent")
         assert host.show("histofed-agent", "ActiveState")["ActiveState"] == "inactive", "not configured: skipped quietly"
-        federation_runs(host)
+        federation_runs(host, programs="/usr/local/bin/")
 
         before = host.main_pid("histofed-aggregator")
         host.run(f"{PLACE}/install.sh", "aggregator", seconds=INSTALL_S)
         assert host.main_pid("histofed-aggregator") != before, "installed again: what ran runs again"
 
 
-def federation_runs(host: Machine) -> None:
+def federation_runs(host: Machine, programs: str = "/usr/bin/") -> None:
     """An aggregator is configured, started, and answers its operator."""
     host.write("/etc/histofed/aggregator.toml", 'public_hosts = ["127.0.0.1"]\n')
-    host.run("runuser", "-u", "histofed-aggregator", "--", "histofed-aggregator", "init")
+    host.run(f"{programs}histofed-aggregator", "init", user="histofed-aggregator")
     host.run("systemctl", "start", "histofed-aggregator")
-    told = host.run("histofed", "--config", "/var/lib/histofed-aggregator/operator/operator.toml", "status", check=False)
+    operator = "/var/lib/histofed-aggregator/operator/operator.toml"
+    told = host.run(f"{programs}histofed", "--config", operator, "status", check=False)
     assert told.returncode in {0, 1}, told.stderr
