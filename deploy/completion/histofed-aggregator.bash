@@ -5,6 +5,7 @@ _histofed_aggregator() {
         case "$path $word" in
         " init") path=" init" ;;
         " operator") path=" operator" ;;
+        " first") path=" first" ;;
         " run") path=" run" ;;
         " check") path=" check" ;;
         " doctor") path=" doctor" ;;
@@ -18,6 +19,7 @@ _histofed_aggregator() {
     " init:--config") COMPREPLY=($(compgen -f -- "$current")); return ;;
     " operator:--out") COMPREPLY=($(compgen -f -- "$current")); return ;;
     " operator:--config") COMPREPLY=($(compgen -f -- "$current")); return ;;
+    " first:--config") COMPREPLY=($(compgen -f -- "$current")); return ;;
     " run:--config") COMPREPLY=($(compgen -f -- "$current")); return ;;
     " check:--config") COMPREPLY=($(compgen -f -- "$current")); return ;;
     " doctor:--config") COMPREPLY=($(compgen -f -- "$current")); return ;;
@@ -26,9 +28,10 @@ _histofed_aggregator() {
     " restore:--config") COMPREPLY=($(compgen -f -- "$current")); return ;;
     esac
     case "$path" in
-    "") COMPREPLY=($(compgen -W "init operator run check doctor backup restore -h --help --version" -- "$current")) ;;
+    "") COMPREPLY=($(compgen -W "init operator first run check doctor backup restore -h --help --version" -- "$current")) ;;
     " init") COMPREPLY=($(compgen -W "-h --help --operator --operator-dir --config" -- "$current")) ;;
     " operator") COMPREPLY=($(compgen -W "-h --help --out --config" -- "$current")) ;;
+    " first") COMPREPLY=($(compgen -f -W "-h --help --config" -- "$current")) ;;
     " run") COMPREPLY=($(compgen -W "-h --help --config" -- "$current")) ;;
     " check") COMPREPLY=($(compgen -W "-h --help --config" -- "$current")) ;;
     " doctor") COMPREPLY=($(compgen -W "-h --help --json --config" -- "$current")) ;;

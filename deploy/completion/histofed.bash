@@ -8,6 +8,7 @@ _histofed() {
         " experiments submit") path=" experiments submit" ;;
         " experiments list") path=" experiments list" ;;
         " experiments show") path=" experiments show" ;;
+        " experiments draw") path=" experiments draw" ;;
         " experiments pause") path=" experiments pause" ;;
         " experiments resume") path=" experiments resume" ;;
         " experiments cancel") path=" experiments cancel" ;;
@@ -42,6 +43,8 @@ _histofed() {
     " experiments submit:--config") COMPREPLY=($(compgen -f -- "$current")); return ;;
     " experiments list:--config") COMPREPLY=($(compgen -f -- "$current")); return ;;
     " experiments show:--config") COMPREPLY=($(compgen -f -- "$current")); return ;;
+    " experiments draw:--config") COMPREPLY=($(compgen -f -- "$current")); return ;;
+    " experiments draw:--out") COMPREPLY=($(compgen -f -- "$current")); return ;;
     " experiments pause:--config") COMPREPLY=($(compgen -f -- "$current")); return ;;
     " experiments pause:--reason") COMPREPLY=(); return ;;
     " experiments resume:--config") COMPREPLY=($(compgen -f -- "$current")); return ;;
@@ -109,10 +112,11 @@ _histofed() {
     case "$path" in
     "") COMPREPLY=($(compgen -W "status experiments rounds sites models token tiles data presets train audit -h --help --version --config --json --traceback" -- "$current")) ;;
     " status") COMPREPLY=($(compgen -W "-h --help --config --json --traceback" -- "$current")) ;;
-    " experiments") COMPREPLY=($(compgen -W "submit list show pause resume cancel -h --help" -- "$current")) ;;
+    " experiments") COMPREPLY=($(compgen -W "submit list show draw pause resume cancel -h --help" -- "$current")) ;;
     " experiments submit") COMPREPLY=($(compgen -f -W "-h --help --config --json --traceback" -- "$current")) ;;
     " experiments list") COMPREPLY=($(compgen -W "-h --help --config --json --traceback" -- "$current")) ;;
     " experiments show") COMPREPLY=($(compgen -W "-h --help --config --json --traceback" -- "$current")) ;;
+    " experiments draw") COMPREPLY=($(compgen -f -W "-h --help --config --json --traceback --out" -- "$current")) ;;
     " experiments pause") COMPREPLY=($(compgen -W "-h --help --config --json --traceback --reason" -- "$current")) ;;
     " experiments resume") COMPREPLY=($(compgen -W "-h --help --config --json --traceback --reason" -- "$current")) ;;
     " experiments cancel") COMPREPLY=($(compgen -W "-h --help --config --json --traceback --reason" -- "$current")) ;;

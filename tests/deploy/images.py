@@ -11,12 +11,12 @@ import hashlib
 import json
 import os
 import subprocess
-import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
 from histofed import __version__
+from tests.deploy.packages import wheelhouse
 from tests.deploy.rootfs import MissingTool, cache, held, need
 
 ROOT: Final = Path(__file__).parents[2]
@@ -58,24 +58,6 @@ def inspect(image: str) -> dict[str, Any]:
     """What podman knows of an image."""
     found: dict[str, Any] = json.loads(podman("image", "inspect", image))[0]
     return found
-
-
-def wheelhouse() -> Path:
-    """The wheels of this tree. Raises `MissingTool` with the command that makes them."""
-    for folder in (cache() / "wheelhouse", ROOT / "build/wheelhouse"):
-        if (folder / "requirements-aggregator.txt").exists() and _is_of_this_tree(next(folder.glob("histofed-*.whl"))):
-            return folder
-    raise MissingTool(f"there is no wheelhouse of this tree: run scripts/wheelhouse.py --out {cache() / 'wheelhouse'}")
-
-
-def _is_of_this_tree(wheel: Path) -> bool:
-    """Every module in it is the one that lies here: an image of yesterday's code proves nothing about today's."""
-    with zipfile.ZipFile(wheel) as archive:
-        return all((ROOT / name).exists() and (ROOT / name).read_bytes() == archive.read(name) for name in _modules(archive))
-
-
-def _modules(archive: zipfile.ZipFile) -> list[str]:
-    return [name for name in archive.namelist() if name.endswith(".py") and ".dist-info/" not in name]
 
 
 def base() -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from bench.encodings.measure import costs, download, rows
+from bench.encodings.measure import both_ways, costs, rows
 from bench.encodings.rehearsal import Round
 from histofed import weights
 
@@ -22,7 +23,7 @@ def one(tmp_path: Path) -> Round:
     for name in ("north", "south", "model"):
         weights.save(tmp_path / name, {"w": base + step})
     updates = {site: tmp_path / site for site in ("north", "south")}
-    return Round(1, tmp_path / "base", updates, tmp_path / "model", tmp_path / "server")
+    return Round(1, tmp_path / "base", updates, tmp_path / "model", tmp_path / "server", None)
 
 
 def test_costs_are_those_of_each_encoding(one: Round, tmp_path: Path) -> None:
@@ -34,7 +35,14 @@ def test_costs_are_those_of_each_encoding(one: Round, tmp_path: Path) -> None:
     assert 1e-3 < found["bfloat16-delta"].relative < 2.0**-8
     assert found["bfloat16"].relative > 0.1, "a thousandth of a weight is lost in its own rounding"
     assert found["bfloat16-delta"].ratio < 0.5 < found["float32-delta"].ratio < 1
-    assert download(one, tmp_path) == pytest.approx(found["float32-delta"].ratio)
+
+
+def test_a_round_is_counted_both_ways(one: Round, tmp_path: Path) -> None:
+    size = one.base.stat().st_size
+    (tmp_path / "up").write_bytes(bytes(size // 4))
+    (tmp_path / "down").write_bytes(bytes(size // 2))
+    coded = dataclasses.replace(one, updates=dict.fromkeys(one.updates, tmp_path / "up"), step=tmp_path / "down")
+    assert both_ways(coded) == pytest.approx((1 / 4 + 1 / 2) / 2, rel=1e-3)
 
 
 def test_the_target_is_the_one_that_was_set(one: Round, tmp_path: Path) -> None:
