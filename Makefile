@@ -12,7 +12,7 @@ DEMO_ARGS ?=
 DEMO_FLAGS = $(if $(DATA),--data '$(DATA)') $(if $(ROUNDS),--rounds $(ROUNDS)) $(if $(SIZE),--size $(SIZE)) $(DEMO_ARGS)
 PYTEST_ARGS ?=
 
-.PHONY: help setup demo demo-up demo-down test test-flower deploy-test faults faults-long check format proto presets-table bench bench-gpu quality lock cli-papers wheelhouse deb bundle clean
+.PHONY: help setup demo demo-up demo-down test test-flower deploy-test faults faults-long check format proto presets-table bench bench-gpu quality lock cli-papers wheelhouse deb bundle images clean
 .DEFAULT_GOAL := help
 
 help: ## List the targets
@@ -98,6 +98,13 @@ deb: wheelhouse ## Build the Debian packages, into build/deb
 
 bundle: deb ## One folder and one tar that install without a network, into build/bundle
 	PYTHONPATH=. $(BIN)/python scripts/bundle.py
+
+images: wheelhouse ## Build the container images with podman, into build/images (BASE=IMAGE)
+	mkdir -p build/images
+	for daemon in aggregator agent; do \
+	  podman build $(if $(BASE),--build-arg BASE=$(BASE)) -f deploy/container/$$daemon.Containerfile -t histofed/$$daemon build/wheelhouse && \
+	  podman save --quiet --output build/images/$$daemon.tar histofed/$$daemon || exit 1; \
+	done
 
 clean: ## Remove what was built, the demo included
 	rm -rf $(VENV) node_modules demo build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

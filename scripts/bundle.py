@@ -84,7 +84,7 @@ def _images(target: Path, images: Path) -> None:
     for path in found:
         place(path, target / path.name)
     if not found:
-        words = "No container image was built when this bundle was made; `make image bundle` makes one with images.\n"
+        words = "No container image was built when this bundle was made; `make images bundle` makes one with images.\n"
         (target / "NONE.txt").write_text(words, encoding="utf-8")
         print("the bundle has no container images: none are in", images, file=sys.stderr)
 
@@ -94,7 +94,8 @@ def weights() -> Iterator[str]:
     yield "# file  SHA-256 begins with  what it is, and who publishes it under which licence"
     wanted = {found for name in names() if (found := load(name).wants_weights) is not None}
     for each in sorted(wanted, key=lambda found: found.file):
-        yield f"{each.file}  {each.sha256_prefix}  {each.model}; published by the torchvision project, BSD-3-Clause"
+        terms = "published by the torchvision project: its terms, and those of ImageNet, hold"
+        yield f"{each.file}  {each.sha256_prefix}  {each.model}; {terms}"
 
 
 def pack(bundle: Path, target: Path) -> None:
