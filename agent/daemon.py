@@ -18,6 +18,7 @@ from typing import Final
 from agent.backup import note_made
 from agent.bases import Bases
 from agent.config import AgentConfig, proxy_setting
+from agent.desk import Desk
 from agent.layout import Layout, aggregator_address
 from agent.link import Link, collector_credentials, own_site
 from agent.outbox import Outbox
@@ -26,7 +27,7 @@ from agent.sessions import Sessions
 from agent.state import State
 from agent.status import BEAT_S, Status, write_status
 from agent.training import Trainers
-from agent.work import Desk, Work
+from agent.work import Work
 from histofed import __version__
 from histofed.audit.journal import Journal
 from histofed.backup import swap

@@ -13,81 +13,48 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from pathlib import Path
-from random import Random
 from typing import TypeVar
 
-from agent.assignment import (
-    ASSIGNMENT_FILE,
-    PRIVATE_FILE,
-    RESULT_FILE,
-    UPDATE_FILE,
-    Assignment,
-    Result,
-    encode,
-    read_result,
-)
-from agent.bases import Bases
+from agent.assignment import PRIVATE_FILE, UPDATE_FILE, Assignment, Result
 from agent.config import AgentConfig
-from agent.consent import Decision, decide, load_policy
+from agent.consent import Decision
+from agent.desk import Desk
+from agent.failure import for_the_operator, may_succeed_later
 from agent.handover import HandOver, about, spoken
 from agent.layout import Layout
-from agent.link import Link, Offer
-from agent.outbox import Entry, Outbox, folder_name
+from agent.link import Offer
+from agent.outbox import Entry
 from agent.patience import OWN_TROUBLE, PASSING, rest_s, until_told
-from agent.private import PrivateTensors
+from agent.permission import ask
 from agent.progress import Board, watched
-from agent.state import State
+from agent.rooms import Rooms
 from agent.steps import fetch
-from agent.training import Trainers, train
+from agent.training import train
 from histofed.audit.history import History
-from histofed.audit.journal import Journal
 from histofed.base import durable
-from histofed.base.clock import Clock, iso
+from histofed.base.clock import iso
 from histofed.base.errors import (
     AggregatorUnavailable,
-    BadData,
     CannotWriteState,
-    ConfigError,
     HistofedError,
     NotAuthorised,
     NotFound,
     Stale,
-    TrainingFailed,
     TryLater,
 )
-from histofed.base.experiment import Experiment, parse_experiment
-from histofed.base.ids import ExperimentId, Json, RoundKey, TaskKey, sha256
+from histofed.base.experiment import Experiment
+from histofed.base.ids import ExperimentId, Json, RoundKey, TaskKey
 from histofed.base.seeds import training_seed
 from histofed.pki.signing import sign
-from histofed.recipes.registry import recipe
 from histofed.statements import UPDATE_TYPE, UpdateManifest
 from histofed.statements import encode as encode_statement
 from histofed.telemetry import attributes as names
 from histofed.telemetry.logs import fields
-from histofed.telemetry.tracing import Tracing
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True)
-class Desk:
-    """What the work needs around it; the daemon lays it out."""
-
-    clock: Clock
-    random: Random
-    link: Link
-    state: State
-    outbox: Outbox
-    private: PrivateTensors
-    bases: Bases
-    journal: Journal
-    tracing: Tracing
-    trainers: Trainers | None = None
-    """None starts each trainer the long way."""
 
 
 class Work:
@@ -97,7 +64,7 @@ class Work:
         self._desk = desk
         self.config = config
         """What a reload may change; the next step of a task sees it."""
-        self._folder = durable.make_directory(folder)
+        self._rooms = Rooms(folder)
         self._handover = HandOver(desk.link, desk.outbox, desk.bases, desk.journal, desk.tracing)
         self._words = "waits for work"
         self._board: Board | None = None
@@ -147,14 +114,14 @@ class Work:
         desk.journal.append("aggregator.restored", subject=subject, reason=words)
         log.warning("%s (it was in %s, it is in %s)", words, seen, now)
         for entry in desk.outbox.entries():
-            room = self._room(entry.task)
-            if not (room / "output" / RESULT_FILE).exists():
+            place = self._rooms.update_of_finished(entry.task)
+            if place is None:
                 self._handover.forget(entry.task, entry.attempt, words)
                 continue
             desk.journal.append(
                 "update.withheld", subject=spoken(entry.task, entry.attempt), outcome="refused", reason=words
             )
-            desk.outbox.withdraw(entry, room / "output" / UPDATE_FILE)
+            desk.outbox.withdraw(entry, place)
 
     def history_seen(self) -> History | None:
         """How far the aggregator's history went when this site last heard of it."""
@@ -223,7 +190,7 @@ class Work:
     async def _steps(self, offer: Offer) -> None:
         desk = self._desk
         desk.journal.append("task.offered", subject=spoken(offer.task, offer.attempt), trace=offer.trace)
-        experiment, decision = self._ask_consent(offer)
+        experiment, decision = ask(offer, self.config, desk.journal, desk.tracing)
         if experiment is None or not decision.allowed:
             await self._decline(offer, decision)
             return
@@ -251,41 +218,6 @@ class Work:
             )
         return desk.private.settle(offer.task.round, offer.settled_round, offer.backup_round)
 
-    def _ask_consent(self, offer: Offer) -> tuple[Experiment | None, Decision]:
-        """The experiment as this site understands it, and the hospital's answer, both journalled."""
-        desk = self._desk
-        with desk.tracing.span(names.TASK_CONSENT, about(offer.task, offer.attempt), parent=offer.trace) as span:
-            experiment, decision = self._decide(offer)
-            desk.journal.append(
-                "consent.allowed" if decision.allowed else "consent.denied",
-                subject={**spoken(offer.task, offer.attempt), "policy_sha256": decision.policy_sha256},
-                outcome="success" if decision.allowed else "refused",
-                reason=decision.reason,
-                trace=span.context,
-            )
-            span.outcome("ok" if decision.allowed else "declined")
-        return experiment, decision
-
-    def _decide(self, offer: Offer) -> tuple[Experiment | None, Decision]:
-        config = self.config
-        try:
-            policy = load_policy(config.consent)
-        except ConfigError as error:
-            log.error("nothing is allowed until this is repaired: %s", error)
-            words = (
-                "the consent file of this site cannot be read, so nothing is allowed; its administrator finds why in the log"
-            )
-            return None, Decision(False, words, sha256(b""))
-        try:
-            experiment = parse_experiment(offer.experiment_toml)
-            demands = recipe(experiment.file.recipe).demands(experiment.file.recipe_config)
-        except BadData as error:
-            return None, Decision(False, f"this site cannot run the experiment: {error}", policy.sha256)
-        decision = decide(policy, experiment, demands)
-        if decision.allowed and demands.image_size is not None and config.data.root is None:
-            return None, Decision(False, "this site has no tiles: its agent's [data] root is not set", policy.sha256)
-        return experiment, decision
-
     async def _decline(self, offer: Offer, decision: Decision) -> None:
         log.warning("task %s is declined: %s", offer.task, decision.reason, extra=fields(offer.task, event="task.declined"))
         link, task = self._desk.link, offer.task
@@ -296,7 +228,7 @@ class Work:
 
     async def _accept(self, offer: Offer, decision: Decision) -> None:
         desk, task = self._desk, offer.task
-        self._keep_only(task)
+        self._rooms.keep_only(task)
         desk.state.take(task, offer.attempt, offer.experiment_sha256, offer.base)
         durable.failpoint("agent.task_accepted")
         await self._until_told("accept the task", lambda: desk.link.accept(task, offer.attempt, decision.policy_sha256))
@@ -341,7 +273,7 @@ class Work:
             minimum_patients=config.minimum_patients,
             seed=training_seed(experiment.name, task.round.number, task.site),
             max_norm=experiment.file.aggregation.max_norm,
-            output=durable.make_directory(durable.make_directory(self._room(task)) / "output"),
+            output=self._rooms.output(task),
             threads=config.trainer.threads,
             devices=config.trainer.devices,
             device=config.trainer.device,
@@ -353,11 +285,11 @@ class Work:
 
     async def _train(self, offer: Offer, assignment: Assignment) -> Result:
         """Train in a child process, or take what a child finished before a restart."""
-        desk, room = self._desk, self._room(offer.task)
+        desk, room = self._desk, self._rooms.room(offer.task)
         with desk.tracing.span(names.TASK_TRAIN, about(offer.task, offer.attempt), parent=offer.trace) as span:
-            done = _already_done(room, assignment)
+            done = self._rooms.finished(offer.task, assignment)
             if done is None:
-                self._start_afresh_if_different(room, assignment)
+                self._rooms.begin(offer.task, assignment)
                 self._board = board = Board("train", desk.clock)
                 stop = self.config.trainer.stop_seconds
                 done = await self._watched(offer, board, lambda: train(room, assignment, board.trained, stop, desk.trainers))
@@ -456,49 +388,10 @@ class Work:
     async def _watched(self, offer: Offer, board: Board, operation: Callable[[], Awaitable[T]]) -> T:
         return await watched(self._desk.link, offer.task, offer.attempt, board, operation, self._desk.clock)
 
-    def _room(self, task: TaskKey) -> Path:
-        return self._folder / folder_name(task)
-
     def _clear(self, task: TaskKey) -> None:
         """The task is over here."""
         self._resting.pop(task, None)
-        durable.remove(self._room(task))
+        self._rooms.clear(task)
         held = self._desk.state.task_in_hand()
         if held is not None and held.task == task:
             self._desk.state.put_down()
-
-    def _keep_only(self, task: TaskKey) -> None:
-        """A new task in hand: what others left behind will not be asked for again."""
-        for room in sorted(self._folder.iterdir()):
-            if room != self._room(task):
-                durable.remove(room)
-
-    def _start_afresh_if_different(self, room: Path, assignment: Assignment) -> None:
-        """A checkpoint counts only for the assignment that it was made for."""
-        stored = room / ASSIGNMENT_FILE
-        if stored.exists() and stored.read_bytes() != encode(assignment):
-            durable.remove(assignment.output)
-            durable.make_directory(assignment.output)
-
-
-def _already_done(room: Path, assignment: Assignment) -> Result | None:
-    """The result of exactly this assignment, if its update is still here."""
-    stored, result, update = room / ASSIGNMENT_FILE, assignment.output / RESULT_FILE, assignment.output / UPDATE_FILE
-    if not (stored.exists() and result.exists() and update.exists()) or stored.read_bytes() != encode(assignment):
-        return None
-    return read_result(result)
-
-
-def may_succeed_later(error: HistofedError) -> bool:
-    """Whether another attempt at the same task could end differently: never with the same data or the same bytes."""
-    return isinstance(error, TrainingFailed | CannotWriteState | TryLater)
-
-
-def for_the_operator(error: HistofedError, config: AgentConfig) -> str:
-    """The error's sentence, or its class's where the sentence names a place on this machine."""
-    places = (config.state_dir, config.data.root, config.data.cache_dir, config.consent)
-    sentence = str(error)
-    if any(place is not None and str(place) in sentence for place in places):
-        doc = (type(error).__doc__ or type(error).__name__).strip()
-        return f"{doc} The site's log says where."
-    return sentence

@@ -11,13 +11,14 @@ from typing import Self
 
 from agent.bases import Bases
 from agent.config import AgentConfig, TrainerConfig
+from agent.desk import Desk
 from agent.layout import Layout
 from agent.link import Link
 from agent.outbox import Outbox
 from agent.private import PrivateTensors
 from agent.sessions import Sessions
 from agent.state import State
-from agent.work import Desk, Work
+from agent.work import Work
 from histofed.audit.journal import Journal
 from histofed.audit.record import AuditRecord
 from histofed.audit.verify import records

@@ -16,6 +16,7 @@ import numpy as np
 from agent.assignment import ASSIGNMENT_FILE, PRIVATE_FILE, RESULT_FILE, UPDATE_FILE, Assignment, Result, write
 from agent.bases import Bases
 from agent.config import AgentConfig, TrainerConfig
+from agent.desk import Desk
 from agent.layout import Layout
 from agent.link import Link, Message, Offer, Verdict
 from agent.outbox import Outbox
@@ -23,7 +24,7 @@ from agent.private import PrivateTensors
 from agent.sessions import Sessions
 from agent.state import State
 from agent.training import Trainers
-from agent.work import Desk, Work
+from agent.work import Work
 from histofed import weights
 from histofed.audit.journal import Journal
 from histofed.base.clock import Clock

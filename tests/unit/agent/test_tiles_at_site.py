@@ -6,9 +6,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from agent.config import load_config
+from agent.failure import for_the_operator
 from agent.layout import Layout
 from agent.training import train
-from agent.work import for_the_operator
 from histofed.base.errors import CannotWriteState
 from histofed.recipes.registry import recipe
 from histofed.tiles.draw import draw_tiles

@@ -1,0 +1,21 @@
+"""What an error of a task means to others: whether to try again, and which words may leave the site."""
+
+from __future__ import annotations
+
+from agent.config import AgentConfig
+from histofed.base.errors import CannotWriteState, HistofedError, TrainingFailed, TryLater
+
+
+def may_succeed_later(error: HistofedError) -> bool:
+    """Whether another attempt at the same task could end differently: never with the same data or the same bytes."""
+    return isinstance(error, TrainingFailed | CannotWriteState | TryLater)
+
+
+def for_the_operator(error: HistofedError, config: AgentConfig) -> str:
+    """The error's sentence, or its class's where the sentence names a place on this machine."""
+    places = (config.state_dir, config.data.root, config.data.cache_dir, config.consent)
+    sentence = str(error)
+    if any(place is not None and str(place) in sentence for place in places):
+        doc = (type(error).__doc__ or type(error).__name__).strip()
+        return f"{doc} The site's log says where."
+    return sentence

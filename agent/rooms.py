@@ -1,0 +1,64 @@
+"""Where the work on a task lies: one folder for each, with its assignment, its checkpoints and what it made.
+
+    work/TASK/assignment.json        what the trainer was told; checkpoints and results count for exactly this one
+    work/TASK/output/...             checkpoints, then private tensors, the update and the result
+
+A folder outlives the agent, which is how a task goes on after a restart. `agent/work.py` is the caller.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from agent.assignment import ASSIGNMENT_FILE, RESULT_FILE, UPDATE_FILE, Assignment, Result, encode, read_result
+from agent.outbox import folder_name
+from histofed.base import durable
+from histofed.base.ids import TaskKey
+
+
+class Rooms:
+    """The folders of tasks below one folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = durable.make_directory(folder)
+
+    def room(self, task: TaskKey) -> Path:
+        """The task's folder, whether it is there or not."""
+        return self._folder / folder_name(task)
+
+    def output(self, task: TaskKey) -> Path:
+        """The folder of what the task's training makes; it is there from now on."""
+        return durable.make_directory(durable.make_directory(self.room(task)) / "output")
+
+    def update_of_finished(self, task: TaskKey) -> Path | None:
+        """Where the update belongs of a training that came to its end; None when it did not."""
+        output = self.room(task) / "output"
+        return output / UPDATE_FILE if (output / RESULT_FILE).exists() else None
+
+    def finished(self, task: TaskKey, assignment: Assignment) -> Result | None:
+        """The result of exactly this assignment, if its update is still here."""
+        result, update = assignment.output / RESULT_FILE, assignment.output / UPDATE_FILE
+        if self._told(task) != encode(assignment) or not (result.exists() and update.exists()):
+            return None
+        return read_result(result)
+
+    def begin(self, task: TaskKey, assignment: Assignment) -> None:
+        """Checkpoints count only for the assignment that they were made for: those of another one are removed."""
+        told = self._told(task)
+        if told is not None and told != encode(assignment):
+            durable.remove(assignment.output)
+            durable.make_directory(assignment.output)
+
+    def clear(self, task: TaskKey) -> None:
+        """Remove what the task left."""
+        durable.remove(self.room(task))
+
+    def keep_only(self, task: TaskKey) -> None:
+        """Remove what others left: it will not be asked for again."""
+        for room in sorted(self._folder.iterdir()):
+            if room != self.room(task):
+                durable.remove(room)
+
+    def _told(self, task: TaskKey) -> bytes | None:
+        stored = self.room(task) / ASSIGNMENT_FILE
+        return stored.read_bytes() if stored.exists() else None
