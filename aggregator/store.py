@@ -10,108 +10,32 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import asdict
-from datetime import datetime
-from typing import Any, Final, TypeVar
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 
-from aggregator import lifecycle, schema
+from aggregator import queries, schema
 from aggregator.database import Database
 from aggregator.events import Event
-from aggregator.rounds import Round, RoundState, Task, TaskState
+from aggregator.rounds import Round, RoundState
 from aggregator.rows import (
     ExperimentRow,
     Held,
     ModelRow,
-    envelope_values,
     round_progress,
     round_values,
     task_values,
     to_experiment,
     to_model,
     to_round,
-    to_task,
 )
 from histofed.base.clock import Clock, from_iso, iso
 from histofed.base.errors import AlreadyThere, NotFound
 from histofed.base.ids import Digest, ExperimentId, RoundKey, SiteId
 from histofed.pki.signing import Envelope
-from histofed.statements import UPDATE_TYPE, File, decode_model
+from histofed.statements import UPDATE_TYPE, File
 
 T = TypeVar("T")
-OPEN_EXPERIMENTS: Final = tuple(sorted(lifecycle.OPEN))
-
-# Statements of every transition and every offer, made once: building one costs several times what SQLite needs to run it.
-# A parameter that is not a column's new value begins with "of_".
-_OF_ROUND: Final[tuple[sa.BindParameter[Any], ...]] = (sa.bindparam("of_experiment"), sa.bindparam("of_round"))
-_SAVE_ROUND: Final = sa.update(schema.rounds).where(
-    schema.rounds.c.experiment == _OF_ROUND[0], schema.rounds.c.number == _OF_ROUND[1]
-)
-_SAVE_TASK: Final = sa.update(schema.tasks).where(
-    schema.tasks.c.experiment == _OF_ROUND[0],
-    schema.tasks.c.round == _OF_ROUND[1],
-    schema.tasks.c.site == sa.bindparam("of_site"),
-)
-_ADD_EVENT: Final = sa.insert(schema.events)
-_UPDATE: Final = sa.select(schema.updates).where(schema.updates.c.manifest == sa.bindparam("of_manifest"))
-_ADD_UPDATE: Final = sa.insert(schema.updates)
-_PART: Final = sa.select(schema.model_parts.c.sha256, schema.model_parts.c.bytes).where(
-    schema.model_parts.c.model == sa.bindparam("of_model"), schema.model_parts.c.name == sa.bindparam("of_name")
-)
-_NEWEST: Final = 2**31 - 1
-"""No round has a higher number."""
-_SETTLED_ROUND: Final = (
-    # down the index from the site's newest round: as quick after ten thousand rounds as after one
-    sa.select(schema.tasks.c.round)
-    .join(
-        schema.rounds,
-        (schema.rounds.c.experiment == schema.tasks.c.experiment) & (schema.rounds.c.number == schema.tasks.c.round),
-    )
-    .where(
-        schema.tasks.c.experiment == sa.bindparam("of_experiment"),
-        schema.tasks.c.site == sa.bindparam("of_site"),
-        schema.tasks.c.round <= sa.bindparam("through"),
-        schema.tasks.c.state == TaskState.ADMITTED,
-        schema.rounds.c.state == RoundState.COMMITTED,
-    )
-    .order_by(schema.tasks.c.round.desc())
-    .limit(1)
-)
-_HOLDERS: Final = (
-    sa.select(schema.model_parts.c.model)
-    .join(schema.models)
-    .where(schema.models.c.removed_at.is_(None), schema.model_parts.c.sha256 == sa.bindparam("of_sha256"))
-    .limit(1)
-)
-_EXPERIMENT: Final = sa.select(schema.experiments).where(schema.experiments.c.name == sa.bindparam("of_name"))
-
-
-_EXPERIMENTS: Final = sa.select(schema.experiments).order_by(
-    schema.experiments.c.created_at.desc(), schema.experiments.c.name
-)
-_OPEN_EXPERIMENTS: Final = _EXPERIMENTS.where(schema.experiments.c.state.in_(OPEN_EXPERIMENTS))
-_ENDED_EXPERIMENTS: Final = (
-    sa.select(schema.experiments.c.name)
-    .where(
-        schema.experiments.c.name.in_(sa.bindparam("of_names", expanding=True)),
-        schema.experiments.c.state.not_in(OPEN_EXPERIMENTS),
-    )
-    .order_by(schema.experiments.c.name)
-)
-_ROUND: Final = sa.select(schema.rounds).where(
-    schema.rounds.c.experiment == _OF_ROUND[0], schema.rounds.c.number == _OF_ROUND[1]
-)
-_COMMITTED: Final = (
-    sa.select(sa.func.count())
-    .select_from(schema.rounds)
-    .where(schema.rounds.c.experiment == sa.bindparam("of_experiment"), schema.rounds.c.state == RoundState.COMMITTED)
-)
-_LATEST_MODEL: Final = (
-    sa.select(schema.models)
-    .where(schema.models.c.experiment == sa.bindparam("of_experiment"))
-    .order_by(schema.models.c.round.desc())
-    .limit(1)
-)
 
 
 class Store:
@@ -161,12 +85,12 @@ class Store:
         if forgive:
             numbers = sa.select(sa.func.coalesce(sa.func.max(schema.rounds.c.number), 0))
             values["forgiven"] = numbers.where(schema.rounds.c.experiment == name).scalar_subquery()
-        if state not in OPEN_EXPERIMENTS:
+        if state not in queries.OPEN_STATES:
             values["ended_at"] = iso(self._clock.now())
         table = schema.experiments
         with self._database.writing() as connection:
             connection.execute(
-                sa.update(table).where(table.c.name == name, table.c.state.in_(OPEN_EXPERIMENTS)).values(values)
+                sa.update(table).where(table.c.name == name, table.c.state.in_(queries.OPEN_STATES)).values(values)
             )
 
     def experiments(self, *, only_open: bool = False) -> tuple[ExperimentRow, ...]:
@@ -175,7 +99,7 @@ class Store:
 
     def _experiments(self, only_open: bool) -> tuple[ExperimentRow, ...]:
         with self._database.reading() as connection:
-            rows = connection.execute(_OPEN_EXPERIMENTS if only_open else _EXPERIMENTS)
+            rows = connection.execute(queries.OPEN_EXPERIMENTS if only_open else queries.EXPERIMENTS)
             return tuple(to_experiment(row) for row in rows)
 
     def experiment(self, name: str) -> ExperimentRow:
@@ -184,7 +108,7 @@ class Store:
 
     def _experiment(self, name: str) -> ExperimentRow:
         with self._database.reading() as connection:
-            row = connection.execute(_EXPERIMENT, {"of_name": name}).first()
+            row = connection.execute(queries.EXPERIMENT, {"of_name": name}).first()
         if row is None:
             raise NotFound(f"there is no experiment {name!r}; `histofed experiments list` shows them")
         return to_experiment(row)
@@ -194,7 +118,7 @@ class Store:
         if not names:
             return ()
         with self._database.reading() as connection:
-            return tuple(connection.execute(_ENDED_EXPERIMENTS, {"of_names": list(names)}).scalars())
+            return tuple(connection.execute(queries.ENDED_EXPERIMENTS, {"of_names": list(names)}).scalars())
 
     # --- rounds ------------------------------------------------------------------------------------------------------
 
@@ -203,7 +127,7 @@ class Store:
         with self._database.writing() as connection:
             connection.execute(sa.insert(schema.rounds).values(round_values(state)))
             connection.execute(sa.insert(schema.tasks), [task_values(state.key, task) for task in state.tasks])
-            _insert_event(connection, state.key, "Planned", {}, self._clock)
+            queries.insert_event(connection, state.key, "Planned", {}, self._clock)
 
     def save_round(
         self, before: Round, after: Round, event: Event, update: Envelope | None = None, model: ModelRow | None = None
@@ -213,14 +137,14 @@ class Store:
         of_round = {"of_experiment": key.experiment, "of_round": key.number}
         changed = [new for old, new in zip(before.tasks, after.tasks, strict=True) if new != old]
         with self._database.writing() as connection:
-            connection.execute(_SAVE_ROUND, round_progress(after) | of_round)
+            connection.execute(queries.SAVE_ROUND, round_progress(after) | of_round)
             for task in changed:
-                connection.execute(_SAVE_TASK, task_values(key, task) | of_round | {"of_site": task.site})
+                connection.execute(queries.SAVE_TASK, task_values(key, task) | of_round | {"of_site": task.site})
             if update is not None:
-                _insert_update(connection, changed[0], key, update, self._clock)
+                queries.insert_update(connection, changed[0], key, update, self._clock)
             if model is not None:
-                _insert_model(connection, model)
-            _insert_event(connection, key, type(event).__name__, asdict(event), self._clock)
+                queries.insert_model(connection, model)
+            queries.insert_event(connection, key, type(event).__name__, asdict(event), self._clock)
 
     def set_round_metrics(self, key: RoundKey, metrics: Mapping[str, float]) -> None:
         """Averaged metrics of a round, for people; not part of the model."""
@@ -250,17 +174,17 @@ class Store:
         with self._database.reading() as connection:
             rows = connection.execute(query).all()
             keys = [RoundKey(ExperimentId(row.experiment), row.number) for row in rows]
-            tasks = _tasks_of(connection, experiment, keys)
+            tasks = queries.tasks_of(connection, experiment, keys)
         found = [to_round(row, tasks.get(key, ())) for row, key in zip(rows, keys, strict=True)]
         return tuple(reversed(found)) if last else tuple(found)
 
     def round(self, key: RoundKey) -> Round:
         """One round. Raises `NotFound`."""
         with self._database.reading() as connection:
-            row = connection.execute(_ROUND, {"of_experiment": key.experiment, "of_round": key.number}).first()
+            row = connection.execute(queries.ROUND, {"of_experiment": key.experiment, "of_round": key.number}).first()
             if row is None:
                 raise NotFound(f"there is no round {key}; `histofed rounds list` shows them")
-            return to_round(row, _tasks_of(connection, key.experiment, [key]).get(key, ()))
+            return to_round(row, queries.tasks_of(connection, key.experiment, [key]).get(key, ()))
 
     def page_of_rounds(
         self, experiment: str, after: RoundKey | None, most: int
@@ -281,7 +205,7 @@ class Store:
         with self._database.reading() as connection:
             rows = connection.execute(query).all()
             keys = [RoundKey(ExperimentId(row.experiment), row.number) for row in rows]
-            tasks = _tasks_of(connection, experiment, keys)
+            tasks = queries.tasks_of(connection, experiment, keys)
         return tuple(
             (to_round(row, tasks.get(key, ())), json.loads(row.metrics)) for row, key in zip(rows, keys, strict=True)
         )
@@ -301,19 +225,19 @@ class Store:
 
     def _committed(self, experiment: str) -> int:
         with self._database.reading() as connection:
-            return int(connection.execute(_COMMITTED, {"of_experiment": experiment}).scalar_one())
+            return int(connection.execute(queries.COMMITTED, {"of_experiment": experiment}).scalar_one())
 
     def settled_round(self, experiment: ExperimentId, site: SiteId, through: int | None = None) -> int:
         """The newest committed round, up to `through`, with the site's update in it; 0 when there is none."""
-        wanted = {"of_experiment": experiment, "of_site": site, "through": _NEWEST if through is None else through}
+        wanted = {"of_experiment": experiment, "of_site": site, "through": queries.NEWEST if through is None else through}
         with self._database.reading() as connection:
-            found = connection.execute(_SETTLED_ROUND, wanted).scalar()
+            found = connection.execute(queries.SETTLED_ROUND, wanted).scalar()
         return found or 0
 
     def update(self, manifest: Digest) -> Envelope:
         """The signed manifest of an update. Raises `NotFound`."""
         with self._database.reading() as connection:
-            row = connection.execute(_UPDATE, {"of_manifest": manifest}).first()
+            row = connection.execute(queries.UPDATE, {"of_manifest": manifest}).first()
         if row is None:
             raise NotFound(f"no update with manifest {manifest}")
         return Envelope(UPDATE_TYPE, row.payload, row.signature, row.certificate)
@@ -327,7 +251,7 @@ class Store:
                 connection.execute(sa.select(schema.models.c.digest).where(schema.models.c.digest == model.digest)).first()
                 is None
             ):
-                _insert_model(connection, model)
+                queries.insert_model(connection, model)
             connection.execute(
                 sa.update(schema.experiments)
                 .where(schema.experiments.c.name == model.experiment, schema.experiments.c.state == "draft")
@@ -366,13 +290,13 @@ class Store:
     def latest_model(self, experiment: ExperimentId) -> ModelRow | None:
         """The experiment's newest model."""
         with self._database.reading() as connection:
-            row = connection.execute(_LATEST_MODEL, {"of_experiment": experiment}).first()
+            row = connection.execute(queries.LATEST_MODEL, {"of_experiment": experiment}).first()
         return None if row is None else to_model(row)
 
     def part(self, model: Digest, name: str) -> File:
         """One file of a model. Raises `NotFound`."""
         with self._database.reading() as connection:
-            row = connection.execute(_PART, {"of_model": model, "of_name": name}).first()
+            row = connection.execute(queries.PART, {"of_model": model, "of_name": name}).first()
         if row is None:
             raise NotFound(f"model {model[:12]} has no part {name!r}")
         return File(row.sha256, row.bytes)
@@ -380,12 +304,12 @@ class Store:
     def is_part(self, sha256: Digest) -> bool:
         """The file belongs to some model whose files are kept."""
         with self._database.reading() as connection:
-            return connection.execute(_HOLDERS, {"of_sha256": sha256}).first() is not None
+            return connection.execute(queries.HOLDERS, {"of_sha256": sha256}).first() is not None
 
     def was_base(self, experiment: ExperimentId, sha256: Digest) -> bool:
         """The file is what sites start from after some round of the experiment, and is kept."""
         parts = schema.model_parts.c
-        query = _parts_held(parts.model).where(
+        query = queries.parts_held(parts.model).where(
             schema.models.c.experiment == experiment, parts.name == "shared", parts.sha256 == sha256
         )
         with self._database.reading() as connection:
@@ -396,7 +320,7 @@ class Store:
     def models_held(self) -> tuple[Held, ...]:
         """Every model whose files were not removed."""
         parts = schema.model_parts.c
-        query = _parts_held(schema.models, parts.sha256, parts.bytes).order_by(schema.models.c.digest, parts.name)
+        query = queries.parts_held(schema.models, parts.sha256, parts.bytes).order_by(schema.models.c.digest, parts.name)
         files: dict[str, list[tuple[Digest, int]]] = {}
         rows: dict[str, Any] = {}
         with self._database.reading() as connection:
@@ -418,7 +342,7 @@ class Store:
     def parts_held(self) -> frozenset[Digest]:
         """SHA-256 of every file that some model needs."""
         with self._database.reading() as connection:
-            return frozenset(map(Digest, connection.execute(_parts_held(schema.model_parts.c.sha256)).scalars()))
+            return frozenset(map(Digest, connection.execute(queries.parts_held(schema.model_parts.c.sha256)).scalars()))
 
     def detailed_rounds_before(self, newest: int, most: int) -> dict[ExperimentId, tuple[int, bool]]:
         """Experiments with details (events) of rounds before their `newest` ones.
@@ -446,54 +370,3 @@ class Store:
             for name, number in through.items():
                 for details in (schema.events, schema.updates):
                     connection.execute(sa.delete(details).where(details.c.experiment == name, details.c.round <= number))
-
-
-def _parts_held(*columns: Any) -> sa.Select[Any]:
-    """A selection from the parts of models whose files are kept."""
-    return sa.select(*columns).join_from(schema.model_parts, schema.models).where(schema.models.c.removed_at.is_(None))
-
-
-def _insert_event(connection: sa.Connection, key: RoundKey, name: str, content: Mapping[str, Any], clock: Clock) -> None:
-    document = {"event": name} | {
-        field: iso(value) if isinstance(value, datetime) else value for field, value in content.items()
-    }
-    row = {"at": iso(clock.now()), "experiment": key.experiment, "round": key.number, "event": json.dumps(document)}
-    connection.execute(_ADD_EVENT, row)
-
-
-def _insert_update(connection: sa.Connection, task: Task, key: RoundKey, update: Envelope, clock: Clock) -> None:
-    row = {"manifest": task.manifest, "experiment": key.experiment, "round": key.number, "site": task.site}
-    values = row | envelope_values(update) | {"received_at": iso(clock.now())}
-    if connection.execute(_UPDATE, {"of_manifest": task.manifest}).first() is None:
-        connection.execute(_ADD_UPDATE, values)
-
-
-def _insert_model(connection: sa.Connection, model: ModelRow) -> None:
-    row = {"digest": model.digest, "experiment": model.experiment, "round": model.round, "state": model.state}
-    values = row | envelope_values(model.statement) | {"created_at": iso(model.created_at)}
-    connection.execute(sa.insert(schema.models).values(values))
-    parts = decode_model(model.statement.payload).parts
-    rows = [
-        {"model": model.digest, "name": name, "sha256": file.sha256, "bytes": file.bytes} for name, file in parts.items()
-    ]
-    connection.execute(sa.insert(schema.model_parts), rows)
-
-
-def _tasks_of(connection: sa.Connection, experiment: str, keys: Sequence[RoundKey]) -> dict[RoundKey, tuple[Task, ...]]:
-    """The tasks of the rounds, by round, sorted by site."""
-    if not keys:
-        return {}
-    table = schema.tasks
-    query = sa.select(table).order_by(table.c.experiment, table.c.round, table.c.site)
-    if experiment:
-        numbers = [key.number for key in keys]
-        query = query.where(table.c.experiment == experiment, table.c.round.between(min(numbers), max(numbers)))
-    elif len(keys) <= 100:
-        query = query.where(
-            sa.or_(*((table.c.experiment == key.experiment) & (table.c.round == key.number) for key in keys))
-        )
-    found: dict[RoundKey, tuple[Task, ...]] = {}
-    for row in connection.execute(query):
-        key = RoundKey(ExperimentId(row.experiment), row.round)
-        found[key] = (*found.get(key, ()), to_task(row))
-    return found

@@ -13,10 +13,10 @@ from aggregator.engine import Engine
 from aggregator.fleet import Changes, Fleet
 from aggregator.lifecycle import Order
 from aggregator.members import Members
+from aggregator.queries import OPEN_STATES
 from aggregator.rows import ExperimentRow
 from aggregator.scheduler import Scheduler
 from aggregator.services import convert
-from aggregator.store import OPEN_EXPERIMENTS
 from aggregator.strategies import check_strategy, flower_version
 from histofed import __version__
 from histofed.audit.journal import Journal
@@ -162,7 +162,7 @@ class OperatorServicer(admin_pb2_grpc.OperatorServiceServicer):
             if message != last:
                 yield message
                 last = message
-            if row.state not in OPEN_EXPERIMENTS:
+            if row.state not in OPEN_STATES:
                 return
             await self._changes.wait(1.0)
             await self._clock.sleep(LOOK_S)
