@@ -12,6 +12,7 @@ from typing import Final
 
 import pytest
 
+from tests.deploy.debian import install, machine
 from tests.deploy.machine import Machine
 from tests.deploy.numbers import Numbers
 from tests.deploy.packages import EPOCH, OLD, package, version, wheelhouse
@@ -21,7 +22,6 @@ LIMIT_GB: Final = 1.5
 """Agent's packages and what they become on disk, without CUDA (issue 5)."""
 DAEMON: Final = "histofed-aggregator"
 AGENT: Final = "histofed-agent"
-INSTALL_S: Final = 600.0
 STATE: Final = f"/var/lib/{DAEMON}"
 
 pytestmark = pytest.mark.timeout(1800)
@@ -30,15 +30,8 @@ pytestmark = pytest.mark.timeout(1800)
 @pytest.fixture
 def host(request: pytest.FixtureRequest) -> Iterator[Machine]:
     """A Debian on which nothing of ours has ever been."""
-    with Machine(request.node.name[5:25].replace("_", "-").strip("-"), binds={cache() / "packages": "/media"}) as machine:
-        yield machine
-
-
-def install(host: Machine, *files: Path, options: tuple[str, ...] = ()) -> str:
-    """`dpkg --install`, without anybody to answer questions; gives both streams."""
-    inside = [f"/media/{file.relative_to(cache() / 'packages')}" for file in files]
-    done = host.run("dpkg", *options, "--install", *inside, seconds=INSTALL_S)
-    return done.stdout + done.stderr
+    with machine(request.node.name[5:25].replace("_", "-").strip("-")) as host:
+        yield host
 
 
 def make_federation(host: Machine) -> None:
