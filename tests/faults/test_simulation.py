@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
+from typing import Final
 
 import pytest
 
@@ -16,6 +20,8 @@ from tests.faults.history import check, fingerprint
 from tests.faults.simulation.identities import Identities
 from tests.faults.simulation.scenario import Scenario, scenario
 from tests.faults.simulation.world import simulate
+
+ROOT: Final = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
@@ -71,3 +77,11 @@ def test_an_offer_with_another_settled_round_is_found(identities: Identities, mo
 
     monkeypatch.setattr(Store, "settled_round", none)
     assert "word-broken" in {violation.law for violation in check(simulate(4, identities, small(4)).history)}
+
+
+def test_seeds_run_in_processes_of_their_own() -> None:
+    """The command of `docs/durability.md`, with more than one process."""
+    command = [sys.executable, "-m", "tests.faults.simulation", "--seeds", "3-4", "--jobs", "2"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("2 seeds, 0 failed; ")

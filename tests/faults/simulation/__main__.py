@@ -3,32 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import atexit
 import functools
-import logging
 import multiprocessing
 import os
 import sys
 import time
-import traceback
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
 
-from tests.faults.history import check, fingerprint
-from tests.faults.simulation.identities import Identities
-from tests.faults.simulation.world import simulate
-
-
-@dataclass(frozen=True)
-class Report:
-    """One seed."""
-
-    seed: int
-    words: str
-    problems: tuple[str, ...]
-    rounds: int
-    processor_s: float
+from tests.faults.simulation.seed import Report, run_seed
 
 
 def main() -> int:
@@ -71,33 +54,12 @@ def _seeds(text: str) -> range:
 
 def _reports(seeds: Sequence[int], jobs: int, verbose: bool) -> Iterator[Report]:
     """The seeds' reports, in their order."""
-    run = functools.partial(_run, verbose=verbose)
+    run = functools.partial(run_seed, verbose=verbose)
     if min(jobs, len(seeds)) <= 1:
         yield from map(run, seeds)
         return
     with ProcessPoolExecutor(min(jobs, len(seeds)), multiprocessing.get_context("spawn")) as pool:
         yield from pool.map(run, seeds)
-
-
-def _run(seed: int, verbose: bool) -> Report:
-    logging.basicConfig(level=logging.INFO if verbose else logging.CRITICAL, format="%(name)s: %(message)s")
-    identities, began = _identities(), time.process_time()
-    outcome = simulate(seed, identities)
-    crashes = ("".join(traceback.format_exception(bug)) for bug in outcome.bugs)
-    problems = (*map(str, check(outcome.history)), *crashes)
-    words = (
-        f"seed {seed}: {outcome.rounds} rounds, {outcome.lives} lives of the aggregator, {outcome.messages} messages, "
-        f"{outcome.virtual_s:.0f} virtual seconds, digest {fingerprint(outcome.history)[:16]}"
-    )
-    return Report(seed, words, problems, outcome.rounds, time.process_time() - began)
-
-
-@functools.cache
-def _identities() -> Identities:
-    """Made once per process."""
-    made = Identities()
-    atexit.register(made.close)
-    return made
 
 
 def _tell(report: Report) -> None:
