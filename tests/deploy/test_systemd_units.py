@@ -1,23 +1,17 @@
-"""The units as they are shipped: exposure, syntax, comments, sample configuration. No machine is booted."""
+"""The units as they are shipped: exposure, syntax, comments. No machine is booted."""
 
 from __future__ import annotations
 
 import re
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from agent.config import AgentConfig
-from agent.consent import load_policy
-from aggregator.config import AggregatorConfig
-from histofed.base.config import explain, load
 from tests.deploy.installed import DEPLOY
 from tests.deploy.numbers import Numbers
 
 UNITS = ("histofed-agent", "histofed-aggregator")
-MODELS = {"agent": AgentConfig, "aggregator": AggregatorConfig}
 EXPOSURE = 1.5
 
 
@@ -57,33 +51,3 @@ def test_every_directive_has_a_comment_of_its_own(unit: Path) -> None:
         clear_by_itself = re.match(r"(Description|Documentation|WantedBy)=", line)
         if line and not line.startswith(("#", "[")) and not clear_by_itself:
             assert before.startswith("# "), f"{unit.name}: nobody says why {line}"
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_the_sample_configuration_names_every_key_and_no_other(name: str, tmp_path: Path) -> None:
-    sample = (DEPLOY / "conf" / f"{name}.toml").read_text()
-    file = tmp_path / f"{name}.toml"
-    file.write_text(sample)
-    model: type = MODELS[name]
-    as_shipped = explain(load(model, name=name, path=file, flags={}, environ={}))
-    # every key is there, behind a `#` where the default is right
-    file.write_text("\n".join(_uncommented(sample)))
-    whole = explain(load(model, name=name, path=file, flags={}, environ={}))
-    unnamed = [setting.key for setting in whole if setting.source == "default"]
-    assert not unnamed, f"{name}.toml does not name {unnamed}"
-    examples = {"aggregator", "data.root"}
-    shipped = {setting.key: setting.value for setting in as_shipped}
-    differ = [s.key for s in whole if shipped[s.key] != s.value and shipped[s.key] != "not set" and s.key not in examples]
-    assert not differ, f"{name}.toml shows other values than the defaults for {differ}"
-
-
-def test_the_sample_consent_is_one(tmp_path: Path) -> None:
-    policy = load_policy(DEPLOY / "conf" / "consent.toml")
-    assert not policy.missing
-    assert policy.consent.maximum_steps > 0
-
-
-def _uncommented(sample: str) -> Iterator[str]:
-    """Settings and tables without the `#` right before them; sentences begin with `# `."""
-    for line in sample.splitlines():
-        yield line[1:] if re.match(r"#[\[a-z]", line) else line
