@@ -1,4 +1,4 @@
-"""The packages and the bundle that the tests install: built by the repository's own scripts, once per content, in the cache.
+"""The wheels and packages that the tests install: built by the repository's own scripts, once per content, in the cache.
 
 What decides about a result is hashed, and another digest builds again. The libraries of trainers take minutes and depend
 on the locks alone, so they have a key of their own.
@@ -10,7 +10,7 @@ import hashlib
 import os
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Final
 
@@ -21,15 +21,14 @@ OLD: Final = "0.0.9"
 """The lower version that is upgraded."""
 EPOCH: Final = "1767225600"
 """Everything built for a test has one time, or each commit would be another content."""
-_LIBRARIES: Final = (
+LIBRARIES: Final = (
     "deploy/lock",
     "deploy/debian/histofed-torch",
     "deploy/debian/lintian-overrides",
     *(f"scripts/packlib/{name}.py" for name in ("environment", "locks", "package", "papers")),
 )
-_SCRIPTS: Final = ("scripts/wheelhouse.py", "scripts/deb.py", "scripts/packlib/sources.py", "scripts/packlib/checksums.py")
-_BUNDLE: Final = ("scripts/bundle.py", "scripts/packlib/sbom.py", "docs", "CHANGELOG.md")
-_CODE: Final = ("pyproject.toml", "histofed", "agent", "aggregator", "deploy/debian", "deploy/systemd")
+SCRIPTS: Final = ("scripts/wheelhouse.py", "scripts/deb.py", "scripts/packlib/sources.py", "scripts/packlib/checksums.py")
+CODE: Final = ("pyproject.toml", "histofed", "agent", "aggregator", "deploy/debian", "deploy/systemd")
 
 
 def version() -> str:
@@ -44,9 +43,9 @@ def wheelhouse(of: str | None = None) -> Path:
     folder = cache() / "packages" / f"wheelhouse-{wanted}"
 
     def make() -> None:
-        _script("wheelhouse.py", "--out", folder, "--version", wanted, "--cache", cache() / "wheelhouse")
+        script("wheelhouse.py", "--out", folder, "--version", wanted, "--cache", cache() / "wheelhouse")
 
-    return _current(folder, _digest(_CODE + _SCRIPTS + _LIBRARIES), make)
+    return current(folder, digest(CODE + SCRIPTS + LIBRARIES), make)
 
 
 def package(name: str, of: str | None = None) -> Path:
@@ -56,58 +55,43 @@ def package(name: str, of: str | None = None) -> Path:
     folder = cache() / "packages" / f"{name}-{wanted}"
 
     def make() -> None:
-        _script("deb.py", "--wheelhouse", wheels, "--out", folder, "--only", name)
+        script("deb.py", "--wheelhouse", wheels, "--out", folder, "--only", name)
 
-    parts = _LIBRARIES if name == "histofed-torch" else _CODE + _SCRIPTS + _LIBRARIES
-    return next(_current(folder, _digest(parts), make).glob("*.deb"))
-
-
-def bundle() -> Path:
-    """The bundle's folder; its tar lies beside it."""
-    names = ("histofed-torch", "histofed-agent", "histofed-aggregator", "histofed-tools")
-    files = [package(name) for name in names]
-    wheels = wheelhouse()
-    folder = cache() / "packages" / "bundle"
-
-    def make() -> None:
-        debs = cache() / "packages" / "debs"
-        debs.mkdir(exist_ok=True)
-        for old in debs.iterdir():
-            old.unlink()
-        for file in files:
-            os.link(file, debs / file.name)
-        _script("bundle.py", "--wheelhouse", wheels, "--debs", debs, "--images", ROOT / "build/images", "--out", folder)
-
-    return (
-        _current(folder, _digest((*_CODE, *_SCRIPTS, *_LIBRARIES, *_BUNDLE, "deploy/bundle", "deploy/completion")), make)
-        / "histofed-bundle"
-    )
+    parts = LIBRARIES if name == "histofed-torch" else CODE + SCRIPTS + LIBRARIES
+    return next(current(folder, digest(parts), make).glob("*.deb"))
 
 
-def _current(folder: Path, key: str, make: object) -> Path:
+def current(folder: Path, key: str, make: Callable[[], None]) -> Path:
     """`folder`, made again when it is of another content."""
-    assert callable(make)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    mark = folder.with_name(folder.name + ".key")
     with held(folder.with_name(folder.name + ".lock")):
-        if not (mark.exists() and mark.read_text() == key and folder.exists()):
-            mark.unlink(missing_ok=True)
+        if not (key_of(folder) == key and folder.exists()):
+            _mark(folder).unlink(missing_ok=True)
             subprocess.run(["rm", "-rf", folder], check=True)
             make()
-            mark.write_text(key)
+            _mark(folder).write_text(key)
     return folder
 
 
-def _script(name: str, *arguments: str | Path) -> None:
+def key_of(folder: Path) -> str:
+    """Of which content a folder is; empty when it was not made to its end."""
+    return _mark(folder).read_text() if _mark(folder).exists() else ""
+
+
+def _mark(folder: Path) -> Path:
+    return folder.with_name(folder.name + ".key")
+
+
+def script(name: str, *arguments: str | Path) -> None:
     environ = {**os.environ, "SOURCE_DATE_EPOCH": EPOCH, "PYTHONPATH": str(ROOT)}
     command = [sys.executable, str(ROOT / "scripts" / name), *map(str, arguments)]
     done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
     assert done.returncode == 0, f"{' '.join(command)}: exit {done.returncode}\n{done.stdout}\n{done.stderr[-4000:]}"
 
 
-def _digest(parts: Iterable[str]) -> str:
-    """Of every file of these parts, by name and content."""
-    found = hashlib.sha256()
+def digest(parts: Iterable[str], *more: str) -> str:
+    """Of every file of these parts, by name and content, and of what else decides."""
+    found = hashlib.sha256(repr(more).encode())
     for path in sorted(file for part in parts for file in _files(ROOT / part)):
         found.update(str(path.relative_to(ROOT)).encode() + b"\0" + path.read_bytes() + b"\0")
     return found.hexdigest()

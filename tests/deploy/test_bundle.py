@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 import pytest
 
+from tests.deploy.bundles import bundle
+from tests.deploy.images import podman
 from tests.deploy.machine import Machine
-from tests.deploy.packages import bundle, version
+from tests.deploy.packages import version
 from tests.deploy.rootfs import cache
 
 PLACE: Final = "/root/histofed-bundle"
@@ -39,6 +42,18 @@ def copied(whole: Path) -> Iterator[Path]:
     shutil.rmtree(target)
 
 
+@pytest.fixture
+def store() -> Iterator[tuple[str, ...]]:
+    """The options for a podman with images and containers of its own, which are none."""
+    # podman takes no path of more than 50 characters
+    with tempfile.TemporaryDirectory(prefix="histofed-") as folder:
+        options = ("--root", f"{folder}/store", "--runroot", f"{folder}/run")
+        yield options
+        podman(*options, "rmi", "--all", "--force")
+        if Path(folder, "store/overlay").is_mount():
+            subprocess.run(["umount", f"{folder}/store/overlay"], check=True)
+
+
 def machine(name: str, folder: Path) -> Machine:
     """A machine with the bundle on a medium, and no network but itself."""
     return Machine(name, binds={folder: PLACE})
@@ -51,7 +66,7 @@ def test_everything_is_listed_and_no_weights_are_inside(whole: Path) -> None:
     assert present - listed == {"SHA256SUMS"}
     assert not [name for name in present if name.endswith((".pth", ".safetensors", ".bin", ".ckpt"))]
     assert "vit_b_16-c867db91.pth  c867db91" in (whole / "weights.txt").read_text()
-    assert any(name.startswith("images/") for name in present), "images, or a text that says why there is none"
+    assert "images/aggregator.tar" in present
     tar = whole.with_name(f"histofed-bundle-{version()}.tar")
     names = subprocess.run(["tar", "--list", "--file", tar], capture_output=True, text=True, check=True).stdout.splitlines()
     assert {f"histofed-bundle/{name}" for name in present} <= set(names)
@@ -98,6 +113,15 @@ def test_wrong_words_are_refused_before_anything(whole: Path) -> None:
         done = subprocess.run([whole / "install.sh", *words], capture_output=True, text=True, check=False)
         assert done.returncode == 2
         assert "agent, aggregator, tools, torch" in done.stderr
+
+
+def test_an_image_comes_from_the_bundle_and_starts(whole: Path, store: tuple[str, ...]) -> None:
+    """On a host whose podman has never seen one."""
+    assert podman(*store, "images", "--quiet") == ""
+    podman(*store, "load", "--quiet", "--input", str(whole / "images/aggregator.tar"), seconds=INSTALL_S)
+    (image,) = podman(*store, "images", "--quiet").split()
+    said = podman(*store, "run", "--rm", "--pull=never", "--network=none", "--read-only", image, "--version")
+    assert said.split() == ["histofed-aggregator", version()]
 
 
 def test_debian_installs_without_any_route(whole: Path) -> None:

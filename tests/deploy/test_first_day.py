@@ -17,8 +17,9 @@ from typing import Final
 
 import pytest
 
+from tests.deploy.bundles import bundle
 from tests.deploy.machine import Machine
-from tests.deploy.packages import ROOT, bundle
+from tests.deploy.packages import ROOT
 from tests.deploy.rootfs import cache
 
 PAGES: Final = ROOT / "docs"
