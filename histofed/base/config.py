@@ -28,6 +28,8 @@ T = TypeVar("T")
 PREFIX: Final = "HISTOFED_"
 NOT_SETTINGS: Final = frozenset({"HISTOFED_CONFIG", "HISTOFED_FAILPOINTS", "HISTOFED_TILES"})
 """Variables with our prefix that belong to somebody else."""
+_A_SLIP: Final = 0.85
+"""How alike (`difflib`) two names are of which one is the other misspelt; `aggregator_port` and `aggregator` are at 0.8."""
 
 
 @dataclass(frozen=True)
@@ -138,8 +140,9 @@ def _environment_layer(schema: Schema[object], environ: Mapping[str, str]) -> _L
     ours = {name: value for name, value in environ.items() if name.startswith(PREFIX) and name not in NOT_SETTINGS}
     for name in sorted(ours):
         path = name.removeprefix(PREFIX).lower().split("__")
-        # another program's variable may share the prefix, but not one of our sections
-        if path[0] in schema.keys:
+        # another program's variable may share the prefix (Kubernetes makes some of each service's name), but neither is it
+        # in one of our sections nor a letter away from one of our settings
+        if path[0] in schema.keys or difflib.get_close_matches(path[0], schema.keys, 1, _A_SLIP):
             _check_variable(name, path, schema.keys)
     try:
         return _Layer(schema.environment(ours), None, "environment")

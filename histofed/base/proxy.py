@@ -16,10 +16,12 @@ import ipaddress
 import os
 import re
 import socket
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
+from urllib.parse import quote
 
 from histofed.base.errors import AggregatorUnavailable, ConfigError
 
@@ -67,7 +69,11 @@ class Proxy:
     @property
     def url(self) -> str:
         """As gRPC takes it, credentials and all; never printed."""
-        return f"http://{self.credentials}@{self.address}" if self.credentials else f"http://{self.address}"
+        if not self.credentials:
+            return f"http://{self.address}"
+        # gRPC reads a URI: a bare `#` or `/` in a password ends the address, and the proxy is passed over without a word
+        name, _, password = self.credentials.partition(":")
+        return f"http://{quote(name, safe='')}:{quote(password, safe='')}@{self.address}"
 
     def tunnel(self, host: str, port: int, timeout_s: float) -> socket.socket:
         """A connection to `host`:`port` through the proxy. Blocks. Raises `AggregatorUnavailable`, in words."""
@@ -155,9 +161,13 @@ def _credentials(file: Path | None) -> str:
     if file is None:
         return ""
     try:
+        mode = stat.S_IMODE(file.stat().st_mode)
         text = file.read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"proxy_credentials_file {file} cannot be read: {error}") from error
+    # the group may: a file of root's that the daemon's group reads is a usual way to hand over a secret
+    if mode & stat.S_IRWXO:
+        raise ConfigError(f"proxy_credentials_file {file} holds a password that everybody can read: chmod 640 (or 600)")
     if not re.fullmatch(r"[^:\s]+:\S+", text):
         raise ConfigError(f"proxy_credentials_file {file} holds no NAME:PASSWORD in one line")
     return text

@@ -113,6 +113,7 @@ def test_a_proxy_that_wants_a_password(federation: Federation, tmp_path: Path) -
         done = federation.enroll("north", line, code=69)
         assert "it wants NAME:PASSWORD; write them into a proxy_credentials_file" in done.error
         (tmp_path / "credentials").write_text("hospital:geheim\n")
+        (tmp_path / "credentials").chmod(0o600)
         behind(federation, proxy, extra=f'proxy_credentials_file = "{tmp_path / "credentials"}"\n')
         federation.enroll("north", line)
         agent = federation.start_agent("north")

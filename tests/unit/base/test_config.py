@@ -127,6 +127,7 @@ def test_variables_that_belong_to_others_are_left_alone(file: Path) -> None:
         "HISTOFED_CONFIG": "/c",
         "HISTOFED_FAILPOINTS": "x",
         "HISTOFED_DEMO_PORT": "1",
+        "HISTOFED_LISTEN_PORT_8443_TCP_ADDR": "10.0.0.1",  # what Kubernetes sets for a service histofed-listen
         "HOME": "/",
     }
     assert read(Agent, file, environ).sources == read(Agent, file).sources
@@ -243,6 +244,11 @@ def test_a_misspelt_variable_in_a_known_section_is_an_error() -> None:
     told = refused(Agent, None, {"HISTOFED_LISTEN__GRCP": "x"})
     assert told == "environment HISTOFED_LISTEN__GRCP: there is no such setting; did you mean HISTOFED_LISTEN__GRPC?"
     assert "known here: grpc, names, port" in refused(Agent, None, {"HISTOFED_LISTEN__ZZZ": "x"})
+
+
+@pytest.mark.parametrize(("name", "meant"), [("HISTOFED_LISTN__GRPC", "LISTEN"), ("HISTOFED_TRAINERS", "TRAINER")])
+def test_a_variable_that_is_one_slip_from_a_setting_is_an_error(name: str, meant: str) -> None:
+    assert refused(Agent, None, {name: "x"}).endswith(f"there is no such setting; did you mean HISTOFED_{meant}?")
 
 
 def test_a_variable_that_is_not_json_where_a_list_is_expected_is_an_error() -> None:

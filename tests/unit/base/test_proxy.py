@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 import socket
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import grpc
 import pytest
 
 from histofed.base.errors import AggregatorUnavailable, ConfigError
@@ -65,7 +67,7 @@ def test_a_password_does_not_belong_into_an_address() -> None:
 
 
 def test_credentials_come_from_a_file_and_are_not_printed(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("user:geheim\n")
+    secret(tmp_path / "file", "user:geheim\n")
     found = find(ProxySetting("ours:1", tmp_path / "file"), HOST, {})
     assert found is not None
     assert found.url == "http://user:geheim@ours:1"
@@ -74,9 +76,45 @@ def test_credentials_come_from_a_file_and_are_not_printed(tmp_path: Path) -> Non
 
 @pytest.mark.parametrize("text", ["", "user", "a b:c"])
 def test_a_file_without_credentials(text: str, tmp_path: Path) -> None:
-    (tmp_path / "file").write_text(text)
+    secret(tmp_path / "file", text)
     with pytest.raises(ConfigError, match="no NAME:PASSWORD"):
         find(ProxySetting("ours:1", tmp_path / "file"), HOST, {})
+
+
+def test_a_password_may_hold_what_an_address_may_not(tmp_path: Path) -> None:
+    """gRPC takes the proxy as a URI, in which these end the address or mean another character."""
+    secret(tmp_path / "file", "us@er:p#/?%41:ä\n")
+    found = find(ProxySetting("ours:1", tmp_path / "file"), HOST, {})
+    assert found is not None
+    assert found.url == "http://us%40er:p%23%2F%3F%2541%3A%C3%A4@ours:1"
+
+
+def test_grpc_says_the_password_that_we_say(tmp_path: Path) -> None:
+    """One and the same proxy is asked by gRPC for calls and by ourselves in `doctor`."""
+    secret(tmp_path / "file", "us@er:p#/?%41:ä\n")
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        server.settimeout(10)
+        found = find(ProxySetting(f"127.0.0.1:{server.getsockname()[1]}", tmp_path / "file"), HOST, {})
+        assert found is not None
+        options = [("grpc.enable_http_proxy", 1), ("grpc.http_proxy", found.url)]
+        with grpc.insecure_channel(f"{HOST}:8443", options=options) as channel:
+            channel.subscribe(lambda _: None, try_to_connect=True)
+            with server.accept()[0] as peer:
+                peer.settimeout(10)
+                asked = peer.recv(4096).decode()
+    wanted = base64.b64encode("us@er:p#/?%41:ä".encode()).decode()
+    assert f"Proxy-Authorization: Basic {wanted}" in asked
+
+
+def test_a_password_that_everybody_can_read_is_refused(tmp_path: Path) -> None:
+    secret(tmp_path / "file", "user:geheim\n", mode=0o644)
+    with pytest.raises(ConfigError, match="everybody can read: chmod 640"):
+        find(ProxySetting("ours:1", tmp_path / "file"), HOST, {})
+
+
+def secret(file: Path, text: str, mode: int = 0o640) -> None:
+    file.write_text(text)
+    file.chmod(mode)
 
 
 # --- through it -----------------------------------------------------------------------------------------------------------
