@@ -1,7 +1,6 @@
 """What this hospital allows: `consent.toml`, written by the hospital, decides about every task before anything else happens.
 
-What is not written is not allowed (only `classes` may be left out: then any class may be read); a missing file allows
-nothing. The file is read again for every offer, so a changed policy, or a removed file, is the hospital's veto from the
+What is not written is not allowed; a missing file allows nothing. The file is read again for every offer, so a changed policy, or a removed file, is the hospital's veto from the
 next task on, without a restart. `decide` is pure: the same file and the same experiment give the same answer, and the
 file's digest goes into the audit journal and the signed manifest.
 
@@ -48,7 +47,7 @@ class Consent(BaseModel):
     """Patterns over the networks that an experiment would build, for example `generator:*`."""
     image_sizes: str | tuple[int, ...] = ()
     """Edges of tiles in pixels: `"32..256"` or a list."""
-    classes: tuple[str, ...] = ("*",)
+    classes: tuple[str, ...] = ()
     """Patterns over the classes whose tiles may be read."""
     maximum_steps: Annotated[int, Field(ge=0)] = 0
     """Optimiser steps in one task."""

@@ -114,7 +114,14 @@ def refused(federation: Federation, folder: Path, toml: str, *words: str) -> Non
 
 # --- consent ----------------------------------------------------------------------------------------------------------
 
-ALL = 'experiments = ["*"]\nrecipes = ["*"]\nmodels = ["*"]\nimage_sizes = "32..256"\nmaximum_steps = 1000\n'
+ALL = """\
+experiments = ["*"]
+recipes = ["*"]
+models = ["*"]
+image_sizes = "32..256"
+classes = ["*"]
+maximum_steps = 1000
+"""
 REFUSALS = {
     "north": (ALL.replace('recipes = ["*"]', 'recipes = ["mean"]'), "the recipe 'gan' (allowed: mean)"),
     "south": (ALL.replace('models = ["*"]', 'models = ["generator:*"]'), "the model 'discriminator:cnn'"),

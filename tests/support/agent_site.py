@@ -27,7 +27,14 @@ from histofed.base.ids import ExperimentId, RoundKey, SiteId, TaskKey
 from histofed.pki.credentials import Credentials
 from histofed.telemetry.tracing import Tracing
 
-CONSENT = 'experiments = ["*"]\nrecipes = ["*"]\nmodels = ["*"]\nimage_sizes = "16..256"\nmaximum_steps = 1000\n'
+CONSENT = """\
+experiments = ["*"]
+recipes = ["*"]
+models = ["*"]
+image_sizes = "16..256"
+classes = ["*"]
+maximum_steps = 1000
+"""
 
 
 def task(number: int = 1, experiment: str = "pilot", site: str = "north-clinic") -> TaskKey:

@@ -304,6 +304,7 @@ experiments = ["*"]
 recipes = ["*"]
 models = ["*"]
 image_sizes = "16..256"
+classes = ["*"]
 maximum_steps = 10000
 """
 

@@ -150,6 +150,13 @@ def test_the_decision_is_allowed_exactly_when_no_demand_is_beyond_the_policy(
     assert bool(answer.reason) != expected
 
 
+@pytest.mark.parametrize("line", FULL.strip().splitlines())
+def test_a_line_that_is_removed_is_a_veto(tmp_path: Path, line: str) -> None:
+    answer = decide(policy(tmp_path, FULL.replace(line, "")), experiment(), DEMANDS)
+    assert not answer.allowed
+    assert_matches(r"allowed: (none|0)", answer.reason)
+
+
 def assert_matches(pattern: str, text: str) -> None:
     import re
 
