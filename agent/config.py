@@ -49,8 +49,8 @@ class TrainerConfig(_Table):
     """CPU threads; 0 leaves the choice to the library."""
     nice: Annotated[int, Field(ge=0, le=19)] = 5
     """How far training steps back behind the machine's other work."""
-    stop_seconds: Annotated[float, Field(gt=0, le=280)] = 120.0
-    """Time for a checkpoint after SIGTERM; then SIGKILL. systemd's TimeoutStopSec is 300."""
+    stop_seconds: Annotated[float, Field(gt=0, le=250)] = 120.0
+    """Time for a checkpoint after SIGTERM; then SIGKILL. The daemon itself gives up after 270, systemd after 300."""
 
 
 class TransferConfig(_Table):

@@ -1,8 +1,8 @@
 """What this hospital allows: `consent.toml`, written by the hospital, decides about every task before anything else happens.
 
-What is not written is not allowed; a missing file allows nothing. The file is read again for every offer, so a changed policy, or a removed file, is the hospital's veto from the
-next task on, without a restart. `decide` is pure: the same file and the same experiment give the same answer, and the
-file's digest goes into the audit journal and the signed manifest.
+What is not written is not allowed; a missing file allows nothing. The file is read again for every offer, so a changed
+policy, or a removed file, is the hospital's veto from the next task on, without a restart. `decide` is pure: the same file
+and the same experiment give the same answer, and the file's digest goes into the audit journal and the signed manifest.
 
     experiments = ["tcga-*"]              # names; * stands for anything
     recipes = ["gan"]

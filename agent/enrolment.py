@@ -14,6 +14,7 @@ from agent.layout import Layout
 from histofed.base import durable
 from histofed.base.clock import Clock
 from histofed.base.errors import AlreadyThere
+from histofed.base.owner import refuse_root
 from histofed.base.proxy import ENVIRONMENT, ProxySetting
 from histofed.pki.credentials import Credentials
 from histofed.pki.tokens import JoinLine
@@ -34,9 +35,11 @@ def enroll(
 ) -> Enrolled:
     """Trade the join line for an identity and store it.
 
-    Raises `AlreadyThere` when this agent has a valid identity (unless `again`), `BadData` for a line that is none,
-    `NotAuthorised` for another CA or a used or expired token, `AggregatorUnavailable` and `CannotWriteState`.
+    Raises `ConfigError` for root in another user's folder, before the line is spent; `AlreadyThere` when this agent has a
+    valid identity (unless `again`), `BadData` for a line that is none, `NotAuthorised` for another CA or a used or expired
+    token, `AggregatorUnavailable` and `CannotWriteState`.
     """
+    refuse_root(layout.root, "histofed-agent enroll")
     line = JoinLine.parse(text.strip())
     if layout.identity.exists() and not again:
         held = Credentials.load(layout.identity)

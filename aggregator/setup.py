@@ -21,6 +21,7 @@ from histofed.base.clock import Clock
 from histofed.base.errors import AlreadyThere, BadData, NotEnrolled
 from histofed.base.hashing import sha256_file
 from histofed.base.ids import Digest, experiment_id
+from histofed.base.owner import refuse_root
 from histofed.pki import keys, tokens
 from histofed.pki.authority import Authority, Issued
 from histofed.pki.credentials import Credentials
@@ -40,7 +41,9 @@ class Identity:
 
 
 def create(config: AggregatorConfig, clock: Clock) -> Identity:
-    """A new federation in an empty state directory. Raises `AlreadyThere` rather than replace a CA."""
+    """A new federation in an empty state directory. Raises `AlreadyThere` rather than replace a CA, and
+    `ConfigError` for root in another user's folder."""
+    refuse_root(config.state_dir, "histofed-aggregator init")
     folder = config.state_dir / "identity"
     if (folder / "ca.key").exists():
         raise AlreadyThere(f"{folder} holds a federation already; a new CA would lock every enrolled site out")

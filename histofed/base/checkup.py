@@ -22,6 +22,7 @@ from histofed.base.clock import iso
 from histofed.base.doctor import Doubt
 from histofed.base.durable import free_bytes
 from histofed.base.errors import AlreadyThere, BadData, CannotWriteState, ConfigError, NotEnrolled, NotFound
+from histofed.base.owner import owner_beside_root
 
 SET_BACK: Final = timedelta(seconds=60)
 """A clock this far behind our own newest record was set back."""
@@ -46,6 +47,10 @@ def state_directory(folder: Path, reserve: int, first: str) -> str | Doubt:
         raise CannotWriteState(f"the disk of {folder} has {megabytes(free)} free, less than {megabytes(reserve)}: make room")
     if (nodes := os.statvfs(folder)).f_files and nodes.f_favail < 1000:
         raise CannotWriteState(f"the disk of {folder} has {nodes.f_favail} inodes left: remove files that are not needed")
+    if (daemons := owner_beside_root(folder)) is not None:
+        return Doubt(
+            f"{folder} belongs to {daemons}: root sees and may more than the daemon; ask by runuser -u {daemons} --"
+        )
     mode = stat.S_IMODE(folder.stat().st_mode)
     if mode & 0o077:
         return Doubt(f"{folder} can be read by other users (mode {mode:04o}): chmod 700")

@@ -6,6 +6,7 @@ forgets, fails here.
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
 import sys
@@ -24,6 +25,8 @@ from tests.deploy.rootfs import cache
 
 PAGES: Final = ROOT / "docs"
 STEP_S: Final = 900.0
+READERS: Final = 2345
+"""The group that may read the tiles."""
 _BLOCK: Final = re.compile(r"^ *```console\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 
 pytestmark = pytest.mark.timeout(3600)
@@ -84,7 +87,8 @@ def follow(host: Machine, page: list[Step]) -> None:
         if step.command.startswith("cd "):
             folder = step.command[3:]
             continue
-        done = host.run("sh", "-c", f"cd {folder} && {step.command}", seconds=STEP_S)
+        # as on a machine that was hardened
+        done = host.run("sh", "-c", f"umask 027 && cd {folder} && {step.command}", seconds=STEP_S)
         for line in step.shown:
             pattern = ".*".join(map(re.escape, line.split("...")))
             printed = done.stdout.splitlines()
@@ -114,8 +118,10 @@ def machine(name: str, path: str, binds: dict[Path, str] | None = None) -> Itera
 
 @contextmanager
 def hospital(path: str) -> Iterator[Machine]:
-    """A hospital, with a share of tiles."""
+    """A hospital, with a share of tiles for a group."""
     with machine("first-hospital", path, {tiles(): "/srv/histology"}) as host:
+        host.run("groupadd", "--gid", str(READERS), "pathology")
+        assert host.run("ls", "/srv/histology", user="nobody", check=False).returncode != 0
         yield host
 
 
@@ -126,4 +132,7 @@ def tiles() -> Path:
         command = [sys.executable, "-m", "histofed.cli.main", "tiles", "make", str(folder)]
         size = ["--patients", "4", "--tiles", "4", "--size", "32"]
         subprocess.run([*command, *size], cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+    for path in (folder, *folder.rglob("*")):
+        os.chown(path, 0, READERS)
+        path.chmod(0o750 if path.is_dir() else 0o640)
     return folder
