@@ -2,9 +2,10 @@
 
     python -m tests.upgrade.record        # writes tests/upgrade/states/VERSION.tar.gz; refuses to write it again
 
-A federation of two sites: one experiment finished, one in the middle of a round with an update on its way, then everybody
-is stopped as systemd stops them. `facts.json` has what a later release must still find. Keys and certificates in it are of
-this federation alone, which never ran anywhere else.
+A federation of two sites: one experiment finished, one in the middle of a round's training, then everybody is stopped as
+systemd stops them. No update waits in an outbox, and no GAN is trained: what those leave is small beside the schemas.
+`facts.json` has what a later release must still find. Keys and certificates in it are of this federation alone, which never
+ran anywhere else.
 """
 
 from __future__ import annotations
