@@ -1,7 +1,7 @@
 """How far the textures of fakes are from those of the site's reals, with the image as the unit: no judge to be learned.
 
 `patches.py` throws the patches of a batch on one heap, and the heap is fullest when every fake is the same average tissue:
-fakes that were taught so varied a quarter as much as real tiles, on the features of two nets (`docs/results/README.md`). Here
+fakes that were taught so varied a quarter as much as real tiles, on two nets' features (`docs/results/README.md`). Here
 each image is described by itself, and what is compared is how the descriptions vary from image to image:
 
     1  filters: directions in which the reals' patches of 5 x 5 vary, few eigenvectors mixed in each, on a pyramid of sizes
