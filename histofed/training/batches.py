@@ -20,6 +20,8 @@ RESIDENT_SHARE: Final = 0.25
 """Of the GPU's free memory that the tiles may take: networks, moments and activations need the rest."""
 _ORDER, _TURNS = 1, 2
 """Purposes that random numbers are drawn for; each has its own stream."""
+_SOME: Final = 5
+"""Seed of `Batches.some`."""
 _CPU: Final = torch.device("cpu")
 
 
@@ -74,6 +76,12 @@ class Batches:
     def resident(self) -> bool:
         """Whether all tiles lie in the device's own memory."""
         return self._resident is not None
+
+    def some(self, most: int) -> tuple[Tensor, Tensor]:
+        """At most so many of the tiles, always the same ones, in shuffled order: uint8 (N, 3, S, S) and labels (N,)."""
+        # torch's own generator, because the run's random numbers must not know of it
+        chosen = torch.randperm(len(self._labels), generator=torch.Generator().manual_seed(_SOME))[:most].numpy()
+        return torch.from_numpy(self._pixels[chosen]), torch.from_numpy(self._labels[chosen])
 
     def indices(self, step: int) -> npt.NDArray[np.int64]:
         """The tiles of a step's batch, (B,)."""

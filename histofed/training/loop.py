@@ -27,6 +27,7 @@ from histofed.training.rules import Rules
 from histofed.training.step import deal, play
 from histofed.training.team import ALONE, Team
 from histofed.training.tensors import to_arrays, with_prefix
+from histofed.training.textures import MOST_TILES, Textures
 from histofed.weights import Array
 
 REPORT_SECONDS: Final = 0.5
@@ -72,6 +73,7 @@ def train(
     read_every = read_every or (GPU_STEPS if contest.device.type == "cuda" else 1)
     contest.generator.train()
     contest.discriminator.train()
+    textures = Textures(*batches.some(MOST_TILES), classes, contest.device) if rules.textures else None
 
     # Go on where an earlier attempt stopped.
     run.resume()
@@ -97,7 +99,7 @@ def train(
         # A batch of real tiles, as many fakes, and both players' moves.
         pixels_BCHW, labels_B = batches.at(run.step)
         dealt = deal(to_model_range(pixels_BCHW), labels_B, contest.generator.latent, classes, rules)
-        run.ledger.note(run.step, play(contest, rules, dealt, run.step, team))
+        run.ledger.note(run.step, play(contest, rules, dealt, run.step, team, textures))
         run.step += 1
 
         # A loss that is not finite has spoilt the weights already: return, or let nothing of this task leave the site.

@@ -75,6 +75,8 @@ class Rules:
     augmentation: Augmentation | None = None
     patches: float = 0.0
     """Weight of the generator's distance in patches (`patches.py`), beside its objective; 0 leaves it out."""
+    textures: float = 0.0
+    """Weight of the generator's distance in textures (`textures.py`), image by image; 0 leaves it out."""
     clip_gradient: float | None = None
     """Largest L2 norm of a player's gradient."""
     accumulate: int = 1

@@ -30,6 +30,7 @@ from histofed.training.patches import patch_distance
 from histofed.training.penalties import away_from_one, between, squared_gradient, twice_differentiable
 from histofed.training.rules import LeCam, Rules
 from histofed.training.team import ALONE, Team
+from histofed.training.textures import Textures
 
 _DTYPES: Final = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -58,6 +59,8 @@ class _Turn:
     """Parts, each with its number."""
     count: int
     """Of all parts of the batch."""
+    textures: Textures | None
+    """Of the site's tiles, where the generator is to come near them."""
     seed: int | None
     """Of the parts' random numbers; None where the batch is one part, which goes on with those of the run."""
 
@@ -92,14 +95,16 @@ def deal(real_BCHW: Tensor, labels_B: Tensor, latent: int, classes: int, rules: 
     return Deal(real_BCHW, labels_B, z_BZ, asked_B)
 
 
-def play(contest: Contest, rules: Rules, dealt: Deal, step: int, team: Team = ALONE) -> dict[str, Tensor]:
+def play(
+    contest: Contest, rules: Rules, dealt: Deal, step: int, team: Team = ALONE, textures: Textures | None = None
+) -> dict[str, Tensor]:
     """Move both players, as far as it is their turn; returns each loss, detached, without penalties, and these apart.
 
     Every process of a team is given the whole deal, and has the same players and losses afterwards.
     """
     parts = dealt.parts(rules.accumulate)
     seed = int(torch.randint(2**62, ())) if len(parts) > 1 else None
-    turn = _Turn(step, team.share(parts), len(parts), seed)
+    turn = _Turn(step, team.share(parts), len(parts), textures, seed)
     moves = (step + 1) % rules.objective.critic_steps == 0
     losses: dict[str, Tensor] = {}
     if moves:
@@ -138,6 +143,8 @@ def _move_generator(contest: Contest, rules: Rules, turn: _Turn, team: Team) -> 
                 loss = generator_loss(answer, fake.asked_B, rules, _real_logits(contest, rules, part), turn.step)
                 if rules.patches:
                     loss = loss + rules.patches * patch_distance(drawn_BCHW, part.real_BCHW)
+                if turn.textures is not None:
+                    loss = loss + rules.textures * turn.textures.distance(drawn_BCHW, part.asked_B)
                 _backward(loss / turn.count, scaler)
             fakes.append(_Fakes(fake.seen_BCHW.detach(), fake.asked_B))
             total += loss.detach() / turn.count

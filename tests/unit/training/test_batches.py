@@ -59,3 +59,18 @@ def test_orientations(flips: bool) -> None:
     found = {next(k for k, one in enumerate(eight) if (tile.numpy() == one).all()) for tile in shown}
     assert found == (set(range(8)) if flips else {0})
     assert (pixels.ravel() == np.arange(48)).all()
+
+
+def test_some_tiles_are_always_the_same_ones_with_their_labels_and_draw_no_random_numbers() -> None:
+    pixels = np.arange(20, dtype=np.uint8).reshape(20, 1, 1, 1) * np.ones((1, 3, 4, 4), np.uint8)
+    pixels.setflags(write=False)
+    batches = Batches(pixels, np.arange(20) % 2, 2, BatchPlan(4, 1, True, False))
+    torch.manual_seed(0)
+    expected = torch.randn(1)
+    torch.manual_seed(0)
+    some, labels = batches.some(8)
+    assert torch.equal(torch.randn(1), expected)
+    assert len({int(tile[0, 0, 0]) for tile in some}) == len(some) == 8
+    assert torch.equal(some[:, 0, 0, 0] % 2, labels)
+    assert torch.equal(batches.some(8)[0], some)
+    assert len(batches.some(100)[0]) == 20

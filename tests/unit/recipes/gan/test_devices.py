@@ -28,6 +28,7 @@ CONFIG: Mapping[str, Any] = {
     "objective": {"name": "hinge", "r1": 0.1, "penalty_every": 2},
     "augment": {},
     "lecam": {},
+    "textures": 0.5,
     "flips": True,
     "persist_moments": True,
 }

@@ -223,6 +223,7 @@ DEFAULTS: Mapping[str, Any] = {
     "augment": {},
     "lecam": {},
     "returns": {},
+    "textures": 0.5,
     "clip_gradient": 10.0,
     "accumulate": 2,
     "precision": "bf16",
