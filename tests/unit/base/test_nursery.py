@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -54,6 +54,13 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 @pytest.fixture
+def newborn() -> Callable[[], list[int]]:
+    """The children of this process since the test began: earlier tests may have left some that live as long as it."""
+    before = frozenset(children())
+    return lambda: [child for child in children() if child not in before]
+
+
+@pytest.fixture
 async def nursery(module: str) -> AsyncIterator[Nursery]:
     made = Nursery(module, {"GREETING": "hello "})
     yield made
@@ -96,13 +103,15 @@ async def test_a_child_is_a_process_of_its_own_with_the_descriptors_it_was_given
     await child.close()
 
 
-async def test_the_second_child_comes_from_the_same_nursery(nursery: Nursery, pipes: Pipes) -> None:
+async def test_the_second_child_comes_from_the_same_nursery(
+    newborn: Callable[[], list[int]], nursery: Nursery, pipes: Pipes
+) -> None:
     for _ in range(2):
         child = await nursery.start(["exit"], pipes.theirs)
         assert child is not None
         assert await child.wait() == 5
         await child.close()
-    assert len(children()) == 1
+    assert len(newborn()) == 1
 
 
 async def test_an_error_of_the_child_is_its_own(nursery: Nursery, pipes: Pipes) -> None:
@@ -149,12 +158,12 @@ async def test_closing_kills_the_child_and_what_it_started(nursery: Nursery, pip
 
 
 async def test_a_child_of_a_killed_nursery_is_told_as_killed_and_another_nursery_follows(
-    nursery: Nursery, pipes: Pipes
+    newborn: Callable[[], list[int]], nursery: Nursery, pipes: Pipes
 ) -> None:
     child = await nursery.start(["sleep"], pipes.theirs)
     assert child is not None
     await pipes.read(1)
-    (process,) = children()
+    (process,) = newborn()
     os.kill(process, signal.SIGKILL)
     assert await child.wait() == -signal.SIGKILL
     await child.close()
@@ -164,22 +173,28 @@ async def test_a_child_of_a_killed_nursery_is_told_as_killed_and_another_nursery
     await after.close()
 
 
-async def test_without_a_nursery_the_answer_is_none(pipes: Pipes, caplog: pytest.LogCaptureFixture) -> None:
+async def test_without_a_nursery_the_answer_is_none(
+    newborn: Callable[[], list[int]], pipes: Pipes, caplog: pytest.LogCaptureFixture
+) -> None:
     nowhere = Nursery("histofed.no_such_module", {})
     assert await nowhere.start(["exit"], pipes.theirs) is None
     assert "started the long way" in caplog.text
     await nowhere.close()
-    assert children() == []
+    assert newborn() == []
 
 
 async def test_a_nursery_that_hangs_is_not_waited_for(
-    nursery: Nursery, pipes: Pipes, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    newborn: Callable[[], list[int]],
+    nursery: Nursery,
+    pipes: Pipes,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     first = await nursery.start(["exit"], pipes.theirs)
     assert first is not None
     await first.close()
     monkeypatch.setattr(nursery_module, "_START_S", 0.2)
-    (process,) = children()
+    (process,) = newborn()
     os.kill(process, signal.SIGSTOP)
     assert await nursery.start(["exit"], pipes.theirs) is None
     assert "no child of the newborn nursery" in caplog.text
