@@ -150,6 +150,9 @@ def test_what_the_checkers_do_not_ask(manifests: list[dict[str, Any]]) -> None:
         assert each["spec"]["persistentVolumeClaimRetentionPolicy"] == {"whenDeleted": "Retain", "whenScaled": "Retain"}
     for pod, container in containers(manifests):
         assert re.fullmatch(r"registry\.example\.org/histofed/\w+@sha256:[0-9a-f]{64}", container["image"])
+        assert container["imagePullPolicy"] == "IfNotPresent", (
+            "an image that was loaded onto the node is asked for elsewhere"
+        )
         assert (pod["automountServiceAccountToken"], pod["securityContext"]["runAsUser"]) == (False, 64100)
         assert {"cpu", "memory", "ephemeral-storage"} <= container["resources"]["limits"].keys()
     (namespace,) = of_kind(manifests, "Namespace")
