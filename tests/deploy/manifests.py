@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -48,3 +50,25 @@ def containers(manifests: Sequence[dict[str, Any]]) -> Iterator[tuple[dict[str, 
         pod = each["spec"]["template"]["spec"]
         for container in pod["initContainers"] + pod["containers"]:
             yield pod, container
+
+
+def aggregator(manifests: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The container that runs it."""
+    (found,) = (each for _, each in containers(manifests) if each["name"] == "aggregator")
+    return found
+
+
+def checked(manifests: Sequence[dict[str, Any]], folder: Path) -> dict[str, str]:
+    """What `histofed-aggregator check` makes of the rendered map and the container's environment: value by setting."""
+    (found,) = (each for each in of_kind(manifests, "ConfigMap") if "aggregator.toml" in each["data"])
+    (folder / "aggregator.toml").write_text(found["data"]["aggregator.toml"])
+    starter = "import sys; from aggregator.cli import main; sys.exit(main())"
+    done = subprocess.run(
+        [sys.executable, "-c", starter, "check", "--config", str(folder / "aggregator.toml")],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **{each["name"]: each["value"] for each in aggregator(manifests).get("env", [])}},
+    )
+    assert done.returncode == 0, done.stderr
+    return dict(re.findall(r"^(\S+) = (.*?)    \(", done.stdout, re.MULTILINE))

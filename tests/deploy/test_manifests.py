@@ -6,7 +6,6 @@ import json
 import os
 import re
 import subprocess
-import sys
 import urllib.request
 from collections.abc import Mapping
 from pathlib import Path
@@ -20,7 +19,18 @@ from agent.config import load_config
 from agent.consent import load_policy
 from aggregator.cli import _parser as aggregator_parser
 from tests.deploy.images import ROOT
-from tests.deploy.manifests import IMAGES, OVERLAYS, SITES, containers, objects, of_kind, render, rendered
+from tests.deploy.manifests import (
+    IMAGES,
+    OVERLAYS,
+    SITES,
+    aggregator,
+    checked,
+    containers,
+    objects,
+    of_kind,
+    render,
+    rendered,
+)
 from tests.deploy.tools import checker, environment
 from tests.support.federation import Federation, mean_experiment
 
@@ -186,20 +196,9 @@ def test_each_hospital_has_its_own_node_tiles_and_join_line() -> None:
 
 def test_configuration_is_what_the_daemon_reads(manifests: list[dict[str, Any]], tmp_path: Path) -> None:
     """`histofed-aggregator check` on the rendered map, with the container's environment."""
-    (found,) = (each for each in of_kind(manifests, "ConfigMap") if "aggregator.toml" in each["data"])
-    (tmp_path / "aggregator.toml").write_text(found["data"]["aggregator.toml"])
-    container = next(each for _, each in containers(manifests) if each["name"] == "aggregator")
+    effective = checked(manifests, tmp_path)
+    container = aggregator(manifests)
     variables = {each["name"]: each["value"] for each in container.get("env", [])}
-    starter = "import sys; from aggregator.cli import main; sys.exit(main())"
-    done = subprocess.run(
-        [sys.executable, "-c", starter, "check", "--config", str(tmp_path / "aggregator.toml")],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, **variables},
-    )
-    assert done.returncode == 0, done.stderr
-    effective = dict(re.findall(r"^(\S+) = (.*?)    \(", done.stdout, re.MULTILINE))
     ports = {port["name"]: port["containerPort"] for port in container["ports"]}
     listens = {
         name: int(effective[f"listen.{name}"].strip('"').rpartition(":")[2])
@@ -219,7 +218,7 @@ def test_configuration_is_what_the_daemon_reads(manifests: list[dict[str, Any]],
 
 
 def test_probes_ask_what_the_aggregator_answers(manifests: list[dict[str, Any]]) -> None:
-    container = next(each for _, each in containers(manifests) if each["name"] == "aggregator")
+    container = aggregator(manifests)
     asked = {container[f"{kind}Probe"]["grpc"]["service"] for kind in ("startup", "readiness", "liveness")}
     source = (ROOT / "aggregator/daemon.py").read_text()
     assert asked == {"startup", "histofed.v1.FleetService", "liveness"}
