@@ -6,14 +6,12 @@ import json
 import os
 import re
 import subprocess
-import sys
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
 from agent.cli import _parser as agent_parser
@@ -21,50 +19,32 @@ from agent.config import load_config
 from agent.consent import load_policy
 from aggregator.cli import _parser as aggregator_parser
 from tests.deploy.images import ROOT
+from tests.deploy.manifests import (
+    IMAGES,
+    OVERLAYS,
+    SITES,
+    aggregator,
+    checked,
+    containers,
+    objects,
+    of_kind,
+    render,
+    rendered,
+)
 from tests.deploy.tools import checker, environment
 from tests.support.federation import Federation, mean_experiment
 
 pytestmark = pytest.mark.timeout(900)  # checkov is installed on first use
 GOLDEN = Path(__file__).parent / "golden"
-IMAGES = {
-    "aggregator": f"registry.example.org/histofed/aggregator@sha256:{'a' * 64}",
-    "agent": f"registry.example.org/histofed/agent@sha256:{'b' * 64}",
-}
-OVERLAYS = {"dev": ("aggregator", "agent"), "prod": ("aggregator",)}
 SUPPORTED = ("1.32", "1.33", "1.34", "1.35", "1.36", "1.37")
 """From the release in which every field that we use is stable (`persistentVolumeClaimRetentionPolicy`)."""
 OTHERS = {"Certificate", "PodMonitor", "PrometheusRule"}
 """Kinds of operators, of which Kubernetes has no schema."""
-SITES = ("east", "north", "south", "west")
-
-
-def render(overlay: str, *options: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "deploy/k8s/render.py"), overlay, *options]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
-
-
-def rendered(overlay: str) -> str:
-    names = OVERLAYS.get(overlay, tuple(IMAGES))
-    done = render(overlay, *(f"--{name}={IMAGES[name]}" for name in names))
-    assert done.returncode == 0, done.stderr
-    return done.stdout
 
 
 @pytest.fixture(scope="module", params=OVERLAYS)
 def manifests(request: pytest.FixtureRequest) -> list[dict[str, Any]]:
-    return list(yaml.safe_load_all(rendered(request.param)))
-
-
-def of_kind(manifests: list[dict[str, Any]], kind: str) -> list[dict[str, Any]]:
-    return [each for each in manifests if each["kind"] == kind]
-
-
-def containers(manifests: list[dict[str, Any]]) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-    """Each container with its pod."""
-    for each in of_kind(manifests, "StatefulSet"):
-        pod = each["spec"]["template"]["spec"]
-        for container in pod["initContainers"] + pod["containers"]:
-            yield pod, container
+    return objects(rendered(request.param))
 
 
 # --- rendering ------------------------------------------------------------------------------------------------------------
@@ -106,7 +86,7 @@ def test_gpu_component_gives_each_agent_a_gpu(tmp_path: Path) -> None:
         "apiVersion: kustomize.config.k8s.io/v1beta1\nkind: Kustomization\n"
         f"resources: [{here}/overlays/dev]\ncomponents: [{here}/components/gpu-agent]\n"
     )
-    found = list(yaml.safe_load_all(rendered(str(tmp_path))))
+    found = objects(rendered(str(tmp_path)))
     gpus = [container["resources"]["limits"].get("nvidia.com/gpu") for _, container in containers(found)]
     assert sorted(filter(None, gpus)) == ["1"] * len(SITES)
 
@@ -123,7 +103,7 @@ def test_schemas_of_supported_versions(overlay: str, version: str, tmp_path: Pat
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment())
     assert done.returncode == 0, done.stdout
     unknown = set(re.findall(r"Couldn't find schema for kind (\w+)", done.stdout + done.stderr))
-    assert unknown == OTHERS & {each["kind"] for each in yaml.safe_load_all(file.read_text())}
+    assert unknown == OTHERS & {each["kind"] for each in objects(file.read_text())}
 
 
 def test_schemas_are_strict(tmp_path: Path) -> None:
@@ -180,6 +160,9 @@ def test_what_the_checkers_do_not_ask(manifests: list[dict[str, Any]]) -> None:
         assert each["spec"]["persistentVolumeClaimRetentionPolicy"] == {"whenDeleted": "Retain", "whenScaled": "Retain"}
     for pod, container in containers(manifests):
         assert re.fullmatch(r"registry\.example\.org/histofed/\w+@sha256:[0-9a-f]{64}", container["image"])
+        assert container["imagePullPolicy"] == "IfNotPresent", (
+            "an image that was loaded onto the node is asked for elsewhere"
+        )
         assert (pod["automountServiceAccountToken"], pod["securityContext"]["runAsUser"]) == (False, 64100)
         assert {"cpu", "memory", "ephemeral-storage"} <= container["resources"]["limits"].keys()
     (namespace,) = of_kind(manifests, "Namespace")
@@ -192,11 +175,7 @@ def test_what_the_checkers_do_not_ask(manifests: list[dict[str, Any]]) -> None:
 
 
 def test_each_hospital_has_its_own_node_tiles_and_join_line() -> None:
-    agents = [
-        each
-        for each in of_kind(list(yaml.safe_load_all(rendered("dev"))), "StatefulSet")
-        if "agent" in each["metadata"]["name"]
-    ]
+    agents = [each for each in of_kind(objects(rendered("dev")), "StatefulSet") if "agent" in each["metadata"]["name"]]
     seen = []
     for each in agents:
         pod = each["spec"]["template"]["spec"]
@@ -217,20 +196,9 @@ def test_each_hospital_has_its_own_node_tiles_and_join_line() -> None:
 
 def test_configuration_is_what_the_daemon_reads(manifests: list[dict[str, Any]], tmp_path: Path) -> None:
     """`histofed-aggregator check` on the rendered map, with the container's environment."""
-    (found,) = (each for each in of_kind(manifests, "ConfigMap") if "aggregator.toml" in each["data"])
-    (tmp_path / "aggregator.toml").write_text(found["data"]["aggregator.toml"])
-    container = next(each for _, each in containers(manifests) if each["name"] == "aggregator")
+    effective = checked(manifests, tmp_path)
+    container = aggregator(manifests)
     variables = {each["name"]: each["value"] for each in container.get("env", [])}
-    starter = "import sys; from aggregator.cli import main; sys.exit(main())"
-    done = subprocess.run(
-        [sys.executable, "-c", starter, "check", "--config", str(tmp_path / "aggregator.toml")],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, **variables},
-    )
-    assert done.returncode == 0, done.stderr
-    effective = dict(re.findall(r"^(\S+) = (.*?)    \(", done.stdout, re.MULTILINE))
     ports = {port["name"]: port["containerPort"] for port in container["ports"]}
     listens = {
         name: int(effective[f"listen.{name}"].strip('"').rpartition(":")[2])
@@ -250,7 +218,7 @@ def test_configuration_is_what_the_daemon_reads(manifests: list[dict[str, Any]],
 
 
 def test_probes_ask_what_the_aggregator_answers(manifests: list[dict[str, Any]]) -> None:
-    container = next(each for _, each in containers(manifests) if each["name"] == "aggregator")
+    container = aggregator(manifests)
     asked = {container[f"{kind}Probe"]["grpc"]["service"] for kind in ("startup", "readiness", "liveness")}
     source = (ROOT / "aggregator/daemon.py").read_text()
     assert asked == {"startup", "histofed.v1.FleetService", "liveness"}
@@ -274,7 +242,7 @@ def test_commands_are_ones_that_exist(manifests: list[dict[str, Any]]) -> None:
 
 
 def test_agents_configuration_and_consent(tmp_path: Path) -> None:
-    for each in of_kind(list(yaml.safe_load_all(rendered("dev"))), "ConfigMap"):
+    for each in of_kind(objects(rendered("dev")), "ConfigMap"):
         if "agent.toml" not in each["data"]:
             continue
         for name, text in each["data"].items():
@@ -289,7 +257,7 @@ def test_agents_configuration_and_consent(tmp_path: Path) -> None:
 
 
 def rules() -> Mapping[str, dict[str, Any]]:
-    (found,) = of_kind(list(yaml.safe_load_all(rendered("prod"))), "PrometheusRule")
+    (found,) = of_kind(objects(rendered("prod")), "PrometheusRule")
     return {rule["alert"]: rule for group in found["spec"]["groups"] for rule in group["rules"]}
 
 
