@@ -11,7 +11,7 @@ import pytest
 from tests.deploy.images import ROOT
 from tests.deploy.manifests import checked, containers, objects, of_kind, rendered
 
-KINDS = {
+KINDS: dict[str, set[str]] = {
     "prometheus-operator": {"PodMonitor", "PrometheusRule"},
     "opentelemetry": set(),
     "cert-manager": {"Certificate"},
