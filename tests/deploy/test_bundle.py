@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -68,7 +70,8 @@ def test_everything_is_listed_and_no_weights_are_inside(whole: Path) -> None:
     assert present - listed == {"SHA256SUMS"}
     assert not [name for name in present if name.endswith((".pth", ".safetensors", ".bin", ".ckpt"))]
     assert "vit_b_16-c867db91.pth  c867db91" in (whole / "weights.txt").read_text()
-    assert "images/aggregator.tar" in present
+    assert {"images/aggregator.tar", "images/README.md", "k8s/README.md", "k8s/overlays/prod/kustomization.yaml"} <= present
+    assert {name for name in present if (whole / name).stat().st_mode & 0o111} == {"install.sh", "k8s/render.py"}
     tar = whole.with_name(f"histofed-bundle-{version()}.tar")
     names = subprocess.run(["tar", "--list", "--file", tar], capture_output=True, text=True, check=True).stdout.splitlines()
     assert {f"histofed-bundle/{name}" for name in present} <= set(names)
@@ -131,6 +134,26 @@ def test_a_link_instead_of_a_folder_is_refused(copied: Path) -> None:
         shutil.rmtree(copied.with_name("elsewhere"))
     assert done.returncode == BAD_DATA
     assert "not part of this bundle: wheels;" in done.stderr
+
+
+def test_make_builds_images_for_the_bundle_unless_told_not_to() -> None:
+    def commands(*words: str) -> list[str]:
+        done = subprocess.run(["make", "--dry-run", *words], cwd=ROOT, capture_output=True, text=True, check=True)
+        return [Path(word).name for word in done.stdout.split() if word.endswith(".py") or word == "--no-images"]
+
+    assert commands("bundle") == ["wheelhouse.py", "deb.py", "images.py", "bundle.py"]
+    assert commands("bundle", "IMAGES=no") == ["wheelhouse.py", "deb.py", "bundle.py", "--no-images"]
+
+
+def test_a_bundle_without_images_is_asked_for_or_refused(tmp_path: Path) -> None:
+    folders = ["--wheelhouse", wheelhouse(), "--images", tmp_path / "none", "--out", tmp_path]
+    command = [sys.executable, ROOT / "scripts/bundle.py", *folders]
+    environ = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    words = "holds no images; make them with: make images (or go without: make bundle IMAGES=no)"
+    assert done.stderr == f"{tmp_path}/none {words}\n"
+    assert not list(tmp_path.glob("*.tar"))
 
 
 def test_wrong_words_are_refused_before_anything(whole: Path) -> None:
