@@ -17,10 +17,11 @@ import pytest
 from tests.deploy.bundles import bundle
 from tests.deploy.images import podman
 from tests.deploy.machine import Machine
-from tests.deploy.packages import ROOT, package, version, wheelhouse
+from tests.deploy.packages import ROOT, package, script, version, wheelhouse
 from tests.deploy.rootfs import cache
 from tests.deploy.test_package import AGENT, lower
 
+TORCH: Final = "histofed-torch"
 PLACE: Final = "/root/histofed-bundle"
 BAD_DATA: Final = 65
 UNAVAILABLE: Final = 69
@@ -146,8 +147,8 @@ def test_make_builds_images_for_the_bundle_unless_told_not_to() -> None:
 
 
 def test_a_bundle_without_images_is_asked_for_or_refused(tmp_path: Path) -> None:
-    folders = ["--wheelhouse", wheelhouse(), "--images", tmp_path / "none", "--out", tmp_path]
-    command = [sys.executable, ROOT / "scripts/bundle.py", *folders]
+    folders = ["--wheelhouse", str(wheelhouse()), "--images", f"{tmp_path}/none", "--out", str(tmp_path)]
+    command = [sys.executable, f"{ROOT}/scripts/bundle.py", *folders]
     environ = {**os.environ, "PYTHONPATH": str(ROOT)}
     done = subprocess.run(command, env=environ, capture_output=True, text=True, check=False)
     assert done.returncode == 1
@@ -199,6 +200,33 @@ def test_an_upgrade_that_nobody_watches_keeps_what_the_hospital_wrote(whole: Pat
         assert host.main_pid(AGENT) != before, "it ran, so it runs again"
 
 
+def test_on_debian_new_libraries_alone_stop_the_agent_and_start_it_again(tmp_path: Path) -> None:
+    """As a build of torch for GPUs in the place of the one for CPUs."""
+    small = small_bundle(tmp_path / "small")
+    for name in ("requirements-agent.txt", "requirements-tools.txt"):
+        shutil.copy(wheelhouse() / name, small / "wheels")
+    shutil.copy(small / "SHA256SUMS", small / "wheels")
+    for revision in ("1", "2"):
+        script("deb.py", *("--wheelhouse", small / "wheels", "--out", small, "--only", TORCH, "--revision", revision))
+    shutil.copy(package(AGENT), small)
+    first, second, agent = (f"{PLACE}/{name}_{version()}-{n}_amd64.deb" for name, n in ((TORCH, 1), (TORCH, 2), (AGENT, 1)))
+
+    with machine("bundle-torch", small) as host:
+        host.run("dpkg", "--install", first, agent)
+        stand_in(host)
+        pids = [host.main_pid(AGENT)]
+        for files in ([second], [first, agent], [agent, second]):
+            said = host.run("dpkg", "--force-downgrade", "--install", *files)
+            assert "not started again" not in said.stderr
+            pids.append(host.main_pid(AGENT))
+        assert len(set(pids)) == len(pids), "each time it was another process"
+        assert host.run("sh", "-c", "ls /run/*.was-running", check=False).stdout == ""
+
+        host.run("systemctl", "stop", AGENT)
+        host.run("dpkg", "--force-downgrade", "--install", first)
+        assert host.show(AGENT, "ActiveState")["ActiveState"] == "inactive", "what did not run is not started"
+
+
 def test_elsewhere_a_daemon_stops_for_all_that_is_replaced_and_starts_on_its_new_unit(tmp_path: Path) -> None:
     small = small_bundle(tmp_path / "small")
     unit = small / "systemd/histofed-agent.service"
@@ -246,7 +274,7 @@ def test_another_distribution_installs_from_the_wheels_without_any_route(whole: 
 
 def refused(bundle: Path, *words: str) -> subprocess.CompletedProcess[str]:
     """Run install.sh here, to which we are not root: one that ought to have refused must install nothing on this machine."""
-    command = ["unshare", "--user", bundle / "install.sh", *words]
+    command = ["unshare", "--user", f"{bundle}/install.sh", *words]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
