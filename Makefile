@@ -61,7 +61,7 @@ check: $(STAMP) $(BUF) ## Format, lint, types, imports, proto style and currency
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	MYPYPATH=scripts $(BIN)/mypy scripts/demo.py scripts/demolib/*.py scripts/preset_costs.py scripts/costlib/*.py
-	MYPYPATH=scripts $(BIN)/mypy $(foreach name,lock wheelhouse deb bundle cli_papers,scripts/$(name).py) scripts/packlib/*.py
+	MYPYPATH=scripts $(BIN)/mypy $(foreach name,lock wheelhouse deb bundle images cli_papers,scripts/$(name).py) scripts/packlib/*.py
 	$(BIN)/lint-imports
 	$(BUF) lint proto
 	PYTHON=$(BIN)/python scripts/proto.sh --check
@@ -103,15 +103,11 @@ wheelhouse: $(STAMP) ## Fetch every locked wheel and build ours, into build/whee
 deb: wheelhouse ## Build the Debian packages, into build/deb
 	$(BIN)/python scripts/deb.py
 
-bundle: deb ## One folder and one tar that install without a network, into build/bundle
-	PYTHONPATH=. $(BIN)/python scripts/bundle.py
+bundle: deb $(if $(filter no,$(IMAGES)),,images) ## One folder and one tar that install without a network, into build/bundle (IMAGES=no: no container images)
+	PYTHONPATH=. $(BIN)/python scripts/bundle.py $(if $(filter no,$(IMAGES)),--no-images)
 
 images: wheelhouse ## Build the container images with podman, into build/images (BASE=IMAGE)
-	mkdir -p build/images
-	for daemon in aggregator agent; do \
-	  podman build $(if $(BASE),--build-arg BASE=$(BASE)) -f deploy/container/$$daemon.Containerfile -t histofed/$$daemon build/wheelhouse && \
-	  podman save --quiet --output build/images/$$daemon.tar histofed/$$daemon || exit 1; \
-	done
+	$(BIN)/python scripts/images.py --out build/images $(if $(BASE),--base '$(BASE)')
 
 clean: ## Remove what was built, the demo included
 	rm -rf $(VENV) node_modules demo build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

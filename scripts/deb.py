@@ -133,6 +133,9 @@ def _control(root: Path, name: str, wheelhouse: Path) -> None:
             words = (DEBIAN / f"daemon.{script}").read_text(encoding="utf-8")
             filled = words.replace("@PURGE@", purge).replace("@PACKAGE@", name)
             (control / script).write_text(filled, encoding="utf-8")
+    for own in (DEBIAN / name / "prerm", DEBIAN / name / "postinst"):
+        if own.exists():
+            place(own, control / own.name)
     overrides = root / "usr/share/lintian/overrides" / name
     overrides.parent.mkdir(parents=True)
     parts: Sequence[Path] = (DEBIAN / "lintian-overrides", DEBIAN / name / "lintian-overrides")

@@ -7,10 +7,13 @@
 #   torch        libraries for training: at an aggregator, for experiments that begin with fresh networks
 #
 # Every file is checked before anything is touched. On Debian 12 the packages are installed; elsewhere (RHEL 9 and its kin)
-# the same environments and units are laid out from the wheels, for a python3.11 that is there. Nothing is started.
+# the same environments and units are laid out from the wheels, for a python3.11 that is there. Nothing is asked, what is
+# configured stays as it is, and nothing is started but a daemon that ran before and was stopped for its new version.
 set -eu
 # what is laid out is read by the daemons' users, whatever root's own habit is
 umask 022
+# the same at a terminal, in a cron job and where there is no standard input at all
+exec </dev/null
 
 prefix=/opt/histofed
 bundle=$(cd "$(dirname "$0")" && pwd)
@@ -50,7 +53,22 @@ verify() {
         named=$(printf '%s\n' "$wrong" | sed -n 's/: FAILED.*//p' | paste -s -d ' ')
         fail 65 "not what was bundled: ${named:-SHA256SUMS itself}; nothing was installed; copy the bundle again"
     fi
+    # of two bundles in one folder nobody can say which file is meant
+    listed=$(listed_files)
+    extra=$(find . ! -type d ! -path ./SHA256SUMS | cut -c 3- | LC_ALL=C sort | grep -F -x -v -e "$listed") || [ $? -eq 1 ]
+    [ -z "$extra" ] || fail 65 "not part of this bundle: $(echo "$extra" | paste -s -d ' ');" \
+        "nothing was installed; unpack the bundle into an empty folder"
     say "all files are as bundled; SHA-256 of the list: $(sha256sum SHA256SUMS | cut -c 1-64)"
+}
+
+# Every file's name, as it stands after 64 digits and two blanks.
+listed_files() { cut -c 67- "$bundle/SHA256SUMS"; }
+
+# The one file of the list whose name is of this form. A caller assigns it and nothing else, or `set -e` misses a failure.
+only() {
+    found=$(listed_files | grep -x -e "$1") || found=""
+    [ "$(echo "$found" | grep -c .)" -eq 1 ] || fail 65 "SHA256SUMS should list one file $1, and lists: ${found:-none}"
+    echo "$bundle/$found"
 }
 
 # torch first, where it is asked for or an agent needs it.
@@ -77,10 +95,13 @@ is_debian_12() {
 install_packages() {
     set --
     for component in $components; do
-        set -- "$@" "$(echo "$bundle"/debs/histofed-"$component"_*_amd64.deb)"
+        deb=$(only "debs/histofed-${component}_[^_/]*_amd64\.deb")
+        set -- "$@" "$deb"
     done
-    # what the packages need from Debian itself is asked of apt's own sources, if it is not there yet
-    DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends "$@" ||
+    # What the packages need from Debian itself is asked of apt's own sources, if it is not there yet. A file below /etc that
+    # the site wrote stays, and the package's comes beside it as .dpkg-dist: dpkg would ask, and end half-way unanswered.
+    DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends \
+        -o Dpkg::Options::=--force-confdef -o Dpkg::Options::=--force-confold "$@" ||
         fail 69 "apt could not install the packages; where it names missing ones, install those from your Debian medium first"
 }
 
@@ -88,16 +109,23 @@ install_packages() {
 
 install_wheels() {
     python=$(command -v python3.11) || fail 69 "there is no python3.11: install it first (RHEL 9: dnf install python3.11)"
+    pip=$(only 'wheels/pip-[^/]*\.whl')
     for component in $components; do
         say "laying out $prefix/$component"
         lay_out "$component"
+    done
+    # daemons run on while that takes its minutes, and stop for the moment in which everything of theirs is replaced
+    stop_daemons
+    for component in $components; do
+        swap "$component"
         if [ "$component" != torch ]; then
             around "$component"
         fi
     done
+    start_daemons
 }
 
-# An environment beside the one that is in use, put in its place when it is whole.
+# An environment beside the one that is in use.
 lay_out() {
     fresh=$prefix/$1.new
     rm -rf "$fresh"
@@ -113,11 +141,11 @@ lay_out() {
     lock=$1
     [ "$1" = agent ] && lock=daemon
     # pip out of its own wheel: the host needs none. What it prints is of interest when it fails.
-    PIP_CONFIG_FILE=/dev/null "$python" "$(echo "$bundle"/wheels/pip-*.whl)/pip" install --quiet --no-index --no-deps \
+    PIP_CONFIG_FILE=/dev/null "$python" "$pip/pip" install --quiet --no-index --no-deps \
         --find-links "$bundle/wheels" --require-hashes --no-compile --root-user-action ignore --target "$packages" \
         --requirement "$bundle/wheels/requirements-$lock.txt" ||
         fail 70 "pip could not install $1 from the bundle, see above; $prefix/$1 is as it was"
-    rm -rf "$packages/bin"
+    rm -rf "${packages:?}/bin"
     find "$packages" -name '*.py' -path '*/_internal/py312_intrinsics.py' -delete
     "$python" -m compileall -q --invalidation-mode unchecked-hash -s "$fresh" -p "$prefix/$1" "$packages"
     if [ "$1" != torch ]; then
@@ -125,21 +153,54 @@ lay_out() {
         launcher "$1" >"$fresh/bin/$(command_of "$1")"
         chmod 755 "$fresh/bin/$(command_of "$1")"
     fi
-    swap "$1"
 }
 
-swap() {
-    unit=histofed-$1.service
-    running=no
-    if [ -d /run/systemd/system ] && systemctl --quiet is-active "$unit"; then
-        running=yes
+# Python imports late, and half of one version must not meet half of another. Daemons and their trainers import torch too.
+stop_daemons() {
+    stopped=""
+    [ -d /run/systemd/system ] || return 0
+    trap not_running_again EXIT
+    for each in agent aggregator; do
+        case " $components " in
+        *" $each "* | *" torch "*) ;;
+        *) continue ;;
+        esac
+        unit=histofed-$each.service
+        case $(systemctl is-active "$unit") in
+        active | activating | reloading) stopped="$stopped $unit" ;;
+        deactivating) ;;
+        *) continue ;;
+        esac
+        say "stopping $unit"
         systemctl stop "$unit"
-    fi
+    done
+}
+
+start_daemons() {
+    waiting=$stopped
+    stopped=""
+    for unit in $waiting; do
+        systemctl start "$unit" || stopped="$stopped $unit"
+    done
+    [ -z "$stopped" ] || exit 69
+    [ -z "$waiting" ] || say "runs again:$waiting"
+}
+
+# At any end after daemons were stopped: what is left of them.
+not_running_again() {
+    [ -n "$stopped" ] || return 0
+    set -f
+    # shellcheck disable=SC2086 # several units
+    set -- $stopped
+    say "stopped, and not running again: $*; see above and: journalctl --unit=$1; then: systemctl start $*" >&2
+}
+
+# The environment in the place of the one that was in use.
+swap() {
     rm -rf "$prefix/$1.old"
     [ ! -d "$prefix/$1" ] || mv "$prefix/$1" "$prefix/$1.old"
     mv "$prefix/$1.new" "$prefix/$1"
     rm -rf "$prefix/$1.old"
-    [ $running = no ] || systemctl start "$unit"
 }
 
 command_of() {

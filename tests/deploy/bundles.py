@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 from typing import Final
 
-from tests.deploy.images import build, inspect, podman
+from tests.deploy.images import build, inspect, save
 from tests.deploy.packages import CODE, LIBRARIES, SCRIPTS, current, digest, key_of, package, script, wheelhouse
 from tests.deploy.rootfs import cache
 
@@ -17,12 +17,14 @@ PACKAGES: Final = ("histofed-torch", "histofed-agent", "histofed-aggregator", "h
 _PARTS: Final = (
     "scripts/bundle.py",
     "scripts/packlib/sbom.py",
+    "scripts/packlib/wheels.py",
+    "deploy/container/README.md",
+    "deploy/k8s",
     "docs",
     "CHANGELOG.md",
     "deploy/bundle",
     "deploy/completion",
 )
-_SAVE_S: Final = 600.0
 
 
 def bundle() -> Path:
@@ -48,8 +50,4 @@ def saved_images() -> Path:
     image = build("aggregator")
     folder = cache() / "packages" / "images"
 
-    def make() -> None:
-        folder.mkdir()
-        podman("save", "--quiet", "--output", str(folder / "aggregator.tar"), image, seconds=_SAVE_S)
-
-    return current(folder, str(inspect(image)["Id"]), make)
+    return current(folder, digest(("scripts/images.py",), str(inspect(image)["Id"])), lambda: save("aggregator", folder))

@@ -11,11 +11,11 @@ import hashlib
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from histofed import __version__
 from tests.deploy.packages import wheelhouse
 from tests.deploy.rootfs import MissingTool, cache, held, need
 
@@ -78,35 +78,32 @@ def build(
     *,
     locks: str | None = None,
     tag: str = "1",
-    engine: Sequence[str] = ("podman", "build"),
+    engine: str = "podman",
     fresh: bool = False,
 ) -> str:
-    """The image of `aggregator` or `agent`, by podman or `("buildah", "build")`; `locks` replaces its own."""
+    """The image of `aggregator` or `agent`, by podman or buildah; `locks` replaces its own."""
     image, below, wheels = f"{PREFIX}/{target}:{tag}", base(), wheelhouse()
     file = CONTAINERFILES / f"{target}.Containerfile"
     key = _digest(file.read_text(), (wheels / "SHA256SUMS").read_text(), below, locks)
     with held(cache() / "images.lock"):
         if fresh or not _exists(image) or (inspect(image).get("Labels") or {}).get(KEY) != key:
-            arguments = {"BASE": below, "VERSION": __version__, "REVISION": "test", **({"LOCKS": locks} if locks else {})}
-            run_tool(
-                # layers: of torch they are gigabytes; chroot: no cgroups of its own; network: pip has no index to ask
-                [
-                    *engine,
-                    "--layers=false",
-                    "--isolation",
-                    "chroot",
-                    "--network",
-                    "host",
-                    "--quiet",
-                    "--pull=never",
-                    "--file",
-                    str(file),
-                ]
-                + [f"--build-arg={name}={value}" for name, value in arguments.items()]
-                + [f"--label={KEY}={key}", "--tag", image, str(wheels)],
-                seconds=BUILD_S,
-            )
+            # layers: of torch they are gigabytes; chroot: no cgroups of its own; network: pip has no index to ask
+            options = ["--layers=false", "--isolation=chroot", "--network=host", "--quiet", "--pull=never"]
+            given = ["--engine", engine, "--base", below, *(["--locks", locks] if locks else [])]
+            given += [f"--option={option}" for option in (*options, f"--label={KEY}={key}")]
+            images_script(target, tag, "--wheelhouse", str(wheels), *given)
     return image
+
+
+def save(target: str, folder: Path) -> None:
+    """A built image as `make images` leaves it in a folder."""
+    images_script(target, "1", "--wheelhouse", str(wheelhouse()), "--save-only", "--out", str(folder))
+
+
+def images_script(target: str, tag: str, *arguments: str) -> None:
+    """What `make images` runs, for one image under our names."""
+    named = ["--only", target, "--repository", PREFIX, "--tag", tag, "--revision", "test"]
+    run_tool([sys.executable, str(ROOT / "scripts/images.py"), *named, *arguments], seconds=BUILD_S)
 
 
 def _make_base(tar: Path) -> None:

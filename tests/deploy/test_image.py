@@ -117,12 +117,14 @@ def test_aggregator_runs_on_a_volume_and_stops_by_itself(aggregator: str, state:
 
 def test_buildah_builds_the_same(aggregator: str) -> None:
     """The other builder, from the same file: the same labels, user and command line."""
-    other = build("aggregator", tag="buildah", engine=("buildah", "build"))
+    other = build("aggregator", tag="buildah", engine="buildah")
     try:
         one, two = inspect(aggregator)["Config"], inspect(other)["Config"]
         assert {key: one[key] for key in ("User", "Entrypoint", "Cmd", "Env")} == {
             key: two[key] for key in ("User", "Entrypoint", "Cmd", "Env")
         }
+        assert two["Labels"]["org.opencontainers.image.version"] == __version__
+        assert two["Labels"]["org.opencontainers.image.revision"] == "test"
     finally:
         podman("rmi", f"{PREFIX}/aggregator:buildah")
 
