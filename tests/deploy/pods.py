@@ -78,7 +78,9 @@ class Cluster:
 
     def down(self, pod: str) -> None:
         """Stop and remove a pod; its volumes stay."""
-        podman("kube", "down", str(self._folder / f"{pod}.yaml"), seconds=330)
+        podman("kube", "down", str(self._folder / f"{pod}.yaml"), check=False, seconds=330)
+        # podman 4.3 may stop a pod and then find its /dev/shm busy; asked once more, it removes it
+        podman("pod", "rm", "--force", "--ignore", pod)
 
     def kill(self, pod: str) -> int:
         """SIGKILL the pod's main process, as no manager would; its number."""
@@ -141,6 +143,9 @@ class Cluster:
 
     def _clear(self) -> None:
         pods = podman("pod", "ps", "--format", "{{.Name}}").split()
+        ours = NETWORK in podman("network", "ls", "--format", "{{.Name}}").split()
+        # what an interrupted test left is on the test's network; anything else is somebody's federation
+        assert ours or not any(pod.startswith("histofed-a") for pod in pods), f"this machine runs pods of its own: {pods}"
         for pod in pods:
             if pod.startswith("histofed-a"):
                 podman("pod", "rm", "--force", "--time", "5", pod)
