@@ -73,8 +73,6 @@ class Rules:
     """Share of the reals that are called fakes."""
     lecam: LeCam | None = None
     augmentation: Augmentation | None = None
-    patches: float = 0.0
-    """Weight of the generator's distance in patches (`patches.py`), beside its objective; 0 leaves it out."""
     textures: float = 0.0
     """Weight of the generator's distance in textures (`textures.py`), image by image; 0 leaves it out."""
     clip_gradient: float | None = None

@@ -26,7 +26,6 @@ from histofed.training.augment import augment
 from histofed.training.contest import Contest
 from histofed.training.losses import discriminator_loss, generator_loss, judged
 from histofed.training.moving import onto
-from histofed.training.patches import patch_distance
 from histofed.training.penalties import away_from_one, between, squared_gradient, twice_differentiable
 from histofed.training.rules import LeCam, Rules
 from histofed.training.team import ALONE, Team
@@ -141,8 +140,6 @@ def _move_generator(contest: Contest, rules: Rules, turn: _Turn, team: Team) -> 
                 fake = _seen(drawn_BCHW, rules, part)
                 answer = _look(contest, rules, fake.seen_BCHW)
                 loss = generator_loss(answer, fake.asked_B, rules, _real_logits(contest, rules, part), turn.step)
-                if rules.patches:
-                    loss = loss + rules.patches * patch_distance(drawn_BCHW, part.real_BCHW)
                 if turn.textures is not None:
                     loss = loss + rules.textures * turn.textures.distance(drawn_BCHW, part.asked_B)
                 _backward(loss / turn.count, scaler)

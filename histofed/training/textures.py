@@ -1,8 +1,9 @@
 """How far the textures of fakes are from those of the site's reals, with the image as the unit: no judge to be learned.
 
-`patches.py` throws the patches of a batch on one heap, and the heap is fullest when every fake is the same average tissue:
-fakes that were taught so varied a quarter as much as real tiles, on two nets' features (`docs/results/README.md`). Here
-each image is described by itself, and what is compared is how the descriptions vary from image to image:
+A distance between all patches of a batch and all of the reals (Heitz et al., arXiv 2006.07229) is smallest when every fake
+is the same average tissue: fakes that were taught so varied a quarter as much as real tiles, on two nets' features
+(`docs/results/README.md`). Here each image is described by itself, and what is compared is how the descriptions vary from
+image to image:
 
     1  filters: directions in which the reals' patches of 5 x 5 vary, few eigenvectors mixed in each, on a pyramid of sizes
     2  filters on local energy: the same on 3 x 3 places of |eigenvectors' responses|, so that edges and nuclei count

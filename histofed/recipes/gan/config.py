@@ -121,8 +121,6 @@ class GanConfig(Section):
     objective: ObjectiveConfig = ObjectiveConfig()
     augment: AugmentConfig | None = None
     lecam: LeCamConfig | None = None
-    patches: Weight = 0.0
-    """Weight of the fakes' distance to the reals in patches, which the generator minimises too (`training/patches.py`)."""
     textures: Weight = 0.0
     """Weight of the distance of the fakes' textures, image by image, to those of all tiles (`training/textures.py`)."""
     clip_gradient: float | None = Field(default=None, gt=0, le=1e6, allow_inf_nan=False)
@@ -180,7 +178,6 @@ class GanConfig(Section):
             flip_real=wanted.flip_real,
             lecam=LeCam(**self.lecam.model_dump()) if self.lecam else None,
             augmentation=Augmentation(**self.augment.model_dump()) if self.augment else None,
-            patches=self.patches,
             textures=self.textures,
             clip_gradient=self.clip_gradient,
             accumulate=self.accumulate,

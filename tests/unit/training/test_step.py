@@ -89,7 +89,6 @@ FULL = {
     "augmentation": Augmentation(),
     "clip_gradient": 1.0,
     "penalty_every": 2,
-    "patches": 0.5,
     "textures": 0.5,
     "accumulate": 2,
 }
