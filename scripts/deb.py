@@ -127,19 +127,27 @@ def _control(root: Path, name: str, wheelhouse: Path) -> None:
     control.mkdir(parents=True)
     text = (DEBIAN / name / "control").read_text(encoding="utf-8")
     (control / "control").write_text(text.replace("@TRAINER@", trainer(wheelhouse)), encoding="utf-8")
-    if name in DAEMONS:
-        purge = (DEBIAN / name / "purge").read_text(encoding="utf-8").rstrip("\n")
-        for script in ("postinst", "prerm", "postrm"):
-            words = (DEBIAN / f"daemon.{script}").read_text(encoding="utf-8")
-            filled = words.replace("@PURGE@", purge).replace("@PACKAGE@", name)
-            (control / script).write_text(filled, encoding="utf-8")
-    for own in (DEBIAN / name / "prerm", DEBIAN / name / "postinst"):
-        if own.exists():
-            place(own, control / own.name)
+    for script in ("postinst", "prerm", "postrm"):
+        # a package's own script, or the one of all daemons
+        source = DEBIAN / f"daemon.{script}" if name in DAEMONS else DEBIAN / name / script
+        if source.exists():
+            (control / script).write_text(_filled(source, name), encoding="utf-8")
     overrides = root / "usr/share/lintian/overrides" / name
     overrides.parent.mkdir(parents=True)
     parts: Sequence[Path] = (DEBIAN / "lintian-overrides", DEBIAN / name / "lintian-overrides")
     overrides.write_text("".join(part.read_text(encoding="utf-8") for part in parts if part.exists()), encoding="utf-8")
+
+
+def _filled(script: Path, name: str) -> str:
+    """A maintainer script with its package's name and the parts that scripts share."""
+    purge = DEBIAN / name / "purge"
+    words = script.read_text(encoding="utf-8").replace("@RUN_AGAIN@", _text(DEBIAN / "run-again"))
+    words = words.replace("@PURGE@", _text(purge) if purge.exists() else "")
+    return words.replace("@PACKAGE@", name)
+
+
+def _text(file: Path) -> str:
+    return file.read_text(encoding="utf-8").rstrip("\n")
 
 
 def trainer(wheelhouse: Path) -> str:

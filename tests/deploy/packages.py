@@ -25,6 +25,7 @@ LIBRARIES: Final = (
     "deploy/lock",
     "deploy/debian/histofed-torch",
     "deploy/debian/lintian-overrides",
+    "deploy/debian/run-again",
     *(f"scripts/packlib/{name}.py" for name in ("environment", "locks", "package", "papers")),
 )
 SCRIPTS: Final = ("scripts/wheelhouse.py", "scripts/deb.py", "scripts/packlib/sources.py", "scripts/packlib/checksums.py")
