@@ -78,9 +78,13 @@ class Cluster:
 
     def down(self, pod: str) -> None:
         """Stop and remove a pod; its volumes stay."""
-        podman("kube", "down", str(self._folder / f"{pod}.yaml"), check=False, seconds=330)
-        # podman 4.3 may stop a pod and then find its /dev/shm busy; asked once more, it removes it
-        podman("pod", "rm", "--force", "--ignore", pod)
+        try:
+            podman("kube", "down", str(self._folder / f"{pod}.yaml"), seconds=330)
+        except AssertionError as error:
+            # podman 4.3 may stop a pod and then find its /dev/shm busy; asked once more, it removes it
+            if "device or resource busy" not in str(error):
+                raise
+            podman("pod", "rm", "--force", pod)
 
     def kill(self, pod: str) -> int:
         """SIGKILL the pod's main process, as no manager would; its number."""

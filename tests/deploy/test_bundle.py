@@ -15,12 +15,13 @@ from typing import Final
 import pytest
 
 from tests.deploy.bundles import bundle
+from tests.deploy.debian import lower
 from tests.deploy.images import podman
 from tests.deploy.machine import Machine
 from tests.deploy.packages import ROOT, package, script, version, wheelhouse
 from tests.deploy.rootfs import cache
-from tests.deploy.test_package import AGENT, lower
 
+AGENT: Final = "histofed-agent"
 TORCH: Final = "histofed-torch"
 PLACE: Final = "/root/histofed-bundle"
 BAD_DATA: Final = 65

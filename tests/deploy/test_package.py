@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,11 +10,11 @@ from typing import Final
 
 import pytest
 
-from tests.deploy.debian import install, machine
+from tests.deploy.debian import install, lower, machine
 from tests.deploy.machine import Machine
 from tests.deploy.numbers import Numbers
 from tests.deploy.packages import EPOCH, OLD, package, version, wheelhouse
-from tests.deploy.rootfs import cache, need
+from tests.deploy.rootfs import need
 
 LIMIT_GB: Final = 1.5
 """Agent's packages and what they become on disk, without CUDA (issue 5)."""
@@ -196,19 +194,3 @@ def test_the_same_sources_give_the_same_wheel(tmp_path: Path) -> None:
     subprocess.run(command, env=environ, check=True, stdout=subprocess.DEVNULL)
 
     assert next(again.glob("histofed-*.whl")).read_bytes() == first.read_bytes()
-
-
-def lower(file: Path, *, conffile: str) -> Path:
-    """The same package at the lower version, whose `conffile` had other words."""
-    folder = cache() / "packages" / "lower"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    subprocess.run(["dpkg-deb", "--raw-extract", file, folder / "tree"], check=True)
-    control = folder / "tree/DEBIAN/control"
-    control.write_text(re.sub(r"^Version: .*$", f"Version: {OLD}-1", control.read_text(), flags=re.MULTILINE))
-    (folder / "tree" / conffile).write_text("# other words\n")
-    built = folder / f"{AGENT}_{OLD}-1_amd64.deb"
-    command = ["dpkg-deb", "--root-owner-group", "-Znone", "--build", folder / "tree", built]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
-    shutil.rmtree(folder / "tree")
-    return built
