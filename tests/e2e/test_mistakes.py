@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.commands import run_here
-from tests.support.federation import Federation, free_ports, gan_experiment, mean_experiment
+from tests.support.federation import CONSENT, Federation, free_ports, gan_experiment, mean_experiment
 from tests.support.hospitals import SITES
 
 
@@ -114,19 +114,11 @@ def refused(federation: Federation, folder: Path, toml: str, *words: str) -> Non
 
 # --- consent ----------------------------------------------------------------------------------------------------------
 
-ALL = """\
-experiments = ["*"]
-recipes = ["*"]
-models = ["*"]
-image_sizes = "32..256"
-classes = ["*"]
-maximum_steps = 1000
-"""
 REFUSALS = {
-    "north": (ALL.replace('recipes = ["*"]', 'recipes = ["mean"]'), "the recipe 'gan' (allowed: mean)"),
-    "south": (ALL.replace('models = ["*"]', 'models = ["generator:*"]'), "the model 'discriminator:cnn'"),
-    "east": (ALL.replace('"32..256"', "[64, 128]"), "tiles of 32 pixels (allowed: 64, 128)"),
-    "west": (ALL.replace("1000", "1"), "2 steps in one task (allowed: 1)"),
+    "north": (CONSENT.replace('recipes = ["*"]', 'recipes = ["mean"]'), "the recipe 'gan' (allowed: mean)"),
+    "south": (CONSENT.replace('models = ["*"]', 'models = ["generator:*"]'), "the model 'discriminator:cnn'"),
+    "east": (CONSENT.replace('"16..256"', "[64, 128]"), "tiles of 32 pixels (allowed: 64, 128)"),
+    "west": (CONSENT.replace("10000", "1"), "2 steps in one task (allowed: 1)"),
 }
 """A consent file, and what it says against the experiment below."""
 
@@ -150,8 +142,8 @@ def test_each_hospital_refuses_in_its_own_words(healthy: Federation) -> None:
 
 
 def test_a_refusal_costs_the_others_nothing(healthy: Federation) -> None:
-    healthy.write_consent("east", ALL.replace('experiments = ["*"]', 'experiments = ["other-*"]'))
-    healthy.write_consent("west", ALL + "maximum_step = 3\n")
+    healthy.write_consent("east", CONSENT.replace('experiments = ["*"]', 'experiments = ["other-*"]'))
+    healthy.write_consent("west", CONSENT + "maximum_step = 3\n")
     try:
         healthy.submit(mean_experiment("unevenly", 1, extra='[sampling]\nminimum = 3\nsites = ["north", "east", "west"]'))
         healthy.wait_until_ended("unevenly")

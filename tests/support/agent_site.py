@@ -26,15 +26,7 @@ from histofed.base.clock import SystemClock
 from histofed.base.ids import ExperimentId, RoundKey, SiteId, TaskKey
 from histofed.pki.credentials import Credentials
 from histofed.telemetry.tracing import Tracing
-
-CONSENT = """\
-experiments = ["*"]
-recipes = ["*"]
-models = ["*"]
-image_sizes = "16..256"
-classes = ["*"]
-maximum_steps = 1000
-"""
+from tests.support.federation import CONSENT
 
 
 def task(number: int = 1, experiment: str = "pilot", site: str = "north-clinic") -> TaskKey:

@@ -20,9 +20,9 @@ from histofed.base.clock import SystemClock
 from histofed.base.config import Loaded
 from histofed.base.errors import AlreadyThere, ConfigError, NotEnrolled
 from histofed.pki.credentials import Credentials
-from tests.support.agent_site import CONSENT, task, until
+from tests.support.agent_site import task, until
 from tests.support.fake_aggregator import FakeAggregator
-from tests.support.federation import DaemonProcess
+from tests.support.federation import CONSENT, DaemonProcess
 from tests.support.pki import Federation
 from tests.support.processes import has_ended, mapped_files, resident_bytes, trainers
 

@@ -24,9 +24,9 @@ from histofed.base.doctor import Doubt, Finding, diagnosis
 from histofed.base.errors import AggregatorUnavailable, BadData, ConfigError, NotEnrolled, TrainingFailed
 from histofed.base.proxy import ProxySetting
 from histofed.pki.credentials import Credentials
-from tests.support.agent_site import CONSENT, AgentSite
+from tests.support.agent_site import AgentSite
 from tests.support.fake_aggregator import FakeAggregator
-from tests.support.federation import free_ports
+from tests.support.federation import CONSENT, free_ports
 from tests.support.pki import Federation
 
 SITE = "north-clinic"
@@ -134,7 +134,7 @@ def test_consent(tmp_path: Path) -> None:
     path.write_text('experiments = ["*"]\n')
     assert "allows nothing to run" in doctor.consent(path).words  # type: ignore[union-attr]
     path.write_text(CONSENT)
-    assert doctor.consent(path) == f"{path}: experiments *; at most 1000 steps"
+    assert doctor.consent(path) == f"{path}: experiments *; at most 10000 steps"
     path.write_text("experiment = 1\n")
     with pytest.raises(ConfigError, match="did you mean 'experiments'"):
         doctor.consent(path)
