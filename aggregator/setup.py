@@ -41,8 +41,10 @@ class Identity:
 
 
 def create(config: AggregatorConfig, clock: Clock) -> Identity:
-    """A new federation in an empty state directory. Raises `AlreadyThere` rather than replace a CA, and
-    `ConfigError` for root in another user's folder."""
+    """A new federation in an empty state directory.
+
+    Raises `AlreadyThere` rather than replace a CA, and `ConfigError` for root in another user's folder.
+    """
     refuse_root(config.state_dir, "histofed-aggregator init")
     folder = config.state_dir / "identity"
     if (folder / "ca.key").exists():

@@ -49,7 +49,8 @@ def state_directory(folder: Path, reserve: int, first: str) -> str | Doubt:
         raise CannotWriteState(f"the disk of {folder} has {nodes.f_favail} inodes left: remove files that are not needed")
     if (daemons := owner_beside_root(folder)) is not None:
         return Doubt(
-            f"{folder} belongs to {daemons}: root sees and may more than the daemon; ask by runuser -u {daemons} --"
+            f"{folder} belongs to {daemons}, and root sees and may more than the daemon: "
+            f"put runuser -u {daemons} -- before this command"
         )
     mode = stat.S_IMODE(folder.stat().st_mode)
     if mode & 0o077:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import AsyncIterator
 from pathlib import Path
 from random import Random
@@ -20,7 +19,7 @@ from tests.support.pki import Federation
 from tests.support.wire import UPDATE_LIMIT, Wire, serving
 
 FEDERATION = Federation()
-BLOB = random.Random(23).randbytes(100_000)
+BLOB = Random(23).randbytes(100_000)
 NAME = sha256(BLOB)
 NORTH, EVIL = "gan/1/train/north", "gan/1/train/evil"
 
