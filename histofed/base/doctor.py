@@ -11,14 +11,13 @@ import json
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
-from typing import Final, Literal, TypeAlias
+from typing import Literal, TypeAlias
 
 from histofed.base.errors import ConfigError, HistofedError
 
 log = logging.getLogger(__name__)
 
-State: TypeAlias = Literal["well", "doubt", "ill"]
-_MARKS: Final[dict[State, str]] = {"well": "ok", "doubt": "look", "ill": "WRONG"}
+State: TypeAlias = Literal["ok", "warn", "fail"]
 
 
 @dataclass(frozen=True)
@@ -59,12 +58,12 @@ def _examine_one(check: Check) -> Finding:
     try:
         found = check.examine()
     except HistofedError as error:
-        return Finding(check.name, "ill", str(error), type(error).__name__, error.exit_code)
+        return Finding(check.name, "fail", str(error), type(error).__name__, error.exit_code)
     except Exception as error:
         log.exception("the check %s failed by itself; please report it", check.name)
         words = f"the check itself failed with {type(error).__name__}; please report it"
-        return Finding(check.name, "ill", words, HistofedError.__name__, HistofedError.exit_code)
-    return Finding(check.name, "doubt", found.words) if isinstance(found, Doubt) else Finding(check.name, "well", found)
+        return Finding(check.name, "fail", words, HistofedError.__name__, HistofedError.exit_code)
+    return Finding(check.name, "warn", found.words) if isinstance(found, Doubt) else Finding(check.name, "ok", found)
 
 
 @dataclass(frozen=True)
@@ -76,22 +75,22 @@ class Diagnosis:
     @property
     def exit_code(self) -> int:
         """0 when nothing is wrong, else 1."""
-        return int(any(finding.state == "ill" for finding in self.findings))
+        return int(any(finding.state == "fail" for finding in self.findings))
 
     def render(self, *, as_json: bool) -> str:
         """A table for people, or one JSON document."""
         if as_json:
-            document = {"well": self.exit_code == 0, "checks": [asdict(finding) for finding in self.findings]}
+            document = {"ok": self.exit_code == 0, "checks": [asdict(finding) for finding in self.findings]}
             return json.dumps(document, ensure_ascii=False) + "\n"
         width = max(len(finding.name) for finding in self.findings)
-        lines = [f"{_MARKS[finding.state]:<5}  {finding.name:<{width}}  {finding.words}" for finding in self.findings]
+        lines = [f"{finding.state:<4}  {finding.name:<{width}}  {finding.words}" for finding in self.findings]
         return "\n".join([*lines, "", self._summary()]) + "\n"
 
     def _summary(self) -> str:
-        ill, doubts = (sum(finding.state == state for finding in self.findings) for state in ("ill", "doubt"))
-        if not ill and not doubts:
+        failed, doubts = (sum(finding.state == state for finding in self.findings) for state in ("fail", "warn"))
+        if not failed and not doubts:
             return f"All {len(self.findings)} checks are well."
-        return f"{len(self.findings)} checks: {ill} wrong, {doubts} to look at."
+        return f"{len(self.findings)} checks: {failed} failed, {doubts} to look at."
 
 
 def diagnosis(checks: Callable[[], Iterable[Check]]) -> Diagnosis:
@@ -99,4 +98,4 @@ def diagnosis(checks: Callable[[], Iterable[Check]]) -> Diagnosis:
     try:
         return Diagnosis(examine(checks()))
     except ConfigError as error:
-        return Diagnosis((Finding("configuration", "ill", str(error), type(error).__name__, error.exit_code),))
+        return Diagnosis((Finding("configuration", "fail", str(error), type(error).__name__, error.exit_code),))

@@ -99,7 +99,7 @@ async def test_a_healthy_site_is_well_and_nothing_is_changed(site: AgentConfig, 
     )
     before = contents(site.state_dir)
     findings = await found(site)
-    assert {each.name: each.words for each in findings.values() if each.state != "well"} == {
+    assert {each.name: each.words for each in findings.values() if each.state != "ok"} == {
         "daemon": "it does not run: histofed-agent run, or systemctl start histofed-agent"
     }
     assert findings["training"].words == "torch 2.9.0 on GPU NVIDIA H200"
@@ -241,8 +241,8 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     path.write_text(f'state_dir = "{tmp_path / "none"}"\nconsent = "{tmp_path / "none.toml"}"\n')
     assert main(["doctor", "--config", str(path), "--json"]) == 1
     document = json.loads(capsys.readouterr().out)
-    assert document["well"] is False
-    assert [(each["error"], each["code"]) for each in document["checks"] if each["state"] == "ill"] == [
+    assert document["ok"] is False
+    assert [(each["error"], each["code"]) for each in document["checks"] if each["state"] == "fail"] == [
         ("NotEnrolled", 77),
         ("NotEnrolled", 77),
     ]

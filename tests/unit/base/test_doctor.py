@@ -26,30 +26,30 @@ def test_one_bad_check_stops_no_other() -> None:
         )
     )
     assert found.findings == (
-        Finding("a", "well", "fine"),
-        Finding("b", "ill", "there is no identity: enrol first", "NotEnrolled", 77),
-        Finding("c", "ill", "the check itself failed with ZeroDivisionError; please report it", "HistofedError", 70),
-        Finding("d", "doubt", "look at it"),
+        Finding("a", "ok", "fine"),
+        Finding("b", "fail", "there is no identity: enrol first", "NotEnrolled", 77),
+        Finding("c", "fail", "the check itself failed with ZeroDivisionError; please report it", "HistofedError", 70),
+        Finding("d", "warn", "look at it"),
     )
     assert found.exit_code == 1
     document = json.loads(found.render(as_json=True))
-    assert document["well"] is False
+    assert document["ok"] is False
     assert document["checks"][1] == {
         "name": "b",
-        "state": "ill",
+        "state": "fail",
         "words": "there is no identity: enrol first",
         "error": "NotEnrolled",
         "code": 77,
     }
     lines = found.render(as_json=False).splitlines()
-    assert lines[1].split(maxsplit=2) == ["WRONG", "b", "there is no identity: enrol first"]
-    assert lines[-1] == "4 checks: 2 wrong, 1 to look at."
+    assert lines[1].split(maxsplit=2) == ["fail", "b", "there is no identity: enrol first"]
+    assert lines[-1] == "4 checks: 2 failed, 1 to look at."
 
 
 def test_a_doubt_is_no_failure() -> None:
     found = diagnosis(lambda: (Check("d", lambda: Doubt("look at it")),))
     assert found.exit_code == 0
-    assert json.loads(found.render(as_json=True))["well"] is True
+    assert json.loads(found.render(as_json=True))["ok"] is True
     assert "All 1 checks are well." in diagnosis(lambda: (Check("a", lambda: "fine"),)).render(as_json=False)
 
 
@@ -58,5 +58,5 @@ def test_a_configuration_that_cannot_be_read_is_the_one_finding() -> None:
         raise ConfigError("agent.toml:3: there is no key 'sites'")
 
     assert diagnosis(unreadable).findings == (
-        Finding("configuration", "ill", "agent.toml:3: there is no key 'sites'", "ConfigError", 78),
+        Finding("configuration", "fail", "agent.toml:3: there is no key 'sites'", "ConfigError", 78),
     )
