@@ -36,6 +36,7 @@ class Board:
     total: int = 0
     losses: Mapping[str, float] = field(default_factory=dict)
     rate: float = 0.0
+    device: str = ""
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     _began: float = 0.0
 
@@ -45,7 +46,7 @@ class Board:
     def trained(self, progress: Progress) -> None:
         """A line of the trainer."""
         self.done, self.total = progress.step, progress.steps
-        self.losses, self.rate = progress.losses, progress.images_per_second
+        self.losses, self.rate, self.device = progress.losses, progress.images_per_second, progress.device
         self.changed.set()
 
     def transferred(self, done: int, total: int) -> None:
@@ -56,7 +57,8 @@ class Board:
 
     def words(self) -> str:
         """For STATUS."""
-        return f"{self.phase} {self.done} of {self.total}" if self.total else self.phase
+        done = f"{self.phase} {self.done} of {self.total}" if self.total else self.phase
+        return f"{done} on {self.device}" if self.device else done
 
 
 async def watched(

@@ -56,13 +56,7 @@ class Reporter:
 
     def progress(self, progress: Progress) -> None:
         """A line of a running task."""
-        line = {
-            "step": progress.step,
-            "steps": progress.steps,
-            "losses": dict(progress.losses),
-            "images_per_second": progress.images_per_second,
-        }
-        self._write({"progress": line})
+        self._write({"progress": {**vars(progress), "losses": dict(progress.losses)}})
 
     def error(self, error: HistofedError) -> None:
         """The last line of a task that failed."""

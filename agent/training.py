@@ -185,8 +185,8 @@ async def _listen(pipe: asyncio.StreamReader, heard: _Heard, report: Callable[[P
     """Hand progress on and remember the error, line by line; half a line is a child killed in mid-word."""
     while (line := await pipe.readline()).endswith(b"\n"):
         match json.loads(line):
-            case {"progress": {"step": int(step), "steps": int(steps), "losses": dict(losses), "images_per_second": rate}}:
-                report(Progress(step, steps, losses, rate))
+            case {"progress": dict(progress)}:
+                report(Progress(**progress))
             case {"error": {"kind": str(kind), "sentence": str(sentence)}}:
                 heard.error = _ERRORS.get(kind, HistofedError)(sentence)
 

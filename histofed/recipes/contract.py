@@ -71,6 +71,8 @@ class Progress:
     steps: int
     losses: Mapping[str, float] = field(default_factory=dict)
     images_per_second: float = 0.0
+    device: str = ""
+    """What the networks run on, as `cpu` or `cuda:0`; empty where a recipe has none."""
 
 
 @dataclass(frozen=True)

@@ -101,7 +101,7 @@ def _train(
     store = CheckpointStore(task.output, _fingerprint(task, tiles, rules.accumulate))
 
     def tell(step: Step) -> None:
-        report(Progress(step.number, config.steps, step.losses, step.images_per_second))
+        report(Progress(step.number, config.steps, step.losses, step.images_per_second, str(device)))
 
     clock = SystemClock()
     losses = train(contest, batches, config.steps, len(config.classes), store, clock, tell, stop, rules, team=team)

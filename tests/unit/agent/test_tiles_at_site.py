@@ -8,7 +8,9 @@ from pathlib import Path
 from agent.config import load_config
 from agent.failure import for_the_operator
 from agent.layout import Layout
+from agent.progress import Board
 from agent.training import train
+from histofed.base.clock import SystemClock
 from histofed.base.errors import CannotWriteState
 from histofed.recipes.registry import recipe
 from histofed.tiles.draw import draw_tiles
@@ -23,8 +25,10 @@ async def test_decoded_tiles_are_kept_at_the_site(tmp_path: Path, make_assignmen
     recipe("gan").workshop().initialise(CONFIG, 1, base)
     kept = {"cache": tmp_path / "cache", "cache_bytes": 10**8}
     assignment = replace(make_assignment(), recipe="gan", config=CONFIG, base=base, data=tmp_path / "tiles", **kept)
-    result = await train(tmp_path, assignment, lambda progress: None, 20.0)
+    board = Board("train", SystemClock())
+    result = await train(tmp_path, assignment, board.trained, 20.0)
     assert result.tiles == 12
+    assert board.words() == "train 1 of 1 on cpu", "the administrator of a machine with a GPU wants to know"
     assert len([*(tmp_path / "cache").glob("*.tiles")]) == 1
 
 

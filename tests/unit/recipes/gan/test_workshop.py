@@ -61,6 +61,7 @@ def test_a_task_trains_and_reports(tiles_root: TilesRoot, tmp_path: Path) -> Non
     assert result.counts.tiles == len([*tiles_root.path.glob("*/*.jpg")])
     assert 2 <= result.counts.patients < result.counts.tiles
     assert result.steps == 3 == seen[-1].step
+    assert seen[-1].device == "cpu"
     assert result.metrics.keys() == {"generator_loss", "discriminator_loss"}
     assert result.notes == ()
     before, after = weights.read(task.shared), weights.read(task.output / "shared.safetensors")
