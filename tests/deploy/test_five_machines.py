@@ -1,7 +1,8 @@
 """A federation as hospitals have it: an aggregator and four agents, each a machine with its own systemd and network.
 
 Five machines on one root file system; between each hospital and the aggregator lies a line of 50 Mbit/s and 20 ms each way,
-carried in user space (`tests/faults/runs/links.py`). Three rounds of the GAN on drawn tiles, every agent in every round.
+carried in user space (`tests/faults/runs/links.py`). Three rounds of a GAN with a small ViT on drawn tiles, every agent in
+every round.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ def test_five_machines_finish_three_rounds(links: Links, tmp_path: Path, numbers
         for agent in agents:
             agent.run("systemctl", "enable", "--now", "--quiet", AGENT)
         began = time.monotonic()
-        experiment = submit(hub, gan_experiment("five", SITES, rounds=ROUNDS, steps=3))
+        experiment = submit(hub, gan_experiment("five", SITES, rounds=ROUNDS, steps=3, discriminator="vit-mini"))
         with watching(hub, experiment) as until:
             sight = until(ended)
         assert sight["experiment"]["state"] == "finished"

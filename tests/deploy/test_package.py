@@ -21,6 +21,12 @@ LIMIT_GB: Final = 1.5
 DAEMON: Final = "histofed-aggregator"
 AGENT: Final = "histofed-agent"
 STATE: Final = f"/var/lib/{DAEMON}"
+JUDGES: Final = """
+import torch
+from histofed.models.registry import build_discriminator
+print(tuple(build_discriminator("resnet18", 64, 2)(torch.ones(4, 3, 64, 64)).validity_B.shape))
+"""
+"""One of timm's networks, with the package's own libraries."""
 
 pytestmark = pytest.mark.timeout(1800)
 
@@ -56,8 +62,7 @@ def test_an_agent_is_installed_and_not_started_until_it_is_configured(host: Mach
     assert host.run(AGENT, "--version").stdout == f"{AGENT} {version()}\n"
     assert host.run("stat", "--format=%U %a", f"/var/lib/{AGENT}").stdout == f"{AGENT} 700\n"
     assert host.run("dpkg", "--verify", AGENT, "histofed-torch").stdout == ""
-    computes = "import torch; print(torch.nn.Conv2d(3, 4, 3)(torch.ones(1, 3, 8, 8)).shape[1])"
-    assert host.run("/opt/histofed/agent/bin/python3", "-I", "-c", computes).stdout == "4\n"
+    assert host.run("/opt/histofed/agent/bin/python3", "-I", "-c", JUDGES).stdout == "(4,)\n"
     assert host.run("gzip", "--test", f"/usr/share/man/man8/{AGENT}.8.gz").returncode == 0
 
     sizes = host.run("dpkg-query", "--show", "--showformat=${Installed-Size}\n", AGENT, "histofed-torch").stdout.split()
