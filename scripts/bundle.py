@@ -1,6 +1,8 @@
 #!/usr/bin/env python3
 """Put everything that a site without a network needs into one folder and one tar: scripts/bundle.py (`make bundle`).
 
+Both have the version in their names, so that the next bundle is unpacked beside this one.
+
 install.sh        checks, then installs
 SHA256SUMS        of every file
 debs/             Debian 12
@@ -45,13 +47,14 @@ def main() -> int:
     parser.add_argument("--no-images", action="store_true", help="leave container images out: no site will run any")
     parser.add_argument("--out", type=Path, default=BUILD / "bundle", metavar="DIR")
     args = parser.parse_args()
+    folder = args.out / f"{NAME}-{wheels.version(args.wheelhouse)}"
     try:
-        fill(args.out / NAME, args.wheelhouse, args.debs, None if args.no_images else args.images)
+        fill(folder, args.wheelhouse, args.debs, None if args.no_images else args.images)
     except FileNotFoundError as error:
         print(error, file=sys.stderr)
         return 1
-    target = args.out / f"{NAME}-{wheels.version(args.wheelhouse)}.tar"
-    pack(args.out / NAME, target)
+    target = folder.with_name(f"{folder.name}.tar")
+    pack(folder, target)
     print(f"{target}: {target.stat().st_size / 1e6:.0f} MB")
     return 0
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Final
 
 from tests.deploy.images import build, inspect, save
-from tests.deploy.packages import CODE, LIBRARIES, SCRIPTS, current, digest, key_of, package, script, wheelhouse
+from tests.deploy.packages import CODE, LIBRARIES, SCRIPTS, current, digest, key_of, package, script, version, wheelhouse
 from tests.deploy.rootfs import cache
 
 PACKAGES: Final = ("histofed-torch", "histofed-agent", "histofed-aggregator", "histofed-tools")
@@ -42,7 +42,10 @@ def bundle() -> Path:
             os.link(file, debs / file.name)
         script("bundle.py", "--wheelhouse", wheels, "--debs", debs, "--images", images, "--out", folder)
 
-    return current(folder, digest((*CODE, *SCRIPTS, *LIBRARIES, *_PARTS), key_of(images)), make) / "histofed-bundle"
+    return (
+        current(folder, digest((*CODE, *SCRIPTS, *LIBRARIES, *_PARTS), key_of(images)), make)
+        / f"histofed-bundle-{version()}"
+    )
 
 
 def saved_images() -> Path:

@@ -1,9 +1,9 @@
 """A machine with a real systemd: systemd-nspawn on the one root file system, whatever it writes is gone afterwards.
 
 All machines share one unpacked tree, each behind an overlay of its own in memory (`--volatile=overlay`), so a machine boots
-in a second and costs no disk. The host needs no systemd of its own: the way in is `nsenter`. Files come in by read-only
-binds, or are written through /proc/PID/root. Nothing here sleeps for an event that can be awaited: units are waited for by
-`systemctl`, everything else by the machine's journal, followed line by line.
+in a second and costs no disk but the one it may be given. The host needs no systemd of its own: the way in is `nsenter`.
+Files come in by read-only binds, or are written through /proc/PID/root. Nothing here sleeps for an event that can be
+awaited: units are waited for by `systemctl`, everything else by the machine's journal, followed line by line.
 
 On a host with version 1 cgroups nspawn does not enforce limits of memory, CPU and tasks inside; nothing here asks it to.
 """
@@ -52,18 +52,25 @@ def tree() -> Path:
 class Machine:
     """One machine; a context manager that boots it and powers it off."""
 
-    def __init__(self, name: str, *, binds: Mapping[Path, str] | None = None, network: str | None = None) -> None:
-        """`binds` are seen read-only inside; `network` is the path of a network namespace, else there is `lo`."""
+    def __init__(
+        self,
+        name: str,
+        *,
+        binds: Mapping[Path, str] | None = None,
+        disk: tuple[Path, str] | None = None,
+        network: str | None = None,
+    ) -> None:
+        """`binds` are seen read-only inside, `disk` is written to; `network` is a namespace's path, else `lo` is alone."""
         need(systemd_nspawn="systemd-container", nsenter="util-linux", ip="iproute2")
         self.name = name
-        self._binds = dict(binds or {})
+        self._binds = [f"--bind-ro={source}:{target}" for source, target in (binds or {}).items()]
+        self._binds += [f"--bind={disk[0]}:{disk[1]}"] * (disk is not None)
         self._network = network
         self._closing = ExitStack()
         self.boot_s = 0.0
 
     def __enter__(self) -> Machine:
         network = f"--network-namespace-path={self._network}" if self._network else "--private-network"
-        binds = [f"--bind-ro={source}:{target}" for source, target in self._binds.items()]
         self._console = cache() / f"{self.name}-{os.getpid()}.console"
         began = time.monotonic()
         with self._closing, self._console.open("wb") as console:
@@ -80,7 +87,7 @@ class Machine:
             ]
             names = [f"--directory={tree()}", f"--machine={self.name}", f"--hostname={self.name}"]
             nspawn = subprocess.Popen(
-                ["systemd-nspawn", "--quiet", *alone, *names, *binds, "--boot"],
+                ["systemd-nspawn", "--quiet", *alone, *names, *self._binds, "--boot"],
                 stdin=subprocess.DEVNULL,
                 stdout=console,
                 stderr=subprocess.STDOUT,

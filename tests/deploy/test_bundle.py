@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Final
 
 import pytest
+from cyclonedx.schema import OutputFormat, SchemaVersion
+from cyclonedx.validation import make_schemabased_validator
 
 from tests.deploy.bundles import bundle
 from tests.deploy.debian import lower
@@ -74,13 +76,15 @@ def test_everything_is_listed_and_no_weights_are_inside(whole: Path) -> None:
     assert "vit_b_16-c867db91.pth  c867db91" in (whole / "weights.txt").read_text()
     assert {"images/aggregator.tar", "images/README.md", "k8s/README.md", "k8s/overlays/prod/kustomization.yaml"} <= present
     assert {name for name in present if (whole / name).stat().st_mode & 0o111} == {"install.sh", "k8s/render.py"}
-    tar = whole.with_name(f"histofed-bundle-{version()}.tar")
+    tar = whole.with_name(f"{whole.name}.tar")
     names = subprocess.run(["tar", "--list", "--file", tar], capture_output=True, text=True, check=True).stdout.splitlines()
-    assert {f"histofed-bundle/{name}" for name in present} <= set(names)
+    assert {f"{whole.name}/{name}" for name in present} <= set(names)
 
 
 def test_the_bill_of_materials_names_every_wheel_by_its_hash(whole: Path) -> None:
-    document = json.loads((whole / "sbom.cdx.json").read_text())
+    text = (whole / "sbom.cdx.json").read_text()
+    assert make_schemabased_validator(OutputFormat.JSON, SchemaVersion.V1_6).validate_str(text) is None
+    document = json.loads(text)
     assert document["bomFormat"] == "CycloneDX"
     sums = (line.split("  ", 1) for line in (whole / "SHA256SUMS").read_text().splitlines())
     wheels = {digest for digest, name in sums if name.endswith(".whl")}

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Final
 
 import pytest
@@ -85,7 +86,7 @@ def follow(host: Machine, page: list[Step]) -> None:
     folder = "/root"
     for step in page:
         if step.command.startswith("cd "):
-            folder = step.command[3:]
+            folder = host.run("sh", "-c", f"cd {folder} && {step.command} && pwd").stdout.strip()
             continue
         # as on a machine that was hardened
         done = host.run("sh", "-c", f"umask 027 && cd {folder} && {step.command}", seconds=STEP_S)
@@ -110,10 +111,13 @@ def network(name: str) -> Iterator[str]:
 
 @contextmanager
 def machine(name: str, path: str, binds: dict[Path, str] | None = None) -> Iterator[Machine]:
-    """A Debian with the bundle unpacked, which finds the aggregator by its name."""
-    with Machine(name, binds={bundle(): "/root/histofed-bundle"} | (binds or {}), network=path) as host:
-        host.write("/etc/hosts", "127.0.0.1 localhost aggregator.example.org\n")
-        yield host
+    """A Debian with the bundle's tar on a disk, which finds the aggregator by its name."""
+    tar = bundle().with_name(f"{bundle().name}.tar")
+    with TemporaryDirectory(dir=cache()) as disk:
+        os.link(tar, Path(disk, tar.name))
+        with Machine(name, binds=binds, disk=(Path(disk), "/root/medium"), network=path) as host:
+            host.write("/etc/hosts", "127.0.0.1 localhost aggregator.example.org\n")
+            yield host
 
 
 @contextmanager
