@@ -64,7 +64,8 @@ class Machine:
         need(systemd_nspawn="systemd-container", nsenter="util-linux", ip="iproute2")
         self.name = name
         self._binds = [f"--bind-ro={source}:{target}" for source, target in (binds or {}).items()]
-        self._binds += [f"--bind={disk[0]}:{disk[1]}"] * (disk is not None)
+        if disk is not None:
+            self._binds.append(f"--bind={disk[0]}:{disk[1]}")
         self._network = network
         self._closing = ExitStack()
         self.boot_s = 0.0
