@@ -109,7 +109,8 @@ def _write_past(federation: Federation, count: int, sites: tuple[SiteId, ...]) -
     assert first is not None, "the daemon made it"
     credentials = load(config, SystemClock()).credentials
     journal = Journal(federation.state / "journal", SystemClock(), "bench")
-    head, _ = journal.head, journal.close()
+    head = journal.head
+    journal.close()
     past = tuple(_rounds(first, credentials, count, sites))
     with database.writing() as connection:
         _insert(connection, past, count)

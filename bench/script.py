@@ -87,7 +87,7 @@ class Script:
         self._adams[0].zero_grad()
         fake_BCHW, asked_B = self._fakes(len(labels_B))
         of_generator = self._loss(fake_BCHW, asked_B, valid_B)
-        of_generator.backward()  # type: ignore[no-untyped-call]
+        of_generator.backward()
         self._adams[0].step()
 
         # discriminator
@@ -97,7 +97,7 @@ class Script:
         on_real = self._loss(real_BCHW, labels_B, valid_B)
         on_fake = self._loss(fake_BCHW.detach(), asked_B, torch.zeros_like(valid_B))
         of_discriminator = (on_real + on_fake) / 2
-        of_discriminator.backward()  # type: ignore[no-untyped-call]
+        of_discriminator.backward()
         self._adams[1].step()
         return of_generator.item(), of_discriminator.item()
 

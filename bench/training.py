@@ -101,8 +101,8 @@ def the_engine(tiles: TileSet, generator: str, scratch: Path) -> Callable[[], ob
     networks = build_generator(generator, SIZE, CLASSES, LATENT), build_discriminator("vit-mini", SIZE, CLASSES)
     for network in networks:
         network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
-    adams = [torch.optim.Adam(net.parameters(), 2e-4, (0.5, 0.999), fused=True) for net in networks]
-    contest = Contest(*networks, *adams, torch.device("cpu"))
+    first, second = (torch.optim.Adam(net.parameters(), 2e-4, (0.5, 0.999), fused=True) for net in networks)
+    contest = Contest(*networks, first, second, torch.device("cpu"))
     plan = BatchPlan(BATCH, 1, balanced=True, flips=False)
     shown = Batches(decoded.pixels, decoded.labels, CLASSES, plan)
     folder = scratch / "task"

@@ -55,7 +55,7 @@ def main() -> None:
 def measure(plan: Plan, data: Path | None, scratch: Path) -> list[Result]:
     """Costs on the first and the last round's updates."""
     made = [*rehearse(plan, sites_of(data, scratch), "float32", "plain", scratch / "rounds")]
-    found = []
+    found = list[Result]()
     for one in (made[0], made[-1]):
         measured = costs(one, scratch)
         assert all(cost.same for cost in measured), "an encoding is deterministic"

@@ -22,6 +22,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Final
@@ -37,6 +38,7 @@ from bench.rounds.meter import cpu_seconds, memory, tree
 from histofed.base.clock import SystemClock, iso
 from histofed.pki.credentials import Credentials
 from histofed.pki.keys import new_key, signing_request
+from tests.support.daemons import DaemonProcess
 from tests.support.federation import FEDERATION, Federation
 
 COMMAND: Final = "python -m bench.fleet"
@@ -131,7 +133,7 @@ def run(enrolled: int, sampled: int, rounds: int, weights: int, processes: int) 
                 f"[sampling]\nminimum = {sampled}\nfraction = {sampled / enrolled}\n[round]\nquorum = {sampled}\n"
                 f"[config]\nweights = {weights}\n"
             )
-            marks = list(_marks(federation, daemon.pid, rounds))
+            marks = list(_marks(federation, daemon.pid, rounds, told))
         found: list[dict[str, Any]] = federation.cli("rounds", "list", "fleet")["rounds"]
     opened = {one["round"]: datetime.fromisoformat(one["opened_at"]).timestamp() for one in found}
     took = [datetime.fromisoformat(one["committed_at"]).timestamp() - opened[one["round"]] for one in found]
@@ -200,19 +202,27 @@ def _read(process: subprocess.Popen[str], told: list[dict[str, Any]]) -> None:
     assert process.stdout is not None
     for line in process.stdout:
         told.append(json.loads(line))
+    told.append({"what": "ended", "code": process.wait()})
 
 
-def _marks(federation: Federation, pid: int, rounds: int) -> Iterator[tuple[float, int]]:
+def _marks(federation: Federation, pid: int, rounds: int, told: Sequence[Mapping[str, Any]]) -> Iterator[tuple[float, int]]:
     """CPU and memory of the aggregator at the start and at the end of each round."""
     yield _mark(pid)
     daemon = federation.daemons["aggregator"]
     for number in range(1, rounds + 1):
-        _wait(lambda number=number: len(daemon.logged('"msg": "round ended"')) >= number or not daemon.running, LIMIT_S)  # type: ignore[misc]
-        if not daemon.running:
-            raise SystemExit(f"the aggregator ended:\n{daemon.tail()}")
+        _wait(partial(_ended, daemon, number, told), LIMIT_S)
         mark = _mark(pid)
         print(f"round {number}: {mark[0]:.1f} s of CPU so far, {mark[1] / 1e6:.0f} MB", flush=True)
         yield mark
+
+
+def _ended(daemon: DaemonProcess, number: int, told: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether this round did. Raises `SystemExit` when nobody is left who could end it."""
+    if not daemon.running:
+        raise SystemExit(f"the aggregator ended:\n{daemon.tail()}")
+    if codes := [line["code"] for line in told if line["what"] == "ended"]:
+        raise SystemExit(f"a load process ended with exit code {codes[0]}")
+    return len(daemon.logged('"msg": "round ended"')) >= number
 
 
 def _mark(pid: int) -> tuple[float, int]:

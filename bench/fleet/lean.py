@@ -61,7 +61,7 @@ class Kitchen:
             specs = [spec.meaning for spec in file.specs.values()]
             step = np.float32((self.number + 1) / 1024)
             return target, weights.save_stream(
-                target, specs, (part + step for name in file.names for part in file.walk(name))
+                target, specs, (part + step for name in file.names for part in file.pieces(name))
             )
 
 

@@ -94,8 +94,8 @@ def _page(
     ]
     lines += ["| features | `default` | paper's | real training tiles | always one class |", "|---|---|---|---|---|"]
     for net in NETS:
-        ours, paper = ([_number(row, "balanced_accuracy", net) for row in rows[name]] for name in ("default", "paper"))
-        lines.append(f"| {net} | {_mean(ours)} | {_mean(paper)} | {real['balanced_accuracy'][net]:.3f} | 0.500 |")
+        probes = [_mean([_number(row, "balanced_accuracy", net) for row in rows[name]]) for name in ("default", "paper")]
+        lines.append(f"| {net} | {probes[0]} | {probes[1]} | {real['balanced_accuracy'][net]:.3f} | 0.500 |")
     lines += ["", "Mean and range over the seeds.", "", "![Curves](quality.svg)", ""]
     for name in NAMES:
         steps = ", ".join(str(row["steps"]) for row in rows[name])
