@@ -9,8 +9,9 @@ from pathlib import Path
 
 def children(process: int | None = None) -> list[int]:
     """The living children of `process`, by default of this one; none when it is gone."""
-    tasks = Path(f"/proc/{process or os.getpid()}/task")
-    found = [int(word) for task in tasks.iterdir() for word in (task / "children").read_text().split()]
+    # a thread may end between the listing and the reading; its children are another thread's then
+    tasks = sorted(Path(f"/proc/{process or os.getpid()}/task").glob("*/children"))
+    found = [int(word) for task in tasks for word in _read(task).split()]
     return [child for child in found if _state(child) != "Z"]
 
 
@@ -22,7 +23,15 @@ def trainers(process: int | None = None) -> list[int]:
 
 
 def _command(process: int) -> bytes:
-    return Path(f"/proc/{process}/cmdline").read_bytes()
+    return _read(Path(f"/proc/{process}/cmdline"))
+
+
+def _read(path: Path) -> bytes:
+    """A file of /proc; empty when its process or thread is gone."""
+    try:
+        return path.read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""
 
 
 def open_descriptors() -> int:
@@ -55,7 +64,5 @@ def has_ended(process: int, seconds: float) -> bool:
 
 
 def _state(process: int) -> str:
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
-        return "Z"
+    stat = _read(Path(f"/proc/{process}/stat"))
+    return stat.rpartition(b")")[2].split()[0].decode() if stat else "Z"
