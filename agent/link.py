@@ -1,9 +1,9 @@
 """The only module of the agent that speaks to the aggregator: grpc and protobuf stop here, frozen dataclasses go on.
 
-The agent dials out; nothing listens. One connection carries everything: the stream of offers, the calls about the task in
-hand, the blobs. When the certificate is past its half life the link asks for a newer one, for a new key, and opens a new
-connection beside the old one, which is closed when nobody uses it any more; a transfer moves to the new one at once. Every
-error that leaves here is one of `histofed/base/errors.py`.
+The agent dials out; nothing listens. One connection carries the stream of offers and the calls about the task in hand, a
+second one blobs, while there are any (`line.py`). When the certificate is past its half life the link asks for a newer one,
+for a new key, and opens new connections beside the old ones, which are closed when nobody uses them any more; a transfer
+moves to the new one at once. Every error that leaves here is one of `histofed/base/errors.py`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -20,6 +20,7 @@ from typing import Any, Final, TypeAlias, cast
 
 import grpc
 
+from agent.line import Line
 from histofed import __version__
 from histofed.audit.history import EPOCH_KEY, History
 from histofed.base import encoding
@@ -130,15 +131,6 @@ class Verdict:
     reason: str
 
 
-@dataclass
-class _Line:
-    """A connection and how many calls use it now."""
-
-    connection: Connection
-    uses: int = 0
-    retired: bool = False
-
-
 class Link:
     """The way to one aggregator, as one site. Every call raises `AggregatorUnavailable` when it is not there."""
 
@@ -162,7 +154,7 @@ class Link:
         self._met = clock.now(), clock.monotonic()
         """What the aggregator's clock said at the last hello, and the moment of ours that no setting moves."""
         self._credentials = Credentials.load(identity_file)
-        self._line = _Line(open_connection(address, self._credentials, clock=clock, proxy=proxy))
+        self._talk, self._freight = Line(self._dial, lasting=True), Line(self._dial, lasting=False)
         self._up, self._down = Pace(clock), Pace(clock)
         self.heard: History | None = None
         """The newest word of the aggregator about its history."""
@@ -204,7 +196,7 @@ class Link:
     async def work(self, instance: str) -> AsyncGenerator[Message, None]:
         """Offers, withdrawals and beats, until the stream ends or breaks."""
         request = wire.WaitForWorkRequest(instance=instance)
-        async with self.newest() as connection:
+        async with self._talk.newest() as connection:
             stub = rounds_pb2_grpc.FleetServiceStub(connection.channel)
             stream = cast("AsyncGenerator[Any, None]", connection.stream(stub.WaitForWork, request))
             async with contextlib.aclosing(stream):
@@ -277,14 +269,22 @@ class Link:
         """
         clock, random = self._clock, self._random
         await blobs.download(
-            self, blob, target, size=size, clock=clock, random=random, held=held, pace=self._down, progress=progress
+            self._freight, blob, target, size=size, clock=clock, random=random, held=held, pace=self._down, progress=progress
         )
 
     async def upload(self, path: Path, task: TaskKey, blob: Digest, held: Held | None, progress: Transfer) -> None:
         """Send a blob, from where an earlier try stopped; what is the same in `held`, the task's base, is not sent."""
         clock, random = self._clock, self._random
         await blobs.upload(
-            self, path, blob, task=str(task), clock=clock, random=random, held=held, pace=self._up, progress=progress
+            self._freight,
+            path,
+            blob,
+            task=str(task),
+            clock=clock,
+            random=random,
+            held=held,
+            pace=self._up,
+            progress=progress,
         )
 
     def renewal_due(self) -> bool:
@@ -293,7 +293,7 @@ class Link:
 
     async def renew(self) -> None:
         """Get a newer certificate for a new key, store both at once, and use them from the next call on."""
-        async with self.newest() as connection:
+        async with self._talk.newest() as connection:
             renewed = await renew(connection, self._credentials)
         renewed.save(self._identity_file)
         await self._use(renewed)
@@ -306,11 +306,12 @@ class Link:
 
     async def close(self) -> None:
         """Hang up."""
-        await self._line.connection.close()
+        await self._talk.close()
+        await self._freight.close()
 
     async def _call(self, method: str, request: Any, timeout_s: float = CALL_S) -> Any:
         """One unary call of the fleet service; it carries the trace of the span around it."""
-        async with self.newest() as connection:
+        async with self._talk.newest() as connection:
             stub = rounds_pb2_grpc.FleetServiceStub(connection.channel)
             metadata = tuple(self._tracing.inject())
             if self.epoch is not None and method != "Hello":
@@ -327,23 +328,13 @@ class Link:
             log.error("the aggregator told a history that this agent does not understand: %s", error)
 
     async def _use(self, credentials: Credentials) -> None:
-        old, self._credentials = self._line, credentials
-        self._line = _Line(open_connection(self.address, credentials, clock=self._clock, proxy=self._proxy))
+        self._credentials = credentials
         self._jitter = self._random.random()
-        old.retired = True
-        old.connection.replaced.set()
-        await _close_unused(old)
+        await self._talk.replace()
+        await self._freight.replace()
 
-    @contextlib.asynccontextmanager
-    async def newest(self) -> AsyncIterator[Connection]:
-        """The newest connection, kept open as long as the block lasts."""
-        line = self._line
-        line.uses += 1
-        try:
-            yield line.connection
-        finally:
-            line.uses -= 1
-            await _close_unused(line)
+    def _dial(self) -> Connection:
+        return open_connection(self.address, self._credentials, clock=self._clock, proxy=self._proxy)
 
 
 def own_site(credentials: Credentials) -> SiteId:
@@ -351,11 +342,6 @@ def own_site(credentials: Credentials) -> SiteId:
     if credentials.identity.role is not Role.SITE:
         raise NotEnrolled(f"the identity here is {credentials.identity}, not a site's: enrol with a site's join line")
     return site_id(credentials.identity.name)
-
-
-async def _close_unused(line: _Line) -> None:
-    if line.retired and line.uses == 0:
-        await line.connection.close()
 
 
 def _message(response: wire.WaitForWorkResponse) -> Message:

@@ -113,8 +113,10 @@ class Site:
     async def _work(self, connection: Connection, fleet: Any, offer: wire.TaskOffer) -> None:
         accept = wire.AcceptTaskRequest(task=offer.task, attempt=offer.attempt, policy_sha256=sha256(b""))
         await connection.call(fleet.AcceptTask, accept)
-        path, written = await self._kitchen.update(offer.base.sha256, await self._download(connection, offer))
-        await upload(connection, path, written.sha256, task=offer.task, clock=self._clock, random=self._random)
+        # as agents do: what moved the weights is hung up when they have moved
+        async with open_connection(self._address, self._credentials) as freight:
+            path, written = await self._kitchen.update(offer.base.sha256, await self._download(freight, offer))
+            await upload(freight, path, written.sha256, task=offer.task, clock=self._clock, random=self._random)
         state = await self._submit(connection, fleet, offer, written)
         tell("verdict", site=self._name, task=offer.task, admitted=state == types_pb2.TASK_STATE_ADMITTED)
 

@@ -74,6 +74,23 @@ async def test_a_transfer_goes_on_over_a_new_channel_when_the_certificate_is_ren
     assert "trying again" not in caplog.text, "a renewal is no failure: nothing is waited for"
 
 
+async def test_the_connection_that_moved_weights_is_hung_up(wire: Wire, link: Link, tmp_path: Path) -> None:
+    during = list[int]()
+    await link.upload(tmp_path / "blob", TASK, NAME, None, lambda done, total: during.append(connections_to(wire.address)))
+    assert max(during) == 1
+    async with asyncio.timeout(10):
+        while connections_to(wire.address):  # noqa: ASYNC110  # the kernel's table has no event to wait for
+            await asyncio.sleep(0.01)
+
+
+def connections_to(address: str) -> int:
+    """Established ones of this machine."""
+    port = f":{int(address.rpartition(':')[2]):04X}"
+    tables = [Path(f"/proc/self/net/{name}").read_text().splitlines()[1:] for name in ("tcp", "tcp6")]
+    rows = [row.split() for table in tables for row in table]
+    return sum(row[2].endswith(port) and row[3] == "01" for row in rows)
+
+
 @pytest.mark.parametrize("way", ["upload", "download"])
 async def test_a_site_stays_below_its_cap(wire: Wire, link: Link, tmp_path: Path, way: str) -> None:
     clock, heard = SystemClock(), list[tuple[float, int]]()
