@@ -14,8 +14,8 @@ PYTEST_ARGS ?=
 # a file's tests stay together and in order: the stories of tests/e2e share a federation and come last
 JOBS ?= 2
 PARALLEL = -n $(JOBS) --dist loadfile --no-loadscope-reorder
-# stories that kill what they start at every step; tests/faults is theirs
-FAULTS = tests/e2e/test_failpoints.py tests/e2e/test_crashes.py
+# stories that kill, cut off or put back what they start; tests/faults is theirs
+FAULTS = tests/e2e/test_failpoints.py tests/e2e/test_crashes.py tests/e2e/test_backups.py
 
 .PHONY: help setup demo demo-up demo-down test test-flower deploy-test faults faults-long check format proto presets-table bench bench-gpu quality lock cli-papers wheelhouse deb bundle images clean
 .DEFAULT_GOAL := help
@@ -39,7 +39,7 @@ demo-down: $(STAMP) ## Stop them
 	@$(BIN)/python scripts/demo.py down
 
 # each process trains one small model at a time, for which a second thread is a loss
-test: export OMP_NUM_THREADS ?= 1
+test faults: export OMP_NUM_THREADS ?= 1
 test: $(STAMP) ## All tests but those of faults, packages and pods (HISTOFED_TILES=DIR runs the end-to-end test on real tiles)
 	$(BIN)/pytest $(PARALLEL) $(FAULTS:%=--ignore=%) $(PYTEST_ARGS)
 
@@ -50,7 +50,7 @@ deploy-test: $(STAMP) ## Units, packages, bundle, images and pods as they are us
 	$(BIN)/pytest tests/deploy $(PYTEST_ARGS)
 
 faults: $(STAMP) ## Faults, fast set: every failpoint, the simulation, a dozen random seeds on real processes (root, cc, iproute2)
-	$(BIN)/pytest tests/faults $(FAULTS) $(PYTEST_ARGS)
+	$(BIN)/pytest $(PARALLEL) tests/faults $(FAULTS) $(PYTEST_ARGS)
 	$(BIN)/python -m tests.faults --seeds fast
 
 faults-long: $(STAMP) ## 200 random seeds on real processes, about an hour; goes on where it stopped
