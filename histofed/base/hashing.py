@@ -23,39 +23,47 @@ _WAITING: Final = 8
 
 
 class StreamDigest:
-    """The digest of everything passed to `update`, in order. A context manager: the thread ends with the block."""
+    """The digest of everything passed to `update`, in order. A context manager: the thread ends with the block.
+
+    A stream shorter than a chunk is hashed where it is: most files are small, and a thread costs more than they do.
+    """
 
     def __init__(self) -> None:
         self._hasher = hashlib.sha256()
         self._few = bytearray()
         self._chunks: queue.Queue[bytes | None] = queue.Queue(_WAITING)
-        self._thread = threading.Thread(target=self._hash, name="sha256", daemon=True)
+        self._thread: threading.Thread | None = None
 
     def update(self, data: memoryview) -> None:
         """Add bytes; waits when hashing is more than 2 MiB behind. Few bytes wait for more: waking a thread costs too."""
         for begin in range(0, len(data), _CHUNK):
             self._few += data[begin : begin + _CHUNK]
             if len(self._few) >= _CHUNK:
-                self._chunks.put(bytes(self._few))
-                self._few.clear()
+                self._hand_over()
 
     def finish(self) -> Digest:
         """Wait for the last byte. Nothing may be added afterwards."""
         self._end()
+        self._hasher.update(self._few)
         return Digest(self._hasher.hexdigest())
+
+    def _hand_over(self) -> None:
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._hash, name="sha256", daemon=True)
+            self._thread.start()
+        self._chunks.put(bytes(self._few))
+        self._few.clear()
 
     def _hash(self) -> None:
         while (chunk := self._chunks.get()) is not None:
             self._hasher.update(chunk)
 
     def _end(self) -> None:
-        if self._thread.is_alive():
-            self._chunks.put(bytes(self._few))
+        if self._thread is not None and self._thread.is_alive():
             self._chunks.put(None)
             self._thread.join()
 
     def __enter__(self) -> StreamDigest:
-        self._thread.start()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
