@@ -8,7 +8,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from histofed.base.errors import BadData, DigestMismatch, NotFound
+from histofed.base.errors import AlreadyThere, BadData, DigestMismatch, NotFound
 from histofed.base.ids import Digest, Json
 from histofed.cli.command import Answer, Commands, Terminal, add_command, add_group, ask
 from histofed.cli.tables import fields, moment, size, table
@@ -30,7 +30,7 @@ def add(commands: Commands, common: argparse.ArgumentParser) -> None:
         "pull",
         pull,
         "Fetch a model: verify the aggregator's signature, download, verify SHA-256. Writes FILE and FILE.statement.json. "
-        "An interrupted download goes on where it stopped.",
+        "An interrupted download goes on where it stopped. A model that was pulled before is replaced, another file never.",
         common,
     )
     parser.add_argument("model", metavar="MODEL", help="digest, its beginning, or an experiment's name for its newest model")
@@ -67,8 +67,7 @@ def list_all(args: argparse.Namespace, _: Terminal) -> Answer:
 
 def pull(args: argparse.Namespace, terminal: Terminal) -> Answer:
     """Ask for the statement, verify it, fetch the part that it names."""
-    if not args.out.absolute().parent.is_dir():
-        raise BadData(f"there is no folder {args.out.absolute().parent}; make it first")
+    _require_place(args.out)
     meter = Meter(terminal)
     model, verified, part, file = ask(args.config, lambda operator: fetch(operator, args.model, args.part, args.out, meter))
     from histofed.cli import statement_file
@@ -88,6 +87,22 @@ def pull(args: argparse.Namespace, terminal: Terminal) -> Answer:
         f"{size(file.bytes)}\nSignature and SHA-256 verified; statement in {statement}"
     )
     return Answer(found, text)
+
+
+def _require_place(target: Path) -> None:
+    """Raises `BadData` without a folder to write to, `AlreadyThere` for a file that no `pull` wrote."""
+    from histofed.cli import statement_file
+
+    folder = target.absolute().parent
+    if not folder.is_dir():
+        raise BadData(f"there is no folder {folder}; make it first")
+    if target.is_dir():
+        raise BadData(f"{target} is a folder; name the file in it, such as {target / 'model.safetensors'}")
+    if target.exists() and not statement_file.beside(target).exists():
+        raise AlreadyThere(
+            f"{target} is there, and no model that was pulled: it has no {statement_file.beside(target).name} beside it; "
+            "name a new file"
+        )
 
 
 async def fetch(

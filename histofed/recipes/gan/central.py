@@ -128,6 +128,7 @@ def train_centrally(task: CentralTask, show: Show, stop: Stop, clock: Clock) -> 
         durable.lock(task.out / "lock", "histofed train"),
         memory_explained(draft.batch, draft.accumulate, draft.precision, draft.image_size),
     ):
+        outputs.require_own()
         if task.restart:
             outputs.clear()
         outputs.prepare()

@@ -121,6 +121,33 @@ def test_an_unknown_model_and_a_missing_folder(histofed: Histofed, model: Signed
     assert "make it first" in found.error
 
 
+def test_a_file_that_is_no_pulled_model_is_kept(histofed: Histofed, model: SignedModel, tmp_path: Path) -> None:
+    out = tmp_path / "thesis.txt"
+    out.write_text("years of work")
+
+    refused = histofed("models", "pull", "demo", "--out", str(out))
+
+    assert refused.code == 65
+    assert "no model that was pulled" in refused.error
+    assert "name a new file" in refused.error
+    assert out.read_text() == "years of work"
+
+
+def test_a_model_replaces_the_one_pulled_before(histofed: Histofed, model: SignedModel, tmp_path: Path) -> None:
+    out = tmp_path / "model.safetensors"
+    assert histofed("models", "pull", "demo", "--out", str(out), "--part", "shared").code == 0
+
+    assert histofed("models", "pull", "demo", "--out", str(out)).code == 0
+    assert out.read_bytes() == model.server
+
+
+def test_a_folder_is_no_file(histofed: Histofed, model: SignedModel, tmp_path: Path) -> None:
+    refused = histofed("models", "pull", "demo", "--out", str(tmp_path))
+
+    assert refused.code == 65
+    assert f"{tmp_path} is a folder; name the file in it" in refused.error
+
+
 def test_models_are_listed(histofed: Histofed, model: SignedModel) -> None:
     (found,) = histofed("models", "list", "--json").document["models"]
     assert found["digest"] == model.digest

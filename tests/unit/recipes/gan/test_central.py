@@ -216,6 +216,17 @@ def test_other_work_in_the_folder_is_refused_in_words(run: Runner, run_on: MakeR
     assert run(steps=2, seed=3, restart=True)["seed"] == 3
 
 
+@pytest.mark.parametrize("name", ["model.safetensors", "samples/slide.png"])
+@pytest.mark.parametrize("restart", [False, True])
+def test_what_no_run_made_is_not_overwritten(run: Runner, name: str, restart: bool) -> None:
+    theirs = run.folder / "out" / name
+    theirs.parent.mkdir(parents=True)
+    theirs.write_bytes(b"pulled and signed")
+    with pytest.raises(AlreadyThere, match=rf"holds {name.partition('/')[0]} and no run\.json.*choose another --out"):
+        run(steps=2, restart=restart)
+    assert theirs.read_bytes() == b"pulled and signed"
+
+
 def test_beginning_again_forgets_everything_of_the_run_and_nothing_else(run: Runner) -> None:
     run(steps=3, sheet_every=1)
     (run.folder / "out" / "notes.txt").write_text("mine")
