@@ -35,6 +35,8 @@ TICK_S: Final = 1.0
 """Longest sleep: the wall clock may be set while we wait, and the watchdog wants to see the loop turn."""
 PAUSE_S: Final = 15.0
 """Longest wait for a disk that refuses."""
+NAMES_TOLD: Final = 5
+"""Of sites, in a sentence."""
 GRACE_S: Final = 120.0
 """A site that is away longer than this is not sampled."""
 
@@ -90,11 +92,20 @@ def next_move(
     allowed = present & frozenset(map(SiteId, rules.sampling.sites)) if rules.sampling.sites else present
     eligible = _without_recent_refusals(allowed, recent, rules.sampling.minimum)
     if len(eligible) < rules.sampling.minimum:
-        return Wait(f"waiting for sites: {len(eligible)} of {rules.sampling.minimum} needed are present")
+        return Wait(_too_few(len(eligible), rules.sampling.minimum, sorted(set(rules.sampling.sites) - present)))
     number = recent[-1].key.number + 1 if recent else 1
     count = min(len(eligible), max(rules.sampling.minimum, _rounded_up(rules.sampling.fraction * len(eligible))))
     sample = sample_sites(experiment.name, number, eligible, _rounded_up(count * rules.sampling.oversample))
     return Plan(number, eligible, sample, enough=count)
+
+
+def _too_few(here: int, needed: int, absent: Sequence[str]) -> str:
+    """Why no round begins. A name that the file misspells is among the absent, so they are told."""
+    words = f"waiting for sites: {here} of {needed} needed are present"
+    if not absent:
+        return words
+    more = f" and {len(absent) - NAMES_TOLD} more" if len(absent) > NAMES_TOLD else ""
+    return f"{words}; of those that the file names, {', '.join(absent[:NAMES_TOLD])}{more} not"
 
 
 def _rounded_up(count: float) -> int:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any, TypeVar
+from typing import Any, Final, TypeVar
 
 import sqlalchemy as sa
 
@@ -36,6 +36,9 @@ from histofed.pki.signing import Envelope
 from histofed.statements import UPDATE_TYPE, File
 
 T = TypeVar("T")
+
+FEWEST_DIGITS: Final = 4
+"""Of a model's digest, to name it."""
 
 
 class Store:
@@ -267,7 +270,7 @@ class Store:
             return tuple(to_model(row) for row in connection.execute(query))
 
     def model(self, name: str) -> ModelRow:
-        """A model by digest, by an unambiguous beginning of it (8 digits or more), or the newest of an experiment.
+        """A model by digest, by an unambiguous beginning of it (`FEWEST_DIGITS`), or the newest of an experiment.
 
         Raises `NotFound`.
         """
@@ -278,12 +281,13 @@ class Store:
             .order_by(table.c.round.desc(), table.c.created_at.desc())
             .limit(1)
         )
-        matches = table.c.digest.startswith(name, autoescape=True) if len(name) >= 8 else sa.false()
+        long_enough = len(name) >= FEWEST_DIGITS
+        matches = table.c.digest.startswith(name, autoescape=True) if long_enough else sa.false()
         by_digest = sa.select(table).where(matches).limit(2)
         with self._database.reading() as connection:
             rows = connection.execute(by_digest).all() or connection.execute(by_experiment).all()
         if len(rows) != 1:
-            problem = "is ambiguous" if rows else "does not exist"
+            problem = "is ambiguous, give more of its digits" if rows else "does not exist"
             raise NotFound(f"model {name!r} {problem}; `histofed models list` shows them")
         return to_model(rows[0])
 

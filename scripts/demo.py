@@ -100,6 +100,7 @@ def _run(layout: Layout, options: argparse.Namespace) -> None:
     )
     say, begin = _story(), time.monotonic()
     daemons, operator = _daemons(layout), Operator(layout.operator)
+    _check(wishes)
     _clear(layout, daemons, keep=wishes.keep)
     with _stopped_at_the_end(daemons, say):
         if not layout.made:
@@ -124,12 +125,27 @@ def _run(layout: Layout, options: argparse.Namespace) -> None:
     _show_results(layout)
 
 
+def _check(wishes: Wishes) -> None:
+    """What was asked for can be used; nothing of an earlier demo is removed before. Raises `DemoError`, `BadData`."""
+    if not wishes.experiment.is_file():
+        raise DemoError(f"there is no experiment file {wishes.experiment}")
+    if wishes.data is None:
+        return
+    if not wishes.data.is_dir():
+        raise DemoError(f"there is no folder of tiles {wishes.data}")
+    from histofed.tiles.folder import scan
+    from histofed.tiles.split import assign
+
+    assign(scan(wishes.data.resolve(), CLASSES), SITES, wishes.seed)
+
+
 def _clear(layout: Layout, daemons: Sequence[Daemon], *, keep: bool) -> None:
     """An empty folder, unless it is kept. Refuses to delete a folder that no demo made."""
     if any(daemon.running() for daemon in daemons):
         raise DemoError("the demo's daemons are running: stop them first with `make demo-down`")
     if layout.root.exists() and not keep:
-        if any(layout.root.iterdir()) and not (layout.root / "aggregator").is_dir():
+        others = [one for one in layout.root.iterdir() if one != layout.samples or any(one.iterdir())]
+        if others and not (layout.root / "aggregator").is_dir():
             raise DemoError(f"{layout.root} holds something that is no demo; name another folder with --folder")
         shutil.rmtree(layout.root)
     # sheets are named by round alone: those of an earlier experiment must not pass for this one's

@@ -176,6 +176,8 @@ class OperatorServicer(admin_pb2_grpc.OperatorServiceServicer):
     async def ListModels(
         self, request: admin_pb2.ListModelsRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> admin_pb2.ListModelsResponse:
+        if request.experiment:
+            self._store.experiment(request.experiment)
         return admin_pb2.ListModelsResponse(models=[convert.model(row) for row in self._store.models(request.experiment)])
 
     async def GetModel(

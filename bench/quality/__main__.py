@@ -15,8 +15,11 @@ import argparse
 import subprocess
 import sys
 from pathlib import Path
+from typing import Final
 
 from bench.quality.recipes import NAMES
+
+_BENCH: Final = (sys.executable, "-m", "bench.quality")
 
 
 def main() -> None:
@@ -29,7 +32,8 @@ def main() -> None:
     one.add_argument("--until", type=float, required=True, metavar="MINUTES")
     one.add_argument("--name", help="of the run's folder")
     one.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="values")
-    for command in (run, one):
+    real = commands.add_parser("yardsticks", help="what real tiles score, whole and spoiled (what `run` does first)")
+    for command in (run, one, real):
         command.add_argument("--data", type=Path, required=True, help="tiles with MSIH and nonMSIH, or their sisters' names")
         command.add_argument("--nets", type=Path, required=True, help="folder with the feature nets' files")
     run.add_argument("--minutes", type=int, default=30)
@@ -38,7 +42,7 @@ def main() -> None:
     run.add_argument("--at-once", type=int, default=2, help="runs side by side, one thread each")
     report = commands.add_parser("report", help="table, curves and sheets of what has run")
     report.add_argument("--target", type=Path, default=Path("docs/results"))
-    for command in (run, one, report):
+    for command in (run, one, real, report):
         command.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     match options.command:
@@ -48,6 +52,10 @@ def main() -> None:
             from bench.quality.one import advance
 
             advance(options)
+        case "yardsticks":
+            from bench.quality.yardsticks import measure
+
+            measure(options.data, options.nets, options.out)
         case _:
             from bench.quality.report import write_report
 
@@ -56,6 +64,7 @@ def main() -> None:
 
 def take_turns(options: argparse.Namespace) -> None:
     """Every run to the first mark, then every run to the second; a few at once, recipes side by side."""
+    subprocess.run([*_BENCH, "yardsticks", *_places(options)], check=True)
     for mark in range(options.turn, options.minutes + 1, options.turn):
         waiting = [(recipe, seed) for seed in options.seeds for recipe in NAMES]
         while waiting:
@@ -67,8 +76,11 @@ def take_turns(options: argparse.Namespace) -> None:
 
 
 def _command(options: argparse.Namespace, recipe: str, seed: int, mark: int) -> list[str]:
-    where = ["--data", str(options.data), "--nets", str(options.nets), "--out", str(options.out)]
-    return [sys.executable, "-m", "bench.quality", "one", recipe, str(seed), "--until", str(mark), *where]
+    return [*_BENCH, "one", recipe, str(seed), "--until", str(mark), *_places(options)]
+
+
+def _places(options: argparse.Namespace) -> list[str]:
+    return ["--data", str(options.data), "--nets", str(options.nets), "--out", str(options.out)]
 
 
 if __name__ == "__main__":

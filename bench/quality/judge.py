@@ -74,6 +74,10 @@ class Judge:
             accuracies[net.name] = probe(features, labels, real, self.held_out.labels)
         return {"tiles": count, "frechet_distance": distances, "balanced_accuracy": accuracies}
 
+    def distances(self, pixels: npt.NDArray[np.uint8]) -> dict[str, Json]:
+        """Of tiles (N, 3, S, S) to the held-out tiles, whatever their classes."""
+        return {net.name: frechet_distance(net.features(pixels), self.held_out.features[net.name]) for net in self._nets}
+
     def of_real(self) -> dict[str, Json]:
         """The same of the training patients' real tiles: what a generator that is perfect would score, about."""
         distances, accuracies = dict[str, Json](), dict[str, Json]()

@@ -11,7 +11,6 @@ from pathlib import Path
 
 from bench.quality.judge import Judge
 from bench.quality.recipes import CLASSES, settings_of
-from bench.quality.report import keep_floor
 from histofed import weights
 from histofed.base.clock import SystemClock
 from histofed.base.errors import Cancelled
@@ -65,7 +64,6 @@ def advance(options: argparse.Namespace) -> None:
     values = dict(_value(text) for text in options.values)
     settings = settings_of(options.recipe, values)
     judge = Judge(options.data, options.nets, options.out)
-    keep_floor(judge, options.out)
     watch = Stopwatch(float(str(curve[-1]["minutes"])) if curve else 0.0)
     task = CentralTask(
         settings,

@@ -9,8 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from bench.quality import yardsticks
 from bench.quality.curves import draw_curves
-from bench.quality.judge import HELD_OUT, NETS, Judge
+from bench.quality.judge import HELD_OUT, NETS
 from bench.quality.recipes import NAMES, settings_of
 
 Curve = list[dict[str, Any]]
@@ -28,7 +29,7 @@ def write_report(out: Path, target: Path) -> None:
         raise SystemExit("no mark was reached by both recipes with the same seed yet; run `python -m bench.quality run`")
     last = common[-1]
     at_last = {name: [_at(curves[name][seed], last) for seed in seeds] for name in NAMES}
-    real = json.loads((out / "floor.json").read_text())
+    real = yardsticks.read(out)
     target.mkdir(parents=True, exist_ok=True)
     (target / "quality.svg").write_text(draw_curves(curves, seeds), encoding="utf-8")
     (target / "quality.json").write_text(json.dumps({"real": real, "curves": curves}, indent=1) + "\n")
@@ -36,12 +37,6 @@ def write_report(out: Path, target: Path) -> None:
         shutil.copy(out / f"{name}-{seeds[0]}" / f"sheet-{last:02g}.png", target / f"quality-{name}.png")
     (target / "quality.md").write_text(_page(at_last, seeds, last, real), encoding="utf-8")
     print((target / "quality.md").read_text())
-
-
-def keep_floor(judge: Judge, out: Path) -> None:
-    """What real tiles of the training patients score, beside the runs."""
-    if not (out / "floor.json").exists():
-        (out / "floor.json").write_text(json.dumps(judge.of_real(), indent=1) + "\n")
 
 
 def _curves(out: Path, name: str) -> dict[int, Curve]:
@@ -89,6 +84,11 @@ def _page(
         "",
         *verdict,
         "",
+        "What that asks for. Real tiles of the training patients, spoiled in ways that anyone can see, against the same",
+        "held-out tiles:",
+        "",
+        *_yardsticks(rows["paper"], real),
+        "",
         "Linear probe trained on generated tiles alone, balanced accuracy on held-out patients' tiles:",
         "",
     ]
@@ -101,6 +101,14 @@ def _page(
         steps = ", ".join(str(row["steps"]) for row in rows[name])
         lines += [f"`{name}`, seed {seeds[0]} (steps per seed: {steps}):", "", f"![Samples](quality-{name}.png)", ""]
     return "\n".join(lines)
+
+
+def _yardsticks(paper: Sequence[Mapping[str, Any]], real: Mapping[str, Any]) -> list[str]:
+    """A table of the target in absolute numbers beside what real tiles score."""
+    targets = {net: TARGET * statistics.mean(_number(row, "frechet_distance", net) for row in paper) for net in NETS}
+    found = {"whole": real["frechet_distance"], f"the target, {TARGET} x the paper's": targets, **real["spoiled"]}
+    rows = (f"| {name} | " + " | ".join(f"{distances[net]:.0f}" for net in NETS) + " |" for name, distances in found.items())
+    return ["| real tiles | " + " | ".join(NETS) + " |", "|---" * (1 + len(NETS)) + "|", *rows]
 
 
 def _paired(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[tuple[Mapping[str, Any], Mapping[str, Any]]]:

@@ -6,8 +6,9 @@ says of a strategy of Flower's is checked by the aggregator (`aggregator/strateg
 
 from __future__ import annotations
 
+import difflib
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Final, Literal
 
@@ -149,10 +150,23 @@ def sentences(error: ValidationError) -> tuple[str, ...]:
     for item in error.errors(include_url=False):
         where = ".".join(str(part) for part in item["loc"]) or "file"
         if item["type"] == "extra_forbidden":
-            found.append(f"{where}: no such key")
+            *table, key = item["loc"]
+            near = difflib.get_close_matches(str(key), _keys(table), 1)
+            found.append(f"{where}: no such key" + (f", did you mean {near[0]}?" if near else ""))
         elif item["type"] == "missing":
             found.append(f"{where}: missing")
         else:
             value = "" if isinstance(item["input"], Mapping) else f" (it is {item['input']!r})"
             found.append(f"{where}: {item['msg'].removeprefix('Value error, ')}{value}")
     return tuple(found)
+
+
+def _keys(table: Sequence[int | str]) -> list[str]:
+    """What may stand in a table of an experiment file."""
+    model: type[BaseModel] = ExperimentFile
+    for part in table:
+        inner = model.model_fields[str(part)].annotation
+        if not (isinstance(inner, type) and issubclass(inner, BaseModel)):
+            return []
+        model = inner
+    return [field.alias or name for name, field in model.model_fields.items()]

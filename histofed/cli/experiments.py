@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import shlex
+import tomllib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from histofed.base.errors import AlreadyThere, BadData
 from histofed.cli.command import Answer, Commands, Terminal, add_command, add_group, ask
 from histofed.cli.tables import fields, moment, short, table
 from histofed.cli.views import Experiment, document
+
+if TYPE_CHECKING:
+    from histofed.cli.client import OperatorClient
 
 SIZE_LIMIT = 64 * 1024
 """Bytes of an experiment file; `histofed.base.experiment.SIZE_LIMIT`, whose pydantic is too slow to import here."""
@@ -41,9 +47,29 @@ def add(commands: Commands, common: argparse.ArgumentParser) -> None:
 def submit(args: argparse.Namespace, _: Terminal) -> Answer:
     """Send the file; the aggregator checks it and says why when it cannot run."""
     toml = read_experiment(args.file)
-    found = ask(args.config, lambda operator: operator.submit(toml))
+    found, enrolled = ask(args.config, lambda operator: _submit(operator, toml))
+    if found.ended:
+        raise AlreadyThere(
+            f"experiment {found.name} was submitted before and is {found.state}: nothing begins. "
+            "A new run needs a new name in the file"
+        )
     text = f"Experiment {found.name} is {found.state}: {found.rounds} rounds of recipe {found.recipe}."
-    return Answer({"experiment": document(found)}, f"{text}\nWatch it with: histofed rounds watch {found.name}")
+    config = f"--config {shlex.quote(str(args.config))} " if args.config else ""
+    watch = f"Watch it with: histofed {config}rounds watch {found.name}"
+    strangers = sorted(_named_sites(toml) - enrolled)
+    note = f"histofed: not enrolled yet: {', '.join(strangers)}; is the name in [sampling] right?" if strangers else ""
+    return Answer({"experiment": document(found), "not_enrolled": [*strangers]}, f"{text}\n{watch}", note=note)
+
+
+async def _submit(operator: OperatorClient, toml: str) -> tuple[Experiment, frozenset[str]]:
+    """The experiment, and the names of the sites that are enrolled."""
+    found = await operator.submit(toml)
+    return found, frozenset(site.name for site in await operator.sites())
+
+
+def _named_sites(toml: str) -> frozenset[str]:
+    """What `[sampling] sites` says; the aggregator has checked the file."""
+    return frozenset(tomllib.loads(toml).get("sampling", {}).get("sites", ()))
 
 
 def draw(args: argparse.Namespace, _: Terminal) -> Answer:

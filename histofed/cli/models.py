@@ -33,7 +33,11 @@ def add(commands: Commands, common: argparse.ArgumentParser) -> None:
         "An interrupted download goes on where it stopped. A model that was pulled before is replaced, another file never.",
         common,
     )
-    parser.add_argument("model", metavar="MODEL", help="digest, its beginning, or an experiment's name for its newest model")
+    parser.add_argument(
+        "model",
+        metavar="MODEL",
+        help="digest, its beginning (4 digits or more), or an experiment's name for its newest model",
+    )
     parser.add_argument("--out", type=Path, required=True, metavar="FILE", help="where to put it")
     parser.add_argument("--part", choices=("shared", "server"), help="default: the part that is the finished product")
     parser = add_command(group, "verify", verify, "Verify a pulled model offline.", common)

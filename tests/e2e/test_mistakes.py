@@ -93,6 +93,11 @@ def test_a_file_that_is_no_experiment(healthy: Federation, tmp_path: Path) -> No
     assert "cannot read" in missing["error"]["sentence"]
 
 
+def test_a_name_that_nothing_has(healthy: Federation) -> None:
+    for command in (("models", "list"), ("rounds", "list"), ("experiments", "show")):
+        assert "dmo" in healthy.cli(*command, "dmo", code=65)["error"]["sentence"]
+
+
 def test_a_name_that_is_taken_by_another_file(healthy: Federation, tmp_path: Path) -> None:
     toml = mean_experiment("taken", 1, extra='[sampling]\nminimum = 1\nsites = ["nowhere"]')
     healthy.submit(toml)

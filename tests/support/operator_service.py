@@ -89,6 +89,8 @@ class OperatorServicer(admin_pb2_grpc.OperatorServiceServicer):
     """State and reason of every order."""
     removed_at: str = ""
     """When the model's files were removed by retention."""
+    state: str = "DRAFT"
+    """Of an experiment that is submitted."""
     broken: bool = False
     """Answer as an aggregator with a bug would."""
 
@@ -113,7 +115,7 @@ class OperatorServicer(admin_pb2_grpc.OperatorServiceServicer):
         if self.submitted and self.submitted[0] != request.toml:
             raise AlreadyThere("there is another experiment demo; choose another name")
         self.submitted.append(request.toml)
-        return pb.SubmitExperimentResponse(experiment=experiment("DRAFT", 0))
+        return pb.SubmitExperimentResponse(experiment=experiment(self.state, 0))
 
     async def ListExperiments(self, request: pb.ListExperimentsRequest, context: Any) -> pb.ListExperimentsResponse:
         return pb.ListExperimentsResponse(experiments=[experiment()])

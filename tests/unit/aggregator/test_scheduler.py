@@ -70,6 +70,16 @@ def test_too_few_sites_are_waited_for_in_words() -> None:
     )
 
 
+def test_a_named_site_that_nobody_has_seen_is_told() -> None:
+    assert next_move(experiment(sites=["nroth", "west"]), 0, (), SITES) == Wait(
+        "waiting for sites: 1 of 2 needed are present; of those that the file names, nroth not"
+    )
+    many = [f"site-{number}" for number in range(8)]
+    move = next_move(experiment(sites=many), 0, (), SITES)
+    assert isinstance(move, Wait)
+    assert move.reason.endswith("site-0, site-1, site-2, site-3, site-4 and 3 more not")
+
+
 def test_only_the_named_sites_are_eligible() -> None:
     move = next_move(experiment(sites=["east", "west"]), 0, (), SITES)
     assert isinstance(move, Plan)

@@ -60,16 +60,42 @@ def test_rounds_show(histofed: Histofed) -> None:
     assert "north  train  admitted" in histofed("rounds", "show", "demo", "1").out
 
 
-def test_experiments(histofed: Histofed, tmp_path: Path, aggregator: RunningAggregator) -> None:
+def test_experiments(histofed: Histofed, tmp_path: Path, aggregator: RunningAggregator, config: Path) -> None:
     file = tmp_path / "demo.toml"
     file.write_text('name = "demo"\nrecipe = "gan"\n', encoding="utf-8")
 
     assert histofed("experiments", "submit", str(file), "--json").document["experiment"]["state"] == "draft"
-    assert "histofed rounds watch demo" in histofed("experiments", "submit", str(file)).out
+    again = histofed("experiments", "submit", str(file))
+    assert f"histofed --config {config} rounds watch demo" in again.out
+    assert not again.error
     assert aggregator.servicer.submitted == [file.read_text(encoding="utf-8")] * 2
     assert histofed("experiments", "list", "--json").document["experiments"][0]["name"] == "demo"
     assert histofed("experiments", "show", "demo", "--json").document["toml"] == 'name = "demo"\n'
     assert "1 of 2 committed" in histofed("experiments", "show", "demo").out
+
+
+def test_a_site_that_is_not_enrolled_is_told_when_an_experiment_names_it(histofed: Histofed, tmp_path: Path) -> None:
+    file = tmp_path / "demo.toml"
+    file.write_text('name = "demo"\nrecipe = "gan"\n[sampling]\nsites = ["nroth", "west"]\n', encoding="utf-8")
+
+    told = histofed("experiments", "submit", str(file))
+
+    assert told.code == 0
+    assert told.error == "histofed: not enrolled yet: nroth; is the name in [sampling] right?\n"
+    assert histofed("experiments", "submit", str(file), "--json").document["not_enrolled"] == ["nroth"]
+
+
+def test_an_experiment_that_ended_is_not_submitted_again(
+    histofed: Histofed, tmp_path: Path, aggregator: RunningAggregator
+) -> None:
+    file = tmp_path / "demo.toml"
+    file.write_text('name = "demo"\nrecipe = "gan"\n', encoding="utf-8")
+    aggregator.servicer.state = "CANCELLED"
+
+    refused = histofed("experiments", "submit", str(file))
+
+    assert (refused.code, refused.out) == (65, "")
+    assert "experiment demo was submitted before and is cancelled: nothing begins" in refused.error
 
 
 def test_steering_says_what_still_goes_on(histofed: Histofed, aggregator: RunningAggregator) -> None:
