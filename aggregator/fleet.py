@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta
 from typing import Final, TypeAlias
 
 from histofed.base.clock import Clock
@@ -110,6 +111,8 @@ class Fleet:
         self._changes = changes
         self._connections: dict[SiteId, Connection] = {}
         self._gone: dict[SiteId, float] = {}
+        self._ended: dict[SiteId, float] = {}
+        """When the last stream of a site that is away ended."""
         self._progress: dict[TaskKey, TaskProgress] = {}
 
     def expect(self, sites: tuple[SiteId, ...]) -> None:
@@ -130,6 +133,7 @@ class Fleet:
         connection = Connection(site, instance)
         self._connections[site] = connection
         self._gone.pop(site, None)
+        self._ended.pop(site, None)
         self._changes.notify()
         return connection
 
@@ -137,7 +141,7 @@ class Fleet:
         """The stream ended; a newer one of the same agent is not touched."""
         if self._connections.get(connection.site) is connection:
             del self._connections[connection.site]
-            self._gone[connection.site] = self._clock.monotonic()
+            self._gone[connection.site] = self._ended[connection.site] = self._clock.monotonic()
             self._changes.notify()
 
     def close(self) -> None:
@@ -155,6 +159,13 @@ class Fleet:
     def connected(self) -> frozenset[SiteId]:
         """Sites with an open stream."""
         return frozenset(self._connections)
+
+    def seen_at(self, site: SiteId) -> datetime | None:
+        """When the site was there last: now while it is connected; None when this process has not seen it."""
+        if site in self._connections:
+            return self._clock.now()
+        ended = self._ended.get(site)
+        return None if ended is None else self._clock.now() - timedelta(seconds=self._clock.monotonic() - ended)
 
     def present(self) -> frozenset[SiteId]:
         """Sites that are connected or may come back: a restart must not change who can be sampled."""

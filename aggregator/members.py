@@ -100,12 +100,11 @@ class Members:
             if changed.rowcount != 1:
                 raise NotFound(f"site {site} is not enrolled here; enrol it with a join token from this aggregator")
 
-    def site_left(self, site: SiteId) -> None:
-        """The site has been away too long to be sampled."""
+    def site_left(self, site: SiteId, seen_at: datetime | None) -> None:
+        """The site, there last at `seen_at` (None: not in this process's life), has been away too long to be sampled."""
+        values = {"left_at": iso(self._clock.now())} | ({"last_seen_at": iso(seen_at)} if seen_at else {})
         with self._database.writing() as connection:
-            connection.execute(
-                sa.update(schema.sites).where(schema.sites.c.name == site).values(left_at=iso(self._clock.now()))
-            )
+            connection.execute(sa.update(schema.sites).where(schema.sites.c.name == site).values(values))
 
     def sites(self) -> tuple[SiteRow, ...]:
         """Every site that ever enrolled, by name."""

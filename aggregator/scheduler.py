@@ -175,7 +175,7 @@ class Scheduler:
                 self._engine.dispatch(state.key, DeadlinePassed(now))
         for site in self._engine.fleet.given_up(GRACE_S):
             log.info("site is away", extra=fields(event="site.away", site=site))
-            self._members.site_left(site)
+            self._members.site_left(site, self._engine.fleet.seen_at(site))
         short = self._short_of_space()
         for row in self._engine.store.experiments(only_open=True):
             if row.state != ExperimentState.DRAFT and self._engine.open_round(row.name) is None:

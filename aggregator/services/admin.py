@@ -170,8 +170,7 @@ class OperatorServicer(admin_pb2_grpc.OperatorServiceServicer):
     async def ListSites(
         self, request: admin_pb2.ListSitesRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> admin_pb2.ListSitesResponse:
-        connected = self._fleet.connected
-        return admin_pb2.ListSitesResponse(sites=[convert.site(row, row.name in connected) for row in self._members.sites()])
+        return admin_pb2.ListSitesResponse(sites=[convert.site(row, self._fleet) for row in self._members.sites()])
 
     async def ListModels(
         self, request: admin_pb2.ListModelsRequest, context: grpc.aio.ServicerContext[Any, Any]

@@ -20,6 +20,9 @@ from histofed.v1 import admin_pb2, rounds_pb2, types_pb2
 REASON_LIMIT: Final = 500
 """Characters of a reason, a site's or an operator's, that are kept."""
 
+_IN_VAIN: Final = frozenset({TaskState.REJECTED, TaskState.DECLINED, TaskState.EXPIRED})
+"""Tasks of which nothing comes; their progress was an earlier attempt's."""
+
 
 def text(moment: datetime | None) -> str:
     """RFC 3339, or empty."""
@@ -89,11 +92,7 @@ def round_(state: Round, fleet: Fleet | None = None, metrics: Mapping[str, float
         eligible=state.eligible,
         sampled=state.sampled,
         admitted=state.admitted,
-        refused=[
-            admin_pb2.Refusal(site=each.site, reason=each.reason)
-            for each in state.tasks
-            if each.state in {TaskState.REJECTED, TaskState.DECLINED, TaskState.EXPIRED}
-        ],
+        refused=[admin_pb2.Refusal(site=each.site, reason=each.reason) for each in state.tasks if each.state in _IN_VAIN],
         model_digest=state.model or "",
         base_digest=state.base,
         opened_at=text(state.opened_at),
@@ -116,7 +115,7 @@ def _task(key: TaskKey, task: Task, fleet: Fleet) -> admin_pb2.Task:
         attempt=task.attempt,
         update_bytes=task.update_bytes,
     )
-    if progress is not None:
+    if progress is not None and task.state not in _IN_VAIN:
         message.phase, message.done, message.total, message.rate = (
             progress.phase,
             progress.done,
@@ -127,13 +126,13 @@ def _task(key: TaskKey, task: Task, fleet: Fleet) -> admin_pb2.Task:
     return message
 
 
-def site(row: SiteRow, connected: bool) -> admin_pb2.Site:
-    """A site."""
+def site(row: SiteRow, fleet: Fleet) -> admin_pb2.Site:
+    """A site. The row knows when its agent came last; that it stayed is known here alone."""
     return admin_pb2.Site(
         name=row.name,
-        connected=connected,
+        connected=row.name in fleet.connected,
         enrolled_at=text(row.enrolled_at),
-        last_seen_at=text(row.last_seen_at),
+        last_seen_at=text(fleet.seen_at(row.name) or row.last_seen_at),
         version=row.version,
         certificate_expires_at=text(row.certificate_expires_at),
         updates_admitted=row.updates_admitted,

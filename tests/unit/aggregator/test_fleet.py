@@ -53,6 +53,20 @@ def test_a_site_is_present_for_a_grace_time_after_it_left(fleet: Fleet, clock: F
     assert fleet.present() == frozenset()
 
 
+def test_when_a_site_was_there_last(fleet: Fleet, clock: FakeClock) -> None:
+    assert fleet.seen_at(NORTH) is None, "its row knows better"
+    connection = fleet.connect(NORTH, "one")
+    clock.advance(3600)
+    assert fleet.seen_at(NORTH) == clock.now()
+    fleet.disconnect(connection)
+    ended = clock.now()
+    clock.advance(500)
+    assert list(fleet.given_up(120)) == [NORTH]
+    assert fleet.seen_at(NORTH) == ended
+    fleet.expect((NORTH,))
+    assert fleet.seen_at(NORTH) == ended, "being waited for is not being seen"
+
+
 def test_after_a_restart_known_sites_get_time_to_come_back(fleet: Fleet, clock: FakeClock) -> None:
     fleet.expect((NORTH,))
     assert (fleet.present(), fleet.connected) == ({NORTH}, frozenset())
