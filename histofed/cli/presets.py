@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _LEGEND = (
     "stated: in the paper; derived: from its numbers; reconstructed: the likeliest choice; ours: chosen freely.\n"
-    "§ is a section of paper.md, our reading of the paper; tables are the paper's own."
+    "Tables are the paper's own."
 )
 _NOT_COMPARABLE = (
     "No distance that histofed measures compares with it: the paper says neither how many images it took nor which tiles "

@@ -1,6 +1,6 @@
 """Preset files: TOML in which every value stands beside where it comes from, and files that build on others.
 
-A value is one inline table: `batch = { value = 32, reconstructed = "32 to 64 (§1)" }`; the key that is not `value` is the
+A value is one inline table: `batch = { value = 32, reconstructed = "32 to 64" }`; the key that is not `value` is the
 kind of provenance. `"off"` as a value means that the option is left out, which needs a reason like any other value. What
 else stands in a file is its `summary` and its `base`: the file that it builds on, or several, later ones over earlier ones.
 

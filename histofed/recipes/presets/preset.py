@@ -21,7 +21,7 @@ class Provenance:
 
     kind: Kind
     why: str
-    """One line; `§` is a section of `paper.md`, a table is the paper's."""
+    """One line; a table is the paper's."""
 
 
 @dataclass(frozen=True)
