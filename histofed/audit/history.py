@@ -67,8 +67,8 @@ def restored(
         "epoch": epoch,
         "backup": backup,
         "made_at": made_at,
-        "backup_head": f"{backup_head.sequence}:{backup_head.hash}",
-        "old_head": None if old_head is None else f"{old_head.sequence}:{old_head.hash}",
+        "backup_head": str(backup_head),
+        "old_head": None if old_head is None else str(old_head),
         "kept": kept,
     }
 

@@ -37,6 +37,7 @@ MAXIMUM_BYTES: Final = 65536
 
 Outcome: TypeAlias = Literal["success", "refused", "failed"]
 OUTCOMES: Final[tuple[Outcome, ...]] = get_args(Outcome)
+_CHANGED: Final = "its content was changed after it was written"
 
 
 @dataclass(frozen=True)
@@ -123,27 +124,36 @@ def parse_line(line: bytes) -> Sealed:
     document = _parse_json(line)
     own = document.pop("hash", None)
     previous = document.get("previous")
-    if document.get("version") != VERSION:
-        raise BadData("it is of a format that this version of histofed does not know")
-    if not isinstance(own, str) or not isinstance(previous, str) or len(previous) != 64:
-        raise BadData("it has no hash")
+    # nothing is believed of a line before its hash is right, its version least of all
+    if not isinstance(own, str) or not isinstance(previous, str) or not _whole(line, document, previous, own):
+        raise BadData(_CHANGED)
+    version = document.get("version")
+    if isinstance(version, int) and version > VERSION:
+        raise BadData("it is of a format that this version of histofed does not know: use a newer one")
     try:
-        right = chain_hash(previous, document) == own and canonical({**document, "hash": own}) == line
         sealed = Sealed(_record(document), previous, own)
-    except (KeyError, TypeError, ValueError, UnicodeEncodeError, BadData) as error:
-        raise BadData("its content was changed after it was written") from error
-    if not right or sealed.record.document(previous) != document:
-        raise BadData("its content was changed after it was written")
+    except (KeyError, TypeError, ValueError, BadData) as error:
+        raise BadData(_CHANGED) from error
+    if sealed.record.document(previous) != document:
+        raise BadData(_CHANGED)
     return sealed
+
+
+def _whole(line: bytes, document: Mapping[str, Json], previous: str, own: str) -> bool:
+    """Whether the line is this document behind `previous`, to the byte."""
+    try:
+        return len(previous) == 64 and chain_hash(previous, document) == own and canonical({**document, "hash": own}) == line
+    except (TypeError, ValueError, RecursionError, BadData):
+        return False
 
 
 def _parse_json(line: bytes) -> dict[str, Json]:
     try:
         document = json.loads(line)
     except (ValueError, RecursionError) as error:
-        raise BadData("it is not a record (its content was changed after it was written)") from error
+        raise BadData(f"it is not a record ({_CHANGED})") from error
     if not isinstance(document, dict):
-        raise BadData("it is not a record (its content was changed after it was written)")
+        raise BadData(f"it is not a record ({_CHANGED})")
     return document
 
 

@@ -6,6 +6,7 @@ A chain cannot know about records that were cut off at its very end; for that, h
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,8 @@ from histofed.audit.segments import find, last_lines, lines, segments
 from histofed.base.doctor import Doubt
 from histofed.base.errors import BadData, DigestMismatch, NotFound
 
+_NUMBER: Final = re.compile(r"[0-9]{1,18}\Z")
+_HASH: Final = re.compile(r"[0-9a-f]{64}\Z")
 TORN: Final = "the line is not complete: cut short, or damaged, or a crash while it was written"
 RESTORED: Final = "state.restored"
 """The action of the record that a restore leaves: what the journal says before it may be of a history that was lost."""
@@ -28,6 +31,21 @@ class Head:
 
     sequence: int
     hash: str
+
+    @classmethod
+    def parse(cls, text: str) -> Head:
+        """The reverse of `str`, as a person copied it. Raises `BadData`."""
+        number, colon, own = text.strip().partition(":")
+        if not colon or not _NUMBER.match(number):
+            raise BadData(f"{text[:80]!r} is not NUMBER:HASH, as `histofed audit verify` prints a head")
+        if not _HASH.match(own.lower()):
+            raise BadData(
+                f"the hash must be 64 hex digits, the whole of what was printed; {own[:80]!r} has {len(own)} letters"
+            )
+        return cls(int(number), own.lower())
+
+    def __str__(self) -> str:
+        return f"{self.sequence}:{self.hash}"
 
 
 @dataclass(frozen=True)
@@ -44,6 +62,8 @@ class Report:
     problem: str | None = None
     restores: tuple[AuditRecord, ...] = ()
     """Records that say that the state was restored from a backup."""
+    unfilled: str | None = None
+    """The newest segment, where it holds no record: just begun, begun before a crash, or emptied. Files cannot say which."""
 
 
 class _Broken(Exception):
@@ -69,7 +89,13 @@ def verify(directory: Path, expected: Head | None = None) -> Report:
         return Report(head.sequence, head, False, broken.segment, broken.line, broken.problem, tuple(restores))
     if expected is not None and not seen_expected:
         return Report(head.sequence, head, False, problem=_missing(head, expected, restores), restores=tuple(restores))
-    return Report(head.sequence, head, True, restores=tuple(restores))
+    return Report(head.sequence, head, True, restores=tuple(restores), unfilled=_unfilled(directory))
+
+
+def _unfilled(directory: Path) -> str | None:
+    """A segment is begun before its first record is written, so that an empty one at the end is no damage by itself."""
+    files = segments(directory)
+    return files[-1].path.name if files and not files[-1].path.stat().st_size else None
 
 
 def contains(directory: Path, head: Head) -> bool:
@@ -106,6 +132,8 @@ def newest(directory: Path) -> AuditRecord | None:
 def examine(directory: Path) -> str | Doubt:
     """For `doctor`: the chain is whole. Raises `NotFound`, and `DigestMismatch` with the first bad line."""
     report = verify(directory)
+    if report.ok and not report.records:
+        return Doubt("it holds no record: the daemon's start writes the first one; if it has run here, they were removed")
     if report.ok:
         return f"{report.records} records, the chain is whole"
     if report.problem == TORN and _at_the_end(directory, report):

@@ -4,42 +4,108 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
-from histofed.base.errors import BadData
-from histofed.cli.command import Answer, Commands, Terminal, add_command, add_group
+from histofed.base.errors import BadData, UsageError
+from histofed.base.ids import Json
+from histofed.cli.command import Answer, Commands, Terminal, WithFacts, add_command, add_group
+
+if TYPE_CHECKING:
+    from histofed.audit.verify import Head, Report
+
+OPEN_END: Final = "records that were cut off at the end would not show: give --head NUMBER:HASH, noted elsewhere before"
 
 
 def add(commands: Commands, common: argparse.ArgumentParser) -> None:
     """Register the group."""
     group = add_group(commands, "audit", "Check the audit journals.")
     check = add_command(group, "verify", verify, "Prove that nothing was changed in a journal (STATE/journal).", common)
-    check.add_argument("directory", type=Path, metavar="DIR", help="the journal's folder, or a copy of it")
-    check.add_argument("--head", metavar="N:HASH", help="a head that was noted elsewhere; it must still be in the chain")
+    check.add_argument(
+        "directory", type=Path, metavar="DIR", help="the folder `journal` of the state folder, or a copy of it"
+    )
+    check.add_argument(
+        "--head", metavar="NUMBER:HASH", help="a head that was noted elsewhere; it must still be in the chain"
+    )
 
 
 def verify(args: argparse.Namespace, _: Terminal) -> Answer:
-    """Walk the chain. Raises `NotFound` and, for a chain that is broken, `BadData` with the place."""
-    from histofed.audit.verify import Head
+    """Walk the chain. Raises `UsageError` for a head that is none, `NotFound`, and `BadData` for what is no whole chain.
+
+    Errors about a journal come with what is proven of it, for `--json`.
+    """
     from histofed.audit.verify import verify as walk
 
-    expected = None
-    if args.head is not None:
-        sequence, _colon, digest = args.head.partition(":")
-        if not sequence.isdecimal() or not digest:
-            raise BadData(f"--head {args.head[:80]!r} is not N:HASH, as this command prints it")
-        expected = Head(int(sequence), digest)
+    expected = _head(args.head)
+    _refuse_other_folders(args.directory)
     report = walk(args.directory, expected)
     if not report.ok:
         place = f" ({report.segment}, line {report.line})" if report.segment else ""
-        raise BadData(
-            f"the journal is not what was written: {report.problem}{place}; {report.records} records before it are proven"
+        raise _unproven(
+            report, f"not what was written: {report.problem}{place}; {report.records} records before it are proven"
         )
-    head = f"{report.head.sequence}:{report.head.hash}"
-    restores = [{"record": each.sequence, **each.subject} for each in report.restores]
-    words = [f"{report.records} records are proven; head {head}"]
+    if not report.records:
+        raise _unproven(
+            report,
+            "without a record, so nothing is proven: its daemon writes the first one when it starts; if it has run, "
+            "every record was removed",
+        )
+    return Answer(_document(report, expected), "\n".join(_words(report, expected)))
+
+
+def _head(text: str | None) -> Head | None:
+    """What `--head` says."""
+    from histofed.audit.verify import Head
+
+    try:
+        return None if text is None else Head.parse(text)
+    except BadData as error:
+        raise UsageError(f"--head: {error}") from error
+
+
+def _refuse_other_folders(directory: Path) -> None:
+    """A folder without a segment is no journal: a proof of nothing would read like one."""
+    from histofed.audit.segments import segments
+
+    if not directory.is_dir() or segments(directory):
+        return  # `walk` says what a missing folder is
+    inside = directory / "journal"
+    meant = str(inside) if inside.is_dir() else "the folder `journal` inside the state folder, or a whole copy of it"
+    raise WithFacts(
+        BadData(f"{directory} is no audit journal, it holds no file such as 000000000001.jsonl: give {meant}"),
+        {"ok": False, "records": 0},
+    )
+
+
+def _unproven(report: Report, what: str) -> WithFacts:
+    facts: dict[str, Json] = {"ok": False, "records": report.records, "head": str(report.head)}
+    return WithFacts(BadData(f"the journal is {what}"), facts)
+
+
+def _document(report: Report, expected: Head | None) -> dict[str, Json]:
+    return {
+        "records": report.records,
+        "head": str(report.head),
+        "ok": True,
+        "noted_head": None if expected is None else str(expected),
+        "unfilled": report.unfilled,
+        "restores": [{"record": each.sequence, **each.subject} for each in report.restores],
+    }
+
+
+def _words(report: Report, expected: Head | None) -> list[str]:
+    """What is proven, what is not, and what a reader should know."""
+    words = [f"{report.records} records are proven; head {report.head}"]
+    if expected is None:
+        words.append(OPEN_END)
+    else:
+        words.append(f"the head that was noted, record {expected.sequence}, is among them")
+    if report.unfilled:
+        words.append(
+            f"{report.unfilled} holds no record: its daemon has just begun it, or was stopped then, or it was emptied"
+        )
     words += [
         f"record {each.sequence}: restored from a backup of {str(each.subject.get('made_at'))[:19]}, "
         f"epoch {each.subject.get('epoch_from')} -> {each.subject.get('epoch')}"
         for each in report.restores
     ]
-    return Answer({"records": report.records, "head": head, "ok": True, "restores": restores}, "\n".join(words))
+    return words

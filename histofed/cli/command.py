@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO, TypeAlias, TypeVar
 
+from histofed.base.errors import HistofedError
 from histofed.base.ids import Json
 
 if TYPE_CHECKING:
@@ -55,6 +56,14 @@ class Finished:
     """A command that has written everything itself."""
 
     exit_code: int = 0
+
+
+class WithFacts(Exception):
+    """An error whose JSON document says more than its sentence does."""
+
+    def __init__(self, error: HistofedError, facts: Mapping[str, Json]) -> None:
+        super().__init__(str(error))
+        self.error, self.facts = error, facts
 
 
 Handler: TypeAlias = Callable[[argparse.Namespace, Terminal], Answer | Finished]

@@ -14,14 +14,15 @@ import os
 import signal
 import sys
 import traceback
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
 from histofed import __version__
 from histofed.base.errors import HistofedError, UsageError
+from histofed.base.ids import Json
 from histofed.cli import audit, data, experiments, models, presets, rounds, sites, status, tiles, token, train
-from histofed.cli.command import Answer, Finished, Terminal
+from histofed.cli.command import Answer, Finished, Terminal, WithFacts
 
 INTERRUPTED = 128 + signal.SIGINT
 BROKEN_PIPE = 128 + signal.SIGPIPE
@@ -90,6 +91,8 @@ def _run(arguments: list[str], terminal: Terminal) -> int:
         answer: Answer | Finished = options.handler(options, terminal)
     except HistofedError as error:
         return _report(error, "--json" in arguments, terminal)
+    except WithFacts as found:
+        return _report(found.error, "--json" in arguments, terminal, found.facts)
     except (BrokenPipeError, KeyboardInterrupt):
         raise
     except Exception as error:
@@ -110,12 +113,12 @@ def _run(arguments: list[str], terminal: Terminal) -> int:
     return answer.exit_code
 
 
-def _report(error: HistofedError, as_json: bool, terminal: Terminal) -> int:
+def _report(error: HistofedError, as_json: bool, terminal: Terminal, facts: Mapping[str, Json] | None = None) -> int:
     sentence = str(error) or (type(error).__doc__ or "").splitlines()[0]
     print(f"histofed: {sentence}", file=terminal.error)
     if as_json:
         found = {"code": error.exit_code, "kind": type(error).__name__, "sentence": sentence}
-        print(json.dumps({"error": found}, ensure_ascii=False), file=terminal.out)
+        print(json.dumps({"error": found, **(facts or {})}, ensure_ascii=False), file=terminal.out)
     return error.exit_code
 
 

@@ -11,10 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from histofed.audit.journal import Journal
-from histofed.audit.record import AuditRecord, Who
-from histofed.audit.verify import Head, records, verify
+from histofed.audit.record import GENESIS, AuditRecord, Who, chain_hash
+from histofed.audit.verify import Head, examine, records, verify
 from histofed.base.clock import FakeClock
-from histofed.base.errors import DigestMismatch, NotFound
+from histofed.base.doctor import Doubt
+from histofed.base.errors import BadData, DigestMismatch, NotFound
+from histofed.base.ids import canonical
 
 FILE = "000000000001.jsonl"
 
@@ -67,6 +69,7 @@ def test_any_single_byte_that_changes_is_found(lines: list[bytes], data: st.Data
     assert not report.ok
     assert report.records <= number
     assert report.line == report.records + 1
+    assert "format" not in str(report.problem), "whoever changed a byte changed it, also in the version"
     assert report.segment == FILE
 
 
@@ -150,8 +153,57 @@ def test_a_missing_segment_is_found(tmp_path: Path) -> None:
 
 
 def test_a_line_of_an_unknown_format_is_not_trusted(tmp_path: Path, lines: list[bytes]) -> None:
-    newer = lines[0].replace(b'"version":1', b'"version":2')
+    document = {**json.loads(lines[0]), "version": 2}
+    del document["hash"]
+    newer = canonical({**document, "hash": chain_hash(GENESIS, document)}) + b"\n"
     assert "format that this version" in str(verify(store(tmp_path, [newer])).problem)
+
+
+@pytest.mark.parametrize(
+    ("before", "after"), [(b'"version":1', b'"version":2'), (b'"version"', b'"Version"'), (b'"hash"', b'"hush"')]
+)
+def test_a_byte_in_what_frames_a_record_is_a_change_and_no_other_format(
+    tmp_path: Path, lines: list[bytes], before: bytes, after: bytes
+) -> None:
+    problem = str(verify(store(tmp_path, [lines[0].replace(before, after)])).problem)
+    assert problem.endswith("its content was changed after it was written")
+
+
+def test_a_segment_that_was_just_begun_is_no_damage_but_is_told(tmp_path: Path, lines: list[bytes]) -> None:
+    store(tmp_path, lines)
+    assert verify(tmp_path).unfilled is None
+    (tmp_path / "000000000006.jsonl").touch()
+    report = verify(tmp_path)
+    assert (report.ok, report.records, report.unfilled) == (True, 5, "000000000006.jsonl")
+
+
+def test_doctor_doubts_a_journal_without_a_record(tmp_path: Path, lines: list[bytes]) -> None:
+    Journal(tmp_path, FakeClock(), "aggregator").close()
+    found = examine(tmp_path)
+    assert isinstance(found, Doubt), "a daemon that is only just begun has not failed"
+    assert "holds no record" in found.words
+    assert examine(store(tmp_path, lines)) == "5 records, the chain is whole"
+
+
+@pytest.mark.parametrize("number", [0, 7, 10**12])
+def test_a_head_is_read_as_it_is_printed(number: int) -> None:
+    head = Head(number, "ab" * 32)
+    assert Head.parse(f" {head}\n") == head
+    assert Head.parse(str(head).upper()) == head
+
+
+@pytest.mark.parametrize(
+    "text", ["", "59b4", "nine:" + "a" * 64, ":" + "a" * 64, "-1:" + "a" * 64, "1" * 5000 + ":" + "a" * 64]
+)
+def test_what_is_no_head_is_refused(text: str) -> None:
+    with pytest.raises(BadData, match="is not NUMBER:HASH"):
+        Head.parse(text)
+
+
+@pytest.mark.parametrize("own", ["", "59b4", "a" * 63, "a" * 65, "g" * 64, "a" * 63 + "\n" + "a"])
+def test_a_head_whose_hash_is_shortened_is_refused(own: str) -> None:
+    with pytest.raises(BadData, match="must be 64 hex digits"):
+        Head.parse(f"34:{own}")
 
 
 def test_reading_stops_at_the_first_bad_line(tmp_path: Path, lines: list[bytes]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,6 +22,14 @@ def journal(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def proven(journal: Path, capsys: pytest.CaptureFixture[str]) -> dict[str, Any]:
+    """The document of a journal that is whole."""
+    assert main(["--json", "audit", "verify", str(journal)]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert isinstance(found, dict)
+    return found
+
+
 def test_a_whole_journal_is_proven_with_its_head(journal: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--json", "audit", "verify", str(journal)]) == 0
     found = json.loads(capsys.readouterr().out)
@@ -29,14 +38,64 @@ def test_a_whole_journal_is_proven_with_its_head(journal: Path, capsys: pytest.C
     assert "5 records are proven" in capsys.readouterr().out
 
 
+def test_without_a_head_the_words_say_what_would_not_show(journal: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    head = proven(journal, capsys)["head"]
+    assert main(["audit", "verify", str(journal)]) == 0
+    assert "cut off at the end would not show" in capsys.readouterr().out
+    assert main(["audit", "verify", str(journal), "--head", head]) == 0
+    found = capsys.readouterr().out
+    assert "would not show" not in found
+    assert "the head that was noted, record 5, is among them" in found
+
+
 def test_an_edited_line_is_found(journal: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (segment,) = journal.glob("*.jsonl")
     segment.write_text(segment.read_text().replace("demo/2", "demo/7"))
     assert main(["audit", "verify", str(journal)]) == 65
     assert "not what was written" in capsys.readouterr().err
+    assert main(["--json", "audit", "verify", str(journal)]) == 65
+    found = json.loads(capsys.readouterr().out)
+    assert (found["ok"], found["records"], found["error"]["code"]) == (False, 2, 65)
+    assert found["head"].startswith("2:")
+
+
+def test_a_folder_that_is_no_journal_is_refused_with_the_one_that_is_meant(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["audit", "verify", str(tmp_path)]) == 65
+    assert "the folder `journal` inside the state folder" in capsys.readouterr().err
+    Journal(tmp_path / "journal", FakeClock(), "test").close()
+    (tmp_path / "tile.png").touch()
+    assert main(["--json", "audit", "verify", str(tmp_path)]) == 65
+    captured = capsys.readouterr()
+    assert f"give {tmp_path / 'journal'}" in captured.err
+    assert json.loads(captured.out)["ok"] is False
+
+
+def test_a_journal_without_a_record_proves_nothing(journal: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (segment,) = journal.glob("*.jsonl")
+    segment.write_bytes(b"")
+    assert main(["audit", "verify", str(journal)]) == 65
+    assert "nothing is proven" in capsys.readouterr().err
+
+
+def test_an_empty_segment_at_the_end_is_told(journal: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (journal / "000000000006.jsonl").touch()
+    assert main(["audit", "verify", str(journal)]) == 0
+    assert "000000000006.jsonl holds no record" in capsys.readouterr().out
+    assert proven(journal, capsys)["unfilled"] == "000000000006.jsonl"
 
 
 def test_a_head_that_is_gone_is_found(journal: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["audit", "verify", str(journal), "--head", f"9:{'0' * 64}"]) == 65
-    assert main(["audit", "verify", str(journal), "--head", "nine"]) == 65
-    assert "is not N:HASH" in capsys.readouterr().err
+    assert "cut off" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("head", "words"), [("5:59b4", "must be 64 hex digits"), ("59b4", "is not NUMBER:HASH"), ("nine", "is not NUMBER:HASH")]
+)
+def test_a_head_that_is_none_is_a_wrong_call(
+    journal: Path, capsys: pytest.CaptureFixture[str], head: str, words: str
+) -> None:
+    assert main(["audit", "verify", str(journal), "--head", head]) == 2
+    assert words in capsys.readouterr().err
