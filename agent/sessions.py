@@ -132,7 +132,8 @@ class Sessions:
         if seen is not None and now.older_than(seen):
             raise WentBack(
                 f"the aggregator's history went back: it is at {now}, and this site has seen {seen}; its state directory "
-                f"was put back from a copy without `histofed-aggregator restore`: {repair(now.epoch, seen.epoch)}"
+                "was put back from a copy without `histofed-aggregator restore`, or records were removed from its journal: "
+                f"{repair(now.epoch, seen.epoch)}"
             )
         if seen is not None and now.epoch > seen.epoch:
             await self._end_job()

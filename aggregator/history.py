@@ -1,9 +1,10 @@
 """The daemon's side of epochs and backups: what it tells sites of its history, and what it hears of theirs.
 
-A site that has seen more than this state knows proves that the state directory was put back by hand: the site is refused in
-words, and so is an operator told (condition `history` of `histofed status`). Nothing is dropped on either side meanwhile;
-a restore begins the next epoch, and sites follow. What a site claims concerns that site alone: one that lies about epochs
-shuts out nobody else.
+A site that has seen more than this state knows proves that the state directory was put back by hand, or that its journal
+lost its end: the site is refused in words, and so is an operator told (condition `history` of `histofed status`). Nothing is
+dropped on either side meanwhile; a restore begins the next epoch, and sites follow. What a site claims concerns that site
+alone: one that lies about epochs shuts out nobody else. Its claim is journalled, also after the restore, so that an auditor
+reads what the sites had seen; each once, and `CLAIMS_LIMIT` of a site in one life of the daemon.
 
 Backups are made by another process beside this one (`aggregator/backup.py`), which may not write the journal: it leaves a
 row, and the daemon journals it. Rows also say which private tensors sites should keep (`backed_up`).
@@ -15,13 +16,15 @@ import contextlib
 import json
 import logging
 from collections.abc import Iterable, Iterator
+from typing import Final
 
 import sqlalchemy as sa
 
 from aggregator import schema
 from aggregator.database import Database
-from histofed.audit.history import EPOCH_KEY, History, repair
+from histofed.audit.history import CLAIMED, EPOCH_KEY, History, claimed, repair
 from histofed.audit.journal import Journal
+from histofed.audit.record import SYSTEM, Who
 from histofed.base.clock import Clock, iso
 from histofed.base.errors import NotFound, TryLater, WentBack
 from histofed.base.health import Health
@@ -29,6 +32,9 @@ from histofed.base.ids import ExperimentId, RoundKey, SiteId
 from histofed.telemetry.logs import fields
 
 log = logging.getLogger(__name__)
+
+CLAIMS_LIMIT: Final = 8
+"""Different heads of one site that are journalled before the next start: an honest site claims one, a liar fills no disk."""
 
 
 class Chronicle:
@@ -40,6 +46,7 @@ class Chronicle:
         self._clock = clock
         self._health = health
         self._ahead: dict[SiteId, History] = {}
+        self._claims: dict[SiteId, set[History]] = {}
         with database.reading() as connection:
             self.epoch: int = connection.execute(sa.select(sa.func.max(schema.epochs.c.number))).scalar_one() or 1
 
@@ -47,16 +54,23 @@ class Chronicle:
         """What sites are told."""
         return History(self.epoch, self._journal.head)
 
-    def meet(self, site: SiteId, seen: History | None) -> None:
-        """A site says hello and what it has seen. Raises `WentBack` when that is not in this history."""
-        if seen is not None and not self._holds(seen):
+    def meet(self, site: SiteId, seen: History | None, who: Who = SYSTEM) -> None:
+        """A site says hello and what it has seen. Raises `WentBack` when that is not in this history.
+
+        What it saw of an epoch before this one may be lost and shuts it out no more, but is journalled all the same. Raises
+        `CannotWriteState` where it cannot be.
+        """
+        held = seen is None or self._holds(seen)
+        if seen is not None and not held:
+            self._journal_claim(site, seen, who)
+        if seen is not None and not held and seen.epoch >= self.epoch:
             self._ahead[site] = seen
             self._tell()
             log.error("this state is not what a site has seen", extra=fields(site=site, seen=str(seen), own=str(self.now())))
             raise WentBack(
                 f"this aggregator's history ({self.now()}) does not contain what site {site} has seen of it ({seen}): its "
                 "state directory was put back from a copy without `histofed-aggregator restore`, or restored twice from one "
-                f"backup; {repair(self.epoch, seen.epoch)}"
+                f"backup, or records were removed from its journal; {repair(self.epoch, seen.epoch)}"
             )
         if self._ahead.pop(site, None) is not None:
             self._tell()
@@ -111,12 +125,26 @@ class Chronicle:
 
     def _holds(self, seen: History) -> bool:
         """Whether the site's last word of us is in our past."""
-        if seen.epoch != self.epoch:
-            return seen.epoch < self.epoch
+        if seen.epoch > self.epoch:
+            return False
         try:
             return self._journal.contains(seen.head)
         except OSError as error:
             raise TryLater(f"the audit journal cannot be read ({error.strerror}); its disk may be failing") from error
+
+    def _journal_claim(self, site: SiteId, seen: History, who: Who) -> None:
+        """Write down what the site claims, unless it is written already or the site has claimed too much."""
+        told = self._claims.setdefault(site, set())
+        if seen in told or len(told) >= CLAIMS_LIMIT:
+            return
+        self._journal.append(
+            CLAIMED,
+            who=who,
+            subject=claimed(site, seen),
+            outcome="refused" if seen.epoch >= self.epoch else "success",
+            reason="the record that the site was told last is not in this journal",
+        )
+        told.add(seen)
 
     def _tell(self) -> None:
         """Say in `status` which sites have seen more."""
@@ -128,5 +156,5 @@ class Chronicle:
             "history",
             False,
             f"{', '.join(sorted(self._ahead))} saw a history that this state does not hold: it was put back from a copy "
-            f"without `restore`; {repair(self.epoch, epoch)}",
+            f"without `restore`, or records were removed from its journal; {repair(self.epoch, epoch)}",
         )

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from aggregator import amendments, backup, doctor, setup
 from aggregator.config import AggregatorConfig
@@ -30,6 +31,9 @@ from histofed.base.durable import failpoint
 from histofed.base.errors import BadData, CannotWriteState, ConfigError, NotEnrolled, NotFound
 from histofed.base.ids import sha256
 from histofed.pki.keys import certificate_from_pem, der_of
+
+BY_HAND: Final = "the state was put back by hand; no backup was used"
+"""Why, in the journal's record."""
 
 
 @dataclass(frozen=True)
@@ -106,7 +110,7 @@ def in_place(config: AggregatorConfig, clock: Clock, *, epoch: int | None = None
             kept="",
         )
         # before the rows: a crash in between leaves a record of an epoch that begins when this is run again
-        journals.note(state / "journal", clock, setup.instance(state), subject, "the state was put back by hand")
+        journals.note(state / "journal", clock, setup.instance(state), subject, BY_HAND)
         notes = amendments.amend(state / "state.db", clock, manifest=None, epoch=later, old=None)
     return Restored(before, later, None, None, (*notes, amendments.BLIND.format("the copy was made")))
 

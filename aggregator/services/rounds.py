@@ -89,7 +89,7 @@ class FleetServicer(rounds_pb2_grpc.FleetServiceServicer):
             raise BadData("the agent's instance must be 8 to 64 characters")
         if len(request.experiments) > EXPERIMENTS_LIMIT:
             raise BadData(f"an agent asks about at most {EXPERIMENTS_LIMIT} experiments at once")
-        self._chronicle.meet(SiteId(who.name), convert.seen_history(request))
+        self._chronicle.meet(SiteId(who.name), convert.seen_history(request), _who(who))
         self._members.site_seen(SiteId(who.name), request.version[:40], request.instance)
         log.info("site says hello", extra=fields(event="site.connected", site=who.name, version=request.version))
         return rounds_pb2.HelloResponse(

@@ -3,9 +3,11 @@
 The audit journal never loses a record, so its head (how many records, the hash of the last one) tells any two states of one
 aggregator apart. A restore is the one honest way back: it begins the next *epoch*. What a site was told last must therefore
 still be in the aggregator's journal, unless the epoch is a later one. A state directory that was put back by hand, an old
-snapshot of a virtual machine, a clone: each shows an old epoch without that record.
+snapshot of a virtual machine, a clone, a journal whose last records somebody removed: each shows an old epoch without that
+record.
 
-`restored` makes the record that a restore leaves in a journal; `verify` reads it. Pure.
+`restored` makes the record that a restore leaves in a journal, `claimed` that of a site which has seen more; `verify` reads
+both. Pure.
 """
 
 from __future__ import annotations
@@ -14,14 +16,20 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Final
 
-from histofed.audit.verify import RESTORED, Head
+from histofed.audit.verify import CLAIMED, RESTORED, Head
 from histofed.base.errors import BadData
 from histofed.base.ids import Json, digest
 
 EPOCH_KEY: Final = "histofed-epoch"
 """Metadata of a site's calls about its tasks: the epoch in which they were offered."""
-REPAIR: Final = "on the aggregator's machine stop the daemon and run `histofed-aggregator restore --in-place"
-"""What an operator does about a state that was put back by hand; the closing mark and an epoch may follow."""
+REPAIR: Final = (
+    "where nobody put it back, have the journal looked at before anything else (SECURITY.md); then, on the aggregator's "
+    "machine, stop the daemon and run `histofed-aggregator restore --in-place"
+)
+"""What an operator does about a history that went back; the closing mark and an epoch may follow.
+
+Files cannot tell a state that was put back from a journal whose end was removed, and the command hides the difference.
+"""
 
 
 @dataclass(frozen=True)
@@ -49,9 +57,14 @@ class History:
 
 
 def repair(own_epoch: int, seen_epoch: int) -> str:
-    """The command that makes a state which was put back by hand an honest one, in words."""
+    """What to do about a history that went back, ending in the command that makes it an honest one."""
     number = f" --epoch {seen_epoch + 1}" if seen_epoch > own_epoch else ""
     return f"{REPAIR}{number}`"
+
+
+def claimed(site: str, seen: History) -> Mapping[str, Json]:
+    """The subject of the record `CLAIMED`: what a site says that it was told last."""
+    return {"site": site, "epoch": seen.epoch, "head": str(seen.head)}
 
 
 def restored(
@@ -73,4 +86,4 @@ def restored(
     }
 
 
-__all__ = ["EPOCH_KEY", "RESTORED", "History", "repair", "restored"]
+__all__ = ["CLAIMED", "EPOCH_KEY", "RESTORED", "History", "claimed", "repair", "restored"]

@@ -22,6 +22,8 @@ _HASH: Final = re.compile(r"[0-9a-f]{64}\Z")
 TORN: Final = "the line is not complete: cut short, or damaged, or a crash while it was written"
 RESTORED: Final = "state.restored"
 """The action of the record that a restore leaves: what the journal says before it may be of a history that was lost."""
+CLAIMED: Final = "history.claimed"
+"""The action of the record that a site leaves whose last word of this journal is not in it: the head that it claims."""
 TORN_END: Final = "was torn by a crash before it was acknowledged; the daemon's next start cuts it off"
 
 
@@ -61,7 +63,9 @@ class Report:
     line: int | None = None
     problem: str | None = None
     restores: tuple[AuditRecord, ...] = ()
-    """Records that say that the state was restored from a backup."""
+    """Records that say that the state was restored from a backup, or put back by hand."""
+    claims: tuple[AuditRecord, ...] = ()
+    """Records of heads that sites claim and that this journal does not hold."""
     unfilled: str | None = None
     """The newest segment, where it holds no record: just begun, begun before a crash, or emptied. Files cannot say which."""
 
@@ -78,24 +82,37 @@ def verify(directory: Path, expected: Head | None = None) -> Report:
     """Walk the whole chain; with `expected`, also prove that it still contains that record. Raises `NotFound`."""
     head = Head(0, GENESIS)
     seen_expected = expected is None or expected == head
-    restores: list[AuditRecord] = []
+    notable: list[AuditRecord] = []
     try:
         for sealed in _walk(directory):
             head = Head(sealed.record.sequence, sealed.hash)
             seen_expected = seen_expected or head == expected
-            if sealed.record.action == RESTORED:
-                restores.append(sealed.record)
+            if sealed.record.action in {RESTORED, CLAIMED}:
+                notable.append(sealed.record)
     except _Broken as broken:
-        return Report(head.sequence, head, False, broken.segment, broken.line, broken.problem, tuple(restores))
+        restores, claims = _apart(notable)
+        return Report(head.sequence, head, False, broken.segment, broken.line, broken.problem, restores, claims)
+    restores, claims = _apart(notable)
     if expected is not None and not seen_expected:
-        return Report(head.sequence, head, False, problem=_missing(head, expected, restores), restores=tuple(restores))
-    return Report(head.sequence, head, True, restores=tuple(restores), unfilled=_unfilled(directory))
+        return Report(head.sequence, head, False, None, None, _missing(head, expected, restores), restores, claims)
+    return Report(head.sequence, head, True, restores=restores, claims=claims, unfilled=_unfilled(directory))
+
+
+def _apart(notable: Sequence[AuditRecord]) -> tuple[tuple[AuditRecord, ...], tuple[AuditRecord, ...]]:
+    """Restores, and what sites claimed."""
+    restores, claims = (tuple(record for record in notable if record.action == action) for action in (RESTORED, CLAIMED))
+    return restores, claims
 
 
 def _unfilled(directory: Path) -> str | None:
     """A segment is begun before its first record is written, so that an empty one at the end is no damage by itself."""
     files = segments(directory)
     return files[-1].path.name if files and not files[-1].path.stat().st_size else None
+
+
+def by_hand(restored: AuditRecord) -> bool:
+    """Whether the record `RESTORED` is of a state that was put back without a backup."""
+    return not restored.subject.get("backup")
 
 
 def contains(directory: Path, head: Head) -> bool:
@@ -190,6 +207,12 @@ def _gap(due: int, found: int) -> str:
 def _missing(head: Head, expected: Head, restores: Sequence[AuditRecord]) -> str:
     if restores:
         last = restores[-1]
+        if by_hand(last):
+            return (
+                f"record {expected.sequence} is not the head that was noted; the state was put back by hand at record "
+                f"{last.sequence}, without a backup, so the head may be of the history that was lost then, or records were "
+                "removed: ask who noted it, and the sites"
+            )
         return (
             f"record {expected.sequence} is another one than the head that was noted; the state was restored at record "
             f"{last.sequence} from a backup of {str(last.subject.get('made_at'))[:19]}, so the head may be of the history "

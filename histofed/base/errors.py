@@ -122,7 +122,7 @@ class ConfigError(HistofedError):
 
 
 class WentBack(ConfigError):
-    """The aggregator's state is older than what a site has seen: it was put back without `restore`."""
+    """The aggregator's state is older than what a site has seen: it was put back without `restore`, or cut."""
 
     status = "FAILED_PRECONDITION"
 

@@ -11,6 +11,7 @@ from histofed.base.ids import Json
 from histofed.cli.command import Answer, Commands, Terminal, WithFacts, add_command, add_group
 
 if TYPE_CHECKING:
+    from histofed.audit.record import AuditRecord
     from histofed.audit.verify import Head, Report
 
 OPEN_END: Final = "records that were cut off at the end would not show: give --head NUMBER:HASH, noted elsewhere before"
@@ -89,6 +90,7 @@ def _document(report: Report, expected: Head | None) -> dict[str, Json]:
         "noted_head": None if expected is None else str(expected),
         "unfilled": report.unfilled,
         "restores": [{"record": each.sequence, **each.subject} for each in report.restores],
+        "claims": [{"record": each.sequence, **each.subject} for each in report.claims],
     }
 
 
@@ -103,9 +105,22 @@ def _words(report: Report, expected: Head | None) -> list[str]:
         words.append(
             f"{report.unfilled} holds no record: its daemon has just begun it, or was stopped then, or it was emptied"
         )
+    words += map(_restored, report.restores)
     words += [
-        f"record {each.sequence}: restored from a backup of {str(each.subject.get('made_at'))[:19]}, "
-        f"epoch {each.subject.get('epoch_from')} -> {each.subject.get('epoch')}"
-        for each in report.restores
+        f"record {each.sequence}: site {each.subject.get('site')} said that it saw {each.subject.get('head')} in epoch "
+        f"{each.subject.get('epoch')}, which is not in this journal"
+        for each in report.claims
     ]
     return words
+
+
+def _restored(record: AuditRecord) -> str:
+    from histofed.audit.verify import by_hand
+
+    moment = str(record.subject.get("made_at"))[:19]
+    how = (
+        f"put back by hand, without a backup, as it was at {moment}"
+        if by_hand(record)
+        else f"restored from a backup of {moment}"
+    )
+    return f"record {record.sequence}: {how}, epoch {record.subject.get('epoch_from')} -> {record.subject.get('epoch')}"

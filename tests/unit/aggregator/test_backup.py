@@ -22,7 +22,7 @@ from aggregator.rounds import Round, plan, step
 from aggregator.rows import ModelRow
 from aggregator.store import Store
 from histofed.audit.journal import Journal
-from histofed.audit.verify import Head, records, verify
+from histofed.audit.verify import Head, by_hand, records, verify
 from histofed.backup import swap
 from histofed.base import durable
 from histofed.base.clock import SystemClock
@@ -234,7 +234,10 @@ def test_a_state_that_was_put_back_by_hand(centre: Centre, file: Path) -> None:
     assert "epoch 2 -> 3" in centre.cli("restore", "--in-place")
     assert "epoch 3 -> 8" in centre.cli("restore", "--in-place", "--epoch", "8")
     assert "does not lie ahead" in centre.cli("restore", "--in-place", "--epoch", "8", code=2)
-    assert [record.subject["epoch"] for record in verify(centre.state / "journal").restores] == [2, 3, 8]
+    restores = verify(centre.state / "journal").restores
+    assert [record.subject["epoch"] for record in restores] == [2, 3, 8]
+    assert [by_hand(record) for record in restores] == [False, True, True]
+    assert restores[1].reason == "the state was put back by hand; no backup was used"
 
 
 @pytest.mark.parametrize("arguments", [(), ("--in-place", "file"), ("--in-place", "--dry-run"), ("--in-place", "--replace")])

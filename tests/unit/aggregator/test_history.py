@@ -11,10 +11,11 @@ import sqlalchemy as sa
 
 from aggregator import schema
 from aggregator.database import Database
-from aggregator.history import Chronicle
+from aggregator.history import CLAIMS_LIMIT, Chronicle
 from histofed.audit.history import EPOCH_KEY, History
 from histofed.audit.journal import Journal
-from histofed.audit.verify import Head, records
+from histofed.audit.record import Who
+from histofed.audit.verify import Head, records, verify
 from histofed.base.clock import FakeClock
 from histofed.base.errors import NotFound, TryLater, WentBack
 from histofed.base.health import Health
@@ -86,6 +87,50 @@ def test_a_site_that_has_seen_more_is_refused_and_told_of(desk: Desk, epoch: int
 def test_after_a_restore_an_older_epoch_is_welcome_whatever_it_saw(desk: Desk) -> None:
     begin_epoch(desk, 2)
     desk.chronicle().meet(NORTH, History(1, Head(9999, "a" * 64)))
+
+
+def claims(desk: Desk) -> list[tuple[object, ...]]:
+    """The claims in the journal: site, epoch, head."""
+    found = verify(desk.folder / "journal").claims
+    return [tuple(record.subject[key] for key in ("site", "epoch", "head")) for record in found]
+
+
+def test_words_and_journal_leave_open_whether_records_were_removed(desk: Desk) -> None:
+    """A cut at the end of the journal and a copy put back look alike from here: neither is to be hidden by the advice."""
+    chronicle, head = desk.chronicle(), "a" * 64
+    who = Who("spiffe://test/site/north", "1f")
+    for _ in range(3):
+        with pytest.raises(WentBack, match="or records were removed from its journal") as refused:
+            chronicle.meet(NORTH, History(1, Head(34, head)), who)
+        assert "have the journal looked at" in str(refused.value)
+    words = desk.condition()[1]
+    assert "records were removed" in words
+    assert words.index("looked at") < words.index("restore --in-place")
+    assert claims(desk) == [("north", 1, f"34:{head}")], "once, however often it is said"
+    (record,) = verify(desk.folder / "journal").claims
+    assert (record.who, record.outcome) == (who, "refused")
+
+
+def test_a_site_that_claims_ever_new_heads_fills_no_disk(desk: Desk) -> None:
+    chronicle = desk.chronicle()
+    for number in range(CLAIMS_LIMIT * 3):
+        with pytest.raises(WentBack):
+            chronicle.meet(NORTH, History(1, Head(100 + number, "a" * 64)))
+    with pytest.raises(WentBack):
+        chronicle.meet(SOUTH, History(1, Head(9, "b" * 64)))
+    assert len(claims(desk)) == CLAIMS_LIMIT + 1
+    assert claims(desk)[-1][0] == "south", "one that lies silences nobody else"
+
+
+def test_what_was_lost_before_a_restore_is_journalled_when_a_site_comes_back(desk: Desk) -> None:
+    known = desk.chronicle().now()
+    begin_epoch(desk, 2)
+    chronicle = desk.chronicle()
+    chronicle.meet(SOUTH, known)
+    assert claims(desk) == [], "what it saw is still there"
+    chronicle.meet(NORTH, History(1, Head(34, "a" * 64)))
+    assert claims(desk) == [("north", 1, f"34:{'a' * 64}")]
+    assert desk.journal.head.sequence == 6
 
 
 def test_a_call_of_another_epoch_has_to_say_hello_first(desk: Desk) -> None:

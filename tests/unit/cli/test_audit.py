@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 
+from histofed.audit.history import CLAIMED, RESTORED, History, claimed, restored
 from histofed.audit.journal import Journal
+from histofed.audit.verify import Head
 from histofed.base.clock import FakeClock
 from histofed.cli.main import main
 
@@ -89,6 +91,32 @@ def test_an_empty_segment_at_the_end_is_told(journal: Path, capsys: pytest.Captu
 def test_a_head_that_is_gone_is_found(journal: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["audit", "verify", str(journal), "--head", f"9:{'0' * 64}"]) == 65
     assert "cut off" in capsys.readouterr().err
+
+
+def test_a_state_that_was_put_back_by_hand_is_called_so_and_claims_are_told(
+    journal: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = Journal(journal, FakeClock(), "test")
+    subject = restored(
+        epoch_from=1,
+        epoch=2,
+        backup="",
+        made_at="2026-01-01T00:00:00.000000Z",
+        backup_head=before.head,
+        old_head=None,
+        kept="",
+    )
+    before.append(RESTORED, subject=subject)
+    before.append(CLAIMED, subject=claimed("north", History(1, Head(34, "a" * 64))))
+    before.close()
+    assert main(["audit", "verify", str(journal)]) == 0
+    words = capsys.readouterr().out
+    assert "record 6: put back by hand, without a backup" in words
+    assert "restored from a backup" not in words
+    assert f"record 7: site north said that it saw 34:{'a' * 64} in epoch 1" in words
+    assert proven(journal, capsys)["claims"] == [{"record": 7, "site": "north", "epoch": 1, "head": f"34:{'a' * 64}"}]
+    assert main(["audit", "verify", str(journal), "--head", f"34:{'a' * 64}"]) == 65
+    assert "or records were removed" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
