@@ -75,6 +75,7 @@ class OperatorServicer(admin_pb2_grpc.OperatorServiceServicer):
     async def GetStatus(
         self, request: admin_pb2.GetStatusRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> admin_pb2.GetStatusResponse:
+        head = self._journal.head
         return admin_pb2.GetStatusResponse(
             version=__version__,
             federation=self._federation,
@@ -84,7 +85,8 @@ class OperatorServicer(admin_pb2_grpc.OperatorServiceServicer):
             sites_enrolled=len(self._members.sites()),
             experiments=[self._experiment(row) for row in self._store.experiments(only_open=True)],
             conditions=[f"{each.name}: {each.words}" for each in self._health.conditions() if not each.ok],
-            journal_records=self._journal.head.sequence,
+            journal_records=head.sequence,
+            journal_head=str(head),
         )
 
     async def SubmitExperiment(

@@ -56,6 +56,7 @@ class OperatorClient:
             sites_connected=found.sites_connected,
             sites_enrolled=found.sites_enrolled,
             journal_records=found.journal_records,
+            journal_head=found.journal_head or None,
             conditions=tuple(found.conditions),
             experiments=tuple(map(_experiment, found.experiments)),
         )

@@ -29,7 +29,7 @@ def render(found: Status) -> str:
         ("aggregator", f"histofed {found.version}" + (f", up {span(up.total_seconds())}" if up else "")),
         ("clock", f"{moment(found.now)} UTC"),
         ("sites", f"{found.sites_connected} connected of {found.sites_enrolled} enrolled"),
-        ("journal", f"{found.journal_records} records"),
+        ("journal", f"{found.journal_records} records" + (f", head {found.journal_head}" if found.journal_head else "")),
     ]
     facts += [("attention", sentence) for sentence in found.conditions] or [("condition", "all is well")]
     running = experiment_table(found.experiments) if found.experiments else "No experiment is running."

@@ -116,6 +116,8 @@ class Status:
     """What is wrong, in words; empty when all is well."""
     experiments: tuple[Experiment, ...]
     """Those that are not ended."""
+    journal_head: str | None = None
+    """NUMBER:HASH, for `audit verify --head`; None from an aggregator that is too old to tell."""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ class GetStatusRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetStatusResponse(_message.Message):
-    __slots__ = ("version", "federation", "now", "started_at", "sites_connected", "sites_enrolled", "experiments", "conditions", "journal_records")
+    __slots__ = ("version", "federation", "now", "started_at", "sites_connected", "sites_enrolled", "experiments", "conditions", "journal_records", "journal_head")
     VERSION_FIELD_NUMBER: _ClassVar[int]
     FEDERATION_FIELD_NUMBER: _ClassVar[int]
     NOW_FIELD_NUMBER: _ClassVar[int]
@@ -22,6 +22,7 @@ class GetStatusResponse(_message.Message):
     EXPERIMENTS_FIELD_NUMBER: _ClassVar[int]
     CONDITIONS_FIELD_NUMBER: _ClassVar[int]
     JOURNAL_RECORDS_FIELD_NUMBER: _ClassVar[int]
+    JOURNAL_HEAD_FIELD_NUMBER: _ClassVar[int]
     version: str
     federation: str
     now: str
@@ -31,7 +32,8 @@ class GetStatusResponse(_message.Message):
     experiments: _containers.RepeatedCompositeFieldContainer[Experiment]
     conditions: _containers.RepeatedScalarFieldContainer[str]
     journal_records: int
-    def __init__(self, version: _Optional[str] = ..., federation: _Optional[str] = ..., now: _Optional[str] = ..., started_at: _Optional[str] = ..., sites_connected: _Optional[int] = ..., sites_enrolled: _Optional[int] = ..., experiments: _Optional[_Iterable[_Union[Experiment, _Mapping]]] = ..., conditions: _Optional[_Iterable[str]] = ..., journal_records: _Optional[int] = ...) -> None: ...
+    journal_head: str
+    def __init__(self, version: _Optional[str] = ..., federation: _Optional[str] = ..., now: _Optional[str] = ..., started_at: _Optional[str] = ..., sites_connected: _Optional[int] = ..., sites_enrolled: _Optional[int] = ..., experiments: _Optional[_Iterable[_Union[Experiment, _Mapping]]] = ..., conditions: _Optional[_Iterable[str]] = ..., journal_records: _Optional[int] = ..., journal_head: _Optional[str] = ...) -> None: ...
 
 class SubmitExperimentRequest(_message.Message):
     __slots__ = ("toml",)

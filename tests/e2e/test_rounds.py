@@ -9,7 +9,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from histofed.audit.verify import records, verify
+from histofed.audit.verify import Head, records, verify
 from histofed.weights import read
 from tests.support import expected
 from tests.support.federation import Federation, mean_experiment
@@ -111,5 +111,8 @@ def test_prometheus_reads_what_happened(healthy: Federation, sampled: list[dict[
 def test_status_names_the_federation_and_its_sites(healthy: Federation) -> None:
     status = healthy.cli("status")
     assert (status["federation"], status["sites_connected"], status["conditions"]) == ("test", 4, [])
+    noted = Head.parse(status["journal_head"])
+    assert noted.sequence == status["journal_records"]
+    assert verify(healthy.state / "journal", noted).ok
     connected = {site["name"] for site in healthy.cli("sites", "list")["sites"] if site["connected"]}
     assert connected == set(SITES)

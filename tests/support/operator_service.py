@@ -27,6 +27,8 @@ from tests.support.signed_models import Federation, SignedModel
 
 MOMENT = "2026-01-01T12:00:00.000000Z"
 LATER = "2026-01-01T12:01:05.000000Z"
+HEAD = f"7:{'ab' * 32}"
+"""Of its journal."""
 
 
 def experiment(state: str = "RUNNING", committed: int = 1, reason: str = "") -> pb.Experiment:
@@ -107,6 +109,7 @@ class OperatorServicer(admin_pb2_grpc.OperatorServiceServicer):
             experiments=[experiment()],
             conditions=["journal: the disk is nearly full"],
             journal_records=7,
+            journal_head=HEAD,
         )
 
     async def SubmitExperiment(self, request: pb.SubmitExperimentRequest, context: Any) -> pb.SubmitExperimentResponse:

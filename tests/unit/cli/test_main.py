@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from histofed.audit.verify import Head
 from histofed.cli.main import main
-from tests.support.operator_service import RunningAggregator
+from tests.support.operator_service import HEAD, RunningAggregator
 from tests.support.signed_models import Federation
 from tests.unit.cli.conftest import Ran
 
@@ -23,6 +24,7 @@ Histofed = Callable[..., Ran]
 def test_status(histofed: Histofed) -> None:
     found = histofed("status", "--json")
     assert found.document["sites_connected"] == 2
+    assert str(Head.parse(found.document["journal_head"])) == HEAD, "as `audit verify --head` takes it"
     assert found.document["experiments"][0]["state"] == "running"
     assert found.error == ""
 
@@ -31,6 +33,7 @@ def test_status(histofed: Histofed) -> None:
     assert "up 1 min 05 s" in words
     assert "attention" in words
     assert "the disk is nearly full" in words
+    assert f"7 records, head {HEAD}" in words
 
 
 def test_rounds_list(histofed: Histofed) -> None:

@@ -44,7 +44,8 @@ def test_what_has_not_happened_is_null() -> None:
 def test_the_other_documents_have_their_keys() -> None:
     status = Status("1", "f", "now", "then", 1, 2, 3, (), (experiment(),))
     assert keys(document(status)) == words(
-        "version federation now started_at sites_connected sites_enrolled journal_records conditions experiments"
+        "version federation now started_at sites_connected sites_enrolled journal_records journal_head conditions "
+        "experiments"
     )
     assert keys(document(experiment())) == words(
         "name recipe state reason rounds rounds_committed sha256 submitted_by created_at ended_at model_digest open_round"
