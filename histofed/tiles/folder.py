@@ -33,7 +33,7 @@ _NO_TILES: Final = frozenset({patients.TABLE, MANIFEST})
 _TWO: Final = -1
 """In place of a class index: the path names two classes."""
 
-NO_PATIENT: Final = "no patient id in the name and no line in patients.csv"
+NO_PATIENT: Final = patients.UNKNOWN
 NOT_A_FILE: Final = "not a plain file"
 OTHER_CLASS: Final = "in a folder that is no class of this experiment"
 TWO_CLASSES: Final = "in the folders of two classes"

@@ -20,6 +20,8 @@ from histofed.base.errors import BadData
 from histofed.tiles import barcode
 
 TABLE: Final = "patients.csv"
+UNKNOWN: Final = f"no patient id in the name and no line in {TABLE}"
+"""Why a file without a patient is refused."""
 MAXIMUM_BYTES: Final = 64 * 1024 * 1024
 """A line per tile has about 100 bytes: room for half a million tiles."""
 _MAXIMUM_NAME: Final = 200

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from histofed.base.errors import BadData
+from histofed.tiles import patients
 
 
 @dataclass(frozen=True, order=True)
@@ -59,13 +60,23 @@ def check_classes(tileset: TileSet) -> None:
     for index, name in enumerate(tileset.classes):
         if tileset.count(index) == 0:
             found = f" ({'; '.join(tileset.notes())})" if tileset.refused else ""
-            raise BadData(f"class {name} has no usable tile under the data root{found}; add tiles or leave this experiment")
+            raise BadData(f"class {name} has no usable tile under the data root{found}; {_remedy(tileset.refused)}")
+
+
+def _remedy(refused: Mapping[str, int]) -> str:
+    """What to do about an empty class, in words that may leave the site."""
+    if patients.UNKNOWN not in refused:
+        return "add tiles or leave this experiment"
+    return (
+        f"write {patients.TABLE} into the data root, a table with the columns file (a tile's path below the data root) and "
+        "patient, or leave this experiment"
+    )
 
 
 def check_patients(tileset: TileSet, minimum: int) -> None:
     """Every class has tiles of at least `minimum` patients: the site's own policy. Raises `BadData`."""
     for index, name in enumerate(tileset.classes):
-        patients = len(tileset.patients(index))
-        if patients < minimum:
-            people = "1 patient" if patients == 1 else f"{patients} patients"
+        count = len(tileset.patients(index))
+        if count < minimum:
+            people = "1 patient" if count == 1 else f"{count} patients"
             raise BadData(f"class {name} has tiles of {people}; this site requires at least {minimum}")

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from histofed.base.errors import BadData
+from histofed.tiles.folder import NO_PATIENT
 from histofed.tiles.tileset import Tile, TileSet, check_classes, check_patients, narrow
 
 TILES = (
@@ -41,3 +42,16 @@ def test_an_empty_class_is_refused_in_words_without_names() -> None:
         check_classes(narrow(SET, TILES[:2], {}))
     assert "secret" not in str(caught.value)
     assert "TCGA" not in str(caught.value)
+
+
+def test_tiles_without_a_patient_are_told_to_be_listed() -> None:
+    """The operator reads it too: what to write, and no name of a file or a patient."""
+    nobodys = TileSet(("MSIH", "nonMSIH"), (), {NO_PATIENT: 135})
+    with pytest.raises(
+        BadData, match=r"write patients\.csv into the data root, .* columns file \(.*\) and patient, or leave"
+    ) as caught:
+        check_classes(nobodys)
+    assert "add tiles" not in str(caught.value), "more tiles of nobody would help as little"
+    assert "secret" not in str(caught.value)
+    with pytest.raises(BadData, match="add tiles or leave this experiment"):
+        check_classes(narrow(SET, TILES[:2], {}))
