@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from histofed.base import durable
-from histofed.base.errors import BadData, UsageError
+from histofed.base.errors import BadData, NotFound, UsageError
 from histofed.base.ids import Json
 from histofed.cli.command import Answer, Commands, Terminal, add_command, add_group
 from histofed.cli.survey_views import survey_document, survey_text
@@ -88,10 +88,11 @@ def _shares(text: str) -> tuple[float, float]:
 
 
 def check(args: argparse.Namespace, _: Terminal) -> Answer:
-    """Survey. Raises `BadData` for a tree that cannot be read."""
+    """Survey. Raises `NotFound` without a folder, `BadData` for a tree that cannot be read."""
     from histofed.tiles.page import STAYS, render
     from histofed.tiles.survey import survey
 
+    _check_directory(args.directory)
     found = survey(args.directory, args.classes)
     if args.page is not None:
         durable.replace(args.page, render(found, args.directory.resolve().name).encode())
@@ -110,6 +111,7 @@ def split(args: argparse.Namespace, _: Terminal) -> Answer:
     from histofed.tiles.holdout import hold_out
 
     _check_flags(args)
+    _check_directory(args.directory)
     tileset = scan(args.directory, args.classes or discover(args.directory))
     parts: list[splitting.Part] = []
     training = tileset
@@ -127,6 +129,17 @@ def split(args: argparse.Namespace, _: Terminal) -> Answer:
     ]
     splitting.write_parts(args.directory, [*sites, *parts], args.out)
     return _split_answer(args, tileset, [*sites, *parts], notes)
+
+
+def _check_directory(directory: Path) -> None:
+    """What is said of a data root speaks of a site's configuration, and there is none here. Raises `NotFound`."""
+    try:
+        if directory.is_dir():
+            return
+        what = "is not a folder" if directory.exists() else "does not exist"
+    except PermissionError:
+        return  # the scan says it better
+    raise NotFound(f"DIR {directory} {what}; name the folder in which the class folders lie")
 
 
 def _check_flags(args: argparse.Namespace) -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from histofed.base.ids import Json
 from histofed.cli.tables import fields, table
+
+SHOWN: Final = 20
+"""Unusable files that are named in words; the document names them all."""
 
 if TYPE_CHECKING:
     from histofed.tiles.survey import Seen, Survey
@@ -38,14 +41,16 @@ def survey_text(found: Survey, page: Path | None) -> str:
         ),
         fields([("size " + size, f"{count} tiles") for size, count in _sizes(found).items()] or [("size", "-")]),
     ]
+    if found.unusable:
+        blocks.append(_unusable(found))
     verdict = [f"cannot be trained on: {line}" for line in found.problems()] + [
-        f"look at: {line}" for line in found.warnings()
+        f"look at: {line}" for line in (*found.advice(), *found.warnings())
     ]
     blocks.append("\n".join(verdict) or "nothing to complain about")
     if page is not None:
         blocks.append(f"the page with pictures is {page}")
     elif found.warnings():
-        blocks.append("--page FILE.html shows these tiles, and --json names their files")
+        blocks.append("--page FILE.html shows these tiles, and --json names all their files")
     return "\n\n".join(blocks)
 
 
@@ -90,10 +95,18 @@ def survey_document(found: Survey, directory: Path) -> dict[str, Json]:
         "blurred": files(found.blurred()),
         "mostly_glass": files(found.mostly_glass()),
         "unusable": dict(found.refused),
+        "unusable_files": [{"file": found.place(one.path), "reason": one.reason} for one in found.unusable],
         "patients_on_both_sides": list(found.leaking),
         "problems": list(found.problems()),
-        "warnings": list(found.warnings()),
+        "warnings": [*found.advice(), *found.warnings()],
     }
+
+
+def _unusable(found: Survey) -> str:
+    """The first files that cannot be used, and how many more there are."""
+    rows = [(found.place(one.path), one.reason) for one in found.unusable[:SHOWN]]
+    more = len(found.unusable) - SHOWN
+    return table(("CANNOT BE USED", "BECAUSE"), rows) + (f"\nand {more} more" if more > 0 else "")
 
 
 def _quantities(found: Survey, seen: Sequence[Seen]) -> dict[str, Json]:

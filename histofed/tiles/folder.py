@@ -24,7 +24,9 @@ from histofed.tiles.manifest import MANIFEST, Manifest, read_manifest
 from histofed.tiles.patients import PatientTable
 from histofed.tiles.tileset import Tile, TileSet, check_classes
 
-_ALIASES: Final = {"msimut": "msih", "mss": "nonmsih"}
+PUBLISHED: Final[Mapping[str, str]] = {"MSIH": "MSIMUT", "nonMSIH": "MSS"}
+"""The classes that the presets know, and what the sister data set calls them."""
+_ALIASES: Final = {other.lower(): name.lower() for name, other in PUBLISHED.items()}
 """Two names of one class, lower case."""
 _TRAIN: Final = frozenset({"train", "training"})
 _HELD_OUT: Final = frozenset({"test", "testing", "val", "valid", "validation", "holdout", "held-out", "heldout"})
@@ -42,6 +44,12 @@ TWO_CLASSES: Final = "in the folders of two classes"
 def class_key(name: str) -> str:
     """What two names of the same class have in common."""
     return _ALIASES.get(name.lower(), name.lower())
+
+
+def folders_for(name: str) -> str:
+    """What a class's folder may be called, in words: `MSIH or MSIMUT`."""
+    published = (known for pair in PUBLISHED.items() for known in pair if class_key(known) == class_key(name))
+    return " or ".join([name, *(known for known in published if known.lower() != name.lower())])
 
 
 def is_held_out(relative: Path) -> bool:
@@ -64,17 +72,50 @@ def scan(root: Path, classes: Sequence[str]) -> TileSet:
     tileset = walk.tileset()
     _check_nobody_held_out(tileset, [*marks, *walk.marks])
     _check_halves(tileset, walk.held_out)
-    _check_found(walk.found, classes)
+    _check_found(walk.missing())
     check_classes(tileset)
     return tileset
 
 
-def list_all(root: Path, classes: Sequence[str]) -> TileSet:
-    """Every tile under `root`, the held-out ones too, and no word about what is missing: for looking, not for training.
+@dataclass(frozen=True, order=True)
+class Unusable:
+    """One file that cannot be trained on. `path` stays inside the site."""
+
+    path: Path
+    reason: str
+
+
+@dataclass(frozen=True)
+class Listing:
+    """A tree as it is, with names of files: it stays inside the site, unlike the counts of a `TileSet`."""
+
+    tileset: TileSet
+    unusable: tuple[Unusable, ...]
+    missing: tuple[str, ...]
+    """Classes without a folder."""
+
+
+def look(root: Path, classes: Sequence[str]) -> Listing:
+    """Everything under `root`, the held-out tiles too, and no word about what is missing: for looking, not for training.
 
     Raises `BadData` when the tree cannot be read.
     """
-    return _walk(root, classes, training=False).tileset()
+    walk = _walk(root, classes, training=False)
+    return Listing(walk.tileset(), tuple(sorted(walk.unusable)), walk.missing())
+
+
+def list_all(root: Path, classes: Sequence[str]) -> TileSet:
+    """The tiles of `look`."""
+    return look(root, classes).tileset
+
+
+def outermost(root: Path) -> tuple[str, ...]:
+    """The names of the outermost folders of the training half that may be classes. Raises `BadData`."""
+    top = root
+    while inner := [entry for entry in _entries(top) if entry.is_dir() and entry.name.lower() in _TRAIN]:
+        top = Path(inner[0].path)
+    names = (entry.name for entry in _entries(top) if entry.is_dir() and not entry.name.startswith("."))
+    return tuple(name for name in names if name.lower() not in _HELD_OUT)
 
 
 def discover(root: Path) -> tuple[str, ...]:
@@ -82,17 +123,12 @@ def discover(root: Path) -> tuple[str, ...]:
 
     Raises `BadData` when there is nothing to choose from.
     """
-    published = ("MSIH", "nonMSIH")
+    published = tuple(PUBLISHED)
     if _walk(root, published, training=False).found:
         return published
-    top = root
-    while inner := [entry for entry in _entries(top) if entry.is_dir() and entry.name.lower() in _TRAIN]:
-        top = Path(inner[0].path)
-    names = [entry.name for entry in _entries(top) if entry.is_dir() and not entry.name.startswith(".")]
-    names = [name for name in names if name.lower() not in _HELD_OUT]
-    if not names:
+    if not (names := outermost(root)):
         raise BadData("there is no folder that could be a class; name the classes with --classes")
-    return tuple(names)
+    return names
 
 
 @dataclass
@@ -103,7 +139,7 @@ class _Walk:
     index_of: Mapping[str, int]
     training: bool
     tiles: list[Tile] = field(default_factory=list)
-    refused: Counter[str] = field(default_factory=Counter)
+    unusable: list[Unusable] = field(default_factory=list)
     found: set[int] = field(default_factory=set)
     marks: list[Manifest] = field(default_factory=list)
     held_out: set[str] = field(default_factory=set)
@@ -111,7 +147,15 @@ class _Walk:
 
     def tileset(self) -> TileSet:
         """The listing in its fixed order."""
-        return TileSet(self.classes, tuple(sorted(self.tiles)), dict(self.refused))
+        return TileSet(self.classes, tuple(sorted(self.tiles)), dict(Counter(file.reason for file in self.unusable)))
+
+    def refuse(self, path: Path, reason: str) -> None:
+        """Keep a file that is no tile to train on."""
+        self.unusable.append(Unusable(path, reason))
+
+    def missing(self) -> tuple[str, ...]:
+        """The classes of which no folder was met."""
+        return tuple(name for index, name in enumerate(self.classes) if index not in self.found)
 
 
 def _walk(root: Path, classes: Sequence[str], *, training: bool) -> _Walk:
@@ -183,13 +227,13 @@ def _take(walk: _Walk, entry: os.DirEntry[str], index: int | None, tables: tuple
     if index is None:
         # lists and licences lie beside the class folders in every published archive
         if path.suffix.lower() in _PICTURES:
-            walk.refused[OTHER_CLASS] += 1
+            walk.refuse(path, OTHER_CLASS)
     elif index == _TWO:
-        walk.refused[TWO_CLASSES] += 1
+        walk.refuse(path, TWO_CLASSES)
     elif not entry.is_file():
-        walk.refused[NOT_A_FILE] += 1
+        walk.refuse(path, NOT_A_FILE)
     elif (person := patients.identify(path, tables)) is None:
-        walk.refused[NO_PATIENT] += 1
+        walk.refuse(path, NO_PATIENT)
     else:
         walk.tiles.append(Tile(index, path, person.patient, person.hospital))
 
@@ -233,10 +277,9 @@ def _check_halves(tileset: TileSet, held_out: set[str]) -> None:
         )
 
 
-def _check_found(found: set[int], classes: Sequence[str]) -> None:
-    missing = [name for index, name in enumerate(classes) if index not in found]
+def _check_found(missing: Sequence[str]) -> None:
     if missing:
         raise BadData(
-            f"the data root has no folder for class {', '.join(missing)}; "
-            "it needs one folder per class of the experiment (MSIH or MSIMUT, nonMSIH or MSS)"
+            f"the data root has no folder for class {', '.join(missing)}; it needs "
+            f"{' and '.join(f'one named {folders_for(name)}' for name in missing)} (capitals do not matter)"
         )

@@ -25,6 +25,8 @@ _THUMBNAIL: Final = 112
 """Pixels; a page with 100 of them has about half a megabyte."""
 _PER_ROW: Final = 8
 _GROUPS: Final = 12
+_FILES: Final = 1000
+"""Unusable files that are named; a page with more is slow to open."""
 _BINS: Final = 32
 _CHARTS: Final = {
     "focus": "Focus (variance of the Laplacian)",
@@ -51,7 +53,7 @@ def render(survey: Survey, title: str) -> str:
         _section("Least tissue", _pictures(sorted(survey.seen, key=lambda seen: seen.measures.tissue), "tissue")),
         _section("The same bytes", _copies(survey.exact)),
         _section("Looks the same", _copies(survey.near)),
-        _section("Files that cannot be used", _table(("reason", "files"), sorted(survey.refused.items()))),
+        _section("Files that cannot be used", _unusable(survey)),
     ]
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
@@ -71,7 +73,7 @@ def _verdict(survey: Survey) -> str:
     patients = len(survey.by_patient())
     found = f"<p>{len(survey.seen)} usable tiles of {patients} patients from {len(survey.by_hospital())} hospitals.</p>"
     lines = [f'<li class="bad">{escape(line)}</li>' for line in survey.problems()]
-    lines += [f"<li>{escape(line)}</li>" for line in survey.warnings()]
+    lines += [f"<li>{escape(line)}</li>" for line in (*survey.advice(), *survey.warnings())]
     return found + (f"<ul>{''.join(lines)}</ul>" if lines else "<p>Nothing to complain about.</p>")
 
 
@@ -154,6 +156,15 @@ def _copies(groups: Sequence[Sequence[Tile]]) -> str:
     rows = [_row([_figure(tile) for tile in group[:_PER_ROW]]) for group in groups[:_GROUPS]]
     more = f'<p class="soft">and {len(groups) - _GROUPS} groups more</p>' if len(groups) > _GROUPS else ""
     return ("".join(rows) or '<p class="soft">none</p>') + more
+
+
+def _unusable(survey: Survey) -> str:
+    """How many for which reason, then which."""
+    rows = [(survey.place(one.path), one.reason) for one in survey.unusable[:_FILES]]
+    more = len(survey.unusable) - _FILES
+    note = f'<p class="soft">and {more} files more; histofed data check --json names them all</p>' if more > 0 else ""
+    counts = _table(("reason", "files"), sorted(survey.refused.items()))
+    return counts + (f'<div class="scroll">{_table(("file", "reason"), rows)}</div>{note}' if rows else "")
 
 
 def _row(figures: Iterable[str]) -> str:

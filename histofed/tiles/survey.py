@@ -7,9 +7,10 @@ at its own size, and keeps numbers, never pixels.
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ import numpy as np
 from histofed.base.errors import BadData
 from histofed.tiles import duplicates, folder
 from histofed.tiles.decode import MINIMUM_EDGE, Refused, decode_picture, read_bytes, suspicion_is_enough
+from histofed.tiles.folder import Unusable
 from histofed.tiles.measure import Measures, measure
 from histofed.tiles.tileset import Tile, TileSet
 
@@ -31,6 +33,8 @@ LITTLE_TISSUE: Final = 0.2
 _QUANTITIES: Final = ("focus", "tissue", "haematoxylin", "eosin", "brightness")
 MINIMUM_PATIENTS: Final = 2
 """The agent's default; with one patient a class is that person."""
+_FOLDERS: Final = 20
+"""Names of folders in one sentence; a tree may have one for each slide."""
 
 
 @dataclass(frozen=True)
@@ -45,10 +49,11 @@ class Seen:
 class Survey:
     """Everything that was found."""
 
+    root: Path
     classes: tuple[str, ...]
     seen: tuple[Seen, ...]
-    refused: Mapping[str, int]
-    """Reason → files, by name or by content."""
+    unusable: tuple[Unusable, ...]
+    """Files that cannot be trained on, by name or by content."""
     exact: tuple[tuple[Tile, ...], ...]
     """Groups with the same bytes."""
     near: tuple[tuple[Tile, ...], ...]
@@ -59,6 +64,21 @@ class Survey:
     """The tiles that a training would read; all of `seen` where it would read none."""
     refusal: str
     """Why a training would not begin with these folders and names, in its own words; empty where it would."""
+    missing: tuple[str, ...]
+    """Classes without a folder."""
+    folders: tuple[str, ...]
+    """The outermost folders that may be classes."""
+    guessed: bool
+    """The classes were taken from the folders' names, none of which the presets know."""
+
+    @property
+    def refused(self) -> dict[str, int]:
+        """Reason → files that cannot be trained on."""
+        return dict(Counter(file.reason for file in self.unusable))
+
+    def place(self, path: Path) -> str:
+        """A file as it is told: its path below the root with `/`, escaped where nobody could read it."""
+        return _readable(path.relative_to(self.root).as_posix())
 
     def blurred(self) -> tuple[Seen, ...]:
         """The tiles with little focus, least first."""
@@ -114,10 +134,26 @@ class Survey:
                 )
         return tuple(found)
 
+    def advice(self) -> tuple[str, ...]:
+        """What to do about folders whose names are no classes, in sentences that name them."""
+        found = []
+        if self.missing:
+            found.append(f"the folders that are there: {_some([_readable(name) for name in self.folders]) or 'none'}")
+        if self.guessed:
+            known = ", ".join(map(folder.folders_for, folder.PUBLISHED))
+            asked = _some([json.dumps(name) for name in self.classes])
+            found.append(
+                f"no folder has the name of a class that the presets know ({known}): rename the folders, or have the "
+                f"experiment name them in its [config], classes = [{asked}]"
+            )
+        return tuple(found)
+
     def warnings(self) -> tuple[str, ...]:
-        """What a person should look at, in sentences without names."""
+        """What a person should look at, in sentences without names of patients, files or folders."""
+        refused = self.refused
+        reasons = ", ".join(f"{count} {reason}" if len(refused) > 1 else reason for reason, count in sorted(refused.items()))
         counts = [
-            *((count, "file", f"that cannot be used: {reason}") for reason, count in sorted(self.refused.items())),
+            (len(self.unusable), "file", f"that cannot be used: {reasons}"),
             (sum(len(group) - 1 for group in self.exact), "tile", "with the same bytes as another"),
             (sum(len(group) - 1 for group in self.near), "tile", "that looks like another, only compressed or scaled"),
             (len(self.crossing()), "group", "of copies across patients or classes"),
@@ -132,30 +168,46 @@ def survey(root: Path, classes: Sequence[str] | None = None) -> Survey:
 
     Raises `BadData` when the tree itself cannot be read.
     """
-    listed = folder.list_all(root, classes or folder.discover(root))
+    looked = folder.look(root, classes or folder.discover(root))
+    listed = looked.tileset
     trainable, refusal = _trainable(root, listed)
     seen: list[Seen] = []
     contents: list[bytes] = []
-    refused = Counter(listed.refused)
+    unusable = list(looked.unusable)
     with suspicion_is_enough(), ThreadPoolExecutor(len(os.sched_getaffinity(0)), "survey") as pool:
         for tile, found in zip(listed.tiles, pool.map(_look, listed.tiles), strict=True):
             if isinstance(found, str):
-                refused[found] += 1
+                unusable.append(Unusable(tile.path, found))
             else:
                 contents.append(found[0])
                 seen.append(Seen(tile, found[1]))
     same = duplicates.exact(contents)
     alike = duplicates.near([one.measures.perceptual for one in seen], same)
     return Survey(
+        root=root,
         classes=listed.classes,
         seen=tuple(seen),
-        refused=dict(refused),
+        unusable=tuple(sorted(unusable)),
         exact=tuple(tuple(seen[place].tile for place in group) for group in same),
         near=tuple(tuple(seen[place].tile for place in group) for group in alike),
         leaking=_leaking(listed, root),
         trainable=trainable,
         refusal=refusal,
+        missing=looked.missing,
+        folders=folder.outermost(root),
+        guessed=classes is None and listed.classes != tuple(folder.PUBLISHED),
     )
+
+
+def _readable(name: str) -> str:
+    """A name that a terminal and a document can show, whatever its bytes are."""
+    text = os.fsencode(name).decode(errors="backslashreplace")
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
+
+
+def _some(names: Sequence[str]) -> str:
+    """The first names, and that there are more."""
+    return ", ".join(names[:_FOLDERS]) + (f" and {len(names) - _FOLDERS} more" if len(names) > _FOLDERS else "")
 
 
 def _trainable(root: Path, listed: TileSet) -> tuple[frozenset[Tile], str]:

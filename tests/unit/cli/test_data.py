@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,47 @@ def test_check_of_what_cannot_be_trained_on_has_its_exit_code(histofed_data: She
     assert ran.code == 65
     assert len(ran.document["problems"]) == 2
     assert histofed_data("data", "check", tmp_path / "nowhere").code == 65
+
+
+def test_check_names_the_files_that_cannot_be_used(histofed_data: Shell, tiles: Path, tmp_path: Path) -> None:
+    root = tmp_path / "in"
+    shutil.copytree(tiles, root)
+    for number in range(25):
+        (root / f"MSIH/blk-{number:02}-TCGA-ZZ-0001-01Z-00-DX1.png").write_bytes(b"")
+    words = histofed_data("data", "check", root)
+    assert words.code == 0
+    assert "look at: 25 files that cannot be used: not a JPEG, PNG or TIFF image" in words.out
+    assert "MSIH/blk-19-TCGA-ZZ-0001-01Z-00-DX1.png  not a JPEG" in words.out
+    assert "blk-20" not in words.out
+    assert "and 5 more" in words.out
+    document = histofed_data("data", "check", root, "--json").document
+    assert [one["file"] for one in document["unusable_files"]] == [
+        f"MSIH/blk-{number:02}-TCGA-ZZ-0001-01Z-00-DX1.png" for number in range(25)
+    ]
+
+
+@pytest.mark.parametrize("command", [("check",), ("split", "--holdout", "0.2", "out")])
+def test_a_folder_that_is_not_there_is_named(histofed_data: Shell, tmp_path: Path, command: tuple[str, ...]) -> None:
+    verb, *rest = command
+    ran = histofed_data("data", verb, tmp_path / "such", *rest)
+    assert ran.code == 65
+    assert f"DIR {tmp_path / 'such'} does not exist; name the folder" in ran.error
+    assert "configuration" not in ran.error
+    (tmp_path / "such").write_text("")
+    assert f"DIR {tmp_path / 'such'} is not a folder" in histofed_data("data", verb, tmp_path / "such", *rest).error
+
+
+def test_folders_that_no_preset_knows_are_no_fault(histofed_data: Shell, tiles: Path, tmp_path: Path) -> None:
+    for name, other in (("MSIH", "MSI"), ("nonMSIH", "MSSS")):
+        shutil.copytree(tiles / name, tmp_path / other)
+    ran = histofed_data("data", "check", tmp_path)
+    assert ran.code == 0
+    assert "look at: no folder has the name of a class that the presets know" in ran.out
+    assert 'classes = ["MSI", "MSSS"]' in ran.out
+    asked = histofed_data("data", "check", tmp_path, "--classes", "tumour,stroma")
+    assert asked.code == 65
+    assert "it needs one named tumour and one named stroma" in asked.out
+    assert "look at: the folders that are there: MSI, MSSS" in asked.out
 
 
 def test_split_by_majority_with_held_out_parts(histofed_data: Shell, tiles: Path, tmp_path: Path) -> None:

@@ -13,6 +13,29 @@ from histofed.tiles.tileset import check_patients
 from tests.support.tiles import CLASSES, TilesRoot
 
 
+def test_what_a_class_lacks_is_said_for_this_class(small_root: Path) -> None:
+    with pytest.raises(
+        BadData, match=r"no folder for class tumour, MSS; it needs one named tumour and one named MSS or nonMSIH"
+    ) as caught:
+        folder.scan(small_root / "MSIH", ("tumour", "MSS"))
+    assert "MSIMUT" not in str(caught.value), "nobody asked for that class"
+
+
+def test_what_is_refused_is_named_for_the_hospital_alone(small_root: Path) -> None:
+    (small_root / "MSIH/private-name.png").write_bytes(b"x")
+    (small_root / "Mucinous").mkdir()
+    (small_root / "Mucinous/tile.png").write_bytes(b"x")
+    found = folder.look(small_root, ("MSIH", "LYM"))
+    assert [(file.path.relative_to(small_root).as_posix(), file.reason) for file in found.unusable] == [
+        ("MSIH/private-name.png", folder.NO_PATIENT),
+        ("Mucinous/tile.png", folder.OTHER_CLASS),
+        ("nonMSIH/TCGA-AA-0001-01Z-00-DX1.png", folder.OTHER_CLASS),
+    ]
+    assert found.missing == ("LYM",)
+    assert "private-name" not in repr(found.tileset)
+    assert folder.outermost(small_root) == ("MSIH", "Mucinous", "nonMSIH")
+
+
 def test_the_tiles_of_this_run_are_all_understood(tiles_root: TilesRoot) -> None:
     found = folder.scan(tiles_root.path, CLASSES)
     print(f"{len(found.tiles)} {tiles_root.kind} tiles")

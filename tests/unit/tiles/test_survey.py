@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import shutil
 from pathlib import Path
@@ -48,6 +49,38 @@ def test_everything_is_found(messy: Path) -> None:
     assert "TCGA" not in " ".join((*found.problems(), *found.warnings()))
     focus = found.quantities()["focus"]
     assert list(focus) == sorted(focus)
+
+
+def test_files_that_cannot_be_used_are_counted_together_and_named(small_root: Path) -> None:
+    whole = next((small_root / "MSIH").iterdir()).read_bytes()
+    (small_root / "MSIH/blk-CUT-TCGA-AA-0000-01Z-00-DX1.png").write_bytes(whole[:80])
+    (small_root / "MSIH/blk-EMPTY-TCGA-AA-0000-01Z-00-DX1.png").write_bytes(b"")
+    (small_root / "MSIH" / os.fsdecode(b"bell\x07 and latin-1 \xe9.png")).write_bytes(b"")
+    found = survey(small_root, CLASSES)
+    assert found.warnings()[0].startswith("3 files that cannot be used: 1 ")
+    assert [(found.place(file.path), file.reason) for file in found.unusable] == [
+        ("MSIH/bell\\x07 and latin-1 \\xe9.png", folder.NO_PATIENT),
+        ("MSIH/blk-CUT-TCGA-AA-0000-01Z-00-DX1.png", "truncated or damaged"),
+        ("MSIH/blk-EMPTY-TCGA-AA-0000-01Z-00-DX1.png", "not a JPEG, PNG or TIFF image"),
+    ]
+    page = render(found, "a hospital")
+    for file in found.unusable:
+        assert found.place(file.path) in page
+    page.encode()
+
+
+def test_folders_that_are_no_class_are_told(small_root: Path) -> None:
+    asked = survey(small_root, ("tumour", "stroma"))
+    assert asked.advice() == ("the folders that are there: MSIH, nonMSIH",)
+    assert survey(small_root).advice() == ()
+    (small_root / "MSIH").rename(small_root / "MSI")
+    (small_root / "nonMSIH").rename(small_root / "MSSS")
+    guessed = survey(small_root)
+    (advice,) = guessed.advice()
+    assert "(MSIH or MSIMUT, nonMSIH or MSS)" in advice
+    assert advice.endswith('in its [config], classes = ["MSI", "MSSS"]')
+    assert survey(small_root, ("MSI", "MSSS")).advice() == (), "whoever names them knows"
+    assert "classes = [" in render(guessed, "a hospital")
 
 
 def test_what_stops_a_training(small_root: Path) -> None:
