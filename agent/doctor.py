@@ -1,7 +1,8 @@
 """`histofed-agent doctor`: what is wrong with this site, and what to do. It changes nothing.
 
-It reads configuration and state as the daemon would and knocks at the aggregator's door without saying anything. It may run
-beside the daemon. No word of it names anything below the data root.
+It reads configuration and state as the daemon would, counts tiles by their names and knocks at the aggregator's door without
+saying anything. It may run beside the daemon. No word of it names anything below the data root: classes are called as the
+consent file or the presets call them.
 """
 
 from __future__ import annotations
@@ -38,6 +39,8 @@ from histofed.base.errors import (
 )
 from histofed.base.proxy import ENVIRONMENT, ProxySetting, find
 from histofed.pki.credentials import Credentials
+from histofed.tiles.folder import OTHER_CLASS, PUBLISHED, class_key, look, scan
+from histofed.tiles.tileset import TileSet, check_patients
 from histofed.transport.diagnose import probe, split
 
 ENROLL: Final = "histofed-agent enroll"
@@ -55,6 +58,9 @@ def checks(loaded: Loaded[AgentConfig], clock: Clock) -> Iterable[Check]:
     yield Check("configuration", lambda: f"valid, {len(loaded.sources)} settings are not the default")
     yield Check("consent", lambda: consent(config.consent))
     yield Check("data", lambda: data(config.data))
+    root = config.data.root
+    if root is not None and os.access(root, os.R_OK | os.X_OK):  # else the check before this one says why not
+        yield Check("tiles", lambda: tiles(root, expected_classes(config.consent), config.minimum_patients))
     yield Check("training", lambda: training(config))
     yield Check("state", lambda: checkup.state_directory(layout.root, RESERVE, ENROLL))
     if (layout.root / swap.PLAN).exists():
@@ -109,6 +115,48 @@ def data(config: DataConfig) -> str | Doubt:
     if os.access(root, os.W_OK):
         return Doubt(f"{root}, {len(seen)} entries; this user can write there: mount it read-only, the agent only reads")
     return f"{root}, {len(seen)} entries, read-only"
+
+
+def expected_classes(consent: Path) -> tuple[str, ...]:
+    """The classes that an experiment may ask for here: the consent file's where it names two, else those of the presets."""
+    try:
+        allowed = load_policy(consent).consent.classes
+    except ConfigError:
+        allowed = ()  # the consent's own check says so
+    named = {class_key(name): name for name in reversed(allowed) if not set("*?[") & set(name)}
+    return tuple(reversed(named.values())) if len(named) > 1 else tuple(PUBLISHED)
+
+
+def tiles(root: Path, classes: tuple[str, ...], minimum_patients: int) -> str | Doubt:
+    """What a training on two or more of these classes would find, by names alone. Raises `BadData` for an unreadable tree.
+
+    What it would refuse is a doubt and no failure: the next experiment may have other classes, or read no tiles.
+    """
+    looked = look(root, classes)
+    there = tuple(name for name in classes if name not in looked.missing)
+    asked = there if len(there) > 1 else classes
+    try:
+        found = scan(root, asked)
+        check_patients(found, minimum_patients)
+    except BadData as error:
+        words = f"{_counted(looked.tileset)}; a training on {', '.join(asked)} would fail: {error}"
+        if there:
+            return Doubt(words)
+        return Doubt(
+            f"{words}; or experiments must name this site's folders, classes = [...] in their [config]: "
+            f"`histofed data check {root}` lists them"
+        )
+    return "; ".join([_counted(found), *found.notes()])
+
+
+def _counted(found: TileSet) -> str:
+    """`MSIH 70 tiles of 12 patients, nonMSIH 65 tiles of 11 patients`, and what lies under other names."""
+    counts = [
+        f"{name} {found.count(index)} tiles of {len(found.patients(index))} patients"
+        for index, name in enumerate(found.classes)
+    ]
+    others = found.refused.get(OTHER_CLASS, 0)
+    return ", ".join([*counts, *([f"{others} pictures in folders of other names"] if others else [])])
 
 
 def training(config: AgentConfig) -> str | Doubt:

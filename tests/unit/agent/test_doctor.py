@@ -49,10 +49,12 @@ def answers(monkeypatch: pytest.MonkeyPatch, out: str, code: int = 0, error: str
 
 @pytest.fixture
 def tiles(tmp_path: Path) -> Path:
-    """A root with one patient, closed against writing."""
+    """A root with two patients of each class and no picture in it that could be decoded."""
     folder = tmp_path / "tiles"
-    (folder / "TRAIN" / "MSIH").mkdir(parents=True)
-    (folder / "TRAIN" / "MSIH" / f"{PATIENT}.png").write_bytes(b"pixels")
+    for name, patients in {"msimut": (PATIENT, "TCGA-AA-0001"), "mss": ("TCGA-AA-0002", "TCGA-AA-0003")}.items():
+        (folder / "TRAIN" / name).mkdir(parents=True)
+        for patient in patients:
+            (folder / "TRAIN" / name / f"{patient}-01Z-00-DX1.png").write_bytes(b"pixels")
     (folder / PATIENT).mkdir()
     return folder
 
@@ -113,8 +115,9 @@ async def test_no_word_names_anything_below_the_data_root(site: AgentConfig, mon
     findings = await found(site)
     assert findings["data"].words.startswith("1 of 2 entries of data.root cannot be read")
     said = json.dumps([each.words for each in findings.values()])
-    assert PATIENT not in said
-    assert "MSIH" not in said
+    assert "MSIH 2 tiles of 2 patients" in said, "the classes' names are the presets', not the disk's"
+    for name in (PATIENT, "TCGA", "msimut", "TRAIN"):
+        assert name not in said
 
 
 def test_before_enrolment_the_first_step_is_named(tmp_path: Path) -> None:
@@ -150,6 +153,64 @@ def test_data(tmp_path: Path, tiles: Path) -> None:
     writable = doctor.data(DataConfig(root=tiles))
     assert isinstance(writable, Doubt)
     assert "mount it read-only" in writable.words
+
+
+def test_tiles_are_counted_by_their_names(tmp_path: Path, tiles: Path) -> None:
+    assert _tiles(tiles) == "MSIH 2 tiles of 2 patients, nonMSIH 2 tiles of 2 patients"
+    (tiles / "TRAIN/mss/private-name.png").write_bytes(b"")
+    assert _tiles(tiles).endswith("; 1 file refused: no patient id in the name and no line in patients.csv")  # type: ignore[union-attr]
+    few = doctor.tiles(tiles, ("MSIH", "nonMSIH"), 3)
+    assert isinstance(few, Doubt)
+    assert "class MSIH has tiles of 2 patients; this site requires at least 3" in few.words
+    (tiles / "TRAIN/patients.csv").write_text("no table")
+    with pytest.raises(BadData, match=r"patients\.csv needs a first line"):
+        _tiles(tiles)
+
+
+def test_tiles_that_no_training_could_use_are_a_doubt(tiles: Path) -> None:
+    for number, tile in enumerate(sorted(tiles.rglob("*.png"))):
+        tile.rename(tile.with_name(f"private-name-{number}.png"))
+    nobodys = _tiles(tiles)
+    assert isinstance(nobodys, Doubt)
+    assert nobodys.words.startswith("MSIH 0 tiles of 0 patients, nonMSIH 0 tiles of 0 patients; a training on MSIH, nonMSIH")
+    assert "4 files refused: no patient id in the name" in nobodys.words
+    assert "write patients.csv into the data root" in nobodys.words
+    assert "private-name" not in nobodys.words
+
+
+def test_folders_that_no_class_is_named_after_are_a_doubt(tmp_path: Path, tiles: Path) -> None:
+    (tiles / "TRAIN/msimut").rename(tiles / "TRAIN/MSI")
+    (tiles / "TRAIN/mss").rename(tiles / "TRAIN/MSSS")
+    unknown = _tiles(tiles)
+    assert isinstance(unknown, Doubt)
+    assert "4 pictures in folders of other names" in unknown.words
+    assert "it needs one named MSIH or MSIMUT and one named nonMSIH or MSS" in unknown.words
+    assert f"`histofed data check {tiles}` lists them" in unknown.words
+    assert "MSSS" not in unknown.words
+    consent = tmp_path / "consent.toml"
+    consent.write_text('classes = ["MSI", "MSSS", "LYM", "M*"]\n')
+    allowed = doctor.expected_classes(consent)
+    assert allowed == ("MSI", "MSSS", "LYM")
+    assert doctor.tiles(tiles, allowed, 2) == "MSI 2 tiles of 2 patients, MSSS 2 tiles of 2 patients"
+
+
+@pytest.mark.parametrize("text", ["", 'classes = ["*"]', 'classes = ["MSIMUT", "MSIH"]', "clases = 1"])
+def test_classes_are_the_presets_where_consent_names_none(tmp_path: Path, text: str) -> None:
+    (tmp_path / "consent.toml").write_text(text)
+    assert doctor.expected_classes(tmp_path / "consent.toml") == ("MSIH", "nonMSIH")
+
+
+def test_a_root_that_is_missing_fails_once(tmp_path: Path) -> None:
+    config = AgentConfig(
+        state_dir=tmp_path / "none", consent=tmp_path / "none.toml", data=DataConfig(root=tmp_path / "gone")
+    )
+    findings = {each.name: each for each in diagnosis(lambda: doctor.checks(Loaded(config, {}), SystemClock())).findings}
+    assert (findings["data"].state, "tiles" in findings) == ("fail", False)
+
+
+def _tiles(root: Path) -> str | Doubt:
+    """What is said of a root where consent names no classes."""
+    return doctor.tiles(root, ("MSIH", "nonMSIH"), 2)
 
 
 def test_a_root_that_cannot_be_read(tiles: Path, monkeypatch: pytest.MonkeyPatch) -> None:
