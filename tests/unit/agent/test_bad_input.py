@@ -61,6 +61,11 @@ def bad_pictures_only(tiles: Path) -> None:
         tile.unlink()
 
 
+def tiles_of_nobody(tiles: Path) -> None:
+    for number, tile in enumerate(sorted(tiles.glob("MSIH/*"))):
+        tile.rename(tile.with_name(f"private-{number}.png"))
+
+
 def of_another_network(base: Path) -> None:
     recipe("gan").workshop().initialise({**CONFIG, "discriminator": {"name": "vit-mini"}}, 1, base)
 
@@ -100,6 +105,11 @@ MISTAKES = {
         BadData,
         ("class MSIH has no usable tile", "add tiles", *(f"1 file refused: {reason}" for reason in BAD_PICTURES)),
         bad_pictures_only,
+    ),
+    "tiles without a patient": Mistake(
+        BadData,
+        ("class MSIH has no usable tile", "6 files refused: no patient id", "write patients.csv", "columns file"),
+        tiles_of_nobody,
     ),
     "a model of another network": Mistake(
         BadData, ("the global weights are not those of", "belong to other work"), base=of_another_network
@@ -160,7 +170,7 @@ async def test_a_mistake_ends_the_trainer_with_its_code_and_is_told(
     assert heard.request.retryable == issubclass(mistake.error, TrainingFailed | CannotWriteState)
     assert aggregator.called("SubmitUpdate") == 0
     assert site.actions()[-1] == "task.failed"
-    for secret in (str(tmp_path), "TCGA", ".jpg"):
+    for secret in (str(tmp_path), "TCGA", ".jpg", "private-"):
         assert secret not in heard.request.reason
     assert not trainers()
 
