@@ -14,6 +14,7 @@ import grpc.aio
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from histofed.base.clock import FakeClock, SystemClock
 from histofed.base.errors import AggregatorUnavailable, HistofedError, NotAuthorised, NotEnrolled
@@ -97,7 +98,7 @@ async def test_a_certificate_that_a_site_signed_for_an_operator(wire: Wire) -> N
             x509.SubjectAlternativeName([x509.UniformResourceIdentifier("spiffe://test.example/operator/eve")]),
             critical=True,
         )
-        .add_extension(x509.ExtendedKeyUsage([x509.ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False)
         .sign(site.key, hashes.SHA256())
     )
     chain = forged.public_bytes(serialization.Encoding.PEM) + site.certificate_pem

@@ -40,11 +40,11 @@ def keep(wire: Wire, data: bytes) -> Digest:
 
 async def test_nobody_hears_what_a_model_has_in_common_with_a_blob_it_may_not_know(wire: Wire) -> None:
     """Whether another site's update is here, and what is in it, must not show in what is sent."""
-    stub = transfer_pb2_grpc.BlobServiceStub
     async with open_connection(wire.address, SITE) as connection:
+        stub = transfer_pb2_grpc.BlobServiceStub(connection.channel)
         for name in (sha256(BASE), sha256(b"not here")):
             request = transfer_pb2.DownloadRequest(sha256=sha256(NEXT), held=name)
-            answers = [message async for message in connection.stream(stub(connection.channel).Download, request)]
+            answers = [message async for message in connection.stream(stub.Download, request)]
             assert b"".join(message.data for message in answers) == NEXT
             assert not any(message.HasField("copy") for message in answers)
 

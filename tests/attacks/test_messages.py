@@ -30,7 +30,7 @@ async def refused(wire: Wire, request: rounds_pb2.HelloRequest, **options: objec
     unlimited = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
     async with grpc.aio.secure_channel(wire.address, tls.channel_credentials(SITE), options=unlimited) as channel:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await rounds_pb2_grpc.FleetServiceStub(channel).Hello(request, **options)  # type: ignore[arg-type]
+            await rounds_pb2_grpc.FleetServiceStub(channel).Hello(request, **options)
         return caught.value.code(), caught.value.details() or ""
 
 
@@ -82,5 +82,5 @@ async def test_identity_in_metadata_is_nobodys(wire: Wire) -> None:
 async def test_a_method_that_does_not_exist(wire: Wire) -> None:
     async with grpc.aio.secure_channel(wire.address, tls.channel_credentials(SITE)) as channel:
         with pytest.raises(grpc.aio.AioRpcError) as caught:
-            await channel.unary_unary("/histofed.v1.OperatorService/DeleteEverything")(b"", timeout=20)
+            await channel.unary_unary("/histofed.v1.OperatorService/DeleteEverything", None, None)(b"", timeout=20)
     assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED

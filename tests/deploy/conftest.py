@@ -7,7 +7,7 @@ part of `make test`.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from typing import Final
 
 import pytest
@@ -31,13 +31,13 @@ def pytest_sessionstart() -> None:
 
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_makereport(item: pytest.Item) -> Iterator[None]:
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
     """A skip outside the list fails."""
-    report: pytest.TestReport = yield  # type: ignore[misc,assignment] # what a wrapper is sent
+    report = yield
     if report.skipped and not any(item.nodeid.endswith(allowed) for allowed in ALLOWED_SKIPS):
         report.outcome = "failed"
         report.longrepr = f"skipped, which only the tests in ALLOWED_SKIPS may be: {report.longrepr}"
-    return report  # type: ignore[return-value] # as above
+    return report
 
 
 @pytest.fixture(scope="session")

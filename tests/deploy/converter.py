@@ -64,7 +64,8 @@ class Converted:
 
     def play(self, pod: str) -> str:
         """The documents for one `podman kube play`."""
-        return yaml.safe_dump_all(self.pods[pod])
+        text: str = yaml.safe_dump_all(self.pods[pod])
+        return text
 
 
 def convert(
@@ -108,7 +109,7 @@ def _pod(
     )
     for kind in ("initContainers", "containers"):
         pod[kind] = [_container(each, images, dropped) for each in pod[kind]]
-    templates = [
+    templates: list[Manifest] = [
         {"apiVersion": "v1", "kind": "PersistentVolumeClaim"}
         | {"metadata": {"name": f"{each['metadata']['name']}-{name}-0"}, "spec": each["spec"]}
         for each in spec["volumeClaimTemplates"]

@@ -39,7 +39,7 @@ def lower(file: Path, *, conffile: str) -> Path:
     control.write_text(re.sub(r"^Version: .*$", f"Version: {OLD}-1", control.read_text(), flags=re.MULTILINE))
     (folder / "tree" / conffile).write_text("# other words\n")
     built = folder / f"{file.name.partition('_')[0]}_{OLD}-1_amd64.deb"
-    command = ["dpkg-deb", "--root-owner-group", "-Znone", "--build", folder / "tree", built]
+    command = ["dpkg-deb", "--root-owner-group", "-Znone", "--build", str(folder / "tree"), str(built)]
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     shutil.rmtree(folder / "tree")
     return built

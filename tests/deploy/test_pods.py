@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -87,7 +88,7 @@ def test_a_federation_of_pods_outlives_its_pods(cluster: Cluster, tmp_path: Path
         cluster.invite(site)
         cluster.play(agent(site))
     for site in SITES:
-        until(lambda site=site: ready(cluster, site), f"{site} is connected")
+        until(partial(ready, cluster, site), f"{site} is connected")
         assert cluster.run(agent(site), "histofed-agent", "status", "--live").startswith(f"site          {site}")
         assert "Read-only" in cluster.run(agent(site), "sh", "-c", "touch /srv/histology/x 2>&1 || true")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from histofed.pki.signing import sign
 from histofed.statements import UPDATE_TYPE, File, encode
 from histofed.v1 import admin_pb2, admin_pb2_grpc, rounds_pb2_grpc, types_pb2
 from histofed.v1 import rounds_pb2 as wire
+from histofed.weights import Array
 from tests.support.federation import Federation, Sight, mean_experiment
 from tests.support.hospitals import HOSTILE
 from tests.support.hostile_site import HostileSite
@@ -73,7 +74,7 @@ def outcome(federation: Federation, offer: wire.TaskOffer) -> tuple[str, str]:
     return state["state"], state["reason"]
 
 
-BAD_TENSORS = {
+BAD_TENSORS: Mapping[str, tuple[Mapping[str, Array], str]] = {
     "not a number": ({VALUE: np.full(DIMENSION, np.nan, np.float32)}, "not finite"),
     "infinite": ({VALUE: np.array([np.inf] + [0] * (DIMENSION - 1), np.float32)}, "not finite"),
     "another shape": ({VALUE: np.zeros(DIMENSION + 1, np.float32)}, VALUE),

@@ -26,9 +26,9 @@ def nothing_twice(disk: Disk) -> Iterator[Violation]:
     for manifest, count in manifests.items():
         if count > 1:
             yield Violation("twice", f"manifest {manifest[:12]} was admitted in {count} tasks")
-    for key, count in Counter((model.experiment, model.round) for model in disk.models).items():
+    for (experiment, number), count in Counter((model.experiment, model.round) for model in disk.models).items():
         if count > 1:
-            yield Violation("twice", f"round {key[0]}/{key[1]} has {count} models")
+            yield Violation("twice", f"round {experiment}/{number} has {count} models")
 
 
 def aggregates_are_whole(disk: Disk) -> Iterator[Violation]:

@@ -9,13 +9,14 @@ from datetime import UTC, datetime
 import pytest
 
 from aggregator import events
-from aggregator.rounds import Round, TaskState, plan, step
+from aggregator.rounds import Round, RoundState, TaskState, plan, step
 from histofed.audit.record import SYSTEM, AuditRecord
 from histofed.base.ids import Digest, ExperimentId, Json, RoundKey, SiteId, sha256
 from tests.faults.facts import (
     BytesKept,
     Disk,
     EventRow,
+    Fact,
     History,
     ModelFact,
     ModelSeen,
@@ -132,18 +133,18 @@ def test_a_good_history_has_no_violation() -> None:
 
 def spoil_round(history: History, number: int, **changes: object) -> History:
     rounds = list(history.disk.rounds)
-    rounds[number - 1] = replace(rounds[number - 1], **changes)  # type: ignore[arg-type]
+    rounds[number - 1] = replace(rounds[number - 1], **changes)  # type: ignore[arg-type]  # by name
     return replace(history, disk=replace(history.disk, rounds=tuple(rounds)))
 
 
 def spoil_task(history: History, number: int, site: SiteId, **changes: object) -> History:
     state = history.disk.rounds[number - 1]
-    tasks = tuple(replace(task, **changes) if task.site == site else task for task in state.tasks)  # type: ignore[arg-type]
+    tasks = tuple(replace(task, **changes) if task.site == site else task for task in state.tasks)  # type: ignore[arg-type]  # by name
     return spoil_round(history, number, tasks=tasks)
 
 
 def spoil_disk(history: History, **changes: object) -> History:
-    return replace(history, disk=replace(history.disk, **changes))  # type: ignore[arg-type]
+    return replace(history, disk=replace(history.disk, **changes))  # type: ignore[arg-type]  # by name
 
 
 def without_event(history: History, name: str) -> History:
@@ -157,11 +158,11 @@ def without_record(history: History, action: str) -> History:
 
 def spoil_model(history: History, number: int, **changes: object) -> History:
     models = list(history.disk.models)
-    models[number] = replace(models[number], **changes)  # type: ignore[arg-type]
+    models[number] = replace(models[number], **changes)  # type: ignore[arg-type]  # by name
     return spoil_disk(history, models=tuple(models))
 
 
-def told(history: History, *facts: object) -> History:
+def told(history: History, *facts: Fact) -> History:
     return replace(history, told=(*history.told, *facts))
 
 
@@ -202,10 +203,10 @@ TASK = good().disk.rounds[0].task_key(A)
         ("limits", lambda good: spoil_disk(good, trials=(Trial(NAME, "finished", 3, 3),))),
         ("limits", lambda good: spoil_disk(good, trials=(Trial(NAME, "failed", 2, 3),))),
         ("stuck", lambda good: spoil_disk(good, trials=(Trial(NAME, "running", 3, 3),))),
-        ("stuck", lambda good: spoil_round(good, 2, state="open")),
+        ("stuck", lambda good: spoil_round(good, 2, state=RoundState.OPEN)),
         ("byte-lost", lambda good: spoil_disk(good, blobs=frozenset())),
         ("byte-lost", lambda good: spoil_disk(good, updates={})),
-        ("byte-lost", lambda good: spoil_round(good, 2, state="aggregating")),
+        ("byte-lost", lambda good: spoil_round(good, 2, state=RoundState.AGGREGATING)),
         ("byte-lost", lambda good: told(good, ResumedFrom(TASK, weights(FIRST, A), 4))),
         ("word-broken", lambda good: told(good, Verdict(TASK, manifest(FIRST, A), False))),
         ("word-broken", lambda good: told(good, Verdict(TASK, manifest(SECOND, A), True))),

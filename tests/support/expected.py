@@ -17,14 +17,14 @@ from aggregator.jobs import InitialiseJob, InitialiseResult
 from aggregator.strategies import flower_call
 from histofed.base.experiment import Experiment, parse_experiment
 from histofed.base.hashing import sha256_file
-from histofed.base.ids import SiteId
+from histofed.base.ids import Digest, SiteId
 from histofed.base.seeds import seed, training_seed
 from histofed.encodings.file import Form
 from histofed.encodings.step import step_form
 from histofed.recipes.contract import Progress
 from histofed.recipes.registry import recipe
 
-Parts = dict[str, str]
+Parts = dict[str, Digest]
 """Part of a model → SHA-256."""
 
 

@@ -59,7 +59,8 @@ class HostileSite:
 
     def hello(self, version: str = __version__) -> wire.HelloResponse:
         """Introduce itself, as any version."""
-        return self.call("Hello", wire.HelloRequest(version=version, instance=INSTANCE))
+        answer: wire.HelloResponse = self.call("Hello", wire.HelloRequest(version=version, instance=INSTANCE))
+        return answer
 
     def wait_for_offer(self, experiment: str, seconds: float = 60.0) -> wire.TaskOffer:
         """The next offer of an experiment; the stream of offers stays open from the first call on."""
@@ -127,14 +128,15 @@ class HostileSite:
     def submit(self, task: str, attempt: int, envelope: Envelope) -> wire.SubmitUpdateResponse:
         """Any envelope as the result of any task."""
         manifest = types_pb2.Envelope(**dataclasses.asdict(envelope))
-        return self.call("SubmitUpdate", wire.SubmitUpdateRequest(task=task, attempt=attempt, manifest=manifest))
+        request = wire.SubmitUpdateRequest(task=task, attempt=attempt, manifest=manifest)
+        answer: wire.SubmitUpdateResponse = self.call("SubmitUpdate", request)
+        return answer
 
     def announce(self, task: str, sha: str, size: int) -> transfer_pb2.GetUploadResponse:
         """Ask how much of a blob has arrived."""
-        stub = transfer_pb2_grpc.BlobServiceStub(self._connection.channel)
-        return self._run(
-            self._connection.call(stub.GetUpload, transfer_pb2.GetUploadRequest(task=task, sha256=sha, bytes=size))
-        )
+        request = transfer_pb2.GetUploadRequest(task=task, sha256=sha, bytes=size)
+        answer: transfer_pb2.GetUploadResponse = self.call_stub(transfer_pb2_grpc.BlobServiceStub, "GetUpload", request)
+        return answer
 
     def download(self, sha: str, size: int, target: Path) -> None:
         """Any blob."""

@@ -36,7 +36,7 @@ def experiment(state: str = "RUNNING", committed: int = 1, reason: str = "") -> 
     return pb.Experiment(
         name="demo",
         recipe="gan",
-        state=types_pb2.ExperimentState.Value(f"EXPERIMENT_STATE_{state}"),
+        state=f"EXPERIMENT_STATE_{state}",
         reason=reason,
         rounds=2,
         rounds_committed=committed,
@@ -53,7 +53,7 @@ def round_(number: int, state: str = "COMMITTED") -> pb.Round:
     return pb.Round(
         experiment="demo",
         round=number,
-        state=types_pb2.RoundState.Value(f"ROUND_STATE_{state}"),
+        state=f"ROUND_STATE_{state}",
         eligible=["east", "north", "west"],
         sampled=["north", "west"],
         admitted=["north"] if done else [],

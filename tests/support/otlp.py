@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import cast
 
 import grpc
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
@@ -96,7 +97,9 @@ class OtlpReceiver(TraceServiceServicer):
 
     def Export(self, request: ExportTraceServiceRequest, context: grpc.ServicerContext) -> ExportTraceServiceResponse:
         """The collector's only method."""
-        sender = context.auth_context()["x509_common_name"][0].decode()
+        # a list of values by name, which grpc's stubs take for one value
+        shown = cast("Mapping[str, Sequence[bytes]]", context.auth_context())
+        sender = shown["x509_common_name"][0].decode()
         with self._arrived:
             self.raw.append(request.SerializeToString())
             for group in request.resource_spans:
@@ -130,7 +133,7 @@ def _received(sender: str, resource: Mapping[str, object], span: Span) -> Receiv
     )
 
 
-def _plain(attributes: list[KeyValue]) -> dict[str, object]:
+def _plain(attributes: Iterable[KeyValue]) -> dict[str, object]:
     return {item.key: _value(item.value) for item in attributes}
 
 

@@ -46,7 +46,7 @@ async def move(way: str, port: str, pem: str, file: str, sha256: str, size: str,
     }
     async with open_connection(f"localhost:{port}", Credentials.load(Path(pem))) as connection:
         if way == "upload":
-            await blobs.upload(connection, path, digest, task=TASK, **options)  # type: ignore[arg-type]  # as above
+            await blobs.upload(connection, path, digest, task=TASK, **options)  # type: ignore[arg-type]  # each has its type
         else:
             await blobs.download(connection, digest, path, size=int(size), **options)  # type: ignore[arg-type]  # as above
     say("done")

@@ -32,9 +32,7 @@ def calls(path: Path) -> Iterator[tuple[int, str, ast.Call]]:
 
 
 def opens_for_writing(written: str, call: ast.Call) -> bool:
-    modes = [
-        argument.value for argument in call.args if isinstance(argument, ast.Constant) and isinstance(argument.value, str)
-    ]
+    modes = [argument.value for argument in call.args if isinstance(argument, ast.Constant)]
     modes += [word.value.value for word in call.keywords if word.arg == "mode" and isinstance(word.value, ast.Constant)]
     is_open = written in {"open", "io.open", "os.fdopen"} or written.endswith(".open")
     return is_open and any(re.fullmatch(r"[rbt+]*[wax+][rwaxbt+]*", mode) for mode in modes if isinstance(mode, str))

@@ -14,7 +14,7 @@ COMMANDS = ("histofed", "histofed-agent", "histofed-aggregator")
 
 
 def test_they_are_current() -> None:
-    command = [sys.executable, ROOT / "scripts/cli_papers.py", "--check"]
+    command = [sys.executable, str(ROOT / "scripts/cli_papers.py"), "--check"]
     done = subprocess.run(command, cwd=ROOT, env={"PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 

@@ -78,7 +78,7 @@ def test_we_read_what_the_reference_library_writes(tmp_path: Path, tensors: dict
 
 
 def test_equal_tensors_give_equal_bytes(path: Path) -> None:
-    one = {"b": np.arange(6, dtype=np.float32).reshape(2, 3), "a": np.float64(1.5).reshape(())}
+    one: dict[str, Array] = {"b": np.arange(6, dtype=np.float32).reshape(2, 3), "a": np.array(1.5, np.float64)}
     strided = np.asfortranarray(one["b"])
     assert weights.save(path, one) == weights.save(path.with_name("other"), {"a": one["a"], "b": strided})
 
@@ -293,7 +293,7 @@ def test_pieces_are_the_array() -> None:
     assert [part.size for part in parts] == [PIECE, PIECE, 3]
     np.testing.assert_array_equal(np.concatenate(parts), array.reshape(-1))
     assert all(np.shares_memory(part, array) for part in parts)
-    assert [part.tolist() for part in pieces(np.float32(7).reshape(()))] == [[7.0]]
+    assert [part.tolist() for part in pieces(np.array(7, np.float32))] == [[7.0]]
 
 
 def test_a_walk_maps_little_of_a_file(path: Path) -> None:

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
@@ -281,9 +281,9 @@ class Rig(Federation):
                 daemon.wait_notified("READY=1", 0.0)
 
 
-def _wait_for_an_end(daemons: Iterator[DaemonProcess] | object, seconds: float) -> None:
+def _wait_for_an_end(daemons: Iterable[DaemonProcess], seconds: float) -> None:
     """Until one of the daemons that run has ended, or so long."""
-    running = [daemon.pid for daemon in daemons if daemon.running]  # type: ignore[attr-defined]
+    running = [daemon.pid for daemon in daemons if daemon.running]
     descriptors = [os.pidfd_open(process) for process in running]
     try:
         select.select(descriptors, [], [], seconds)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from aggregator import rounds
 from aggregator.rounds import Round, TaskState
 from histofed.audit.record import SYSTEM, AuditRecord, Outcome
 from histofed.base.ids import Digest, ExperimentId, RoundKey, SiteId, sha256
-from tests.faults.facts import Disk, EventRow
+from tests.faults.facts import Disk, EventRow, Violation
 from tests.faults.runs import judge
 from tests.faults.runs.schedule import DEADLINE_S, Schedule
 
@@ -32,8 +33,8 @@ def record(action: str, sha: str, outcome: Outcome = "success") -> AuditRecord:
     return AuditRecord(1, "2026-01-01", 1, "agent-north", action, SYSTEM, {"round": 1, "sha256": sha}, outcome, "", None)
 
 
-def laws(found: object) -> list[str]:
-    return [each.law for each in found]  # type: ignore[attr-defined]
+def laws(found: Iterable[Violation]) -> list[str]:
+    return [each.law for each in found]
 
 
 def test_a_word_that_the_aggregator_did_not_keep() -> None:

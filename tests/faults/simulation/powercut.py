@@ -54,7 +54,7 @@ class _Passing:
 def failpoints_watched() -> Iterator[None]:
     """As long as the block lasts, machines hear of every failpoint that they pass."""
     before = durable._armed
-    durable._armed = _Watch()  # type: ignore[assignment]
+    durable._armed = _Watch()  # type: ignore[assignment]  # stands in for the table
     try:
         yield
     finally:

@@ -10,9 +10,10 @@ import asyncio
 import selectors
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeVar
+from typing import Any, TypeVar, TypeVarTuple
 
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 START = datetime(2026, 6, 1, tzinfo=UTC)
 """When every simulation begins; the certificates are older."""
@@ -58,7 +59,7 @@ class VirtualLoop(asyncio.SelectorEventLoop):
         """Virtual seconds since the start."""
         return self._nothing.now
 
-    def run_in_executor(self, executor: Any, func: Callable[..., T], *args: Any) -> asyncio.Future[T]:  # type: ignore[override]
+    def run_in_executor(self, executor: Any, func: Callable[[*Ts], T], *args: *Ts) -> asyncio.Future[T]:
         """Do it now."""
         done: asyncio.Future[T] = self.create_future()
         try:

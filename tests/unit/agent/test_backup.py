@@ -15,6 +15,7 @@ from agent.state import State
 from histofed.audit.history import History
 from histofed.audit.journal import Journal
 from histofed.audit.verify import Head, records, verify
+from histofed.backup import snapshot
 from histofed.base import durable
 from histofed.base.clock import SystemClock
 from histofed.base.errors import AlreadyThere, BadData, NotEnrolled, TryLater
@@ -189,7 +190,7 @@ def test_a_daemon_that_runs_journals_the_backup_itself(layout: Layout, tmp_path:
 def test_private_tensors_that_are_lost_or_go_too_quickly(
     layout: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(backup.snapshot, "link", lambda source, target: False)
+    monkeypatch.setattr(snapshot, "link", lambda source, target: False)
     with pytest.raises(TryLater):
         backup.back_up(layout, tmp_path / "backup", CLOCK)
     (layout.private / "pilot/2.safetensors").unlink()

@@ -377,9 +377,10 @@ async def test_a_withdrawn_task_stops_its_trainer_and_leaves_nothing(site: Agent
 
 
 async def test_an_answer_that_the_task_is_not_wanted_stops_it(site: AgentSite, aggregator: FakeAggregator) -> None:
+    wanted = rounds_pb2.ReportProgressResponse(wanted=True)
     answer = rounds_pb2.ReportProgressResponse(wanted=False, reason="the round is abandoned")
     aggregator.offer(aggregator.make_offer(task(), config=LONG))
-    aggregator.answers["ReportProgress"] = [rounds_pb2.ReportProgressResponse(wanted=True)] * 2 + [answer]
+    aggregator.answers["ReportProgress"] = [wanted, wanted, answer]
     site.start()
     await until(lambda: site.actions()[-1:] == ["task.dropped"])
     assert site.audit()[-1].reason == "the round is abandoned"

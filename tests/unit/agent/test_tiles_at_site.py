@@ -12,19 +12,33 @@ from agent.progress import Board
 from agent.training import train
 from histofed.base.clock import SystemClock
 from histofed.base.errors import CannotWriteState
+from histofed.base.ids import Json
 from histofed.recipes.registry import recipe
 from histofed.tiles.draw import draw_tiles
 from tests.unit.agent.conftest import MakeAssignment
 
-CONFIG = {"classes": ["MSIH", "nonMSIH"], "image_size": 32, "steps": 1, "batch": 2, "discriminator": {"name": "cnn"}}
+CONFIG: dict[str, Json] = {
+    "classes": ["MSIH", "nonMSIH"],
+    "image_size": 32,
+    "steps": 1,
+    "batch": 2,
+    "discriminator": {"name": "cnn"},
+}
 
 
 async def test_decoded_tiles_are_kept_at_the_site(tmp_path: Path, make_assignment: MakeAssignment) -> None:
     draw_tiles(tmp_path / "tiles", patients_per_class=2, tiles_per_patient=3, size=32)
     base = tmp_path / "gan.safetensors"
     recipe("gan").workshop().initialise(CONFIG, 1, base)
-    kept = {"cache": tmp_path / "cache", "cache_bytes": 10**8}
-    assignment = replace(make_assignment(), recipe="gan", config=CONFIG, base=base, data=tmp_path / "tiles", **kept)
+    assignment = replace(
+        make_assignment(),
+        recipe="gan",
+        config=CONFIG,
+        base=base,
+        data=tmp_path / "tiles",
+        cache=tmp_path / "cache",
+        cache_bytes=10**8,
+    )
     board = Board("train", SystemClock())
     result = await train(tmp_path, assignment, board.trained, 20.0)
     assert result.tiles == 12

@@ -101,8 +101,7 @@ def test_anything_else_is_refused_in_words(changes: dict[str, Any], error: type[
 @pytest.mark.parametrize(("rule", "needed"), [("tiles", "tiles"), ("patients", "patients"), ("uniform", None)])
 def test_only_the_count_that_weighs_must_be_there(rule: str, needed: str | None) -> None:
     expected = replace(EXPECTED, weights=rule)
-    for field in ("tiles", "patients"):
-        manifest = replace(MANIFEST, **{field: 0})
+    for field, manifest in (("tiles", replace(MANIFEST, tiles=0)), ("patients", replace(MANIFEST, patients=0))):
         if field == needed:
             with pytest.raises(BadData, match=f"counts by {rule}, and the site reports none"):
                 check_manifest(manifest, expected)
@@ -224,7 +223,7 @@ def test_no_byte_of_an_envelope_can_be_changed(
     whole = bytearray(getattr(sealed, field))
     whole[place % len(whole)] ^= flip
     with pytest.raises((BadData, NotAuthorised)):
-        opened(replace(sealed, **{field: bytes(whole)}), north)
+        opened(Envelope(**asdict(sealed) | {field: bytes(whole)}), north)
 
 
 # -- the tensors -------------------------------------------------------------------------------------------------------

@@ -115,7 +115,7 @@ def test_threads_do_not_change_a_bit(bench: Bench, threads: str) -> None:
 
 @given(
     array=hnp.arrays(
-        st.sampled_from([np.dtype("<f2"), np.dtype("<f4"), np.dtype("<f8")]),
+        st.sampled_from([np.dtype(name) for name in ("<f2", "<f4", "<f8")]),
         st.integers(1, 40),
         elements={"allow_nan": False, "allow_infinity": False},
     ),

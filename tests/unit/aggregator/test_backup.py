@@ -16,14 +16,14 @@ import pytest
 from aggregator import backup, restore, setup
 from aggregator.config import AggregatorConfig
 from aggregator.database import Database
-from aggregator.events import Accepted, Admitted, Announced, Opened, Received
+from aggregator.events import Accepted, Admitted, Announced, Event, Opened, Received
 from aggregator.members import Members
 from aggregator.rounds import Round, plan, step
 from aggregator.rows import ModelRow
 from aggregator.store import Store
 from histofed.audit.journal import Journal
 from histofed.audit.verify import Head, by_hand, records, verify
-from histofed.backup import swap
+from histofed.backup import snapshot, swap
 from histofed.base import durable
 from histofed.base.clock import SystemClock
 from histofed.base.errors import (
@@ -103,10 +103,10 @@ class Centre:
         (self.state / "blobs" / f"{'7' * 64}.{'a' * 16}.part").write_bytes(b"an upload that is not complete")
         self.database.close()
 
-    def advance(self, state: Round, event: object) -> Round:
-        after, _ = step(state, event)  # type: ignore[arg-type]  # an event
+    def advance(self, state: Round, event: Event) -> Round:
+        after, _ = step(state, event)
         update = Envelope(UPDATE_TYPE, b"payload", b"s", b"c") if isinstance(event, Received) else None
-        self.store.save_round(state, after, event, update)  # type: ignore[arg-type]  # an event
+        self.store.save_round(state, after, event, update)
         return after
 
     def sql(self, query: str, *values: object) -> list[tuple[object, ...]]:
@@ -283,8 +283,13 @@ def test_rounds_that_end_faster_than_a_snapshot(
     centre: Centre, file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     centre.cli("restore", str(file))
-    asked = []
-    monkeypatch.setattr(backup.snapshot, "link", lambda source, target: bool(asked.append(target)))
+    asked: list[Path] = []
+
+    def gone(source: Path, target: Path) -> bool:
+        asked.append(target)
+        return False
+
+    monkeypatch.setattr(snapshot, "link", gone)
     with pytest.raises(TryLater, match="try again in a moment"):
         backup.back_up(centre.config, tmp_path / "backup", centre.clock)
     assert len(asked) == backup.ATTEMPTS * 3
@@ -295,14 +300,14 @@ def test_a_round_that_is_committed_during_the_snapshot_means_another_snapshot(
 ) -> None:
     """Otherwise sites would drop the private tensors that the backup's round needs before they hear of it."""
     centre.cli("restore", str(file))
-    once, link = [True], backup.snapshot.link
+    once, link = [True], snapshot.link
 
     def commit_first(source: Path, target: Path) -> bool:
         if once and once.pop():
             centre.sql("UPDATE rounds SET state = 'committed'")
         return link(source, target)
 
-    monkeypatch.setattr(backup.snapshot, "link", commit_first)
+    monkeypatch.setattr(snapshot, "link", commit_first)
     manifest = backup.back_up(centre.config, tmp_path / "backup", centre.clock)
     assert manifest.rounds == {"demo": 1}
     ((rounds,),) = centre.sql("SELECT rounds FROM backups WHERE id = ?", manifest.id)

@@ -69,7 +69,7 @@ def test_when_a_site_was_there_last(fleet: Fleet, clock: FakeClock) -> None:
 
 def test_after_a_restart_known_sites_get_time_to_come_back(fleet: Fleet, clock: FakeClock) -> None:
     fleet.expect((NORTH,))
-    assert (fleet.present(), fleet.connected) == ({NORTH}, frozenset())
+    assert (fleet.present(), fleet.connected) == (frozenset({NORTH}), frozenset())
     clock.jump(86400)
     assert list(fleet.given_up(120)) == [], "a clock that is set is not time that passed"
 

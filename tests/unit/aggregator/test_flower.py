@@ -23,6 +23,7 @@ from aggregator import flower
 import flwr.serverapp.strategy
 import numpy as np
 import pytest
+from flwr.app import Array as FlowerArray
 from flwr.app import ConfigRecord, MetricRecord, RecordDict
 
 from aggregator.aggregate import AggregateJob, AggregateResult, FlowerCall, UpdateInput, aggregate
@@ -296,7 +297,7 @@ def test_the_global_generators_are_seeded_by_the_round(tmp_path: Path, monkeypat
             arrays, metrics = super().aggregate_train(server_round, replies)
             assert arrays is not None
             drawn = random.random() + np.random.random()
-            return type(arrays)({k: flower.FlowerArray(np.asarray(v.numpy() + drawn)) for k, v in arrays.items()}), metrics
+            return type(arrays)({k: FlowerArray(np.asarray(v.numpy() + drawn)) for k, v in arrays.items()}), metrics
 
     monkeypatch.setattr(flwr.serverapp.strategy, "FedAvg", Drawing)
     bench = Bench(tmp_path, "FedAvg")
@@ -326,7 +327,7 @@ def test_an_update_that_flower_would_take_is_refused(
     bench = Bench(tmp_path, name)
     updates = {site: tensors(index) for index, site in enumerate(SITES)}
     with pytest.raises(BadData, match=words):
-        flower.aggregate(bench.job(updates=updates | {"south": updates["south"] | change}))
+        flower.aggregate(bench.job(updates=updates | {"south": {**updates["south"], **change}}))
     assert not bench.path("shared-1").exists()
 
 
@@ -383,7 +384,7 @@ def test_what_a_strategy_would_tell_the_sites_is_refused(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("name", ["FedAvg", "FedAdam"])
 def test_state_that_nobody_would_keep_is_refused(tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Counting(getattr(flwr.serverapp.strategy, name)):  # type: ignore[misc]
+    class Counting(getattr(flwr.serverapp.strategy, name)):  # type: ignore[misc]  # any of them, by name
         def aggregate_train(self, server_round: int, replies: Any) -> Any:
             self.steps = getattr(self, "steps", 0) + 1
             return super().aggregate_train(server_round, replies)

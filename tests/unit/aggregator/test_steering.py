@@ -68,7 +68,7 @@ async def test_a_pause_lets_the_open_round_end_and_begins_no_other(bench: Bench)
         assert engine.store.round(KEY).deadline == deadline, "a pause moves no deadline"
         plan = bench.scheduler(engine)
         plan.tick()
-        assert engine.open_rounds == ()
+        assert list(engine.open_rounds) == []
         steer(engine, Order.RESUME)
         assert state_of(engine) == ("running", "")
         plan.tick()
@@ -167,7 +167,7 @@ async def test_cancelling_ends_it_at_any_moment(bench: Bench, moment: str) -> No
         site = engine.fleet.connect(NORTH, "north")
         steer(engine, Order.CANCEL, "wrong data")
         assert state_of(engine) == ("cancelled", "by admin: wrong data")
-        assert engine.open_rounds == engine.tasks_of(NORTH) == ()
+        assert (engine.open_rounds, engine.tasks_of(NORTH)) == ((), ())
         await settle(engine)
         bench.scheduler(engine).tick()
         assert [state.state for state in engine.store.rounds("demo")] in ([], [RoundState.ABANDONED])

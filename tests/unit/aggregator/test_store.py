@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import timedelta
 from pathlib import Path
 
@@ -125,7 +125,8 @@ def test_pages_of_rounds_are_all_rounds_in_their_order(store: Store, clock: Fake
             store.add_round(plan(RoundKey(ExperimentId(name), number), Digest("2" * 64), (A, B), (A, B), 2, 3, 60))
     store.set_round_metrics(RoundKey(ExperimentId("early"), 2), {"loss": 0.5})
     for experiment in ("", "early"):
-        found, after = [], None
+        found: list[tuple[Round, Mapping[str, float]]] = []
+        after = None
         while page := store.page_of_rounds(experiment, after, most):
             found += page
             after = page[-1][0].key
@@ -229,10 +230,10 @@ def test_the_migrations_make_exactly_the_tables_of_the_schema(database: Database
 
 def test_a_state_of_a_newer_release_is_refused_in_words(database: Database, tmp_path: Path) -> None:
     database.close()
-    database = sqlite3.connect(tmp_path / "state.db")
-    with database:
-        database.execute("UPDATE alembic_version SET version_num = '9999'")
-    database.close()
+    connection = sqlite3.connect(tmp_path / "state.db")
+    with connection:
+        connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    connection.close()
     with pytest.raises(VersionMismatch, match=r"newer histofed \(schema 9999\)"):
         Database(tmp_path / "state.db")
 

@@ -104,7 +104,7 @@ class JoinTokens(RuleBasedStateMachine):
         """It is used up with its certificate, or neither happened."""
         if not self.valid(token):
             return
-        armed, durable._armed = durable._armed, {"aggregator.rows_committed": _Cut()}  # type: ignore[dict-item]
+        armed, durable._armed = durable._armed, {"aggregator.rows_committed": _Cut()}  # type: ignore[dict-item]  # stands in for one
         try:
             if committed:
                 self.enrol(token, self.members)

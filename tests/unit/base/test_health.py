@@ -17,12 +17,12 @@ def test_nothing_is_ready_before_somebody_said_so() -> None:
 def test_ready_needs_every_required_condition() -> None:
     health = Health(FakeClock(), ("journal", "aggregator"))
     health.set("journal", True, "can be written")
-    assert not health.ready
+    assert (health.live, health.ready) == (True, False)
     health.set("aggregator", True, "connected")
-    assert health.ready
+    assert (health.live, health.ready) == (True, True)
     assert health.words() == "all is well"
     health.set("aggregator", False, "unreachable since three tries")
-    assert not health.ready
+    assert (health.live, health.ready) == (True, False)
     assert health.words() == "aggregator: unreachable since three tries"
 
 

@@ -99,7 +99,7 @@ def test_grpc_says_the_password_that_we_say(tmp_path: Path) -> None:
         options = [("grpc.enable_http_proxy", 1), ("grpc.http_proxy", found.url)]
         with grpc.insecure_channel(f"{HOST}:8443", options=options) as channel:
             # a call, for a subscription's thread may still ask a channel that was closed, and dies aloud
-            call = channel.unary_unary("/any/Thing").future(b"")
+            call: grpc.Future[bytes] = channel.unary_unary("/any/Thing", None, None).future(b"")
             with server.accept()[0] as peer:
                 peer.settimeout(10)
                 asked = peer.recv(4096).decode()

@@ -7,6 +7,7 @@ import json
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -20,6 +21,7 @@ from histofed.cli.training_show import LINE_SECONDS, Bar, Lines, training_show
 from histofed.recipes.contract import Progress
 from histofed.recipes.gan import central
 from histofed.tiles.draw import draw_tiles
+from histofed.training.sheet import render_sheet
 from tests.unit.cli.conftest import Ran
 
 RECIPE = """
@@ -94,11 +96,10 @@ def test_a_signal_keeps_what_was_done(
 ) -> None:
     whole = train("--config", settings, "--out", tmp_path / "whole")
     assert whole.code == 0
-    drawn = central.render_sheet
 
-    def interrupted(*arguments: object) -> bytes:
+    def interrupted(*arguments: Any) -> bytes:
         signal.raise_signal(number)
-        return drawn(*arguments)  # type: ignore[arg-type]
+        return render_sheet(*arguments)
 
     with monkeypatch.context() as patched:
         patched.setattr(central, "render_sheet", interrupted)
@@ -179,9 +180,9 @@ def _progress(step: int) -> Progress:
 def test_a_log_gets_a_line_now_and_then() -> None:
     out, clock = io.StringIO(), FakeClock()
     show = Lines(out, clock)
-    assert not show.training
+    before = show.training
     show.begin(SPAN)
-    assert show.training
+    assert (before, show.training) == (False, True)
     for step in (11, 12, 13):
         show.progress(_progress(step))
         clock.advance(LINE_SECONDS * 0.6)

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, cast
@@ -25,7 +25,7 @@ from tests.unit.cli.conftest import Ran
 class Script:
     """What each connection sees: messages, then an error or the stream's end."""
 
-    def __init__(self, *connections: list[Sight | HistofedError]) -> None:
+    def __init__(self, *connections: Sequence[Sight | HistofedError]) -> None:
         self.connections = list(connections)
         self.lists = 0
 

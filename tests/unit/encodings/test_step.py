@@ -10,6 +10,7 @@ import pytest
 from histofed import weights
 from histofed.base.encoding import ENCODINGS, STEPS, Encoding
 from histofed.base.errors import BadData
+from histofed.base.hashing import sha256_file
 from histofed.encodings.file import Encoded, Form
 from histofed.encodings.step import apply_steps, step_form, writing_step
 from histofed.weights import Array, TensorFile, Written, pieces
@@ -57,7 +58,7 @@ def test_every_encoding_but_the_plain_one_has_a_step() -> None:
 def test_a_step_leads_to_the_very_file(tmp_path: Path, encoding: Encoding) -> None:
     way = Way(tmp_path, encoding)
     encoded = way.go(way.near(2))
-    assert encoded.file == Written(weights_digest(way.steps[0][0]), way.steps[0][0].stat().st_size)
+    assert encoded.file == Written(sha256_file(way.steps[0][0]), way.steps[0][0].stat().st_size)
     assert apply_steps(tmp_path / "model-0", way.steps, tmp_path / "reached") == way.written
     assert (tmp_path / "reached").read_bytes() == way.model.read_bytes()
     assert encoded.file.bytes < way.model.stat().st_size * (0.5 if encoding == "bfloat16-delta" else 0.9)
@@ -112,9 +113,3 @@ def test_a_difference_beyond_the_encoding_is_refused_and_leaves_no_model(tmp_pat
     with pytest.raises(BadData, match="a difference is too large"):
         way.go(new)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model-0"]
-
-
-def weights_digest(path: Path) -> str:
-    from histofed.base.hashing import sha256_file
-
-    return sha256_file(path)

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from histofed.base.encoding import Encoding
 from histofed.encodings.words import transform
 from histofed.weights import Array
 
@@ -101,10 +102,10 @@ def test_what_did_not_change_does_not_change(base: Array) -> None:
 
 @pytest.mark.parametrize("encoding", ["bfloat16", "bfloat16-delta"])
 @pytest.mark.parametrize("dtype", TYPES[1:], ids=str)
-def test_other_types_are_never_rounded(encoding: str, dtype: np.dtype[np.floating]) -> None:
+def test_other_types_are_never_rounded(encoding: Encoding, dtype: np.dtype[np.floating]) -> None:
     draw = np.random.default_rng(1)
     new, base = draw.standard_normal(100).astype(dtype), draw.standard_normal(100).astype(dtype)
-    coder = transform(encoding, dtype)  # type: ignore[arg-type]
+    coder = transform(encoding, dtype)
     assert coder.exact
     assert coder.decode(coder.encode(new, base), base).tobytes() == new.tobytes()
 

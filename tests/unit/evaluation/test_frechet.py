@@ -16,7 +16,8 @@ def _whitened(count: int, length: int, seed: int) -> Features:
     drawn = np.random.default_rng(seed).normal(size=(count, length))
     drawn -= drawn.mean(0)
     q, _ = np.linalg.qr(drawn)
-    return q * np.sqrt(count - 1)
+    whitened: Features = q * np.sqrt(count - 1)
+    return whitened
 
 
 def test_moved_and_stretched_normals_have_the_distance_of_the_closed_form() -> None:

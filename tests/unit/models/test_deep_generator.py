@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from histofed.base.errors import BadData
-from histofed.models.deep_generator import CLASS_VECTOR, DeepGenerator
+from histofed.models.deep_generator import CLASS_VECTOR, DeepGenerator, _UpBlock
 from histofed.models.norms import group_norm
 from histofed.models.registry import build_generator
 
@@ -57,7 +57,9 @@ def test_no_place_of_a_tile_is_told_where_it_is() -> None:
     assert isinstance(generator, DeepGenerator)
     given = torch.randn(1, generator.latent + CLASS_VECTOR)
     for block in generator.blocks:
+        assert isinstance(block, _UpBlock)
         for bias in (block.conv1.bias, block.conv2.bias):
+            assert bias is not None
             torch.nn.init.normal_(bias)
         flat = torch.randn(1, block.conv1.in_channels, 1, 1).expand(-1, -1, 8, 8)
         with torch.no_grad():

@@ -27,7 +27,7 @@ def model(seed: int, scale: float) -> dict[str, Array]:
     return {
         "body.weight": (draw.standard_normal((70, 1000)) * scale).astype(np.float32),
         "head.bias": (draw.standard_normal(7) * scale).astype(np.float32),
-        "temperature": np.float32(scale).reshape(()),
+        "temperature": np.array(scale, np.float32),
     }
 
 
@@ -64,7 +64,7 @@ def test_the_direction_is_kept(tmp_path: Path) -> None:
 
 
 def test_types_and_bytes_are_kept(tmp_path: Path) -> None:
-    base = {"a": np.ones((3, 0), np.float32), "b": np.zeros(5, np.float16), "c": np.zeros(5, np.float64)}
+    base: dict[str, Array] = {"a": np.ones((3, 0), np.float32), "b": np.zeros(5, np.float16), "c": np.zeros(5, np.float64)}
     trained = {"a": base["a"], "b": base["b"] + np.float16(3), "c": base["c"] + 4}
     first = clip(tmp_path, trained, base, 1.0)
     once = (tmp_path / "update").read_bytes()

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import nn
 
+from histofed.base.ids import Json
 from histofed.recipes import presets
 from histofed.recipes.gan.config import GanConfig
 from histofed.recipes.sections import parse_section
@@ -19,9 +20,9 @@ from scripts.costlib.meter import metered
 DOCUMENT = Path(__file__).parents[3] / "docs/presets.md"
 
 
-def config(name: str, **changed: object) -> GanConfig:
+def config(name: str, **changed: Json) -> GanConfig:
     """Of a preset, with batches of two: counts per tile do not depend on it, and it is quicker."""
-    return parse_section(GanConfig, {**presets.load(name).recipe_table(1000), "batch": 2, **changed})  # type: ignore[dict-item]
+    return parse_section(GanConfig, {**presets.load(name).recipe_table(1000), "batch": 2, **changed})
 
 
 FORWARD = {"paper/acgan-vit-b-16": 35.13, "paper/acgan-cnn": 0.098}
@@ -91,8 +92,8 @@ def test_a_critic_is_counted_with_its_penalty_and_its_turns() -> None:
 
 def test_a_lazy_penalty_is_spread() -> None:
     def step(r1: float, every: int) -> float:
-        objective = {"name": "hinge", "r1": r1, "penalty_every": every}
-        network = {"name": "cnn", "norm": "none", "dropout": 0.0}
+        objective: dict[str, Json] = {"name": "hinge", "r1": r1, "penalty_every": every}
+        network: dict[str, Json] = {"name": "cnn", "norm": "none", "dropout": 0.0}
         return cost(config("paper/acgan-cnn", image_size=32, objective=objective, discriminator=network)).discriminator_step
 
     plain = step(0.0, 1)

@@ -63,9 +63,9 @@ def test_the_journal_gets_priorities_or_structured_fields(
 ) -> None:
     sent: list[tuple[str, dict[str, str]]] = []
     journal = types.ModuleType("systemd.journal")
-    journal.send = lambda message, **entry: sent.append((message, entry))  # type: ignore[attr-defined]
+    journal.send = lambda message, **entry: sent.append((message, entry))  # type: ignore[attr-defined]  # made here
     systemd = types.ModuleType("systemd")
-    systemd.journal = journal  # type: ignore[attr-defined]
+    systemd.journal = journal  # type: ignore[attr-defined]  # made here
     with (tmp_path / "journal").open("w+") as stream:
         status = os.fstat(stream.fileno())
         environ = {"JOURNAL_STREAM": f"{status.st_dev}:{status.st_ino}"}

@@ -22,7 +22,7 @@ def drawn(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_it_is_a_data_set_in_the_published_layout(drawn: Path) -> None:
-    patients = []
+    patients: list[str] = []
     for place, site in enumerate("ab"):
         found = folder.scan(drawn / site, CLASSES)
         assert [found.count(0), found.count(1)] == [6, 6]

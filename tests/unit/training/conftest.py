@@ -39,7 +39,8 @@ def _register_swin() -> None:
         network = SwinTransformer(
             32, 2, embed_dim=16, depths=(2, 2), num_heads=(2, 4), window_size=4, num_classes=num_classes
         )
-        network.pretrained_cfg = {
+        described: Any = network  # torch knows tensors and modules alone as attributes
+        described.pretrained_cfg = {
             "input_size": (3, 32, 32),
             "fixed_input_size": True,
             "mean": (0.485, 0.456, 0.406),

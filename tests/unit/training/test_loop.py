@@ -164,7 +164,7 @@ def _poisoned(
 ) -> dict[str, float]:
     poison = _Poison(batches, contest, 3, times)
     store = CheckpointStore(folder, "work")
-    losses = train(contest, poison, 6, 2, store, FakeClock(), lambda _: None, stop, RETURNS)  # type: ignore[arg-type]
+    losses = train(contest, poison, 6, 2, store, FakeClock(), lambda _: None, stop, RETURNS)  # type: ignore[arg-type]  # only `at` is asked
     store.clear()
     return dict(losses)
 
@@ -230,7 +230,7 @@ def test_when_losses_are_read_does_not_matter(
         (tmp_path / str(read_every)).mkdir()
         losses = train(
             contest,
-            poison,  # type: ignore[arg-type]
+            poison,  # type: ignore[arg-type]  # only `at` is asked
             7,
             2,
             store,

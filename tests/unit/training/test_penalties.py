@@ -54,10 +54,10 @@ def test_gradients_of_a_penalty_on_a_transformer_match_finite_differences(name: 
     direction = slope / slope.norm()
     with torch.no_grad():
         size = 1e-3
-        weight += size * direction
+        weight.add_(size * direction)
     above = value().item()
     with torch.no_grad():
-        weight -= 2 * size * direction
+        weight.sub_(2 * size * direction)
     below = value().item()
     assert (above - below) / (2 * size) == pytest.approx(slope.norm().item(), rel=2e-2)
 

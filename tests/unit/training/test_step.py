@@ -113,7 +113,7 @@ def test_every_objective_repeats_and_resumes_bit_for_bit(
     for after in (2, 1):
         answers = iter([False] * after + [True])
         with pytest.raises(Cancelled):
-            _train(fresh(), batches, folder, rules, steps=5, stop=lambda answers=answers: next(answers))
+            _train(fresh(), batches, folder, rules, steps=5, stop=answers.__next__)
         torch.randn(3)
     assert _train(fresh(), batches, folder, rules, steps=5) == whole
 

@@ -94,9 +94,9 @@ async def test_a_frozen_aggregator_is_left_and_the_transfer_goes_on_when_it_is_b
                 "backoff": PATIENT,
             }
             moving = asyncio.create_task(
-                blobs.upload(connection, source, NAME, task=TASK, **options)  # type: ignore[arg-type]  # as above
+                blobs.upload(connection, source, NAME, task=TASK, **options)  # type: ignore[arg-type]  # each has its type
                 if way == "upload"
-                else blobs.download(connection, NAME, tmp_path / "back", size=len(BLOB), **options)  # type: ignore[arg-type]
+                else blobs.download(connection, NAME, tmp_path / "back", size=len(BLOB), **options)  # type: ignore[arg-type]  # as above
             )
             await middle.wait()
             process.send_signal(signal.SIGSTOP)

@@ -28,11 +28,15 @@ from histofed.base.errors import (
     TrainingFailed,
     UsageError,
 )
+from histofed.base.ids import Json
 from histofed.models.cnn_discriminator import CnnDiscriminator
 from histofed.recipes.gan import central
+from histofed.recipes.gan.building import contest_of
+from histofed.recipes.gan.settings import Settings
 from histofed.tiles.draw import draw_tiles
 from histofed.tiles.store import TileStore
 from histofed.training.checkpoint import CheckpointStore
+from histofed.training.contest import Contest
 from tests.unit.recipes.gan.conftest import TABLE, MakeRunner, Runner, Ticking, stop_after
 
 EVERYTHING: Mapping[str, Any] = {
@@ -49,6 +53,12 @@ DIVERGING: Mapping[str, Any] = {**TABLE, "generator_rate": 0.02, "returns": {"mo
 
 def _files(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
+
+
+def _stretches(record: Mapping[str, Json]) -> list[Mapping[str, Json]]:
+    found = record["stretches"]
+    assert isinstance(found, list)
+    return found
 
 
 # -- what it leaves ----------------------------------------------------------------------------------------------------
@@ -82,8 +92,8 @@ def test_the_record_says_what_was_run_and_nothing_that_names_anybody(run: Runner
     names = [path.name for path in run.data.glob("*/*")]
     assert data["tiles"] == len(names)
     assert [one["name"] for one in data["classes"]] == ["MSIH", "nonMSIH"]
-    (stretch,) = record["stretches"]  # type: ignore[misc]
-    assert (stretch["from_step"], stretch["to_step"], stretch["threads"]) == (0, 6, 1)  # type: ignore[index, call-overload]
+    (stretch,) = _stretches(record)
+    assert (stretch["from_step"], stretch["to_step"], stretch["threads"]) == (0, 6, 1)
     text = json.dumps(record)
     assert str(run.data) not in text
     assert "TCGA-" not in text
@@ -127,7 +137,7 @@ def test_five_classes(run_on: MakeRunner, tmp_path: Path) -> None:
 
 def test_epochs_count_passes_over_the_tiles(run: Runner) -> None:
     tiles = len([*run.data.glob("*/*.jpg")])
-    task = run.task(settings=central.Settings("small", None, TABLE, None, 2), max_steps=1)
+    task = run.task(settings=Settings("small", None, TABLE, None, 2), max_steps=1)
     record = central.train_centrally(task, run.seen, lambda: False, Ticking())
     assert record["steps"] == -(-2 * tiles // 4)
 
@@ -146,7 +156,7 @@ def test_a_stopped_run_goes_on_and_ends_in_the_same_bytes(run: Runner, table: Ma
     assert run("stopped", table=table, max_steps=1)["step"] == 3
     record = run("stopped", table=table)
     assert run.model("stopped") == run.model("whole")
-    assert [(one["from_step"], one["to_step"]) for one in record["stretches"]] == [(0, 2), (2, 3), (3, 6)]  # type: ignore[union-attr, index, call-overload]
+    assert [(one["from_step"], one["to_step"]) for one in _stretches(record)] == [(0, 2), (2, 3), (3, 6)]
     assert [(span.first, span.last) for span in run.seen.spans] == [(0, 6), (0, 6), (2, 3), (3, 6)]
     assert record["notes"] == []
 
@@ -231,7 +241,7 @@ def test_beginning_again_forgets_everything_of_the_run_and_nothing_else(run: Run
     run(steps=3, sheet_every=1)
     (run.folder / "out" / "notes.txt").write_text("mine")
     record = run(steps=2, restart=True)
-    assert len(record["stretches"]) == 1  # type: ignore[arg-type]
+    assert len(_stretches(record)) == 1
     assert _files(run.folder / "out" / "samples") == ["latest.png", "step-000002.png"]
     assert (run.folder / "out" / "notes.txt").read_text() == "mine"
 
@@ -314,7 +324,9 @@ def test_files_that_are_no_tiles_are_counted_by_reason(run_on: MakeRunner, tmp_p
         "truncated or damaged": 1,
         "far too many pixels for a tile": 1,
     }
-    assert len(record["notes"]) == 5  # type: ignore[arg-type]
+    notes = record["notes"]
+    assert isinstance(notes, list)
+    assert len(notes) == 5
 
 
 def test_a_weights_file_of_another_network(run: Runner, tmp_path: Path) -> None:
@@ -327,10 +339,8 @@ def test_a_weights_file_of_another_network(run: Runner, tmp_path: Path) -> None:
 
 
 def test_a_run_that_diverges_fails_and_says_so_in_its_record(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = central.contest_of
-
-    def broken(*arguments: Any, **options: Any) -> Any:
-        contest = made(*arguments, **options)
+    def broken(*arguments: Any, **options: Any) -> Contest:
+        contest = contest_of(*arguments, **options)
         with torch.no_grad():
             next(contest.discriminator.parameters()).fill_(float("nan"))
         return contest

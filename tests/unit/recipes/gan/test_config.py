@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from histofed.base.errors import BadData
+from histofed.base.ids import Json
 from histofed.recipes.contract import ServerRule
 from histofed.recipes.gan.recipe import GanRecipe
 from histofed.training.rules import Augmentation, LeCam, Returns, Rules
@@ -140,7 +141,7 @@ def test_an_objectives_numbers_are_its_own_unless_named() -> None:
 
 
 def test_a_file_that_a_site_would_open_is_demanded() -> None:
-    start = {"name": "resnet18", "weights": {"path": "/w", "sha256": "ab" * 32}}
+    start: Mapping[str, Json] = {"name": "resnet18", "weights": {"path": "/w", "sha256": "ab" * 32}}
     assert RECIPE.demands({**SECTION, "discriminator": start}).models == (
         "generator:paper-cnn",
         "discriminator:resnet18",

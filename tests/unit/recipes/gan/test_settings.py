@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from histofed.base.errors import BadData, ConfigError, NotFound, UsageError
 from histofed.base.hashing import sha256_file
+from histofed.base.ids import Json
 from histofed.recipes.gan.settings import Changes, Settings, from_file, from_preset, parse_value
 from histofed.recipes.presets import load, names
 
@@ -41,8 +42,9 @@ def test_a_weights_file_is_pinned_by_the_presets_digest_or_the_callers(tmp_path:
     with pytest.raises(NotFound, match="cannot be read"):
         from_preset(load(PAPER), Changes(weights=tmp_path / "none"))
     own = from_preset(load(PAPER), Changes(weights=tmp_path / "file", weights_sha256=digest.upper()))
-    assert own.draft().discriminator.weights is not None
-    assert own.draft().discriminator.weights.sha256 == digest
+    weights = own.draft().discriminator.weights
+    assert weights is not None
+    assert weights.sha256 == digest
     assert f"starts from a file with SHA-256 {digest[:12]}" in own.not_the_papers()[0]
 
 
@@ -63,7 +65,7 @@ def test_calls_that_mean_nothing(changes: Changes, words: str) -> None:
 
 
 def test_changes_are_kept_as_sentences() -> None:
-    values = {"batch": 16, "latent": 100, "returns": "off", "augment.colour": 0.1, "augment.flips": False}
+    values: dict[str, Json] = {"batch": 16, "latent": 100, "returns": "off", "augment.colour": 0.1, "augment.flips": False}
     settings = from_preset(load("default"), Changes(steps=10, values=values))
     config = settings.draft()
     assert (config.batch, config.steps, config.returns, config.augment and config.augment.colour) == (16, 10, None, 0.1)

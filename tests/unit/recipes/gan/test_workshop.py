@@ -184,10 +184,13 @@ def test_decoded_tiles_are_kept_for_the_next_task(
 ) -> None:
     """With and without the cache the same bytes; the second task decodes nothing."""
     plain = _train(_task(tmp_path / "plain", tiles_root.path))
-    kept = {"cache": tmp_path / "cache", "cache_bytes": 10**8}
-    assert _train(replace(_task(tmp_path / "cold", tiles_root.path), **kept)) == plain
+
+    def kept(name: str) -> TrainTask:
+        return replace(_task(tmp_path / name, tiles_root.path), cache=tmp_path / "cache", cache_bytes=10**8)
+
+    assert _train(kept("cold")) == plain
     monkeypatch.setattr(cache, "decode_tile", lambda *_: pytest.fail("decoded again"))
-    assert _train(replace(_task(tmp_path / "warm", tiles_root.path), **kept)) == plain
+    assert _train(kept("warm")) == plain
 
 
 def test_a_cache_that_cannot_be_written_stops_the_task(tiles_root: TilesRoot, tmp_path: Path) -> None:
