@@ -60,7 +60,7 @@ check: $(STAMP) $(BUF) ## Format, lint, types, imports, proto style and currency
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/mypy -p bench
+	$(BIN)/mypy -p bench -p tests
 	MYPYPATH=scripts $(BIN)/mypy scripts/demo.py scripts/demolib/*.py scripts/preset_costs.py scripts/costlib/*.py
 	MYPYPATH=scripts $(BIN)/mypy $(foreach name,lock wheelhouse deb bundle images cli_papers,scripts/$(name).py) scripts/packlib/*.py
 	$(BIN)/lint-imports
