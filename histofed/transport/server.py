@@ -6,6 +6,8 @@ optional per call.
 
 from __future__ import annotations
 
+import errno
+import socket
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -52,6 +54,7 @@ def bind_plain(server: grpc.aio.Server, address: str) -> int:
 
 
 def _bound(address: str, add: Callable[[], int]) -> int:
+    _refuse_taken(address)
     try:
         port = add()
     except RuntimeError:
@@ -59,3 +62,19 @@ def _bound(address: str, add: Callable[[], int]) -> int:
     if port == 0:
         raise AlreadyThere(f"cannot listen on {address}: another process does, or the address is not ours")
     return port
+
+
+def _refuse_taken(address: str) -> None:
+    """Tried without gRPC first, which prints lines of its own about a port that it cannot have. Raises `AlreadyThere`."""
+    host, _, port = address.rpartition(":")
+    with socket.socket(socket.AF_INET6 if host.startswith("[") else socket.AF_INET) as trial:
+        # as gRPC does: a connection that is just closing does not hold the port
+        trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            trial.bind((host.strip("[]"), int(port)))
+        except (OSError, OverflowError) as error:
+            # the rest is gRPC's to judge: it looks a name up in every family
+            if isinstance(error, OSError) and error.errno == errno.EADDRINUSE:
+                raise AlreadyThere(
+                    f"cannot listen on {address}: another process does; `ss -ltnp` shows which, stop it or name another port"
+                ) from error
