@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from histofed import __version__
 from histofed.base.errors import ConfigError, HistofedError, UsageError
+from histofed.base.owner import in_words, refuse_others
 
 if TYPE_CHECKING:
     from agent.config import AgentConfig
@@ -28,7 +29,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = _parser()
     options = parser.parse_args(argv)
     try:
-        code: int = options.command(options)
+        with in_words():
+            code: int = options.command(options)
     except HistofedError as error:
         from histofed.telemetry.logs import complain
 
@@ -41,7 +43,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="histofed-agent",
         description="The agent of one hospital: trains locally on request, sends model updates only.",
-        epilog="Exit codes: 0 done, 1 warnings, 2 usage, 65 data, 69 aggregator, 73 disk, 77 identity, 78 configuration.",
+        epilog="Exit codes: 0 done, 1 warnings, 2 usage, 65 data, 69 aggregator, 73 disk, 77 identity, "
+        "78 configuration, or another user's state.",
     )
     parser.add_argument("--version", action="version", version=f"histofed-agent {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
@@ -88,7 +91,7 @@ def _command(commands: Any, name: str, function: Callable[[argparse.Namespace], 
 def _run(options: argparse.Namespace) -> int:
     from histofed.telemetry.logs import configure
 
-    loaded = _load(options)
+    loaded = _own(options, "run")
     configure(loaded.config.log_level)
     from agent.daemon import run
 
@@ -101,7 +104,7 @@ def _enroll(options: argparse.Namespace) -> int:
     from agent.layout import Layout
     from histofed.base.clock import SystemClock
 
-    config = _load(options).config
+    config = _own(options, "enroll").config
     text = _join_line(options.join_line_file)
     done = enroll(
         text, Layout(config.state_dir), config.aggregator, SystemClock(), again=options.again, proxy=proxy_setting(config)
@@ -171,7 +174,7 @@ def _backup(options: argparse.Namespace) -> int:
     if options.check:
         manifest = backup.check(options.file)
     else:
-        layout = Layout(_load(options).config.state_dir)
+        layout = Layout(_own(options, "backup ...").config.state_dir)
         manifest = backup.back_up(layout, options.file, SystemClock(), with_identity=options.with_identity)
     rounds = ", ".join(f"{name}/{number}" for name, number in sorted(manifest.rounds.items())) or "none"
     with_key = any(member.name == "identity/agent.pem" for member in manifest.members)
@@ -189,7 +192,7 @@ def _restore(options: argparse.Namespace) -> int:
     from agent.layout import Layout
     from histofed.base.clock import SystemClock
 
-    layout = Layout(_load(options).config.state_dir)
+    layout = Layout((_load(options) if options.dry_run else _own(options, "restore ...")).config.state_dir)
     if options.dry_run:
         done = restore.dry_run(layout, options.file)
     else:
@@ -203,3 +206,10 @@ def _load(options: argparse.Namespace) -> Loaded[AgentConfig]:
 
     flags: dict[str, Json] = {"state_dir": options.state_dir}
     return load_config(options.config, flags)
+
+
+def _own(options: argparse.Namespace, command: str) -> Loaded[AgentConfig]:
+    """For a command that writes into the state. Raises `ConfigError` for root and `NotOurs` for another user's state."""
+    loaded = _load(options)
+    refuse_others(loaded.config.state_dir, f"histofed-agent {command}")
+    return loaded

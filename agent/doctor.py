@@ -37,6 +37,7 @@ from histofed.base.errors import (
     TrainingFailed,
     VersionMismatch,
 )
+from histofed.base.owner import usable
 from histofed.base.proxy import ENVIRONMENT, ProxySetting, find
 from histofed.pki.credentials import Credentials
 from histofed.tiles.folder import OTHER_CLASS, PUBLISHED, class_key, look, scan
@@ -63,6 +64,8 @@ def checks(loaded: Loaded[AgentConfig], clock: Clock) -> Iterable[Check]:
         yield Check("tiles", lambda: tiles(root, expected_classes(config.consent), config.minimum_patients))
     yield Check("training", lambda: training(config))
     yield Check("state", lambda: checkup.state_directory(layout.root, RESERVE, ENROLL))
+    if layout.root.is_dir() and not usable(layout.root):
+        return  # nothing in it can be looked at, and one sentence about it is enough
     if (layout.root / swap.PLAN).exists():
         yield Check("restore", lambda: swap.interrupted(layout.root))
         return  # half of the state is on its way: what else could be said would be wrong in a moment
@@ -107,7 +110,7 @@ def data(config: DataConfig) -> str | Doubt:
     if not os.access(root, os.R_OK | os.X_OK):
         raise ConfigError(f"data.root = {root} cannot be read by this user ({os.geteuid()}): give it the right to read")
     with os.scandir(root) as entries:
-        seen = [(entry.is_dir(), os.access(entry.path, os.R_OK)) for entry in entries]
+        seen = [(_is_folder(entry), os.access(entry.path, os.R_OK)) for entry in entries]
     if not any(is_folder for is_folder, _ in seen):
         raise BadData(f"data.root = {root} has no folder in it: tiles lie in one folder per class; is the disk mounted?")
     if closed := sum(not readable for _, readable in seen):
@@ -115,6 +118,14 @@ def data(config: DataConfig) -> str | Doubt:
     if os.access(root, os.W_OK):
         return Doubt(f"{root}, {len(seen)} entries; this user can write there: mount it read-only, the agent only reads")
     return f"{root}, {len(seen)} entries, read-only"
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    """False also for a link that leads to where this user may not look: the refusal would name it."""
+    try:
+        return entry.is_dir()
+    except PermissionError:
+        return False
 
 
 def expected_classes(consent: Path) -> tuple[str, ...]:
@@ -172,6 +183,11 @@ def training(config: AgentConfig) -> str | Doubt:
             timeout=PROBE_S,
             check=False,
         )
+    except PermissionError as error:
+        raise TrainingFailed(
+            f"{sys.executable} cannot be started by this user ({os.geteuid()}), and training is a process of its own: "
+            "install histofed where the daemon's user may read it"
+        ) from error
     except subprocess.TimeoutExpired as error:
         raise TrainingFailed(
             f"torch did not start within {PROBE_S:.0f} s: is the machine overloaded, a GPU hung?"

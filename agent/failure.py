@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from agent.config import AgentConfig
-from histofed.base.errors import CannotWriteState, HistofedError, TrainingFailed, TryLater
+from histofed.base.errors import CannotWriteState, HistofedError, NotOurs, TrainingFailed, TryLater
 
 
 def may_succeed_later(error: HistofedError) -> bool:
@@ -15,7 +15,8 @@ def for_the_operator(error: HistofedError, config: AgentConfig) -> str:
     """The error's sentence, or its class's where the sentence names a place on this machine."""
     places = (config.state_dir, config.data.root, config.data.cache_dir, config.consent)
     sentence = str(error)
-    if any(place is not None and str(place) in sentence for place in places):
+    # whose the files are may be told of a folder above those places, or of what a link leads to
+    if isinstance(error, NotOurs) or any(place is not None and str(place) in sentence for place in places):
         doc = (type(error).__doc__ or type(error).__name__).strip()
         return f"{doc} The site's log says where."
     return sentence

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from histofed.base.errors import ConfigError, NotEnrolled
+from histofed.base.owner import in_words
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,7 @@ def aggregator_address(configured: str | None, layout: Layout) -> str:
             f"there is no identity in {layout.root}: run `histofed-agent enroll` with a join line of the operator"
         )
     try:
-        return layout.aggregator.read_text(encoding="utf-8").strip()
+        with in_words():
+            return layout.aggregator.read_text(encoding="utf-8").strip()
     except OSError as error:
         raise ConfigError('where is the aggregator? set aggregator = "host:port" in agent.toml') from error

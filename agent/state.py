@@ -22,6 +22,7 @@ from histofed.audit.history import History
 from histofed.base.clock import Clock, iso
 from histofed.base.errors import CannotWriteState, VersionMismatch
 from histofed.base.ids import Digest, ExperimentId, TaskKey, digest
+from histofed.base.owner import database_files, denial
 
 SCHEMA: Final = 2
 """`PRAGMA user_version` of the files this version writes."""
@@ -161,4 +162,6 @@ def _disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
+        if (refused := denial(*database_files(path))) is not None:
+            raise refused from error
         raise CannotWriteState(f"cannot use the agent's state {path}: {error}; free space or repair the disk") from error

@@ -37,6 +37,7 @@ from histofed.base.clock import Clock, iso
 from histofed.base.durable import failpoint
 from histofed.base.errors import AlreadyThere, BadData, CannotWriteState, NotEnrolled, TryLater, VersionMismatch
 from histofed.base.ids import ExperimentId, RoundKey, SiteId, TaskKey, digest
+from histofed.base.owner import database_files, denial
 from histofed.pki.credentials import Credentials
 from histofed.transport.store import owner_of
 
@@ -215,6 +216,8 @@ def connected(path: Path) -> Iterator[sqlite3.Connection]:
             connection.execute("PRAGMA synchronous=FULL")
             yield connection
     except sqlite3.Error as error:
+        if (refused := denial(*database_files(path))) is not None:
+            raise refused from error
         raise CannotWriteState(f"the database {path} cannot be used: {error}") from error
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 from histofed import __version__
 from histofed.base.clock import SystemClock
 from histofed.base.errors import HistofedError, UsageError
+from histofed.base.owner import in_words, refuse_others
 
 if TYPE_CHECKING:
     from aggregator.config import AggregatorConfig
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 EXIT_CODES: Final = (
     "Exit codes: 0 done, 2 usage, 65 the file is damaged or of another federation, or something is in the way, 73 disk, "
-    "75 try again in a moment, 77 no federation or a false signature, 78 configuration or version."
+    "75 try again in a moment, 77 no federation or a false signature, 78 configuration, version, or another user's state."
 )
 KEEP_SAFE: Final = "it holds the CA's key: keep it like that key, and encrypt it before it leaves this machine"
 PROVEN: Final = "every byte is what was backed up, signed under that CA"
@@ -30,7 +31,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """The console script; returns the exit code of the one table (`histofed/base/errors.py`)."""
     options = _parser().parse_args(arguments)
     try:
-        code: int = options.run(options)
+        with in_words():
+            code: int = options.run(options)
     except HistofedError as error:
         from histofed.telemetry.logs import complain
 
@@ -130,7 +132,7 @@ def _backup(options: argparse.Namespace) -> int:
     if options.check:
         manifest = backup.check(options.file)
     else:
-        manifest = backup.back_up(_load(options).config, options.file, SystemClock())
+        manifest = backup.back_up(_own(options, "backup ...").config, options.file, SystemClock())
     sys.stdout.write(
         f"{options.file}: {manifest.federation} at {manifest.made_at[:19]} UTC, epoch {manifest.epoch}, newest committed: "
         f"{manifest.newest_committed}; {len(manifest.members)} files, {manifest.total_bytes} bytes; "
@@ -145,7 +147,7 @@ def _restore(options: argparse.Namespace) -> int:
 
     if options.in_place == (options.file is not None) or (options.in_place and (options.dry_run or options.replace)):
         raise UsageError("name a FILE, or --in-place alone for a state directory that was put back by hand")
-    config, clock = _load(options).config, SystemClock()
+    config, clock = (_load(options) if options.dry_run else _own(options, "restore ...")).config, SystemClock()
     if options.in_place:
         done = restore.in_place(config, clock, epoch=options.epoch)
     elif options.dry_run:
@@ -164,10 +166,17 @@ def _load(options: argparse.Namespace) -> Loaded[AggregatorConfig]:
     return load(AggregatorConfig, name="aggregator", path=path, flags={})
 
 
+def _own(options: argparse.Namespace, command: str) -> Loaded[AggregatorConfig]:
+    """For a command that writes into the state. Raises `ConfigError` for root and `NotOurs` for another user's state."""
+    loaded = _load(options)
+    refuse_others(loaded.config.state_dir, f"histofed-aggregator {command}")
+    return loaded
+
+
 def _init(options: argparse.Namespace) -> int:
     from aggregator import setup
 
-    config = _load(options).config
+    config = _own(options, "init").config
     identity = setup.create(config, SystemClock())
     folder = options.operator_dir or config.state_dir / "operator"
     setup.write_operator(folder, options.operator, config, identity.authority, SystemClock())
@@ -182,7 +191,7 @@ def _init(options: argparse.Namespace) -> int:
 def _operator(options: argparse.Namespace) -> int:
     from aggregator import setup
 
-    config, clock = _load(options).config, SystemClock()
+    config, clock = _own(options, f"operator {options.name} --out DIR").config, SystemClock()
     issued = setup.write_operator(options.out, options.name, config, setup.load(config, clock).authority, clock)
     sys.stdout.write(f"operator {options.name}: {options.out / 'operator.toml'}, valid until {issued.not_after:%Y-%m-%d}\n")
     return 0
@@ -191,7 +200,7 @@ def _operator(options: argparse.Namespace) -> int:
 def _first(options: argparse.Namespace) -> int:
     from aggregator import setup
 
-    digest = setup.give_first(_load(options).config, options.name, options.file)
+    digest = setup.give_first(_own(options, "first ...").config, options.name, options.file)
     sys.stdout.write(f"experiment {options.name} will begin with {digest}; next: histofed experiments submit\n")
     return 0
 
@@ -201,7 +210,7 @@ def _run(options: argparse.Namespace) -> int:
     from histofed.base.daemon import Daemon
     from histofed.telemetry.logs import configure
 
-    loaded = _load(options)
+    loaded = _own(options, "run")
     configure(loaded.config.log_level)
     service = AggregatorService(loaded, lambda: _load(options), SystemClock())
     return Daemon("histofed-aggregator", service).main()

@@ -21,6 +21,7 @@ from sqlalchemy.exc import DBAPIError
 
 from histofed.base.durable import failpoint
 from histofed.base.errors import CannotWriteState, VersionMismatch
+from histofed.base.owner import database_files, denial
 
 _READS: Final = "histofed_reads"
 """Execution option of connections that only read."""
@@ -36,13 +37,14 @@ class Database:
 
         Raises `CannotWriteState`, and `VersionMismatch` when a newer release has written it.
         """
+        self._path = path
         self.engine = sa.create_engine(f"sqlite:///{path}")
         sa.event.listen(self.engine, "connect", _configure_sqlite)
         sa.event.listen(self.engine, "begin", _begin)
         self.writes = 0
         """Transactions that were begun: what was read stays true as long as this does not change."""
         self._reader = self.engine.execution_options(**{_READS: True})
-        with _state_errors():
+        with self._state_errors():
             self._migrate()
 
     def close(self) -> None:
@@ -66,15 +68,26 @@ class Database:
     def writing(self) -> Iterator[sa.Connection]:
         """One transaction, durable when the block ends. Raises `CannotWriteState`; then nothing has changed."""
         self.writes += 1
-        with _state_errors(), self.engine.begin() as connection:
+        with self._state_errors(), self.engine.begin() as connection:
             yield connection
         failpoint("aggregator.rows_committed")
 
     @contextmanager
     def reading(self) -> Iterator[sa.Connection]:
         """One consistent view; it waits for nobody who writes."""
-        with _state_errors(), self._reader.begin() as connection:
+        with self._state_errors(), self._reader.begin() as connection:
             yield connection
+
+    @contextmanager
+    def _state_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except DBAPIError as error:
+            if (refused := denial(*database_files(self._path))) is not None:
+                raise refused from error
+            raise CannotWriteState(
+                f"the aggregator's database refused ({error.orig}); free space or repair the disk, nothing was acknowledged"
+            ) from error
 
 
 def _scripts() -> Config:
@@ -102,13 +115,3 @@ def _begin(connection: sa.Connection) -> None:
     reads = connection.get_execution_options().get(_READS, False)
     driver: Any = connection.connection.dbapi_connection
     driver.execute("BEGIN" if reads else "BEGIN IMMEDIATE")
-
-
-@contextmanager
-def _state_errors() -> Iterator[None]:
-    try:
-        yield
-    except DBAPIError as error:
-        raise CannotWriteState(
-            f"the aggregator's database refused ({error.orig}); free space or repair the disk, nothing was acknowledged"
-        ) from error

@@ -23,6 +23,7 @@ from histofed.base.clock import Clock, from_iso
 from histofed.base.config import Loaded
 from histofed.base.doctor import Check, Doubt
 from histofed.base.errors import BadData, ConfigError, NotEnrolled, VersionMismatch
+from histofed.base.owner import usable
 from histofed.pki.credentials import Credentials
 from histofed.pki.identity import federation_of
 from histofed.pki.keys import certificate_from_pem
@@ -43,6 +44,8 @@ def checks(loaded: Loaded[AggregatorConfig], clock: Clock) -> Iterable[Check]:
     yield Check("state", lambda: checkup.state_directory(state, config.retention.reserve_bytes, INIT))
     yield Check("ports", lambda: checkup.ports(wanted, lock))
     yield Check("names", lambda: names(config.public_hosts))
+    if state.is_dir() and not usable(state):
+        return  # nothing in it can be looked at, and one sentence about it is enough
     if (state / swap.PLAN).exists():
         yield Check("restore", lambda: swap.interrupted(state))
         return  # half of the state is on its way: what else could be said would be wrong in a moment

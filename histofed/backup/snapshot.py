@@ -22,6 +22,7 @@ from histofed.backup.archive import Source
 from histofed.base import durable
 from histofed.base.checkup import opened
 from histofed.base.errors import BadData, CannotWriteState, NotFound
+from histofed.base.owner import database_files, denial
 
 ROOM: Final = "backup.tmp"
 """Folder in the state directory (hard links need the same disk) that holds a snapshot while it is written out."""
@@ -56,6 +57,8 @@ def copy_database(source: Path, target: Path) -> None:
             # in one file, without a log beside it
             writing.execute("PRAGMA journal_mode=DELETE")
     except sqlite3.DatabaseError as error:
+        if (refused := denial(*database_files(source))) is not None:
+            raise refused from error
         raise CannotWriteState(f"the database {source} cannot be copied: {error}; run doctor") from error
     with opened(target):
         pass

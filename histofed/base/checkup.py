@@ -22,7 +22,7 @@ from histofed.base.clock import iso
 from histofed.base.doctor import Doubt
 from histofed.base.durable import free_bytes
 from histofed.base.errors import AlreadyThere, BadData, CannotWriteState, ConfigError, NotEnrolled, NotFound
-from histofed.base.owner import owner_beside_root
+from histofed.base.owner import database_files, denial, not_ours, owner_beside_root, usable
 
 SET_BACK: Final = timedelta(seconds=60)
 """A clock this far behind our own newest record was set back."""
@@ -34,12 +34,12 @@ def state_directory(folder: Path, reserve: int, first: str) -> str | Doubt:
     """It is there, ours alone, can be written, and has `reserve` bytes free; `first` is the command that makes it."""
     if not folder.is_dir():
         raise NotEnrolled(f"there is no state directory {folder}: run {first} first, or correct state_dir")
-    if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
-        owner = folder.stat().st_uid
-        raise CannotWriteState(
-            f"{folder} cannot be written by this user ({os.geteuid()}); it belongs to user {owner}: "
-            "run this command as the daemon's user, or give the folder to it"
-        )
+    if not usable(folder):
+        raise not_ours(folder)
+    # what a command that root ran once left behind: a lock, a database
+    for file in (path for path in sorted(folder.iterdir()) if path.is_file()):
+        if (refused := denial(file)) is not None:
+            raise refused
     if os.statvfs(folder).f_flag & os.ST_RDONLY:
         raise CannotWriteState(f"{folder} is on a file system that is mounted read-only: remount it, or repair the disk")
     free = free_bytes(folder)
@@ -144,6 +144,8 @@ def opened(path: Path) -> Iterator[sqlite3.Connection]:
                 raise BadData(f"rows of the database {path} name rows that are not there: restore a backup")
             yield connection
     except sqlite3.Error as error:
+        if (refused := denial(*database_files(path))) is not None:
+            raise refused from error
         raise BadData(f"the database {path} cannot be read ({error}): stop the daemon, restore a backup") from error
 
 

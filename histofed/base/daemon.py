@@ -26,6 +26,7 @@ from typing import Final, Protocol
 from histofed.base.clock import Clock, SystemClock
 from histofed.base.errors import HistofedError, TryLater
 from histofed.base.notify import Notifier
+from histofed.base.owner import in_words
 from histofed.base.process import share_heap
 
 log = logging.getLogger(__name__)
@@ -116,7 +117,8 @@ class Daemon:
 
     async def _work(self) -> None:
         """From `start` to the end of `serve`."""
-        await self._service.start()
+        with in_words():  # later errors may name what no log may
+            await self._service.start()
         self._notifier.ready(self._service.status())
         log.info("%s is ready", self._name, extra=_event("daemon.ready"))
         helpers = {asyncio.create_task(self._tick()), asyncio.create_task(self._reloads())}

@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import Literal, TypeAlias
 
-from histofed.base.errors import ConfigError, HistofedError
+from histofed.base.errors import ConfigError, HistofedError, NotOurs
+from histofed.base.owner import in_words
 
 log = logging.getLogger(__name__)
 
@@ -49,14 +50,10 @@ class Finding:
     """The exit code with which the daemon would end for it."""
 
 
-def examine(checks: Iterable[Check]) -> tuple[Finding, ...]:
-    """Every check's finding, in order; one that fails stops no other."""
-    return tuple(map(_examine_one, checks))
-
-
-def _examine_one(check: Check) -> Finding:
+def _examine(check: Check) -> Finding:
     try:
-        found = check.examine()
+        with in_words():
+            found = check.examine()
     except HistofedError as error:
         return Finding(check.name, "fail", str(error), type(error).__name__, error.exit_code)
     except Exception as error:
@@ -94,8 +91,16 @@ class Diagnosis:
 
 
 def diagnosis(checks: Callable[[], Iterable[Check]]) -> Diagnosis:
-    """Run the checks; a configuration that cannot even be read is the one finding."""
+    """Every check's finding, in order; one that fails stops no other. A configuration that cannot be read is the one.
+
+    What may not be looked at while the checks are chosen is the last one.
+    """
+    found: list[Finding] = []
     try:
-        return Diagnosis(examine(checks()))
-    except ConfigError as error:
-        return Diagnosis((Finding("configuration", "fail", str(error), type(error).__name__, error.exit_code),))
+        with in_words():
+            for check in checks():
+                found.append(_examine(check))
+    except (ConfigError, NotOurs) as error:
+        name = "permissions" if isinstance(error, NotOurs) else "configuration"
+        found.append(Finding(name, "fail", str(error), type(error).__name__, error.exit_code))
+    return Diagnosis(tuple(found))

@@ -2,7 +2,7 @@
 
 Three promises, each true after `kill -9` or a power cut at any instant: a file written by `replace` holds the old or
 the new bytes, never a mixture; a line that `AppendLog.append` returned from is on disk; two processes never hold the same
-`lock`. A full or failing disk raises `CannotWriteState` and leaves what was there.
+`lock`. A full or failing disk raises `CannotWriteState`, another user's `NotOurs`, and leaves what was there.
 
 Failpoints: `failpoint("name")` marks an instant at which a fault test may kill the process or make the disk fail. They are
 armed by the environment variable HISTOFED_FAILPOINTS (`name=kill`, `name=kill:3` at the third passage, `name=ENOSPC`,
@@ -22,7 +22,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Final
 
-from histofed.base.errors import AlreadyThere, CannotWriteState, ConfigError
+from histofed.base import owner
+from histofed.base.errors import AlreadyThere, CannotWriteState, ConfigError, NotOurs
 
 FAILPOINTS: Final = frozenset(
     {
@@ -118,14 +119,20 @@ def failpoint(name: str) -> None:
 
 @contextlib.contextmanager
 def state_errors(what: str) -> Iterator[None]:
-    """Turn the operating system's refusal to write into `CannotWriteState` with a sentence."""
+    """Turn the system's refusal to write into `CannotWriteState` with a sentence, `NotOurs` where a right is missing."""
     try:
         yield
+    except PermissionError as error:
+        raise owner.refused(error) or NotOurs(_unwritten(what, error, "look at who owns it, and at lsattr")) from error
+    except (FileExistsError, NotADirectoryError) as error:
+        raise CannotWriteState(_unwritten(what, error, "a file is where a folder must be, name another place")) from error
     except OSError as error:
-        reason = os.strerror(error.errno) if error.errno else str(error)
-        raise CannotWriteState(
-            f"cannot write {what}: {reason}; free space or repair the disk, nothing was acknowledged"
-        ) from error
+        raise CannotWriteState(_unwritten(what, error, "free space or repair the disk")) from error
+
+
+def _unwritten(what: str, error: OSError, remedy: str) -> str:
+    reason = os.strerror(error.errno) if error.errno else str(error)
+    return f"cannot write {what}: {reason}; {remedy}, nothing was acknowledged"
 
 
 def fsync_directory(directory: Path) -> None:

@@ -82,6 +82,14 @@ class CannotWriteState(HistofedError):
     status = "RESOURCE_EXHAUSTED"
 
 
+class NotOurs(CannotWriteState):
+    """A file or a folder may not be used by the user who runs this: run it as the owner; no restart repairs it."""
+
+    # the code of a configuration, which no restart repairs either; to whoever has state to keep, a disk that refuses
+    exit_code = 78
+    status = "RESOURCE_EXHAUSTED"
+
+
 class TryLater(HistofedError):
     """It cannot be done right now and may succeed later without any change."""
 

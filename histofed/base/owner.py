@@ -1,25 +1,36 @@
-"""Root in a daemon's folder: what root makes there, the daemon cannot read, and what root sees says little about the daemon.
+"""Whose files these are, in words: who may use a daemon's state is a question that every command meets.
 
-Called by what writes into a state directory before there is a daemon (`enroll`, `init`), and by both doctors.
+The likeliest mistake is a forgotten `runuser -u USER --`. Who is not the owner is refused by the system, at whichever file
+comes first: `refused` makes the one sentence of that, `in_words` does so for a block; the command lines are such blocks.
+Root is refused nothing, and what root makes the daemon cannot read: `refuse_others` keeps both out before anything is made.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import os
 import pwd
+import stat
+from collections.abc import Iterator
 from pathlib import Path
 
-from histofed.base.errors import ConfigError
+from histofed.base.errors import ConfigError, NotOurs
+
+
+def name_of(user: int) -> str:
+    """A user's name, or the number of one who has none."""
+    try:
+        return pwd.getpwuid(user).pw_name
+    except KeyError:
+        return str(user)
 
 
 def owner_beside_root(folder: Path) -> str | None:
     """The folder's owner where root runs this command and the folder is somebody else's; None otherwise."""
     if os.geteuid() != 0 or not folder.exists() or (owner := folder.stat().st_uid) == 0:
         return None
-    try:
-        return pwd.getpwuid(owner).pw_name
-    except KeyError:
-        return str(owner)
+    return name_of(owner)
 
 
 def refuse_root(folder: Path, command: str) -> None:
@@ -30,3 +41,106 @@ def refuse_root(folder: Path, command: str) -> None:
             f"{folder} belongs to {owner}, whose daemon could not read what root makes there: "
             f"runuser -u {owner} -- {command}"
         )
+
+
+def refuse_others(folder: Path, command: str) -> None:
+    """Only the owner runs `command` on a state directory. Raises `ConfigError` for root and `NotOurs` for any other user.
+
+    A folder that is not there yet is refused to nobody; whoever makes it owns it.
+    """
+    refuse_root(folder, command)
+    with in_words():
+        if folder.exists() and not usable(folder):
+            raise not_ours(folder)
+
+
+def usable(folder: Path) -> bool:
+    """Whether this user may do in a folder what a daemon does there."""
+    return os.access(folder, os.R_OK | os.W_OK | os.X_OK)
+
+
+@contextlib.contextmanager
+def in_words() -> Iterator[None]:
+    """The system's refusal of a path becomes `NotOurs`. Not around work on tiles: the sentence names the path."""
+    try:
+        yield
+    except PermissionError as error:
+        told = refused(error)
+        if told is None:
+            raise
+        raise told from error
+
+
+def refused(error: PermissionError) -> NotOurs | None:
+    """The sentence of a refusal that names a path; None for any other (of a port, of a process)."""
+    # of a rename, or a link, either of the two may be what is not ours
+    paths = [Path(os.fsdecode(name)) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
+    return denial(*paths) or (not_ours(paths[0], error) if paths else None)
+
+
+def denial(*paths: Path) -> NotOurs | None:
+    """The sentence for the first of these files that this user may not use; None where all may be used, or are not there.
+
+    For refusals that do not say what was refused: SQLite's.
+    """
+    blocked = next((path for path in paths if _blocker(path) is not None), None)
+    return None if blocked is None else not_ours(blocked)
+
+
+def database_files(path: Path) -> tuple[Path, ...]:
+    """A SQLite database, and what SQLite keeps beside it while it is open."""
+    return path, path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")
+
+
+def not_ours(path: Path, error: OSError | None = None) -> NotOurs:
+    """Which path, whom it belongs to, who runs this, and what to do."""
+    user, blocker = os.geteuid(), _blocker(path)
+    me = name_of(user)
+    if blocker is None:
+        reason = os.strerror(errno.EACCES if error is None or error.errno is None else error.errno)
+        return NotOurs(
+            f"{path}: {reason}, although its owner and mode allow it to {me}, as whom this command runs: look at "
+            "lsattr, at access control lists, and at what confines this process"
+        )
+    found = blocker.stat()
+    owner = name_of(found.st_uid)
+    if found.st_uid == user:
+        return NotOurs(
+            f"{blocker} belongs to {owner}, as whom this command runs, and its mode {stat.S_IMODE(found.st_mode):04o} "
+            f"forbids it: chmod u+{'rwx' if blocker.is_dir() else 'rw'} {blocker}"
+        )
+    if blocker.parent.stat().st_uid == user:
+        return NotOurs(
+            f"{blocker} belongs to {owner}, in a folder of {me}, as whom this command runs: as root, "
+            f"chown {'-R ' if blocker.is_dir() else ''}{me} {blocker}"
+        )
+    bare = (
+        ", who may make nothing there" if blocker.is_dir() and os.access(blocker, os.X_OK) and blocker != _real(path) else ""
+    )
+    return NotOurs(
+        f"{blocker} belongs to {owner}, and this command runs as {me}{bare}: as root, put `runuser -u {owner} --` before "
+        "this command"
+    )
+
+
+def _blocker(path: Path) -> Path | None:
+    """What on the way to `path` this user may not use: a folder that leads to it, itself, or the folder it would be in."""
+    target = _real(path)
+    folder = target
+    for folder in reversed(target.parents):
+        if not os.access(folder, os.X_OK):
+            return folder if folder.exists() else _closed(folder.parent)
+    if not target.exists():
+        return _closed(folder)
+    if not os.access(target, os.R_OK | os.W_OK | (os.X_OK if target.is_dir() else 0)):
+        return target
+    return _closed(folder)
+
+
+def _closed(folder: Path) -> Path | None:
+    return None if os.access(folder, os.W_OK) else folder
+
+
+def _real(path: Path) -> Path:
+    """Without links: what is refused is what they lead to."""
+    return Path(os.path.realpath(path))

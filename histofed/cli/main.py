@@ -21,6 +21,7 @@ from typing import NoReturn
 from histofed import __version__
 from histofed.base.errors import HistofedError, UsageError
 from histofed.base.ids import Json
+from histofed.base.owner import in_words
 from histofed.cli import audit, data, experiments, models, presets, rounds, sites, status, tiles, token, train
 from histofed.cli.command import Answer, Finished, Terminal, WithFacts
 
@@ -88,7 +89,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(arguments: list[str], terminal: Terminal) -> int:
     try:
         options = build_parser().parse_args(arguments)
-        answer: Answer | Finished = options.handler(options, terminal)
+        with in_words():
+            answer: Answer | Finished = options.handler(options, terminal)
     except HistofedError as error:
         return _report(error, "--json" in arguments, terminal)
     except WithFacts as found:

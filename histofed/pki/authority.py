@@ -24,6 +24,7 @@ from histofed.base import durable
 from histofed.base.clock import Clock
 from histofed.base.errors import BadData, ConfigError, NotFound
 from histofed.base.ids import Digest, sha256
+from histofed.base.owner import not_ours, refused
 from histofed.pki.credentials import FILE_LIMIT
 from histofed.pki.identity import Identity, Role, federation_of, federation_uri, serial_of
 from histofed.pki.keys import certificate_from_pem, der_of, key_from_pem, key_pem, new_key, pem_of, public_key_of
@@ -95,6 +96,8 @@ class Authority:
             certificate = (directory / CERTIFICATE_FILE).read_bytes()[:FILE_LIMIT]
         except FileNotFoundError as error:
             raise NotFound(f"there is no CA in {directory}: run histofed-aggregator init first") from error
+        except PermissionError as error:
+            raise refused(error) or not_ours(directory, error) from error
         except OSError as error:
             raise ConfigError(f"the CA in {directory} cannot be read: {error.strerror}") from error
         return cls(certificate_from_pem(certificate, "CA certificate"), key_from_pem(key), clock)

@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from histofed.base import durable
 from histofed.base.errors import BadData, ConfigError, NotEnrolled
 from histofed.base.ids import Digest, sha256
+from histofed.base.owner import not_ours
 from histofed.pki.identity import Identity, federation_of, identity_of, serial_of
 from histofed.pki.keys import UNREADABLE, certificate_from_pem, der_of, key_from_pem, key_pem, pem_of
 from histofed.pki.pem import refuse_readable_by_others
@@ -56,7 +57,8 @@ class Credentials:
     def load(cls, path: Path) -> Credentials:
         """Read an identity file.
 
-        Raises `NotEnrolled` when there is none, `ConfigError` when others can read it, `BadData` when it is damaged.
+        Raises `NotEnrolled` when there is none, `NotOurs` when it is another user's, `ConfigError` when others can read it,
+        `BadData` when it is damaged.
         """
         try:
             with path.open("rb") as file:
@@ -64,6 +66,8 @@ class Credentials:
                 data = file.read(FILE_LIMIT)
         except FileNotFoundError as error:
             raise NotEnrolled(f"there is no identity at {path}: enrol first, with a join line of the operator") from error
+        except PermissionError as error:
+            raise not_ours(path, error) from error
         except OSError as error:
             raise ConfigError(f"the identity {path} cannot be read: {error.strerror}") from error
         refuse_readable_by_others(path, mode)

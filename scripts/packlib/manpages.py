@@ -33,7 +33,7 @@ _TEXTS: Final[Mapping[str, tuple[tuple[str, str], ...]]] = {
 """What a parser does not know: paths and signals, by program."""
 _EXIT_CODES: Final = (
     "0 done, 1 done with warnings, 2 wrong usage, 65 bad data, 69 aggregator unavailable, 70 internal, 73 cannot write, "
-    "75 try later, 77 not authorised or not enrolled, 78 configuration."
+    "75 try later, 77 not authorised or not enrolled, 78 configuration, or another user's files."
 )
 _SEE: Final = ("histofed(1)", "histofed-agent(8)", "histofed-aggregator(8)")
 

@@ -12,7 +12,8 @@ import pytest
 
 from histofed.base import checkup, durable
 from histofed.base.doctor import Doubt
-from histofed.base.errors import AlreadyThere, BadData, CannotWriteState, ConfigError, NotEnrolled, NotFound
+from histofed.base.errors import AlreadyThere, BadData, CannotWriteState, ConfigError, NotEnrolled, NotFound, NotOurs
+from tests.support.users import as_nobody, needs_root, reachable
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -45,10 +46,13 @@ def test_a_full_disk_is_told(state: Path) -> None:
         checkup.state_directory(state, 2**60, "init")
 
 
-def test_a_state_directory_of_somebody_else_is_told(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # root may write everywhere, and tests may run as root
-    monkeypatch.setattr(os, "access", lambda *_: False)
-    with pytest.raises(CannotWriteState, match="run this command as the daemon's user"):
+@needs_root
+def test_a_state_directory_of_somebody_else_is_told(state: Path) -> None:
+    with (
+        reachable(state.parent),
+        as_nobody(),
+        pytest.raises(NotOurs, match=f"{state} belongs to root.*`runuser -u root --`"),
+    ):
         checkup.state_directory(state, 1, "init")
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from pathlib import Path
 
 from histofed.base.doctor import Check, Doubt, Finding, diagnosis
 from histofed.base.errors import ConfigError, NotEnrolled
@@ -60,3 +62,21 @@ def test_a_configuration_that_cannot_be_read_is_the_one_finding() -> None:
     assert diagnosis(unreadable).findings == (
         Finding("configuration", "fail", "agent.toml:3: there is no key 'sites'", "ConfigError", 78),
     )
+
+
+def test_what_may_not_be_looked_at_is_a_finding_and_no_bug(tmp_path: Path) -> None:
+    def closed() -> str:
+        raise PermissionError(13, "Permission denied", str(tmp_path))
+
+    def checks() -> Iterator[Check]:
+        yield Check("a", closed)
+        yield Check("b", lambda: "fine")
+        closed()
+
+    found = diagnosis(checks).findings
+    assert [(each.name, each.state, each.code) for each in found] == [
+        ("a", "fail", 78),
+        ("b", "ok", 0),
+        ("permissions", "fail", 78),
+    ]
+    assert str(tmp_path) in found[0].words

@@ -21,6 +21,7 @@ EXIT_CODES = {
     "TrainingFailed": 71,
     "OutOfMemory": 72,
     "CannotWriteState": 73,
+    "NotOurs": 78,
     "TryLater": 75,
     "Cancelled": 75,
     "DeadlineExceeded": 75,
@@ -55,10 +56,10 @@ def test_a_status_is_turned_back_into_its_error(cls: type[HistofedError]) -> Non
     assert issubclass(cls, type(error)) or error.exit_code == cls.exit_code or cls.status in SHARED
 
 
-SHARED = {"INVALID_ARGUMENT", "FAILED_PRECONDITION", "INTERNAL", "UNKNOWN"}
+SHARED = {"INVALID_ARGUMENT", "FAILED_PRECONDITION", "INTERNAL", "UNKNOWN", "RESOURCE_EXHAUSTED"}
 """Statuses that stand for two classes: the wire does not tell usage from data, a stale state from a configuration, what
-kind of internal error it was, nor a training that failed for want of memory from any other (trainer and agent speak through
-a pipe, which does)."""
+kind of internal error it was, why a disk refused, nor a training that failed for want of memory from any other (trainer and
+agent speak through a pipe, which does)."""
 
 
 def test_only_the_known_statuses_are_shared() -> None:

@@ -10,10 +10,9 @@ import pytest
 
 from histofed.base import checkup, durable
 from histofed.base.doctor import Doubt
-from histofed.base.errors import ConfigError
-from histofed.base.owner import owner_beside_root, refuse_root
-
-NOBODY = 65534
+from histofed.base.errors import CannotWriteState, ConfigError, NotOurs
+from histofed.base.owner import denial, in_words, owner_beside_root, refuse_others, refuse_root
+from tests.support.users import NOBODY, as_nobody, needs_root, reachable
 
 
 @pytest.fixture
@@ -52,3 +51,60 @@ def test_ones_own_folder_and_one_that_is_not_there_yet_are_fine(tmp_path: Path) 
     refuse_root(tmp_path, "histofed-agent enroll")
     refuse_root(tmp_path / "none", "histofed-agent enroll")
     assert owner_beside_root(tmp_path / "none") is None
+
+
+@needs_root
+def test_another_users_folder_is_refused_with_both_names_and_the_line_to_type(tmp_path: Path) -> None:
+    state = durable.make_directory(tmp_path / "state")
+    sentence = (
+        f"{state} belongs to root, and this command runs as nobody: as root, put `runuser -u root --` before this command"
+    )
+    with reachable(tmp_path), as_nobody():
+        with pytest.raises(NotOurs) as caught:
+            refuse_others(state, "histofed-agent backup")
+        assert str(caught.value) == sentence
+        with pytest.raises(NotOurs) as caught, in_words():
+            (state / "journal" / "lock").read_bytes()
+        assert str(caught.value) == sentence
+        refuse_others(tmp_path / "none", "histofed-agent backup")
+
+
+@needs_root
+def test_where_only_making_is_refused_it_is_said(tmp_path: Path) -> None:
+    with reachable(tmp_path), as_nobody(), pytest.raises(NotOurs, match=f"{tmp_path} .*who may make nothing there"):
+        durable.make_directory(tmp_path / "state")
+
+
+@needs_root
+def test_ones_own_file_is_opened_by_its_mode_and_anothers_in_ones_own_folder_is_given_back(tmp_path: Path) -> None:
+    state = durable.make_directory(tmp_path / "state")
+    own, left = state / "own", state / "left"
+    own.touch(0o400)
+    left.touch(0o600)
+    os.chown(state, NOBODY, NOBODY)
+    os.chown(own, NOBODY, NOBODY)
+    with reachable(tmp_path), as_nobody():
+        assert f"its mode 0400 forbids it: chmod u+rw {own}" in str(denial(own))
+        words = f"{left} belongs to root, in a folder of nobody.*as root, chown nobody {left}"
+        with pytest.raises(NotOurs, match=words), durable.lock(left, "test"):
+            pass
+
+
+def test_a_refusal_without_a_path_is_left_as_it_is() -> None:
+    with pytest.raises(PermissionError), in_words():
+        raise PermissionError(1, "Operation not permitted")
+
+
+@pytest.mark.parametrize("filename", [None, "lock"])
+def test_a_missing_right_is_never_a_full_disk(tmp_path: Path, filename: str | None) -> None:
+    with pytest.raises(NotOurs) as caught, durable.state_errors("the lock"):
+        raise PermissionError(1, "Operation not permitted", *([str(tmp_path / filename)] if filename else []))
+    assert "free space" not in str(caught.value)
+    assert "Operation not permitted" in str(caught.value)
+
+
+def test_a_file_in_a_folders_place_is_never_a_full_disk(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(CannotWriteState, match="a file is where a folder must be"):
+            durable.make_directory(folder)
