@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO, TypeAlias, TypeVar
 
-from histofed.base.errors import HistofedError
+from histofed.base.errors import BadData, HistofedError
 from histofed.base.ids import Json
+from histofed.base.owner import denial
 
 if TYPE_CHECKING:
     from histofed.cli.client import OperatorClient
@@ -83,6 +84,17 @@ def add_group(commands: Commands, name: str, summary: str) -> Commands:
     """A group such as `rounds`, which holds commands and is none itself."""
     parser = commands.add_parser(name, help=summary, description=summary, allow_abbrev=False)
     return parser.add_subparsers(metavar="COMMAND", required=True, dest="command_of_group")
+
+
+def refuse_unwritable(target: Path) -> None:
+    """Before long work: a file can be made there. Raises `BadData` without its folder, `NotOurs` for another user's."""
+    folder = target.absolute().parent
+    if not folder.is_dir():
+        raise BadData(f"there is no folder {folder}; make it first")
+    if target.is_dir():
+        raise BadData(f"{target} is a folder; name a file in it")
+    if (refused := denial(folder)) is not None:
+        raise refused
 
 
 def ask(config: Path | None, question: Callable[[OperatorClient], Awaitable[T]]) -> T:

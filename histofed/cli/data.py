@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from histofed.base import durable
 from histofed.base.errors import BadData, NotFound, UsageError
 from histofed.base.ids import Json
-from histofed.cli.command import Answer, Commands, Terminal, add_command, add_group
+from histofed.cli.command import Answer, Commands, Terminal, add_command, add_group, refuse_unwritable
 from histofed.cli.survey_views import survey_document, survey_text
 from histofed.cli.tables import table
 
@@ -88,11 +88,13 @@ def _shares(text: str) -> tuple[float, float]:
 
 
 def check(args: argparse.Namespace, _: Terminal) -> Answer:
-    """Survey. Raises `NotFound` without a folder, `BadData` for a tree that cannot be read."""
+    """Survey. Raises `NotFound` without a folder, `BadData` for a tree that cannot be read or a page that has no folder."""
     from histofed.tiles.page import STAYS, render
     from histofed.tiles.survey import survey
 
     _check_directory(args.directory)
+    if args.page is not None:
+        refuse_unwritable(args.page)  # every tile is looked at first, which may take an hour
     found = survey(args.directory, args.classes)
     if args.page is not None:
         durable.replace(args.page, render(found, args.directory.resolve().name).encode())

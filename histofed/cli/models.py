@@ -8,9 +8,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from histofed.base.errors import AlreadyThere, BadData, DigestMismatch, NotFound
+from histofed.base.errors import AlreadyThere, DigestMismatch, NotFound
 from histofed.base.ids import Digest, Json
-from histofed.cli.command import Answer, Commands, Terminal, add_command, add_group, ask
+from histofed.cli.command import Answer, Commands, Terminal, add_command, add_group, ask, refuse_unwritable
 from histofed.cli.tables import fields, moment, size, table
 from histofed.cli.views import Model, document
 
@@ -71,7 +71,8 @@ def list_all(args: argparse.Namespace, _: Terminal) -> Answer:
 
 def pull(args: argparse.Namespace, terminal: Terminal) -> Answer:
     """Ask for the statement, verify it, fetch the part that it names."""
-    _require_place(args.out)
+    refuse_unwritable(args.out)
+    _require_own(args.out)
     meter = Meter(terminal)
     model, verified, part, file = ask(args.config, lambda operator: fetch(operator, args.model, args.part, args.out, meter))
     from histofed.cli import statement_file
@@ -93,15 +94,10 @@ def pull(args: argparse.Namespace, terminal: Terminal) -> Answer:
     return Answer(found, text)
 
 
-def _require_place(target: Path) -> None:
-    """Raises `BadData` without a folder to write to, `AlreadyThere` for a file that no `pull` wrote."""
+def _require_own(target: Path) -> None:
+    """Raises `AlreadyThere` for a file that no `pull` wrote."""
     from histofed.cli import statement_file
 
-    folder = target.absolute().parent
-    if not folder.is_dir():
-        raise BadData(f"there is no folder {folder}; make it first")
-    if target.is_dir():
-        raise BadData(f"{target} is a folder; name the file in it, such as {target / 'model.safetensors'}")
     if target.exists() and not statement_file.beside(target).exists():
         raise AlreadyThere(
             f"{target} is there, and no model that was pulled: it has no {statement_file.beside(target).name} beside it; "

@@ -12,7 +12,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any, Final
 
 from histofed.base.clock import SystemClock
-from histofed.base.errors import Cancelled, UsageError
+from histofed.base.errors import BadData, Cancelled, UsageError
 from histofed.base.ids import Json
 from histofed.cli.command import Answer, Commands, Terminal, add_command
 from histofed.cli.tables import fields, losses, span
@@ -72,10 +72,11 @@ def _assignment(text: str) -> tuple[str, str]:
 
 
 def train(args: argparse.Namespace, terminal: Terminal) -> Answer:
-    """Train or go on. Raises what `train_centrally` raises, and `UsageError`."""
+    """Train or go on. Raises what `train_centrally` raises, `UsageError` and `BadData`."""
     _check_numbers(args)
     settings = _settings(args)
     out = args.out or Path("runs") / settings.name.replace("/", "-")
+    _check_out(out)
     clock = SystemClock()
     with training_show(terminal, clock) as show, _stop_on_signals(show) as stop:
         show.phase("starting")
@@ -110,6 +111,13 @@ def _check_numbers(args: argparse.Namespace) -> None:
         found = getattr(args, name)
         if found is not None and not smallest <= found < 2**63:
             raise UsageError(f"--{name.replace('_', '-')} is at least {smallest}")
+
+
+def _check_out(out: Path) -> None:
+    """OUT is a folder, or will be one. Raises `BadData` for a file, there or on the way."""
+    there = next(path for path in (out, *out.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise BadData(f"{there} is a file, and --out takes a folder: name another one")
 
 
 def _settings(args: argparse.Namespace) -> Settings:

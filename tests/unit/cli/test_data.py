@@ -64,6 +64,16 @@ def test_check_as_table_document_and_page(histofed_data: Shell, tiles: Path, tmp
     assert found["problems"] == []
 
 
+@pytest.mark.parametrize(("page", "words"), [("none/page.html", "make it first"), (".", "is a folder; name a file in it")])
+def test_a_page_that_cannot_be_written_is_told_before_any_tile_is_read(
+    histofed_data: Shell, tmp_path: Path, page: str, words: str
+) -> None:
+    # there are no tiles there, which a survey would say
+    found = histofed_data("data", "check", tmp_path / "no-tiles", "--page", tmp_path / page)
+    assert found.code == 65
+    assert words in found.error
+
+
 def test_drawn_classes_are_chosen_by_name(histofed_data: Shell, tmp_path: Path) -> None:
     small = ("--patients", 2, "--tiles", 1, "--size", 32, "--classes", "STR,MSIH,MUC")
     drawn = histofed_data("tiles", "make", tmp_path / "in", *small, "--json").document

@@ -145,7 +145,7 @@ def test_a_folder_is_no_file(histofed: Histofed, model: SignedModel, tmp_path: P
     refused = histofed("models", "pull", "demo", "--out", str(tmp_path))
 
     assert refused.code == 65
-    assert f"{tmp_path} is a folder; name the file in it" in refused.error
+    assert f"{tmp_path} is a folder; name a file in it" in refused.error
 
 
 def test_models_are_listed(histofed: Histofed, model: SignedModel) -> None:

@@ -154,6 +154,15 @@ def test_calls_that_cannot_work(train: Train, arguments: tuple[str, ...], code: 
     assert words in ran.error
 
 
+@pytest.mark.parametrize("out", ["precious.txt", "precious.txt/below"])
+def test_a_file_is_no_folder_for_what_is_made(train: Train, settings: Path, tmp_path: Path, out: str) -> None:
+    (tmp_path / "precious.txt").write_text("precious")
+    ran = train("--config", settings, "--out", tmp_path / out)
+    assert ran.code == 65
+    assert f"{tmp_path / 'precious.txt'} is a file, and --out takes a folder" in ran.error
+    assert (tmp_path / "precious.txt").read_text() == "precious"
+
+
 def test_an_error_is_a_document_too(train: Train) -> None:
     ran = train("--preset", "defalt", "--json")
     assert ran.code == 65
