@@ -6,6 +6,7 @@ Imports are late, so that `--help` and `status` answer at once.
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -35,6 +36,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         from histofed.telemetry.logs import complain
 
         complain(f"histofed-agent: {error}")
+        if getattr(options, "json", False):
+            told = {"code": error.exit_code, "kind": type(error).__name__, "sentence": str(error)}
+            sys.stdout.write(json.dumps({"error": told}, ensure_ascii=False) + "\n")
         return error.exit_code
     return code
 
@@ -55,8 +59,14 @@ def _parser() -> argparse.ArgumentParser:
     )
     enroll.add_argument("--again", action="store_true", help="replace an identity that is still valid")
     _command(commands, "check", _check, "check the configuration and say where each value comes from")
-    status = _command(commands, "status", _status, "say what the running agent does; exit code 1 unless it is connected")
+    status = _command(
+        commands,
+        "status",
+        _status,
+        "say what the running agent does; exit code 0 when it is connected, 1 when not, 65 when none ever ran here",
+    )
     status.add_argument("--live", action="store_true", help="exit code 1 only when its loop has not turned for a minute")
+    status.add_argument("--json", action="store_true", help="one JSON document instead of lines")
     words = "say what is wrong and what to do; changes nothing; exit code 1 when something is wrong"
     doctor = _command(commands, "doctor", _doctor, words)
     doctor.add_argument("--json", action="store_true", help="one JSON document instead of a table")
@@ -150,7 +160,10 @@ def _status(options: argparse.Namespace) -> int:
 
     layout = Layout(_load(options).config.state_dir)
     found = read_status(layout)
-    sys.stdout.write("".join(f"{line}\n" for line in found.lines()))
+    if options.json:
+        sys.stdout.write(json.dumps(found.document(), ensure_ascii=False) + "\n")
+    else:
+        sys.stdout.write("".join(f"{line}\n" for line in found.lines()))
     well = turns(layout, SystemClock()) if options.live else found.connected
     return 0 if well else 1
 

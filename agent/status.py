@@ -17,6 +17,7 @@ from agent.layout import Layout
 from histofed.base import durable
 from histofed.base.clock import Clock
 from histofed.base.errors import BadData, NotFound
+from histofed.base.ids import Json
 
 BEAT_S: Final = 20.0
 LIVE_S: Final = 60.0
@@ -52,6 +53,22 @@ class Seen:
     def connected(self) -> bool:
         """It is alive and said that it was connected."""
         return self.running and self.status.connected
+
+    def document(self) -> dict[str, Json]:
+        """For machines: what `lines` says."""
+        status = self.status
+        return {
+            "site": status.site,
+            "version": status.version,
+            "running": self.running,
+            "process": status.process if self.running else None,
+            "aggregator": status.aggregator,
+            "connected": self.connected,
+            "now": status.words if self.running else "nothing",
+            "task": status.task,
+            "updates_waiting": status.updates_waiting,
+            "certificate_expires_at": status.certificate_expires_at,
+        }
 
     def lines(self) -> tuple[str, ...]:
         """For a terminal."""

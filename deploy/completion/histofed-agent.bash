@@ -34,7 +34,7 @@ _histofed_agent() {
     " run") COMPREPLY=($(compgen -W "-h --help --config --state-dir" -- "$current")) ;;
     " enroll") COMPREPLY=($(compgen -W "-h --help --config --state-dir --join-line-file --again" -- "$current")) ;;
     " check") COMPREPLY=($(compgen -W "-h --help --config --state-dir" -- "$current")) ;;
-    " status") COMPREPLY=($(compgen -W "-h --help --config --state-dir --live" -- "$current")) ;;
+    " status") COMPREPLY=($(compgen -W "-h --help --config --state-dir --live --json" -- "$current")) ;;
     " doctor") COMPREPLY=($(compgen -W "-h --help --config --state-dir --json" -- "$current")) ;;
     " backup") COMPREPLY=($(compgen -f -W "-h --help --config --state-dir --check --with-identity" -- "$current")) ;;
     " restore") COMPREPLY=($(compgen -f -W "-h --help --config --state-dir --replace --dry-run" -- "$current")) ;;

@@ -24,6 +24,7 @@ complete -c histofed-agent -n '__fish_seen_subcommand_from status' -s h -l help 
 complete -c histofed-agent -n '__fish_seen_subcommand_from status' -l config -rF -d 'default'
 complete -c histofed-agent -n '__fish_seen_subcommand_from status' -l state-dir -rF -d 'overrides state_dir'
 complete -c histofed-agent -n '__fish_seen_subcommand_from status' -l live -d 'exit code 1 only when its loop has not turned for a minute'
+complete -c histofed-agent -n '__fish_seen_subcommand_from status' -l json -d 'one JSON document instead of lines'
 complete -c histofed-agent -n '__fish_seen_subcommand_from doctor' -s h -l help -d 'show this help message and exit'
 complete -c histofed-agent -n '__fish_seen_subcommand_from doctor' -l config -rF -d 'default'
 complete -c histofed-agent -n '__fish_seen_subcommand_from doctor' -l state-dir -rF -d 'overrides state_dir'

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import sys
 from collections.abc import AsyncIterator
@@ -98,6 +99,28 @@ def test_status_says_what_the_agent_does(
     assert ("not connected" in out) != connected
 
 
+def test_status_as_a_document_says_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "state").mkdir()
+    write_status(Layout(tmp_path / "state"), status(os.getpid()))
+    assert main(["status", "--json", "--config", config(tmp_path)]) == 0
+    assert json.loads(capsys.readouterr().out) == {
+        "site": "north",
+        "version": "0.1.0",
+        "running": True,
+        "process": os.getpid(),
+        "aggregator": "a.example:8443",
+        "connected": True,
+        "now": "round 3 of pilot: train 5 of 10",
+        "task": "t",
+        "updates_waiting": 1,
+        "certificate_expires_at": "2026",
+    }
+    write_status(Layout(tmp_path / "state"), status(2**22 + 1))
+    assert main(["status", "--json", "--config", config(tmp_path)]) == 1
+    gone = json.loads(capsys.readouterr().out)
+    assert (gone["running"], gone["connected"], gone["process"], gone["now"]) == (False, False, None, "nothing")
+
+
 async def test_status_notices_that_the_agent_is_gone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     gone = await asyncio.create_subprocess_exec("true")
     await gone.wait()
@@ -110,6 +133,14 @@ async def test_status_notices_that_the_agent_is_gone(tmp_path: Path, capsys: pyt
 def test_status_of_an_agent_that_never_ran(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["status", "--config", config(tmp_path)]) == 65
     assert "no agent ever ran" in capsys.readouterr().err
+    assert main(["status", "--json", "--config", config(tmp_path)]) == 65
+    assert json.loads(capsys.readouterr().out)["error"]["kind"] == "NotFound"
+
+
+def test_statuss_help_names_each_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["status", "--help"])
+    assert "0 when it is connected, 1 when not, 65 when none ever ran here" in " ".join(capsys.readouterr().out.split())
 
 
 # -- enroll ------------------------------------------------------------------------------------------------------------
