@@ -5,6 +5,7 @@ from __future__ import annotations
 import codecs
 import contextlib
 import os
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
@@ -29,18 +30,12 @@ def as_nobody() -> Iterator[None]:
         os.setresgid(0, 0, 0)
 
 
-@contextlib.contextmanager
-def reachable(folder: Path) -> Iterator[Path]:
-    """Let everybody pass through the folders above: pytest's are its user's alone."""
-    closed = [each for each in (folder, *folder.parents) if not each.stat().st_mode & 0o001]
-    modes = {each: each.stat().st_mode & 0o7777 for each in closed}
-    for each in closed:
-        each.chmod(modes[each] | 0o055)
-    try:
-        yield folder
-    finally:
-        for each, mode in modes.items():
-            each.chmod(mode)
+@pytest.fixture
+def open_tmp_path() -> Iterator[Path]:
+    """For `tmp_path`, where another user must reach it: pytest's folders are its user's alone, and shared between runs."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
 
 
 def give(folder: Path, user: int = NOBODY) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,13 +25,15 @@ from histofed.base.config import Loaded, load  # noqa: F401
 from histofed.base.errors import CannotWriteState, NotOurs
 from histofed.base.schema_pydantic import PydanticSchema  # noqa: F401
 from tests.support.pki import Federation
-from tests.support.users import as_nobody, give, needs_root, reachable
+from tests.support.users import as_nobody, give, needs_root, open_tmp_path
+
+tmp_path = open_tmp_path
 
 pytestmark = needs_root
 
 
 @pytest.fixture
-def config(tmp_path: Path) -> Iterator[str]:
+def config(tmp_path: Path) -> str:
     """A site that has run, its state root's alone."""
     layout = Layout(durable.make_directory(tmp_path / "state"))
     durable.make_directory(layout.identity.parent)
@@ -46,8 +47,7 @@ def config(tmp_path: Path) -> Iterator[str]:
     path = tmp_path / "agent.toml"
     path.write_text(f'state_dir = "{layout.root}"\nconsent = "{tmp_path / "consent.toml"}"\n')
     path.chmod(0o644)
-    with reachable(tmp_path):
-        yield str(path)
+    return str(path)
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,21 +15,22 @@ from aggregator.cli import main
 from aggregator.database import Database
 from histofed.base import checkup
 from histofed.base.errors import NotOurs
-from tests.support.users import as_nobody, give, needs_root, reachable
+from tests.support.users import as_nobody, give, needs_root, open_tmp_path
 from tests.unit.aggregator.test_backup import Centre
+
+tmp_path = open_tmp_path
 
 pytestmark = needs_root
 
 
 @pytest.fixture
-def centre(tmp_path: Path) -> Iterator[Centre]:
+def centre(tmp_path: Path) -> Centre:
     """A federation that has run, its state root's alone."""
     centre = Centre(tmp_path)
     centre.cli("init")
     centre.populate()
     centre.toml.chmod(0o644)
-    with reachable(tmp_path):
-        yield centre
+    return centre
 
 
 COMMANDS = (

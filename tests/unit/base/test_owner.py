@@ -12,7 +12,9 @@ from histofed.base import checkup, durable
 from histofed.base.doctor import Doubt
 from histofed.base.errors import CannotWriteState, ConfigError, NotOurs
 from histofed.base.owner import denial, in_words, owner_beside_root, refuse_others, refuse_root
-from tests.support.users import NOBODY, as_nobody, needs_root, reachable
+from tests.support.users import NOBODY, as_nobody, needs_root, open_tmp_path
+
+tmp_path = open_tmp_path
 
 
 @pytest.fixture
@@ -59,7 +61,7 @@ def test_another_users_folder_is_refused_with_both_names_and_the_line_to_type(tm
     sentence = (
         f"{state} belongs to root, and this command runs as nobody: as root, put `runuser -u root --` before this command"
     )
-    with reachable(tmp_path), as_nobody():
+    with as_nobody():
         with pytest.raises(NotOurs) as caught:
             refuse_others(state, "histofed-agent backup")
         assert str(caught.value) == sentence
@@ -71,7 +73,7 @@ def test_another_users_folder_is_refused_with_both_names_and_the_line_to_type(tm
 
 @needs_root
 def test_where_only_making_is_refused_it_is_said(tmp_path: Path) -> None:
-    with reachable(tmp_path), as_nobody(), pytest.raises(NotOurs, match=f"{tmp_path} .*who may make nothing there"):
+    with as_nobody(), pytest.raises(NotOurs, match=f"{tmp_path} .*who may make nothing there"):
         durable.make_directory(tmp_path / "state")
 
 
@@ -83,7 +85,7 @@ def test_ones_own_file_is_opened_by_its_mode_and_anothers_in_ones_own_folder_is_
     left.touch(0o600)
     os.chown(state, NOBODY, NOBODY)
     os.chown(own, NOBODY, NOBODY)
-    with reachable(tmp_path), as_nobody():
+    with as_nobody():
         assert f"its mode 0400 forbids it: chmod u+rw {own}" in str(denial(own))
         words = f"{left} belongs to root, in a folder of nobody.*as root, chown nobody {left}"
         with pytest.raises(NotOurs, match=words), durable.lock(left, "test"):
