@@ -92,9 +92,9 @@ def check(args: argparse.Namespace, _: Terminal) -> Answer:
     from histofed.tiles.page import STAYS, render
     from histofed.tiles.survey import survey
 
-    _check_directory(args.directory)
     if args.page is not None:
         refuse_unwritable(args.page)  # every tile is looked at first, which may take an hour
+    _check_directory(args.directory)
     found = survey(args.directory, args.classes)
     if args.page is not None:
         durable.replace(args.page, render(found, args.directory.resolve().name).encode())
