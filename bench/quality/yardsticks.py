@@ -47,7 +47,7 @@ def _shrunk(ratio: int) -> Callable[[Pixels], Pixels]:
 
     def spoil(pixels: Pixels) -> Pixels:
         small = avg_pool2d(torch.from_numpy(np.asarray(pixels)).float(), ratio)
-        large = interpolate(small, scale_factor=float(ratio), mode="bicubic", antialias=False)
+        large = interpolate(small, scale_factor=float(ratio), mode="bicubic")
         return large.round().clamp(0, 255).byte().numpy()
 
     return spoil

@@ -47,7 +47,7 @@ def add(commands: Commands, common: argparse.ArgumentParser) -> None:
 def submit(args: argparse.Namespace, _: Terminal) -> Answer:
     """Send the file; the aggregator checks it and says why when it cannot run."""
     toml = read_experiment(args.file)
-    found, enrolled = ask(args.config, lambda operator: _submit(operator, toml))
+    found, strangers = ask(args.config, lambda operator: _submit(operator, toml))
     if found.ended:
         raise AlreadyThere(
             f"experiment {found.name} was submitted before and is {found.state}: nothing begins. "
@@ -56,15 +56,16 @@ def submit(args: argparse.Namespace, _: Terminal) -> Answer:
     text = f"Experiment {found.name} is {found.state}: {found.rounds} rounds of recipe {found.recipe}."
     config = f"--config {shlex.quote(str(args.config))} " if args.config else ""
     watch = f"Watch it with: histofed {config}rounds watch {found.name}"
-    strangers = sorted(_named_sites(toml) - enrolled)
     note = f"histofed: not enrolled yet: {', '.join(strangers)}; is the name in [sampling] right?" if strangers else ""
     return Answer({"experiment": document(found), "not_enrolled": [*strangers]}, f"{text}\n{watch}", note=note)
 
 
-async def _submit(operator: OperatorClient, toml: str) -> tuple[Experiment, frozenset[str]]:
-    """The experiment, and the names of the sites that are enrolled."""
+async def _submit(operator: OperatorClient, toml: str) -> tuple[Experiment, list[str]]:
+    """The experiment, and the sites that its file names and that are not enrolled."""
     found = await operator.submit(toml)
-    return found, frozenset(site.name for site in await operator.sites())
+    named = _named_sites(toml)
+    enrolled = {site.name for site in await operator.sites()} if named else set()
+    return found, sorted(named - enrolled)
 
 
 def _named_sites(toml: str) -> frozenset[str]:
