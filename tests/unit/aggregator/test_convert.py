@@ -1,0 +1,36 @@
+"""Rounds on the wire: what an operator is shown of tasks."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from aggregator import rounds
+from aggregator.fleet import Changes, Fleet, TaskProgress
+from aggregator.rounds import TaskState
+from aggregator.services import convert
+from histofed.base.clock import FakeClock
+from histofed.base.ids import Digest, ExperimentId, RoundKey, SiteId
+
+NORTH = SiteId("north")
+
+
+@pytest.mark.parametrize(
+    ("state", "shown"),
+    [
+        (TaskState.ACCEPTED, ("download", 3)),
+        (TaskState.ADMITTED, ("download", 3)),
+        (TaskState.DECLINED, ("", 0)),
+        (TaskState.REJECTED, ("", 0)),
+        (TaskState.EXPIRED, ("", 0)),
+    ],
+)
+def test_a_task_of_which_nothing_comes_shows_no_progress(state: TaskState, shown: tuple[str, int]) -> None:
+    planned = rounds.plan(RoundKey(ExperimentId("demo"), 1), Digest("a" * 64), (NORTH,), (NORTH,), 1, 1, 60)
+    fleet = Fleet(FakeClock(), Changes())
+    fleet.report(planned.task_key(NORTH), TaskProgress("download", 3, 10))
+
+    (task,) = convert.round_(replace(planned, tasks=(replace(planned.tasks[0], state=state),)), fleet=fleet).tasks
+
+    assert (task.phase, task.done) == shown
