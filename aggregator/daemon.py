@@ -52,11 +52,11 @@ from histofed.pki.tokens import JoinLine
 from histofed.telemetry.logs import fields
 from histofed.telemetry.metrics import PrometheusMetrics
 from histofed.telemetry.tracing import Resource, Tracing
-from histofed.transport import tls
+from histofed.transport import frames, tls
 from histofed.transport.blob_service import BlobService
 from histofed.transport.server import bind, bind_plain, enrolment_gate, fleet_gate, make_server
 from histofed.transport.store import BlobStore
-from histofed.v1 import admin_pb2_grpc, enrollment_pb2_grpc, rounds_pb2_grpc, transfer_pb2_grpc
+from histofed.v1 import admin_pb2_grpc, enrollment_pb2_grpc, rounds_pb2_grpc
 
 log = logging.getLogger(__name__)
 
@@ -178,7 +178,7 @@ class AggregatorService:
             metrics=metrics,
             bytes_per_second=config.transfer.max_bytes_per_second,
         )
-        transfer_pb2_grpc.add_BlobServiceServicer_to_server(self._blob_service, server)
+        frames.serve(self._blob_service, server)
         enrollment_pb2_grpc.add_EnrollmentServiceServicer_to_server(enrolment, server)
         admin_pb2_grpc.add_OperatorServiceServicer_to_server(
             OperatorServicer(

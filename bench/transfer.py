@@ -34,13 +34,12 @@ from histofed.base.ids import Digest, TaskKey
 from histofed.pki.authority import Authority
 from histofed.pki.credentials import Credentials
 from histofed.pki.keys import new_key, signing_request
-from histofed.transport import blobs, limits, tls
+from histofed.transport import blobs, frames, limits, tls
 from histofed.transport.blob_service import BlobService
 from histofed.transport.channel import open_connection
 from histofed.transport.gate import Caller
 from histofed.transport.server import bind, fleet_gate, make_server
 from histofed.transport.store import BlobStore
-from histofed.v1 import transfer_pb2_grpc
 
 TARGET = 2.5
 TASK = "bench/1/train/north-clinic"
@@ -187,7 +186,7 @@ def serve_download(setting: Setting, pipe: Pipe) -> None:
 async def _serve_blobs(store: BlobStore, setting: Setting, pipe: Pipe) -> None:
     clock = SystemClock()
     server = make_server(fleet_gate("bench", denied=lambda serial: False, clock=clock))
-    transfer_pb2_grpc.add_BlobServiceServicer_to_server(BlobService(store, _Anyone(), clock), server)
+    frames.serve(BlobService(store, _Anyone(), clock), server)
     port = bind(server, "127.0.0.1:0", tls.server_credentials(setting.credentials("aggregator")))
     await server.start()
     pipe.send(port)

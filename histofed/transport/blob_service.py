@@ -23,13 +23,14 @@ from histofed.telemetry.logs import fields
 from histofed.telemetry.metrics import Metrics, NoMetrics
 from histofed.transport import limits
 from histofed.transport.comparisons import Comparisons
+from histofed.transport.frames import DownloadFrame, Frame, UploadFrame
 from histofed.transport.gate import Caller, answer, caller
 from histofed.transport.held import opened
 from histofed.transport.pace import Pace, Paces
 from histofed.transport.store import BlobStore, Writer, owner_of
 from histofed.transport.unchanged import Piece, Stretch, copied, digest_of, pieces
 from histofed.transport.watchdog import Alarm, in_thread
-from histofed.v1 import transfer_pb2, transfer_pb2_grpc
+from histofed.v1 import transfer_pb2
 
 _log = logging.getLogger(__name__)
 
@@ -58,8 +59,8 @@ class Permissions(Protocol):
         ...
 
 
-class BlobService(transfer_pb2_grpc.BlobServiceServicer):
-    """The servicer; stands behind a member gate."""
+class BlobService:
+    """The servicer, for `frames.serve`; stands behind a member gate."""
 
     def __init__(
         self,
@@ -95,20 +96,21 @@ class BlobService(transfer_pb2_grpc.BlobServiceServicer):
         return transfer_pb2.GetUploadResponse(committed=committed, complete=complete)
 
     async def Upload(  # noqa: N802
-        self, requests: AsyncIterator[transfer_pb2.UploadRequest], context: Any
+        self, requests: AsyncIterator[UploadFrame], context: Any
     ) -> AsyncIterator[transfer_pb2.UploadResponse]:
         """Receive a blob from the committed offset on."""
         who = caller(context)
         incoming = aiter(requests)
         first = await self._next(who, incoming)
-        if first is None or not first.HasField("blob"):
+        if first is None or not first.head.HasField("blob"):
             raise BadData("the first message of an upload must say which blob it is")
-        task, sha = await self._admit(who, first.blob)
+        size = first.head.blob.bytes
+        task, sha = await self._admit(who, first.head.blob)
         if await self._complete(who, task, sha):
             yield transfer_pb2.UploadResponse(committed=self._store.size(sha), complete=True)
             return
         base = await self._permissions.base_of(task)
-        writer = await self._open(sha, first.blob.bytes, owner_of(str(task)))
+        writer = await self._open(sha, size, owner_of(str(task)))
         try:
             with opened(self._store.path(base) if base else None) as held:
                 yield transfer_pb2.UploadResponse(
@@ -121,8 +123,8 @@ class BlobService(transfer_pb2_grpc.BlobServiceServicer):
             await in_thread(writer.finish)
         finally:
             await in_thread(writer.close)
-        await self._permissions.received(who, task, sha, first.blob.bytes)
-        yield transfer_pb2.UploadResponse(committed=first.blob.bytes, complete=True)
+        await self._permissions.received(who, task, sha, size)
+        yield transfer_pb2.UploadResponse(committed=size, complete=True)
 
     async def _open(self, sha: Digest, size: int, owner: str) -> Writer:
         """Opening may hash a long part, in a thread; a call that is cancelled meanwhile leaves no writer behind."""
@@ -137,28 +139,26 @@ class BlobService(transfer_pb2_grpc.BlobServiceServicer):
         self,
         who: Caller,
         writer: Writer,
-        first: transfer_pb2.UploadRequest,
-        incoming: AsyncIterator[transfer_pb2.UploadRequest],
+        first: UploadFrame,
+        incoming: AsyncIterator[UploadFrame],
         held: int | None,
     ) -> AsyncIterator[int]:
         """Append one piece after the other; yields each new committed offset."""
         acknowledged, heard = writer.committed, self._clock.monotonic()
-        piece: transfer_pb2.UploadRequest | None = first
+        piece: UploadFrame | None = first
         while piece is not None:
-            if piece.data or piece.HasField("copy"):
+            if piece.data or piece.head.HasField("copy"):
                 slow = self._clock.monotonic() - heard > limits.ACK_EVERY_S
                 committed = await in_thread(_append, writer, piece, held, slow)
                 self._count("upload", piece)
                 if committed > acknowledged:
                     acknowledged, heard = committed, self._clock.monotonic()
                     yield committed
-            if piece.offset + (len(piece.data) or piece.copy.bytes) >= first.blob.bytes:
+            if piece.head.offset + (len(piece.data) or piece.head.copy.bytes) >= first.head.blob.bytes:
                 return
             piece = await self._next(who, incoming)
 
-    async def _next(
-        self, who: Caller, incoming: AsyncIterator[transfer_pb2.UploadRequest]
-    ) -> transfer_pb2.UploadRequest | None:
+    async def _next(self, who: Caller, incoming: AsyncIterator[UploadFrame]) -> UploadFrame | None:
         """The next message; None at the end. Raises `TryLater` for a sender that sends nothing any more."""
         try:
             async with asyncio.timeout(self._stall_s):
@@ -169,7 +169,7 @@ class BlobService(transfer_pb2_grpc.BlobServiceServicer):
 
     async def Download(  # noqa: N802
         self, request: transfer_pb2.DownloadRequest, context: Any
-    ) -> AsyncIterator[transfer_pb2.DownloadResponse]:
+    ) -> AsyncIterator[DownloadFrame]:
         """Send a blob from an offset on, with copies of what the caller holds."""
         who, sha = caller(context), digest(request.sha256)
         await self._permissions.may_download(who, sha)
@@ -185,17 +185,17 @@ class BlobService(transfer_pb2_grpc.BlobServiceServicer):
         try:
             with self._alarm(who, context) as alarm:
                 if request.offset == size:
-                    yield transfer_pb2.DownloadResponse(offset=size, bytes=size)
+                    yield Frame(transfer_pb2.DownloadResponse(offset=size, bytes=size))
                 for piece in pieces(size, stretches, request.offset, min(own.piece, asked.piece)):
                     if not piece.is_copy:
                         await own.take(piece.size)
                         await asked.take(piece.size)
-                    message = await in_thread(_read, descriptor, piece)
-                    message.bytes = size
-                    yield message
+                    frame = await in_thread(_read, descriptor, piece)
+                    frame.head.bytes = size
+                    yield frame
                     alarm.put_off()
-                    self._count("download", message)
-                    if not piece.is_copy and len(message.data) < piece.size:
+                    self._count("download", frame)
+                    if not piece.is_copy and len(frame.data) < piece.size:
                         raise NotFound(f"blob {sha[:12]}… is shorter than it was: the disk may be damaged")
         finally:
             os.close(descriptor)
@@ -221,9 +221,9 @@ class BlobService(transfer_pb2_grpc.BlobServiceServicer):
         if not leaving.cancelled():
             leaving.exception()  # an answer of this kind ends with gRPC's own error
 
-    def _count(self, direction: str, message: transfer_pb2.UploadRequest | transfer_pb2.DownloadResponse) -> None:
+    def _count(self, direction: str, frame: UploadFrame | DownloadFrame) -> None:
         """What moved, for the metrics."""
-        size, how = (message.copy.bytes, "copied") if message.HasField("copy") else (len(message.data), "sent")
+        size, how = (frame.head.copy.bytes, "copied") if frame.head.HasField("copy") else (len(frame.data), "sent")
         self._metrics.count(names.TRANSFER_BYTES_TOTAL, size, direction=direction, how=how)
 
     async def _admit(self, who: Caller, wanted: transfer_pb2.GetUploadRequest) -> tuple[TaskKey, Digest]:
@@ -242,24 +242,27 @@ class BlobService(transfer_pb2_grpc.BlobServiceServicer):
         return True
 
 
-def _append(writer: Writer, piece: transfer_pb2.UploadRequest, held: int | None, sync: bool) -> int:
+def _append(writer: Writer, piece: UploadFrame, held: int | None, sync: bool) -> int:
     """Add what a message brought or named; returns the bytes on disk."""
-    if len(piece.data) > limits.CHUNK:
-        raise TooLarge(f"a piece of a blob has {len(piece.data)} bytes, at most {limits.CHUNK} are allowed")
-    if not piece.HasField("copy"):
-        return writer.append(piece.offset, piece.data, sync=sync)
-    if piece.data or held is None:
+    head, data = piece.head, piece.data
+    if len(data) > limits.CHUNK:
+        raise TooLarge(f"a piece of a blob has {len(data)} bytes, at most {limits.CHUNK} are allowed")
+    if not head.HasField("copy"):
+        return writer.append(head.offset, data, sync=sync)
+    if data or held is None:
         raise BadData("a copy comes without data, and only where the first answer named what it is taken from")
-    committed, offset = writer.committed, piece.offset
-    for data in copied(held, offset, piece.copy.bytes, piece.copy.sha256):
-        committed = writer.append(offset, data, sync=sync)
-        offset += len(data)
+    committed, offset = writer.committed, head.offset
+    for part in copied(held, offset, head.copy.bytes, head.copy.sha256):
+        committed = writer.append(offset, part, sync=sync)
+        offset += len(part)
     return committed
 
 
-def _read(descriptor: int, piece: Piece) -> transfer_pb2.DownloadResponse:
+def _read(descriptor: int, piece: Piece) -> DownloadFrame:
     """The piece as a message; less data than it should have where the file is shorter."""
     if not piece.is_copy:
-        return transfer_pb2.DownloadResponse(offset=piece.offset, data=os.pread(descriptor, piece.size, piece.offset))
+        data = os.pread(descriptor, piece.size, piece.offset)
+        return Frame(transfer_pb2.DownloadResponse(offset=piece.offset), data)
     sha256 = piece.sha256 or digest_of(descriptor, piece.offset, piece.size)
-    return transfer_pb2.DownloadResponse(offset=piece.offset, copy=transfer_pb2.Copy(bytes=piece.size, sha256=sha256))
+    copy = transfer_pb2.Copy(bytes=piece.size, sha256=sha256)
+    return Frame(transfer_pb2.DownloadResponse(offset=piece.offset, copy=copy))

@@ -13,12 +13,13 @@ from histofed.base.errors import AggregatorUnavailable, BadData, DigestMismatch
 from histofed.base.ids import Digest
 from histofed.transport import limits
 from histofed.transport.channel import Connection
+from histofed.transport.frames import Data, DownloadFrame, download_call
 from histofed.transport.held import Held, opened
 from histofed.transport.pace import Pace
 from histofed.transport.part import PartFile
 from histofed.transport.unchanged import copied
 from histofed.transport.watchdog import in_thread, watchdog
-from histofed.v1 import transfer_pb2, transfer_pb2_grpc
+from histofed.v1 import transfer_pb2
 
 _log = logging.getLogger(__name__)
 
@@ -56,7 +57,6 @@ class Fetching:
             raise AggregatorUnavailable(f"the aggregator at {connection.address} ended the download in the middle")
 
     async def _stream(self, connection: Connection, held: Held | None) -> None:
-        stub = transfer_pb2_grpc.BlobServiceStub(connection.channel)
         with opened(held.path if held else None) as base:
             request = transfer_pb2.DownloadRequest(
                 sha256=self._sha256,
@@ -66,29 +66,30 @@ class Fetching:
             )
             try:
                 async with watchdog(self._stall_s, connection.replaced) as alive:
-                    messages = connection.stream(stub.Download, request)
-                    async with contextlib.aclosing(messages):  # type: ignore[type-var]  # an async generator
-                        async for message in messages:
+                    frames = connection.stream(download_call(connection.channel), request)
+                    async with contextlib.aclosing(frames):  # type: ignore[type-var]  # an async generator
+                        async for frame in frames:
                             alive()
-                            await in_thread(self._take, message, base)
+                            await in_thread(self._take, frame, base)
                             self._progress(self._part.written, self._part.size)
             except TimeoutError as error:
                 raise connection.stalled(self._stall_s) from error
 
-    def _take(self, message: transfer_pb2.DownloadResponse, base: int | None) -> None:
-        if message.bytes != self._part.size:
-            raise BadData(f"the blob has {message.bytes} bytes, {self._part.size} were expected")
-        if message.HasField("copy"):
+    def _take(self, frame: DownloadFrame, base: int | None) -> None:
+        head = frame.head
+        if head.bytes != self._part.size:
+            raise BadData(f"the blob has {head.bytes} bytes, {self._part.size} were expected")
+        if head.HasField("copy"):
             if base is None:
                 raise BadData("the aggregator names bytes to be copied from a blob that this side does not hold")
-            offset = message.offset
-            for data in copied(base, offset, message.copy.bytes, message.copy.sha256):
+            offset = head.offset
+            for data in copied(base, offset, head.copy.bytes, head.copy.sha256):
                 self._append(offset, data)
                 offset += len(data)
         else:
-            self._append(message.offset, message.data)
+            self._append(head.offset, frame.data)
 
-    def _append(self, offset: int, data: bytes) -> None:
+    def _append(self, offset: int, data: Data) -> None:
         self._part.append(offset, data)
         if self._part.written - self._part.committed >= limits.SYNC_EVERY:
             self._part.commit()

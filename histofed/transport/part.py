@@ -77,7 +77,7 @@ class PartFile:
             offset += len(data)
         return offset
 
-    def append(self, offset: int, data: bytes) -> None:
+    def append(self, offset: int, data: bytes | memoryview) -> None:
         """Add the next bytes. Raises `TryLater` (not the next byte), `TooLarge`, or `CannotWriteState` (then back at
         `committed`)."""
         if offset != self.written:

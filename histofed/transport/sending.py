@@ -18,11 +18,12 @@ from histofed.base.errors import AggregatorUnavailable, DigestMismatch
 from histofed.base.ids import Digest
 from histofed.transport import limits
 from histofed.transport.channel import Connection
+from histofed.transport.frames import Frame, UploadFrame, upload_call
 from histofed.transport.held import Held, opened
 from histofed.transport.pace import Pace
 from histofed.transport.unchanged import Piece, Stretch, digest_of, pieces, unchanged
 from histofed.transport.watchdog import in_thread, watchdog
-from histofed.v1 import transfer_pb2, transfer_pb2_grpc
+from histofed.v1 import transfer_pb2
 
 _log = logging.getLogger(__name__)
 
@@ -70,7 +71,7 @@ class Sending:
         answers, complete = _Answers(), False
         try:
             async with watchdog(self._stall_s, connection.replaced) as alive:
-                call = transfer_pb2_grpc.BlobServiceStub(connection.channel).Upload(self._requests(answers, alive))
+                call = upload_call(connection.channel)(self._requests(answers, alive))
                 try:
                     async for answer in call:
                         alive()
@@ -88,9 +89,9 @@ class Sending:
         if not complete:
             raise AggregatorUnavailable(f"the aggregator at {connection.address} ended the upload in the middle")
 
-    async def _requests(self, answers: _Answers, alive: Callable[[], None]) -> AsyncIterator[transfer_pb2.UploadRequest]:
+    async def _requests(self, answers: _Answers, alive: Callable[[], None]) -> AsyncIterator[UploadFrame]:
         """The blob's name, then its bytes."""
-        yield transfer_pb2.UploadRequest(blob=self._wanted)
+        yield Frame(transfer_pb2.UploadRequest(blob=self._wanted))
         first = await answers.at_least(0)
         if first is None:
             return
@@ -106,7 +107,7 @@ class Sending:
                 await self._pace.take(piece.size)
                 await asked.take(piece.size)
                 data = await in_thread(os.pread, self._descriptor, piece.size, piece.offset)
-                yield transfer_pb2.UploadRequest(offset=piece.offset, data=data)
+                yield Frame(transfer_pb2.UploadRequest(offset=piece.offset), data)
                 if len(data) < piece.size:
                     return  # the file shrank; the aggregator misses bytes and says so
             alive()
@@ -120,9 +121,10 @@ class Sending:
                 self._stretches = () if base is None else await in_thread(unchanged, self._descriptor, base)
         return self._stretches
 
-    async def _copy(self, piece: Piece) -> transfer_pb2.UploadRequest:
+    async def _copy(self, piece: Piece) -> UploadFrame:
         sha256 = piece.sha256 or await in_thread(digest_of, self._descriptor, piece.offset, piece.size)
-        return transfer_pb2.UploadRequest(offset=piece.offset, copy=transfer_pb2.Copy(bytes=piece.size, sha256=sha256))
+        copy = transfer_pb2.Copy(bytes=piece.size, sha256=sha256)
+        return Frame(transfer_pb2.UploadRequest(offset=piece.offset, copy=copy))
 
 
 class _Answers:

@@ -218,7 +218,7 @@ class Writer:
         with self._upload.lock:
             return self._held().committed
 
-    def append(self, offset: int, data: bytes, *, sync: bool = False) -> int:
+    def append(self, offset: int, data: bytes | memoryview, *, sync: bool = False) -> int:
         """Add the next bytes; sync when asked or when a stretch is full. Returns the bytes on disk.
 
         Raises `Stale` (a later connection writes now), `TryLater` (not the next byte), `TooLarge`, `CannotWriteState`.

@@ -23,12 +23,13 @@ from histofed.pki.signing import Envelope
 from histofed.recipes.registry import recipe
 from histofed.statements import UpdateManifest, decode_update
 from histofed.telemetry.context import round_parent
+from histofed.transport import frames
 from histofed.transport.blob_service import BlobService
 from histofed.transport.gate import Caller
 from histofed.transport.server import bind, caller, fleet_gate, make_server
 from histofed.transport.store import BlobStore
 from histofed.transport.tls import server_credentials
-from histofed.v1 import enrollment_pb2, enrollment_pb2_grpc, rounds_pb2, rounds_pb2_grpc, transfer_pb2_grpc, types_pb2
+from histofed.v1 import enrollment_pb2, enrollment_pb2_grpc, rounds_pb2, rounds_pb2_grpc, types_pb2
 from tests.support.pki import Federation
 
 BEAT_S = 0.2
@@ -66,7 +67,7 @@ class FakeAggregator(rounds_pb2_grpc.FleetServiceServicer, enrollment_pb2_grpc.E
         self._server = make_server(fleet_gate(self.federation.name, denied=lambda serial: False, clock=clock))
         rounds_pb2_grpc.add_FleetServiceServicer_to_server(self, self._server)
         enrollment_pb2_grpc.add_EnrollmentServiceServicer_to_server(self, self._server)
-        transfer_pb2_grpc.add_BlobServiceServicer_to_server(BlobService(self.store, self, clock), self._server)
+        frames.serve(BlobService(self.store, self, clock), self._server)
         own: Credentials = self.federation.aggregator()
         self._port = bind(self._server, f"127.0.0.1:{self._port}", server_credentials(own))
         await self._server.start()

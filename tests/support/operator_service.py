@@ -17,12 +17,12 @@ from histofed.base.ids import Digest, TaskKey
 from histofed.base.ids import sha256 as sha256_of
 from histofed.pki.credentials import Credentials
 from histofed.pki.identity import Role
-from histofed.transport import tls
+from histofed.transport import frames, tls
 from histofed.transport.blob_service import BlobService
 from histofed.transport.server import Caller, bind, fleet_gate, make_server
 from histofed.transport.store import BlobStore
 from histofed.v1 import admin_pb2 as pb
-from histofed.v1 import admin_pb2_grpc, transfer_pb2_grpc, types_pb2
+from histofed.v1 import admin_pb2_grpc, types_pb2
 from tests.support.signed_models import Federation, SignedModel
 
 MOMENT = "2026-01-01T12:00:00.000000Z"
@@ -253,7 +253,7 @@ def running_aggregator(folder: Path) -> Iterator[RunningAggregator]:
         try:
             server = make_server(fleet_gate("test", denied=lambda _: False, clock=SystemClock()))
             admin_pb2_grpc.add_OperatorServiceServicer_to_server(servicer, server)
-            transfer_pb2_grpc.add_BlobServiceServicer_to_server(BlobService(blobs, _Everything(), SystemClock()), server)
+            frames.serve(BlobService(blobs, _Everything(), SystemClock()), server)
             port = bind(server, "127.0.0.1:0", tls.server_credentials(credentials))
             await server.start()
         except BaseException as error:

@@ -14,7 +14,7 @@ import grpc.aio
 from histofed.base.clock import Clock, SystemClock
 from histofed.base.errors import NotAuthorised, NotFound, TooLarge
 from histofed.base.ids import Digest, TaskKey
-from histofed.transport import limits, rate, tls
+from histofed.transport import frames, limits, rate, tls
 from histofed.transport.blob_service import BlobService
 from histofed.transport.server import Caller, bind, caller, fleet_gate, make_server
 from histofed.transport.store import BlobStore
@@ -23,7 +23,6 @@ from histofed.v1 import (
     admin_pb2_grpc,
     rounds_pb2,
     rounds_pb2_grpc,
-    transfer_pb2_grpc,
 )
 from tests.support.pki import Federation
 
@@ -121,7 +120,7 @@ async def serving(
     server = make_server(fleet_gate(federation.name, denied=denied.__contains__, clock=clock, limit=limit))
     store, permissions, fleet = BlobStore(directory), SitesOwnTasks(), Fleet()
     service = BlobService(store, permissions, clock, stall_s=stall_s, bytes_per_second=bytes_per_second)
-    transfer_pb2_grpc.add_BlobServiceServicer_to_server(service, server)
+    frames.serve(service, server)
     rounds_pb2_grpc.add_FleetServiceServicer_to_server(fleet, server)
     admin_pb2_grpc.add_OperatorServiceServicer_to_server(Operator(), server)
     bound = bind(server, f"127.0.0.1:{port}", credentials or tls.server_credentials(federation.aggregator()))

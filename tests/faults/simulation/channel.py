@@ -53,8 +53,8 @@ class _Upload(Stream):
 
     async def _watched(self, pieces: AsyncIterator[Any]) -> AsyncIterator[Any]:
         async for piece in pieces:
-            if piece.HasField("blob"):
-                self._of = TaskKey.parse(piece.blob.task), piece.blob.sha256
+            if piece.head.HasField("blob"):
+                self._of = TaskKey.parse(piece.head.blob.task), piece.head.blob.sha256
             yield piece
 
     async def __aiter__(self) -> AsyncIterator[Any]:
