@@ -3,9 +3,14 @@
 import os
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 import histofed  # noqa: F401  # isort: split
 from tests.support.tiles import TilesRoot, real_or_drawn
+
+# a property is about what comes out, not about the time of an example, or of Hypothesis' first table of characters
+settings.register_profile("histofed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("histofed")
 
 
 def pytest_report_header() -> str:
