@@ -13,13 +13,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from datetime import datetime
 from functools import partial
-from typing import Final
 
 from aggregator import events, lifecycle, rounds
+from aggregator.background import Background
 from aggregator.events import Effect, Event
 from aggregator.fleet import Changes, Fleet, OfferTask, WithdrawTask
 from aggregator.lifecycle import ExperimentState, Order
@@ -40,12 +40,8 @@ from histofed.telemetry.context import TraceContext, round_parent
 from histofed.telemetry.logs import fields
 from histofed.telemetry.metrics import Metrics
 from histofed.telemetry.tracing import Tracing
-from histofed.transport.backoff import Backoff
 
 log = logging.getLogger(__name__)
-
-DISK_ATTEMPTS: Final = 30
-"""How often a job that cannot write is tried again (about half an hour) before the daemon ends with exit code 73."""
 
 
 class Engine:
@@ -73,11 +69,10 @@ class Engine:
         self._changes = changes
         self._tracing = tracing
         self._metrics = metrics
-        self._entropy = entropy
         self._fatal = fatal
         self._rounds: dict[RoundKey, Round] = {}
         self._experiments: dict[ExperimentId, Experiment] = {}
-        self._jobs: dict[str, asyncio.Task[None]] = {}
+        self._background = Background(clock, entropy, fatal)
         self._ended_with_updates: list[Round] = []
         """Rounds that have ended, and whose updates are still on the disk."""
         self._ended = asyncio.Event()
@@ -103,10 +98,7 @@ class Engine:
 
     async def close(self) -> None:
         """Stop the child processes; what they did is repeated after the next start."""
-        jobs = tuple(self._jobs.values())
-        for job in jobs:
-            job.cancel()
-        await asyncio.gather(*jobs, return_exceptions=True)
+        await self._background.close()
 
     async def idle(self, seconds: float) -> None:
         """Wait until something may have to be planned, at most `seconds`."""
@@ -118,7 +110,7 @@ class Engine:
 
     def disk_delays(self) -> Iterator[float]:
         """Seconds between tries while a disk refuses; when they are used up, `give_up`."""
-        return Backoff(first_s=1.0, most_s=60.0, attempts=DISK_ATTEMPTS).delays(self._entropy)
+        return self._background.disk_delays()
 
     def give_up(self, error: HistofedError) -> None:
         """The daemon cannot go on: end it with the error's exit code."""
@@ -143,7 +135,7 @@ class Engine:
     @property
     def makes_models(self) -> bool:
         """A model is being made: its files come before the rows that name them."""
-        return any(name.startswith(("aggregate ", "initialise ")) for name in self._jobs)
+        return any(name.startswith(("aggregate ", "initialise ")) for name in self._background.names)
 
     def round_of(self, task: TaskKey) -> Round:
         """The round of a task, open or not. Raises `NotFound`, and `Stale` when the site is not in its sample."""
@@ -179,7 +171,7 @@ class Engine:
 
     def initialise(self, experiment: Experiment) -> None:
         """Make the experiment's first model in the background."""
-        self._start_job(f"initialise {experiment.name}", partial(self._initialise, experiment))
+        self._background.start(f"initialise {experiment.name}", partial(self._initialise, experiment))
 
     def steer(self, name: str, order: Order, who: Who, operator: str, reason: str) -> None:
         """An operator pauses, resumes or cancels an experiment; an order that was followed before changes nothing.
@@ -198,7 +190,7 @@ class Engine:
         failpoint("aggregator.experiment_steered")
         log.info("experiment steered", extra=fields(experiment=row.name, state=state, reason=reason))
         if order is Order.CANCEL:
-            self._drop_job(f"initialise {row.name}")
+            self._background.drop(f"initialise {row.name}")
         self.abandon_ended()
         self.wake()
 
@@ -305,9 +297,9 @@ class Engine:
                 case events.Withdraw(site, reason):
                     self.fleet.send(site, WithdrawTask(state.task_key(site), reason))
                 case events.Inspect(site):
-                    self._start_job(f"inspect {state.task_key(site)}", partial(self._inspect, state.key, site, trace))
+                    self._background.start(f"inspect {state.task_key(site)}", partial(self._inspect, state.key, site, trace))
                 case events.Aggregate():
-                    self._start_job(f"aggregate {state.key}", partial(self._aggregate, state.key))
+                    self._background.start(f"aggregate {state.key}", partial(self._aggregate, state.key))
                 case events.Ended():
                     self._end_round(state)
 
@@ -321,7 +313,7 @@ class Engine:
         self._rounds.pop(state.key, None)
         self.rounds_ended += 1
         for job in (f"aggregate {state.key}", *(f"inspect {state.task_key(site)}" for site in state.sampled)):
-            self._drop_job(job)
+            self._background.drop(job)
         self.fleet.forget(tuple(state.task_key(site) for site in state.sampled))
         self._ended_with_updates.append(state)
         try:
@@ -395,47 +387,6 @@ class Engine:
         if key not in self._rounds:
             raise Stale(f"round {key} has ended")
         return self._rounds[key]
-
-    # --- jobs --------------------------------------------------------------------------------------------------------
-
-    def _start_job(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
-        if name in self._jobs:
-            return
-        job = asyncio.get_running_loop().create_task(self._run_job(name, work), name=name)
-        self._jobs[name] = job
-        job.add_done_callback(lambda _done: self._jobs.pop(name, None))
-
-    def _drop_job(self, name: str) -> None:
-        """Nobody wants its result any more: stop its child process. A job that itself ended the round goes on."""
-        job = self._jobs.get(name)
-        if job is not None and job is not asyncio.current_task():
-            job.cancel()
-
-    async def _run_job(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
-        """Do the work; wait for a disk that is full; end the daemon for anything that it cannot go on with."""
-        delays = self.disk_delays()
-        while True:
-            try:
-                await work()
-                return
-            except Stale as error:
-                log.info("not needed any more", extra=fields(job=name, reason=str(error)))
-                return
-            except CannotWriteState as error:
-                delay = next(delays, None)
-                log.error("cannot write", extra=fields(job=name, again_in_s=delay, reason=str(error)))
-                if delay is None:
-                    self._fatal(error)
-                    return
-                await self._clock.sleep(delay)
-            except WorkerLost as error:
-                # killed from outside, out of memory perhaps: the next life repeats it from what is durable
-                self._fatal(error)
-                return
-            except Exception as error:
-                log.exception("a job failed unexpectedly", extra=fields(job=name))
-                self._fatal(HistofedError(f"{name}: {type(error).__name__}"))
-                return
 
     def _count(self, before: Round, after: Round) -> None:
         if before.state is not after.state:

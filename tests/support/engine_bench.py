@@ -153,9 +153,9 @@ class Bench:
 
 async def settle(engine: Engine) -> None:
     """Let the background jobs finish."""
-    while engine._jobs:
+    while jobs := engine._background._jobs:
         # a job whose result nobody wants any more is cancelled; every other end is the engine's own to handle
-        await asyncio.gather(*engine._jobs.values(), return_exceptions=True)
+        await asyncio.gather(*jobs.values(), return_exceptions=True)
 
 
 async def running(engine: Engine) -> None:

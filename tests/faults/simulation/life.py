@@ -177,7 +177,7 @@ class Life:
         """Nothing of this life goes on."""
         self.dead = True
         gone = AggregatorUnavailable("the aggregator's process ended")
-        for job in (*self._tasks, *self.engine._jobs.values()):
+        for job in (*self._tasks, *self.engine._background._jobs.values()):
             job.cancel()
         for answer in tuple(self._answers):
             if not answer.done():

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from aggregator import events, rounds
-from aggregator.engine import DISK_ATTEMPTS
+from aggregator.background import DISK_ATTEMPTS
 from aggregator.fleet import OfferTask
 from aggregator.rounds import RoundState, TaskState
 from aggregator.store import Store

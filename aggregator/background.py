@@ -1,0 +1,89 @@
+"""Work that goes on beside the daemon's loop, one task a name: models that are made, updates that are checked.
+
+A job that cannot write is tried again with a pause that grows, and ends the daemon after half an hour of it; one that fails
+in a way that nobody foresaw ends it at once. Whatever was under way is repeated after the next start from what is durable,
+which is why a job may be dropped at any moment. Used by `aggregator/engine.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Awaitable, Callable, Iterator
+from typing import Final
+
+from histofed.base.clock import Clock
+from histofed.base.errors import CannotWriteState, HistofedError, Stale, WorkerLost
+from histofed.telemetry.logs import fields
+from histofed.transport.backoff import Backoff
+
+log = logging.getLogger(__name__)
+
+DISK_ATTEMPTS: Final = 30
+"""How often a job that cannot write is tried again (about half an hour) before the daemon ends with exit code 73."""
+
+
+class Background:
+    """The jobs under way. `fatal` is told the error that the daemon is to end with."""
+
+    def __init__(self, clock: Clock, entropy: random.Random, fatal: Callable[[HistofedError], None]) -> None:
+        self._clock = clock
+        self._entropy = entropy
+        self._fatal = fatal
+        self._jobs: dict[str, asyncio.Task[None]] = {}
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Of what is under way."""
+        return tuple(self._jobs)
+
+    def start(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
+        """Begin a job, unless it is under way."""
+        if name in self._jobs:
+            return
+        job = asyncio.get_running_loop().create_task(self._run(name, work), name=name)
+        self._jobs[name] = job
+        job.add_done_callback(lambda _done: self._jobs.pop(name, None))
+
+    def drop(self, name: str) -> None:
+        """Nobody wants its result any more: stop its child process. A job that itself is the reason goes on."""
+        job = self._jobs.get(name)
+        if job is not None and job is not asyncio.current_task():
+            job.cancel()
+
+    async def close(self) -> None:
+        """Stop them all."""
+        jobs = tuple(self._jobs.values())
+        for job in jobs:
+            job.cancel()
+        await asyncio.gather(*jobs, return_exceptions=True)
+
+    def disk_delays(self) -> Iterator[float]:
+        """Seconds between tries while a disk refuses; when they are used up, the daemon ends."""
+        return Backoff(first_s=1.0, most_s=60.0, attempts=DISK_ATTEMPTS).delays(self._entropy)
+
+    async def _run(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
+        delays = self.disk_delays()
+        while True:
+            try:
+                await work()
+                return
+            except Stale as error:
+                log.info("not needed any more", extra=fields(job=name, reason=str(error)))
+                return
+            except CannotWriteState as error:
+                delay = next(delays, None)
+                log.error("cannot write", extra=fields(job=name, again_in_s=delay, reason=str(error)))
+                if delay is None:
+                    self._fatal(error)
+                    return
+                await self._clock.sleep(delay)
+            except WorkerLost as error:
+                # killed from outside, out of memory perhaps: the next life repeats it from what is durable
+                self._fatal(error)
+                return
+            except Exception as error:
+                log.exception("a job failed unexpectedly", extra=fields(job=name))
+                self._fatal(HistofedError(f"{name}: {type(error).__name__}"))
+                return
