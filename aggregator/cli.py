@@ -58,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     init.set_defaults(run=_init)
 
-    operator = commands.add_parser("operator", help="issue a certificate to an operator")
+    operator = commands.add_parser("operator", help="issue a certificate to an operator, while the daemon is stopped")
     operator.add_argument("name", metavar="NAME")
     operator.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="a new folder for operator.toml, certificate and key"

@@ -32,6 +32,8 @@ from histofed.base.errors import HistofedError
 ROOT = Path(__file__).resolve().parent.parent
 START_SECONDS = 120.0
 """A daemon that does not answer by then has failed; a loaded machine takes 10."""
+SILENT_SECONDS = 10.0
+"""Before a reader is told what is waited for, and again and again."""
 SHEET_SEED = 7
 """The same noise on every sheet, so that a column shows one sample growing up."""
 
@@ -203,7 +205,7 @@ def _stopped_at_the_end(daemons: Sequence[Daemon], say: Callable[[str], None]) -
 def _start_aggregator(aggregator: Daemon, operator: Operator, say: Callable[[str], None]) -> None:
     say("starting the aggregator")
     aggregator.start()
-    _until("the aggregator answers", lambda: _answers(operator), [aggregator])
+    _until("the aggregator answers", lambda: _answers(operator), [aggregator], say)
 
 
 def _enrol(layout: Layout, operator: Operator, say: Callable[[str], None]) -> None:
@@ -218,7 +220,7 @@ def _enrol(layout: Layout, operator: Operator, say: Callable[[str], None]) -> No
 def _start_agents(daemons: Sequence[Daemon], operator: Operator, say: Callable[[str], None]) -> None:
     for daemon in daemons[1:]:
         daemon.start()
-    _until("four hospitals are connected", lambda: operator.ask("status")["sites_connected"] == len(SITES), daemons)
+    _until("four hospitals are connected", lambda: operator.ask("status")["sites_connected"] == len(SITES), daemons, say)
     say("four agents are connected over mutual TLS 1.3")
 
 
@@ -230,10 +232,16 @@ def _answers(operator: Operator) -> bool:
     return True
 
 
-def _until(what: str, true: Callable[[], bool], daemons: Sequence[Daemon]) -> None:
-    """Wait until it is true. Raises `DemoError` when a daemon ends or it takes too long."""
+def _until(what: str, true: Callable[[], bool], daemons: Sequence[Daemon], say: Callable[[str], None]) -> None:
+    """Wait until it is true, and say what for when it takes long. Raises `DemoError` when a daemon ends or time is up."""
     deadline = time.monotonic() + START_SECONDS
+    told = time.monotonic() + SILENT_SECONDS
     while not true():
+        if time.monotonic() > told:
+            told += SILENT_SECONDS
+            say(f"waiting until {what}; the last lines of the logs:")
+            for daemon in daemons:
+                sys.stdout.write(f"          {daemon.name}: {daemon.tail(1).strip()[:400]}\n")
         for daemon in daemons:
             daemon.require()
         if time.monotonic() > deadline:
