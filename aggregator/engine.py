@@ -194,6 +194,15 @@ class Engine:
         self.abandon_ended()
         self.wake()
 
+    def rest(self, name: ExperimentId, reason: str) -> None:
+        """Rounds keep failing: pause the experiment until an operator resumes it, or cancels it. Nothing of it is lost."""
+        subject: dict[str, Json] = {"experiment": name, "from": ExperimentState.RUNNING, "state": ExperimentState.PAUSED}
+        self.audit(lifecycle.ACTIONS[Order.PAUSE], SYSTEM, subject, reason=reason)
+        self.store.set_experiment(name, ExperimentState.PAUSED, reason)
+        failpoint("aggregator.experiment_steered")
+        log.warning("experiment paused", extra=fields(event="experiment.paused", experiment=name, reason=reason))
+        self._changes.notify()
+
     def abandon_ended(self) -> None:
         """Close the rounds of experiments that were cancelled. Raises `CannotWriteState`; then it is to be called again."""
         for state in self.open_rounds:

@@ -65,13 +65,13 @@ class Finish:
 
 
 @dataclass(frozen=True)
-class GiveUp:
-    """Rounds keep failing."""
+class Rest:
+    """Rounds keep failing: none begins until an operator has looked."""
 
     reason: str
 
 
-Move: TypeAlias = Plan | Wait | Finish | GiveUp
+Move: TypeAlias = Plan | Wait | Finish | Rest
 
 
 def next_move(
@@ -88,7 +88,7 @@ def next_move(
     limit = rules.round.abandoned_limit
     tail = recent[-limit:]
     if len(tail) == limit and all(state.state is RoundState.ABANDONED and state.key.number > forgiven for state in tail):
-        return GiveUp(f"{limit} rounds in a row were abandoned; the last: {tail[-1].reason}")
+        return Rest(f"{limit} rounds in a row were abandoned; the last: {tail[-1].reason}")
     allowed = present & frozenset(map(SiteId, rules.sampling.sites)) if rules.sampling.sites else present
     eligible = _without_recent_refusals(allowed, recent, rules.sampling.minimum)
     if len(eligible) < rules.sampling.minimum:
@@ -202,7 +202,7 @@ class Scheduler:
             move = Wait(short)
         self._waiting.pop(name, None)
         if row.state == ExperimentState.PAUSED and not isinstance(move, Finish):
-            return  # also what would end it as failed waits for the operator
+            return
         match move:
             case Plan(number, eligible, sample, enough):
                 base = self._engine.store.latest_model(name)
@@ -212,5 +212,5 @@ class Scheduler:
                 self._waiting[name] = reason
             case Finish():
                 self._engine.end_experiment(name, "finished", "")
-            case GiveUp(reason):
-                self._engine.end_experiment(name, "failed", reason)
+            case Rest(reason):
+                self._engine.rest(name, reason)

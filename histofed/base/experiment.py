@@ -60,7 +60,7 @@ class RoundRules(_Table):
     attempts: Annotated[int, Field(ge=1, le=20)] = 3
     """How often a task that failed at a site is offered again."""
     abandoned_limit: Annotated[int, Field(ge=1, le=100)] = 3
-    """After this many abandoned rounds in a row the experiment has failed."""
+    """After this many abandoned rounds in a row the experiment is paused until an operator resumes it."""
 
 
 class Aggregation(_Table):

@@ -42,6 +42,11 @@ class Experiment:
         """Nothing more will happen to it."""
         return self.state in ENDED
 
+    @property
+    def rests(self) -> bool:
+        """Nothing more will happen to it unless an operator resumes it."""
+        return self.ended or (self.state == "paused" and self.open_round == 0)
+
 
 @dataclass(frozen=True)
 class Refusal:

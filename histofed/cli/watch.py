@@ -1,7 +1,8 @@
-"""`histofed rounds watch`: follow an experiment to its end, over restarts of the aggregator.
+"""`histofed rounds watch`: follow an experiment until it has ended or rests, over restarts of the aggregator.
 
 `follow` turns the stream into moments and reconnects with back-off; a `Show` puts them on a terminal, into a log, or into a
-program. It ends with the experiment, or after `patience` seconds without a connection.
+program. It ends with the experiment, when that is paused and no round is open, or after `patience` seconds without a
+connection.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Protocol, TextIO
 
 from histofed.base.clock import Clock, SystemClock
-from histofed.base.errors import AggregatorUnavailable, BadData, HistofedError
+from histofed.base.errors import AggregatorUnavailable, BadData, HistofedError, TryLater
 from histofed.cli.client import OperatorClient
 from histofed.cli.command import Finished, Terminal
 from histofed.cli.config import load_operator
@@ -42,7 +43,7 @@ class Show(Protocol):
 
 
 def run(config: Path | None, experiment: str, patience: float, terminal: Terminal, *, as_json: bool) -> Finished:
-    """Watch until the end; 0 when it finished, else the exit code of bad data with the reason on stderr."""
+    """Watch until it rests; 0 when it finished, 75 when it is paused, else 65, with the reason on stderr."""
     operator = load_operator(config)
     clock = SystemClock()
 
@@ -59,14 +60,21 @@ def run(config: Path | None, experiment: str, patience: float, terminal: Termina
     end = asyncio.run(watch())
     if end.state == "finished":
         return Finished()
-    terminal.error.write(f"histofed: experiment {end.name} {end.state}: {end.reason or 'no reason given'}\n")
+    reason = end.reason or "no reason given"
+    if not end.ended:
+        terminal.error.write(
+            f"histofed: experiment {end.name} is paused: {reason}; `histofed experiments resume {end.name}` begins the next "
+            "round, `cancel` ends it\n"
+        )
+        return Finished(TryLater.exit_code)
+    terminal.error.write(f"histofed: experiment {end.name} {end.state}: {reason}\n")
     return Finished(BadData.exit_code)
 
 
 async def follow(
     connect: Connect, experiment: str, patience: float, clock: Clock, notice: Callable[[str], None]
 ) -> AsyncIterator[Moment]:
-    """Moments until the experiment ends. Raises the last connection error after `patience` seconds without a message."""
+    """Moments until the experiment rests. Raises the last connection error after `patience` seconds without a message."""
     lost_at: float | None = None
     waits = RECONNECT.delays(random.Random())
     while True:
@@ -76,7 +84,7 @@ async def follow(
                 async for moment in _one_connection(operator, experiment):
                     lost_at, waits = None, RECONNECT.delays(random.Random())
                     yield moment
-                    if moment.sight.experiment.ended:
+                    if moment.sight.experiment.rests:
                         return
         except HistofedError as found:
             if not may_retry(found):
@@ -96,7 +104,7 @@ async def _one_connection(operator: OperatorClient, experiment: str) -> AsyncIte
     listed: tuple[int, bool] | None = None
     async for sight in operator.watch(experiment):
         now = (sight.round.round, sight.round.closed) if sight.round is not None else None
-        if sight.experiment.ended or (now != listed and listed is not None):
+        if sight.experiment.rests or (now != listed and listed is not None):
             past = await operator.rounds(experiment)
         listed = now
         yield Moment(sight, past)

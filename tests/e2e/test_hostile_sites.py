@@ -49,8 +49,9 @@ def hostile(healthy: Federation, tmp_path_factory: pytest.TempPathFactory) -> It
         yield site
         for _ in range(PATIENCE - _abandoned_in_a_row(healthy)):
             site.decline(site.wait_for_offer("alone"))
-        end = healthy.wait_until_ended("alone")
-        assert end["experiment"]["state"] == "failed"
+        end = healthy.wait_until_seen("alone", lambda sight: sight["experiment"]["state"] == "paused")
+        assert "rounds in a row were abandoned" in end["experiment"]["reason"]
+        healthy.cli("experiments", "cancel", "alone")
 
 
 @pytest.fixture

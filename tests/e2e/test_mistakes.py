@@ -133,11 +133,10 @@ def test_each_hospital_refuses_in_its_own_words(healthy: Federation) -> None:
         healthy.write_consent(site, consent)
     try:
         healthy.submit(gan_experiment("unwanted", SITES))
-        end = healthy.wait_until_ended("unwanted")
+        end = healthy.wait_until_seen("unwanted", lambda sight: sight["experiment"]["state"] == "paused")
     finally:
         for site in SITES:
             healthy.write_consent(site)
-    assert end["experiment"]["state"] == "failed"
     assert "0 of 1 needed updates" in end["experiment"]["reason"]
     tasks = healthy.cli("rounds", "show", "unwanted", "1")["round"]["tasks"]
     for task in tasks:

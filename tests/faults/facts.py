@@ -108,8 +108,6 @@ class Trial:
     state: str
     rounds: int
     """Rounds to commit."""
-    abandoned_limit: int
-    forgiven: int = 0
     chooses: bool = False
     """Its strategy may leave admitted updates out (Krum and its kind)."""
 

@@ -102,7 +102,7 @@ def good() -> History:
         model(2, (A, weights(SECOND, A))),
     )
     disk = Disk(
-        trials=(Trial(NAME, "finished", 2, 3),),
+        trials=(Trial(NAME, "finished", 2),),
         rounds=(first, second),
         models=models,
         updates={
@@ -200,9 +200,9 @@ TASK = good().disk.rounds[0].task_key(A)
         ("limits", lambda good: spoil_round(good, 1, eligible=(A,))),
         ("limits", lambda good: spoil_round(good, 1, eligible=(A, B, SiteId("c")))),
         ("limits", lambda good: spoil_task(good, 2, A, attempt=3)),
-        ("limits", lambda good: spoil_disk(good, trials=(Trial(NAME, "finished", 3, 3),))),
-        ("limits", lambda good: spoil_disk(good, trials=(Trial(NAME, "failed", 2, 3),))),
-        ("stuck", lambda good: spoil_disk(good, trials=(Trial(NAME, "running", 3, 3),))),
+        ("limits", lambda good: spoil_disk(good, trials=(Trial(NAME, "finished", 3),))),
+        ("limits", lambda good: spoil_disk(good, trials=(Trial(NAME, "failed", 2),))),
+        ("stuck", lambda good: spoil_disk(good, trials=(Trial(NAME, "running", 3),))),
         ("stuck", lambda good: spoil_round(good, 2, state=RoundState.OPEN)),
         ("byte-lost", lambda good: spoil_disk(good, blobs=frozenset())),
         ("byte-lost", lambda good: spoil_disk(good, updates={})),

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from aggregator import rounds
 from aggregator.rounds import Round, RoundState, TaskState
-from aggregator.scheduler import Finish, GiveUp, Plan, Wait, next_move
+from aggregator.scheduler import Finish, Plan, Rest, Wait, next_move
 from histofed.base.experiment import Experiment, parse_experiment
 from histofed.base.ids import Digest, RoundKey, SiteId
 
@@ -102,15 +102,15 @@ def test_numbers_go_on_after_an_abandoned_round() -> None:
     assert move.number == 2
 
 
-def test_an_experiment_whose_rounds_keep_failing_ends_with_the_reason() -> None:
+def test_an_experiment_whose_rounds_keep_failing_rests_with_the_reason() -> None:
     recent = (past(1, RoundState.ABANDONED), past(2, RoundState.ABANDONED))
-    assert next_move(experiment(), 0, recent, SITES) == GiveUp("2 rounds in a row were abandoned; the last: nobody came")
+    assert next_move(experiment(), 0, recent, SITES) == Rest("2 rounds in a row were abandoned; the last: nobody came")
 
 
 def test_failures_before_a_resume_do_not_count() -> None:
     recent = (past(1, RoundState.ABANDONED), past(2, RoundState.ABANDONED))
     assert isinstance(next_move(experiment(), 0, recent, SITES, forgiven=1), Plan)
-    assert isinstance(next_move(experiment(), 0, recent, SITES, forgiven=0), GiveUp)
+    assert isinstance(next_move(experiment(), 0, recent, SITES, forgiven=0), Rest)
 
 
 def test_an_experiment_ends_when_its_rounds_are_committed() -> None:

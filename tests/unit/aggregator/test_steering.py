@@ -151,10 +151,34 @@ async def test_rounds_that_failed_before_a_resume_are_forgiven(bench: Bench) -> 
             engine.plan(EXPERIMENT, number, base.digest, (NORTH,), (NORTH,))
             engine.dispatch(RoundKey(NAME, number), events.Declined(NORTH, 1, "no network"))
         plan.tick()
-        assert state_of(engine)[0] == "paused", "it fails, or goes on, when the operator is back"
+        assert state_of(engine)[0] == "paused", "it goes on when the operator is back"
         steer(engine, Order.RESUME)
         plan.tick()
         assert [state.key.number for state in engine.open_rounds] == [limit + 1]
+
+
+async def test_rounds_that_keep_failing_pause_it_until_an_operator_resumes(bench: Bench) -> None:
+    limit = EXPERIMENT.file.round.abandoned_limit
+    async with bench.engine() as engine:
+        await running(engine)
+        for site in (NORTH, SOUTH):
+            engine.fleet.connect(site, site)
+        plan = bench.scheduler(engine)
+        for number in range(1, limit + 1):
+            plan.tick()
+            for site in (NORTH, SOUTH):
+                engine.dispatch(RoundKey(NAME, number), events.Declined(site, 1, "consent was withdrawn"))
+        plan.tick()
+        now, reason = state_of(engine)
+        assert now == "paused"
+        assert reason.startswith(f"{limit} rounds in a row were abandoned; the last: ")
+        plan.tick()
+        assert list(engine.open_rounds) == [], "nothing begins by itself"
+        steer(engine, Order.RESUME)
+        plan.tick()
+        assert [each.key.number for each in engine.open_rounds] == [limit + 1]
+    last = [record for record in bench.audit() if record.action == "experiment.paused"][-1]
+    assert (last.who.name, last.subject["from"], last.reason) == ("system", "running", reason)
 
 
 # --- cancel -----------------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ import io
 import json
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -55,6 +56,14 @@ async def test_it_ends_with_the_experiment() -> None:
 
     assert [moment.sight.experiment.state for moment in seen] == ["draft", "running", "finished"]
     assert notices == []
+
+
+async def test_a_pause_is_waited_for_until_its_open_round_has_ended() -> None:
+    pausing = replace(sight(open_round(2)), experiment=replace(sight(None, "paused").experiment, open_round=2))
+
+    seen, _ = await watched(Script([pausing, sight(committed_round(2, "north"), "paused")]))
+
+    assert len(seen) == 2
 
 
 async def test_a_restart_of_the_aggregator_is_survived_and_told() -> None:
@@ -135,6 +144,18 @@ def test_an_experiment_that_failed_is_an_exit_code_and_a_reason(histofed: Histof
 
     assert found.code == 65
     assert found.error == "histofed: experiment demo failed: too few sites\n"
+
+
+def test_a_paused_experiment_is_not_waited_for(histofed: Histofed, aggregator: RunningAggregator) -> None:
+    aggregator.servicer.watches.append(messages("PAUSED"))
+
+    found = histofed("rounds", "watch", "demo")
+
+    assert found.code == 75
+    assert found.error == (
+        "histofed: experiment demo is paused: too few sites; `histofed experiments resume demo` begins the next round, "
+        "`cancel` ends it\n"
+    )
 
 
 def test_a_cut_stream_is_taken_up_again(histofed: Histofed, aggregator: RunningAggregator) -> None:
