@@ -59,7 +59,7 @@ def run(sites: int, size: str, rounds: int, folder: Path | None = None) -> Round
         with Meter(roots) as meter:
             federation.submit(experiment("exchange", sites, size, rounds))
             # not by watching the rounds, which would cost the aggregator a part of what is measured
-            federation.daemons["aggregator"].wait_logged("experiment ended", LIMIT_S)
+            federation.daemons["aggregator"].wait_logged('"event": "experiment.', LIMIT_S)
         return _costs(federation, meter, sites, size)
 
 

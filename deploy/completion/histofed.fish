@@ -64,7 +64,7 @@ complete -c histofed -n '__fish_seen_subcommand_from experiments; and __fish_see
 complete -c histofed -n '__fish_seen_subcommand_from experiments; and __fish_seen_subcommand_from cancel' -l reason -x -d 'for the journal and for whoever looks'
 complete -c histofed -n '__fish_seen_subcommand_from rounds; and not __fish_seen_subcommand_from list show watch' -a list -d 'List rounds, oldest first'
 complete -c histofed -n '__fish_seen_subcommand_from rounds; and not __fish_seen_subcommand_from list show watch' -a show -d 'Show one round with each site'\''s task'
-complete -c histofed -n '__fish_seen_subcommand_from rounds; and not __fish_seen_subcommand_from list show watch' -a watch -d 'Watch an experiment until it ends'
+complete -c histofed -n '__fish_seen_subcommand_from rounds; and not __fish_seen_subcommand_from list show watch' -a watch -d 'Watch an experiment until it ends, or is paused with no round open'
 complete -c histofed -n '__fish_seen_subcommand_from rounds; and not __fish_seen_subcommand_from list show watch' -s h -l help -d 'show this help message and exit'
 complete -c histofed -n '__fish_seen_subcommand_from rounds; and __fish_seen_subcommand_from list' -s h -l help -d 'show this help message and exit'
 complete -c histofed -n '__fish_seen_subcommand_from rounds; and __fish_seen_subcommand_from list' -l config -rF -d 'operator.toml to use'

@@ -90,11 +90,11 @@ def changes(before: Moment | None, after: Moment) -> tuple[str, ...]:
     lines: list[str] = []
     experiment = after.sight.experiment
     moved = before is None or before.sight.experiment.state != experiment.state
-    if moved and not experiment.ended:
+    if moved and not experiment.rests:
         lines.append(experiment_line(experiment))
     for number, one in after.rounds().items():
         lines += _round_changes(old.get(number), one)
-    if moved and experiment.ended:
+    if moved and experiment.rests:
         lines.append(experiment_line(experiment))
     return tuple(lines)
 

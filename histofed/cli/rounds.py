@@ -22,8 +22,8 @@ def add(commands: Commands, common: argparse.ArgumentParser) -> None:
         group,
         "watch",
         watch,
-        "Watch an experiment until it ends: a live view, or a line per change when stdout is no terminal. "
-        "With --json one document per line. Exits 65 when the experiment failed or was cancelled.",
+        "Watch an experiment until it ends, or is paused with no round open: a live view, or a line per change when stdout "
+        "is no terminal. With --json one document per line. Exits 65 when it failed or was cancelled, 75 when it is paused.",
         common,
     )
     parser.add_argument("experiment", metavar="EXPERIMENT")

@@ -44,8 +44,12 @@ class Experiment:
 
     @property
     def rests(self) -> bool:
-        """Nothing more will happen to it unless an operator resumes it."""
-        return self.ended or (self.state == "paused" and self.open_round == 0)
+        """Nothing more will happen to it unless an operator resumes it.
+
+        A pause ends neither the first model that is being made, nor what has committed its last round.
+        """
+        waits = self.open_round == 0 and self.model_digest is not None and self.rounds_committed < self.rounds
+        return self.ended or (self.state == "paused" and waits)
 
 
 @dataclass(frozen=True)

@@ -34,6 +34,7 @@ EVENTS: Final[Mapping[str, str]] = {
     "site.enrolled": "A site was enrolled.",
     "round.opened": "A round is open: its sites were asked.",
     "round.ended": "A round was committed or abandoned; the line says which, and why.",
+    "experiment.paused": "Rounds of an experiment keep failing; none begins until an operator resumes it.",
     "experiment.ended": "An experiment is finished, or was cancelled, or has failed.",
 }
 """Every event and the sentence that explains it."""

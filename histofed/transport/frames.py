@@ -28,6 +28,8 @@ _LENGTH: Final = 2
 _FIELDS: Final = 8
 """More than any of these messages has; what a stranger writes in thousands of fields is protobuf's to read."""
 _VARINT_BITS: Final = 63
+_KEY_BITS: Final = 28
+"""By which the last byte of a key or a length is shifted at most; protobuf refuses longer ones."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,14 +134,14 @@ def _find(message: bytes, wanted: int) -> tuple[int, int, int] | None:
             begin, fields = position, fields + 1
             if fields > _FIELDS:
                 return None
-            key, position = _read_varint(message, position)
+            key, position = _read_varint(message, position, _KEY_BITS)
             match key & 7:
                 case 0:
-                    _, position = _read_varint(message, position)
+                    _, position = _read_varint(message, position, _VARINT_BITS)
                 case 1:
                     position += 8
                 case 2:
-                    length, position = _read_varint(message, position)
+                    length, position = _read_varint(message, position, _KEY_BITS)
                     if key >> 3 == wanted:
                         if found is not None:
                             return None
@@ -158,7 +160,7 @@ def _data_field(kind: type[Message]) -> int:
     return kind.DESCRIPTOR.fields_by_name["data"].number
 
 
-def _read_varint(message: bytes, position: int) -> tuple[int, int]:
+def _read_varint(message: bytes, position: int, most_bits: int) -> tuple[int, int]:
     """The number and where it ends. Raises `IndexError` where the message ends before, or the number does not."""
     value, shift = 0, 0
     while True:
@@ -168,7 +170,7 @@ def _read_varint(message: bytes, position: int) -> tuple[int, int]:
         if byte < 0x80:
             return value, position
         shift += 7
-        if shift > _VARINT_BITS:
+        if shift > most_bits:
             raise IndexError("a number without an end")
 
 

@@ -134,6 +134,7 @@ def test_each_hospital_refuses_in_its_own_words(healthy: Federation) -> None:
     try:
         healthy.submit(gan_experiment("unwanted", SITES))
         end = healthy.wait_until_seen("unwanted", lambda sight: sight["experiment"]["state"] == "paused")
+        healthy.cli("experiments", "cancel", "unwanted")
     finally:
         for site in SITES:
             healthy.write_consent(site)

@@ -223,7 +223,7 @@ class Federation:
 
     @contextmanager
     def watching(self, experiment: str) -> Iterator[Iterator[Mapping[str, Any]]]:
-        """The documents of `rounds watch --json` as they come, until the experiment ends."""
+        """The documents of `rounds watch --json` as they come, until the experiment ends or rests."""
         command = ["--config", str(self.operator / "operator.toml"), "--json", "rounds", "watch", experiment]
         starter = "import sys; from histofed.cli.main import main; sys.exit(main())"
         with subprocess.Popen([sys.executable, "-c", starter, *command], stdout=subprocess.PIPE, text=True) as process:
@@ -251,7 +251,7 @@ class Federation:
                     seen[:] = [document(moment.sight)]
                     if wanted(seen[0]):
                         return
-            raise AssertionError(f"{experiment} ended before that")
+            raise AssertionError(f"{experiment} ended, or rests, before that")
 
         try:
             asyncio.run(look())
@@ -325,7 +325,7 @@ def gan_experiment(
     classes: Sequence[str] = ("MSIH", "nonMSIH"),
     discriminator: str = "cnn",
 ) -> str:
-    """The smallest experiment that reads tiles; one attempt and one abandoned round end it."""
+    """The smallest experiment that reads tiles; after one abandoned round it rests."""
     return f"""
 name = "{name}"
 recipe = "gan"

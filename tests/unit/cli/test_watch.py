@@ -66,6 +66,15 @@ async def test_a_pause_is_waited_for_until_its_open_round_has_ended() -> None:
     assert len(seen) == 2
 
 
+@pytest.mark.parametrize("changes", [{"model_digest": None}, {"rounds_committed": 3}])
+async def test_a_pause_does_not_end_what_goes_on_all_the_same(changes: dict[str, Any]) -> None:
+    paused = replace(sight(None), experiment=replace(sight(None, "paused").experiment, **changes))
+
+    seen, _ = await watched(Script([paused, sight(None, "finished")]))
+
+    assert [moment.sight.experiment.state for moment in seen] == ["paused", "finished"]
+
+
 async def test_a_restart_of_the_aggregator_is_survived_and_told() -> None:
     gone = AggregatorUnavailable("nobody listens")
     script = Script([sight(None)], [gone], [sight(None, "finished")])
@@ -147,11 +156,13 @@ def test_an_experiment_that_failed_is_an_exit_code_and_a_reason(histofed: Histof
 
 
 def test_a_paused_experiment_is_not_waited_for(histofed: Histofed, aggregator: RunningAggregator) -> None:
-    aggregator.servicer.watches.append(messages("PAUSED"))
+    paused = pb.WatchRoundsResponse(experiment=experiment("PAUSED", 1, "too few sites"), round=round_(2, "ABANDONED"))
+    aggregator.servicer.watches.append([*messages("FINISHED")[:2], paused])
 
     found = histofed("rounds", "watch", "demo")
 
     assert found.code == 75
+    assert found.out.splitlines()[-1] == "demo is paused, 1 of 2 rounds committed: too few sites", "behind its cause"
     assert found.error == (
         "histofed: experiment demo is paused: too few sites; `histofed experiments resume demo` begins the next round, "
         "`cancel` ends it\n"

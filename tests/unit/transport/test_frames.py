@@ -77,12 +77,17 @@ def same_as_protobuf(noise: bytes) -> None:
         pytest.param(b"\x1a\x01a\x2b\x2c", id="a group, which nobody writes any more"),
         pytest.param(b"\x1a\x02ab\x79\x01\x02\x03\x04\x05\x06\x07\x08", id="an unknown field of eight bytes"),
         pytest.param(b"\x1a\x02ab\x7d\x01\x02\x03\x04", id="an unknown field of four"),
+        pytest.param(b"\x18\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01\x1a\x02ab", id="a number of ten bytes, of another type"),
     ],
 )
 def test_what_no_agent_of_ours_writes_is_read_as_protobuf_does(unusual: bytes) -> None:
     found = read(transfer_pb2.UploadRequest, unusual)
 
     assert whole(found) == transfer_pb2.UploadRequest.FromString(unusual)
+
+
+def test_a_key_that_is_too_long_is_refused() -> None:
+    same_as_protobuf(b"\x9a\x80\x80\x80\x80\x80\x80\x80\x80\x00\x02ab")
 
 
 def test_a_number_without_an_end_is_refused() -> None:
