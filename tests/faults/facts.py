@@ -108,6 +108,7 @@ class Trial:
     state: str
     rounds: int
     """Rounds to commit."""
+    abandoned_limit: int = 3
     chooses: bool = False
     """Its strategy may leave admitted updates out (Krum and its kind)."""
 

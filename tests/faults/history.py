@@ -24,7 +24,7 @@ What is checked, by the `law` of a violation:
 | `twice` | an update is in an aggregate twice, or in two aggregates |
 | `missing` | an admitted update is not in its round's aggregate, or with other bytes; or another one is in it |
 | `chain` | round numbers, bases and models do not form one line from the first model on |
-| `limits` | committed with too few updates, a sample from outside the eligible sites, too many attempts, a wrong end |
+| `limits` | too few updates in a commit, a sample of sites that were not eligible, too many attempts, a wrong end or pause |
 | `stuck` | nothing can happen any more, and a round or an experiment is still open |
 | `byte-lost` | bytes that were acknowledged had to be sent again, or a file that rows refer to is gone |
 | `word-broken` | what a site or an operator was told is not what the disk says |
@@ -47,6 +47,7 @@ from tests.faults.outcome import (
     nothing_is_stuck,
     nothing_twice,
     one_line_of_rounds,
+    rests_were_due,
 )
 from tests.faults.promises import bytes_were_kept, standing, unfinished, words_were_kept
 from tests.faults.story import events_follow_the_model, journal_covers_events
@@ -62,6 +63,7 @@ def check(history: History) -> tuple[Violation, ...]:
         *aggregates_are_whole(disk),
         *one_line_of_rounds(disk),
         *limits_were_kept(disk),
+        *rests_were_due(disk),
         *files_are_there(disk),
         *bytes_were_kept(history.told),
         *words_were_kept(disk, promises),

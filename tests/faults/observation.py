@@ -70,7 +70,7 @@ def _received(blobs: BlobStore, sent: Iterable[tuple[Digest, TaskKey]]) -> Itera
 def _trial(row: ExperimentRow) -> Trial:
     file = parse_experiment(row.toml).file
     chooses = file.aggregation.strategy in _CHOOSES
-    return Trial(row.name, row.state, file.rounds, chooses)
+    return Trial(row.name, row.state, file.rounds, file.round.abandoned_limit, chooses)
 
 
 def _model(row: ModelRow, parts: frozenset[str]) -> ModelFact:

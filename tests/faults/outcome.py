@@ -6,7 +6,9 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 
 from aggregator.rounds import Round, RoundState, TaskState
-from histofed.base.ids import Digest
+from histofed.audit.record import SYSTEM
+from histofed.audit.verify import RESTORED
+from histofed.base.ids import Digest, ExperimentId, RoundKey
 from histofed.base.seeds import sample_sites
 from tests.faults.facts import Disk, ModelFact, Violation
 
@@ -96,6 +98,37 @@ def limits_were_kept(disk: Disk) -> Iterator[Violation]:
             yield Violation("limits", f"{trial.name} is {trial.state} with {committed} of {trial.rounds} rounds")
         if trial.state == "failed" and states:
             yield Violation("limits", f"{trial.name} has failed, though its first model was made")
+
+
+def rests_were_due(disk: Disk) -> Iterator[Violation]:
+    """The aggregator pauses an experiment after so many lost rounds in a row, not sooner; a resume forgives those before it.
+
+    Not looked at after a restore, which takes rounds back that the journal knows.
+    """
+    if any(record.action == RESTORED for record in disk.journal):
+        return
+    limits = {trial.name: trial.abandoned_limit for trial in disk.trials}
+    lost = {state.key for state in disk.rounds if state.state is RoundState.ABANDONED}
+    newest, forgiven = Counter[str](), Counter[str]()
+
+    def due(name: str) -> bool:
+        tail = range(newest[name], newest[name] - limits[name], -1)
+        return tail[-1] > forgiven[name] and all(RoundKey(ExperimentId(name), number) in lost for number in tail)
+
+    for record in disk.journal:
+        name = str(record.subject.get("experiment", ""))
+        match record.action:
+            case "round.planned":
+                key = RoundKey.parse(str(record.subject["round"]))
+                if key.number > newest[key.experiment] and due(key.experiment):
+                    yield Violation("limits", f"round {key} was planned after {limits[key.experiment]} lost ones in a row")
+                newest[key.experiment] = key.number
+            case "experiment.resumed":
+                forgiven[name] = newest[name]
+            case "experiment.paused" if record.who == SYSTEM and not due(name):
+                yield Violation(
+                    "limits", f"{name} rests after round {newest[name]}, not after {limits[name]} lost ones in a row"
+                )
 
 
 def files_are_there(disk: Disk) -> Iterator[Violation]:

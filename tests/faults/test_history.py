@@ -59,6 +59,10 @@ def deliver(key: RoundKey, site: SiteId) -> tuple[events.Event, ...]:
     return events.Accepted(site, 1), events.Announced(site, weights(key, site), 10), received, events.Admitted(site)
 
 
+PAUSED = AuditRecord(0, "", 0, "x", "experiment.paused", SYSTEM, {"experiment": NAME}, "success", "", None)
+"""By the aggregator itself."""
+
+
 class Writer:
     """Writes rounds, events and journal as the engine does."""
 
@@ -202,6 +206,13 @@ TASK = good().disk.rounds[0].task_key(A)
         ("limits", lambda good: spoil_task(good, 2, A, attempt=3)),
         ("limits", lambda good: spoil_disk(good, trials=(Trial(NAME, "finished", 3),))),
         ("limits", lambda good: spoil_disk(good, trials=(Trial(NAME, "failed", 2),))),
+        ("limits", lambda good: spoil_disk(good, journal=(*good.disk.journal, PAUSED))),
+        (
+            "limits",
+            lambda good: spoil_disk(
+                spoil_round(good, 1, state=RoundState.ABANDONED), trials=(Trial(NAME, "running", 2, 1),)
+            ),
+        ),
         ("stuck", lambda good: spoil_disk(good, trials=(Trial(NAME, "running", 3),))),
         ("stuck", lambda good: spoil_round(good, 2, state=RoundState.OPEN)),
         ("byte-lost", lambda good: spoil_disk(good, blobs=frozenset())),
