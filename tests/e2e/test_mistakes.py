@@ -128,13 +128,12 @@ REFUSALS = {
 """A consent file, and what it says against the experiment below."""
 
 
-def test_each_hospital_refuses_in_its_own_words(healthy: Federation) -> None:
+def test_each_hospital_refuses_in_its_own_words_until_it_consents(healthy: Federation) -> None:
     for site, (consent, _) in REFUSALS.items():
         healthy.write_consent(site, consent)
     try:
         healthy.submit(gan_experiment("unwanted", SITES))
         end = healthy.wait_until_seen("unwanted", lambda sight: sight["experiment"]["state"] == "paused")
-        healthy.cli("experiments", "cancel", "unwanted")
     finally:
         for site in SITES:
             healthy.write_consent(site)
@@ -144,6 +143,10 @@ def test_each_hospital_refuses_in_its_own_words(healthy: Federation) -> None:
         assert task["state"] == "declined"
         assert task["reason"].startswith("the consent of this site does not allow ")
         assert REFUSALS[task["site"]][1] in task["reason"]
+
+    healthy.cli("experiments", "resume", "unwanted", "--reason", "the hospitals have changed their minds")
+    end = healthy.wait_until_ended("unwanted")
+    assert (end["experiment"]["state"], end["experiment"]["rounds_committed"]) == ("finished", 1)
 
 
 def test_a_refusal_costs_the_others_nothing(healthy: Federation) -> None:
