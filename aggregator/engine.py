@@ -183,8 +183,7 @@ class Engine:
         state = lifecycle.steer(row.name, ExperimentState(row.state), order, has_model=has_model)
         if state == row.state:
             return
-        subject: dict[str, Json] = {"experiment": row.name, "from": row.state, "state": state}
-        self.audit(lifecycle.ACTIONS[order], who, subject, reason=reason)
+        self._journal_order(order, who, row.name, row.state, state, reason)
         resumed = order is Order.RESUME
         self.store.set_experiment(row.name, state, "" if resumed else lifecycle.words(operator, reason), forgive=resumed)
         failpoint("aggregator.experiment_steered")
@@ -196,12 +195,15 @@ class Engine:
 
     def rest(self, name: ExperimentId, reason: str) -> None:
         """Rounds keep failing: pause the experiment until an operator resumes it, or cancels it. Nothing of it is lost."""
-        subject: dict[str, Json] = {"experiment": name, "from": ExperimentState.RUNNING, "state": ExperimentState.PAUSED}
-        self.audit(lifecycle.ACTIONS[Order.PAUSE], SYSTEM, subject, reason=reason)
+        self._journal_order(Order.PAUSE, SYSTEM, name, ExperimentState.RUNNING, ExperimentState.PAUSED, reason)
         self.store.set_experiment(name, ExperimentState.PAUSED, reason)
         failpoint("aggregator.experiment_steered")
         log.warning("experiment paused", extra=fields(event="experiment.paused", experiment=name, reason=reason))
         self._changes.notify()
+
+    def _journal_order(self, order: Order, who: Who, name: ExperimentId, before: str, after: str, reason: str) -> None:
+        subject: dict[str, Json] = {"experiment": name, "from": before, "state": after}
+        self.audit(lifecycle.ACTIONS[order], who, subject, reason=reason)
 
     def abandon_ended(self) -> None:
         """Close the rounds of experiments that were cancelled. Raises `CannotWriteState`; then it is to be called again."""
