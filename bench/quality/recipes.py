@@ -30,6 +30,7 @@ _OWN: Final[Mapping[str, Mapping[str, Json]]] = {
         "generator_rate": 1e-3,
         "discriminator_rate": 5e-4,
         "betas": [0.5, 0.99],
+        "muon_rate": 8e-3,
         "ema_decay": 0.99,
         "objective.r1": 0.0,
         "objective.penalty_every": 1,

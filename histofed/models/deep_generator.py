@@ -5,11 +5,14 @@
     3  per doubling: [norm, LeakyReLU, conv, norm, LeakyReLU, nearest x2, conv] + [conv 1x1, bilinear x2], over √2;
        at 16 x 16 a second linear map of z joins, 32 channels
     4  norm, LeakyReLU, conv → 3, tanh
+    5  in evaluation mode: one of the eight orientations, told by the signs of the first three numbers of z
 
 The second map gives every place noise of its own: nuclei do not follow from a plan of 4 x 4. Convolutions replicate the
 border, because zeros there tell each pixel where it is, and the generator then draws one picture for all noise; the shortcut
 is doubled smoothly, because copied pixels show through as squares and streaks; and groups of the norms have at least
-eight channels, because a channel by itself loses its contrast (`docs/results/README.md`).
+eight channels, because a channel by itself loses its contrast (`docs/results/README.md`). Tissue has no up and no left, but
+what convolutions draw has: streaks and a relief that fall in one direction in every image; hence the last step. In training
+augmentation turns what the discriminator sees, and textures are compared as drawn: turned ones were learned more slowly.
 
 Each norm is a group norm whose scale and shift come from class and noise (FiLM, Perez et al., arXiv 1709.07871). There is no
 batch norm: its running statistics are what averaging over hospitals spoils first. Channels double towards the start, from
@@ -30,6 +33,7 @@ from histofed.base.errors import BadData
 from histofed.models.doubling import DoublingConv2d
 from histofed.models.film import modulated_group_norm
 from histofed.models.networks import Generator
+from histofed.models.orientation import oriented
 
 LAST_WIDTH: Final = 16
 MOST_WIDTH: Final = 512
@@ -75,7 +79,13 @@ class DeepGenerator(Generator):
                 x_BCHW = torch.cat([x_BCHW, detail_BCHW], 1)
             x_BCHW = block(x_BCHW, given_BZ)
         out: Tensor = self.to_rgb(leaky_relu(self.norm(x_BCHW, given_BZ), _SLOPE, inplace=True)).tanh()
-        return out
+        return out if self.training else _turned(out, z_BZ)
+
+
+def _turned(images_BCHW: Tensor, z_BZ: Tensor) -> Tensor:
+    """Oriented by the signs of the noise, as many of them as there are."""
+    signs_3B = z_BZ[:, [k % z_BZ.shape[1] for k in range(3)]].T > 0
+    return oriented(images_BCHW, *signs_3B)
 
 
 class _Film(nn.Module):

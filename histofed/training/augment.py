@@ -12,6 +12,7 @@ from typing import Final
 import torch
 from torch import Tensor
 
+from histofed.models.orientation import oriented
 from histofed.training.moving import onto
 from histofed.training.rules import Augmentation
 
@@ -45,17 +46,8 @@ def _turned(x_BCHW: Tensor, how: Augmentation, draws: Tensor) -> Tensor:
         # an even number of the three is a turn
         fallen_B = mirrored_B ^ across_B
     if how.flips or how.rotations:
-        for chosen_B, mirror in (
-            (mirrored_B, lambda x: x.flip(3)),
-            (fallen_B, lambda x: x.flip(2)),
-            (across_B, _transposed),
-        ):
-            x_BCHW = torch.where(chosen_B.view(-1, 1, 1, 1), mirror(x_BCHW), x_BCHW)
+        x_BCHW = oriented(x_BCHW, mirrored_B, fallen_B, across_B)
     return x_BCHW
-
-
-def _transposed(x_BCHW: Tensor) -> Tensor:
-    return x_BCHW.transpose(2, 3)
 
 
 def _coloured(x_BCHW: Tensor, strength: float, draws: Tensor) -> Tensor:

@@ -28,6 +28,7 @@ from histofed.training.batches import Batches, BatchPlan
 from histofed.training.compiling import compile_in_place
 from histofed.training.contest import Contest
 from histofed.training.ema import Ema
+from histofed.training.muon import MuonAdam
 from histofed.training.rules import Rules
 
 SHEET_COLUMNS: Final = 8
@@ -119,12 +120,18 @@ def contest_of(config: GanConfig, device: torch.device, *, averaged: bool = Fals
     return Contest(
         generator,
         discriminator,
-        torch.optim.Adam(generator.parameters(), config.generator_rate, config.betas, fused=True),
+        _generator_optimiser(generator, config),
         torch.optim.Adam(trained, config.discriminator_rate, config.betas, fused=True),
         device,
         ema=Ema(generator, config.ema_decay) if averaged else None,
         scalers=(GradScaler(device.type), GradScaler(device.type)) if config.precision == "fp16" else None,
     )
+
+
+def _generator_optimiser(generator: Generator, config: GanConfig) -> torch.optim.Adam:
+    if config.muon_rate is None:
+        return torch.optim.Adam(generator.parameters(), config.generator_rate, config.betas, fused=True)
+    return MuonAdam(generator, config.generator_rate, config.betas, config.muon_rate)
 
 
 def compile_networks(config: GanConfig, contest: Contest) -> tuple[str, ...]:

@@ -130,6 +130,8 @@ class GanConfig(Section):
     discriminator_rate: Rate = 2e-4
     """Two to four times the generator's is TTUR (arXiv 1706.08500)."""
     betas: tuple[Beta, Beta] = (0.5, 0.999)
+    muon_rate: Rate | None = None
+    """Muon moves the generator's matrices at this rate, Adam the rest (`training/muon.py`); without it all is Adam's."""
     precision: Precision = "fp32"
     """`bf16` and `fp16` compute in 16 bits where that is safe; weights and losses stay in 32."""
     compile: bool = False

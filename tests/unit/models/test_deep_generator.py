@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from itertools import product
+
 import pytest
 import torch
+from torch import nn
 
 from histofed.base.errors import BadData
 from histofed.models.deep_generator import CLASS_VECTOR, DeepGenerator, _UpBlock
@@ -65,3 +68,29 @@ def test_no_place_of_a_tile_is_told_where_it_is() -> None:
         with torch.no_grad():
             drawn = block(flat, given)
         torch.testing.assert_close(drawn, drawn[..., :1, :1].expand_as(drawn), rtol=0, atol=1e-2)
+
+
+def test_the_signs_of_the_noise_tell_one_of_eight_orientations() -> None:
+    generator = build_generator("deep", 32, 2, 8)
+    assert isinstance(generator, DeepGenerator)
+    with torch.no_grad():
+        # the rest of the picture then does not depend on the noise
+        for parameter in (generator.linear.weight, generator.detail.weight):
+            parameter.zero_()
+        generator.linear.bias.normal_()
+        for film in (m for m in generator.modules() if isinstance(m, nn.Linear) and m.in_features == 8 + CLASS_VECTOR):
+            film.weight.zero_()
+        z = torch.tensor([[*signs, 1.0, -1.0, 1.0, -1.0, 1.0] for signs in product((-1.0, 1.0), repeat=3)])
+        labels = torch.ones(8, dtype=torch.long)
+        as_drawn, drawn = generator.train()(z, labels), generator.eval()(z, labels)
+    assert torch.equal(as_drawn, as_drawn[:1].expand(8, -1, -1, -1))
+    picture = drawn[0]
+    for image, (mirrored, fallen, across) in zip(drawn, product((False, True), repeat=3), strict=True):
+        expected = picture.flip(2) if mirrored else picture
+        expected = expected.flip(1) if fallen else expected
+        torch.testing.assert_close(image, expected.transpose(1, 2) if across else expected)
+    assert len({image.numpy().tobytes() for image in drawn}) == 8
+
+
+def test_one_number_of_noise_is_enough() -> None:
+    assert build_generator("deep", 32, 2, 1)(torch.randn(3, 1), torch.tensor([0, 1, 0])).shape == (3, 3, 32, 32)

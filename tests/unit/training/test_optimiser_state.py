@@ -7,7 +7,23 @@ import torch
 from torch import nn
 
 from histofed.base.errors import BadData
+from histofed.training.muon import MuonAdam
 from histofed.training.optimiser_state import adam_state, load_adam_state
+
+
+def _by_muon(steps: int) -> tuple[nn.Module, MuonAdam]:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(2, 4, 3), nn.Conv2d(4, 3, 1)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    optimiser = MuonAdam(network, 0.01, (0.5, 0.99), 0.1)
+    for step in range(steps):
+        _take_step(network, optimiser, float(step + 1))
+    return network, optimiser
+
+
+def _take_step(network: nn.Module, optimiser: torch.optim.Adam, value: float) -> None:
+    optimiser.zero_grad()
+    torch.autograd.backward(network(torch.linspace(-value, value, 32).view(1, 2, 4, 4)).square().sum())
+    optimiser.step()
 
 
 def _trained(fused: bool, steps: int = 3) -> tuple[nn.Module, torch.optim.Adam]:
@@ -35,6 +51,29 @@ def test_a_loaded_optimiser_takes_the_same_next_step(fused: bool) -> None:
         torch.autograd.backward(one(torch.ones(1, 4)).sum())
         optimiser.step()
     assert torch.equal(network.get_parameter("weight"), copy.get_parameter("weight"))
+
+
+def test_muons_momentum_is_kept_beside_adams_moments() -> None:
+    network, optimiser = _by_muon(3)
+    state = {name: tensor.clone() for name, tensor in adam_state(network, optimiser).items()}
+    assert {"0.weight.momentum", "0.bias.exp_avg", "1.weight.exp_avg_sq"} <= state.keys()
+    assert not {"0.weight.exp_avg", "1.weight.momentum"} & state.keys()
+    copy, other = _by_muon(0)
+    copy.load_state_dict(network.state_dict())
+    load_adam_state(copy, other, state)
+    for one, each in ((network, optimiser), (copy, other)):
+        _take_step(one, each, 4.0)
+    assert all(torch.equal(one, two) for one, two in zip(network.parameters(), copy.parameters(), strict=True))
+
+
+def test_the_state_of_another_optimiser_is_refused() -> None:
+    network, optimiser = _by_muon(1)
+    adam = torch.optim.Adam(network.parameters(), 0.1, fused=True)
+    with pytest.raises(BadData, match="another optimiser"):
+        load_adam_state(network, adam, adam_state(network, optimiser))
+    _take_step(network, adam, 1.0)
+    with pytest.raises(BadData, match="another optimiser"):
+        load_adam_state(network, optimiser, adam_state(network, adam))
 
 
 def test_before_the_first_step_there_is_nothing() -> None:
