@@ -3,8 +3,8 @@
 An upload's first message names the blob; the answer is the committed offset, and the sender goes on from there. Bytes
 are acknowledged when they are on disk. What the other end holds already is copied there instead of sent; nobody is told
 about a blob that is not its own business: it is compared with, or copied from, the task's base and earlier models alone. A
-transfer in which nothing moves is broken off. The disk is touched in threads, so that one slow disk does not stop the
-others' beats.
+transfer in which nothing moves is broken off; one that waits for its turn (`turns.py`) says so every ten seconds. The disk
+is touched in threads, so that one slow disk does not stop the others' beats.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from histofed.transport.gate import Caller, answer, caller
 from histofed.transport.held import opened
 from histofed.transport.pace import Pace, Paces
 from histofed.transport.store import BlobStore, Writer, owner_of
+from histofed.transport.turns import Turn, Turns
 from histofed.transport.unchanged import Piece, Stretch, copied, digest_of, pieces
 from histofed.transport.watchdog import Alarm, in_thread
 from histofed.v1 import transfer_pb2
@@ -71,6 +72,7 @@ class BlobService:
         metrics: Metrics | None = None,
         stall_s: float = limits.STALL_S,
         bytes_per_second: int = 0,
+        turns: Turns | None = None,
     ) -> None:
         """`bytes_per_second`: of each site, in each direction; 0 is no cap."""
         self._store = store
@@ -79,6 +81,7 @@ class BlobService:
         self._metrics = metrics or NoMetrics()
         self._stall_s = stall_s
         self._paces = Paces(clock, bytes_per_second)
+        self._turns = Turns(clock) if turns is None else turns
         self._comparisons = Comparisons(store)
         self._leaving: set[asyncio.Task[None]] = set()
         """Calls that were broken off and whose status is on its way; they end with the connection at the latest."""
@@ -112,13 +115,16 @@ class BlobService:
         base = await self._permissions.base_of(task)
         writer = await self._open(sha, size, owner_of(str(task)))
         try:
-            with opened(self._store.path(base) if base else None) as held:
+            with opened(self._store.path(base) if base else None) as held, self._turns.queue() as turn:
+                # what a site sends before it is read would lie here, some MiB of each that waits
+                while not await turn.came():
+                    yield transfer_pb2.UploadResponse(committed=writer.committed, waiting=True)
                 yield transfer_pb2.UploadResponse(
                     committed=writer.committed,
                     held=base if base and held is not None else "",
                     max_bytes_per_second=self._paces.bytes_per_second,
                 )
-                async for committed in self._receive(who, writer, first, incoming, held):
+                async for committed in self._receive(who, writer, first, incoming, held, turn):
                     yield transfer_pb2.UploadResponse(committed=committed)
             await in_thread(writer.finish)
         finally:
@@ -142,6 +148,7 @@ class BlobService:
         first: UploadFrame,
         incoming: AsyncIterator[UploadFrame],
         held: int | None,
+        turn: Turn,
     ) -> AsyncIterator[int]:
         """Append one piece after the other; yields each new committed offset."""
         acknowledged, heard = writer.committed, self._clock.monotonic()
@@ -150,7 +157,7 @@ class BlobService:
             if piece.data or piece.head.HasField("copy"):
                 slow = self._clock.monotonic() - heard > limits.ACK_EVERY_S
                 committed = await in_thread(_append, writer, piece, held, slow)
-                self._count("upload", piece)
+                self._count("upload", piece, turn)
                 if committed > acknowledged:
                     acknowledged, heard = committed, self._clock.monotonic()
                     yield committed
@@ -183,20 +190,23 @@ class BlobService:
             stretches = await self._comparisons.stretches(sha, held)
         descriptor = os.open(self._store.path(sha), os.O_RDONLY | os.O_CLOEXEC)
         try:
-            with self._alarm(who, context) as alarm:
-                if request.offset == size:
-                    yield Frame(transfer_pb2.DownloadResponse(offset=size, bytes=size))
-                for piece in pieces(size, stretches, request.offset, min(own.piece, asked.piece)):
-                    if not piece.is_copy:
-                        await own.take(piece.size)
-                        await asked.take(piece.size)
-                    frame = await in_thread(_read, descriptor, piece)
-                    frame.head.bytes = size
-                    yield frame
-                    alarm.put_off()
-                    self._count("download", frame)
-                    if not piece.is_copy and len(frame.data) < piece.size:
-                        raise NotFound(f"blob {sha[:12]}… is shorter than it was: the disk may be damaged")
+            with self._turns.queue() as turn:
+                while not await turn.came():
+                    yield Frame(transfer_pb2.DownloadResponse(offset=request.offset, bytes=size))
+                with self._alarm(who, context) as alarm:
+                    if request.offset == size:
+                        yield Frame(transfer_pb2.DownloadResponse(offset=size, bytes=size))
+                    for piece in pieces(size, stretches, request.offset, min(own.piece, asked.piece)):
+                        if not piece.is_copy:
+                            await own.take(piece.size)
+                            await asked.take(piece.size)
+                        frame = await in_thread(_read, descriptor, piece)
+                        frame.head.bytes = size
+                        yield frame
+                        alarm.put_off()
+                        self._count("download", frame, turn)
+                        if not piece.is_copy and len(frame.data) < piece.size:
+                            raise NotFound(f"blob {sha[:12]}… is shorter than it was: the disk may be damaged")
         finally:
             os.close(descriptor)
 
@@ -221,8 +231,9 @@ class BlobService:
         if not leaving.cancelled():
             leaving.exception()  # an answer of this kind ends with gRPC's own error
 
-    def _count(self, direction: str, frame: UploadFrame | DownloadFrame) -> None:
-        """What moved, for the metrics."""
+    def _count(self, direction: str, frame: UploadFrame | DownloadFrame, turn: Turn) -> None:
+        """What moved, for the metrics and for those who wait."""
+        turn.moved(len(frame.data))
         size, how = (frame.head.copy.bytes, "copied") if frame.head.HasField("copy") else (len(frame.data), "sent")
         self._metrics.count(names.TRANSFER_BYTES_TOTAL, size, direction=direction, how=how)
 

@@ -25,6 +25,14 @@ WINDOW: Final = 2 * SYNC_EVERY
 """Bytes that a sender may be ahead of the acknowledgements: one stretch on its way while the one before is synced."""
 STALL_S: Final = 60.0
 """A transfer in which no byte moved for this long is dead; it is cut and resumed."""
+TURNS: Final = 4
+"""Transfers that go on at once whatever they move; two fill two cores."""
+LINE: Final = 125e6
+"""Bytes per second, 1 Gbit/s: where transfers move as much together, others wait for their turn."""
+LOOK_S: Final = 1.0
+"""How often that is looked at while somebody waits."""
+LOOKS: Final = 10
+"""... and after so many the other end hears that it still waits, well before it would think that nothing moves."""
 CALL_S: Final = 30.0
 """Deadline of a unary call unless the caller has a better one."""
 CONCURRENT_RPCS: Final = 4096

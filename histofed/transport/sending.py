@@ -1,7 +1,7 @@
 """One upload, an attempt at a time: from where the aggregator stands, never more than a window ahead of it.
 
-The first answer says how far the aggregator is, whether it has the task's base, and how fast this site should send. What the
-file has in common with the base is named instead of sent. Used by `blobs.py`.
+The first answer says how far the aggregator is, whether it has the task's base, and how fast this site should send; it comes
+when it is this site's turn. What the file has in common with the base is named instead of sent. Used by `blobs.py`.
 """
 
 from __future__ import annotations
@@ -137,6 +137,8 @@ class _Answers:
         self._came = asyncio.Event()
 
     def tell(self, answer: transfer_pb2.UploadResponse) -> None:
+        if answer.waiting:
+            return
         self._first = self._first or answer
         self._committed = answer.committed
         self._came.set()

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ahistofed/v1/transfer.proto\x12\x0bhistofed.v1\"?\n\x10GetUploadRequest\x12\x0c\n\x04task\x18\x01 \x01(\t\x12\x0e\n\x06sha256\x18\x02 \x01(\t\x12\r\n\x05\x62ytes\x18\x03 \x01(\x03\"8\n\x11GetUploadResponse\x12\x11\n\tcommitted\x18\x01 \x01(\x03\x12\x10\n\x08\x63omplete\x18\x02 \x01(\x08\"{\n\rUploadRequest\x12+\n\x04\x62lob\x18\x01 \x01(\x0b\x32\x1d.histofed.v1.GetUploadRequest\x12\x0e\n\x06offset\x18\x02 \x01(\x03\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\x12\x1f\n\x04\x63opy\x18\x04 \x01(\x0b\x32\x11.histofed.v1.Copy\"%\n\x04\x43opy\x12\r\n\x05\x62ytes\x18\x01 \x01(\x03\x12\x0e\n\x06sha256\x18\x02 \x01(\t\"a\n\x0eUploadResponse\x12\x11\n\tcommitted\x18\x01 \x01(\x03\x12\x10\n\x08\x63omplete\x18\x02 \x01(\x08\x12\x0c\n\x04held\x18\x03 \x01(\t\x12\x1c\n\x14max_bytes_per_second\x18\x04 \x01(\x03\"]\n\x0f\x44ownloadRequest\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x03\x12\x0c\n\x04held\x18\x03 \x01(\t\x12\x1c\n\x14max_bytes_per_second\x18\x04 \x01(\x03\"`\n\x10\x44ownloadResponse\x12\x0e\n\x06offset\x18\x01 \x01(\x03\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x12\r\n\x05\x62ytes\x18\x03 \x01(\x03\x12\x1f\n\x04\x63opy\x18\x04 \x01(\x0b\x32\x11.histofed.v1.Copy2\xeb\x01\n\x0b\x42lobService\x12J\n\tGetUpload\x12\x1d.histofed.v1.GetUploadRequest\x1a\x1e.histofed.v1.GetUploadResponse\x12\x45\n\x06Upload\x12\x1a.histofed.v1.UploadRequest\x1a\x1b.histofed.v1.UploadResponse(\x01\x30\x01\x12I\n\x08\x44ownload\x12\x1c.histofed.v1.DownloadRequest\x1a\x1d.histofed.v1.DownloadResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1ahistofed/v1/transfer.proto\x12\x0bhistofed.v1\"?\n\x10GetUploadRequest\x12\x0c\n\x04task\x18\x01 \x01(\t\x12\x0e\n\x06sha256\x18\x02 \x01(\t\x12\r\n\x05\x62ytes\x18\x03 \x01(\x03\"8\n\x11GetUploadResponse\x12\x11\n\tcommitted\x18\x01 \x01(\x03\x12\x10\n\x08\x63omplete\x18\x02 \x01(\x08\"{\n\rUploadRequest\x12+\n\x04\x62lob\x18\x01 \x01(\x0b\x32\x1d.histofed.v1.GetUploadRequest\x12\x0e\n\x06offset\x18\x02 \x01(\x03\x12\x0c\n\x04\x64\x61ta\x18\x03 \x01(\x0c\x12\x1f\n\x04\x63opy\x18\x04 \x01(\x0b\x32\x11.histofed.v1.Copy\"%\n\x04\x43opy\x12\r\n\x05\x62ytes\x18\x01 \x01(\x03\x12\x0e\n\x06sha256\x18\x02 \x01(\t\"r\n\x0eUploadResponse\x12\x11\n\tcommitted\x18\x01 \x01(\x03\x12\x10\n\x08\x63omplete\x18\x02 \x01(\x08\x12\x0c\n\x04held\x18\x03 \x01(\t\x12\x1c\n\x14max_bytes_per_second\x18\x04 \x01(\x03\x12\x0f\n\x07waiting\x18\x05 \x01(\x08\"]\n\x0f\x44ownloadRequest\x12\x0e\n\x06sha256\x18\x01 \x01(\t\x12\x0e\n\x06offset\x18\x02 \x01(\x03\x12\x0c\n\x04held\x18\x03 \x01(\t\x12\x1c\n\x14max_bytes_per_second\x18\x04 \x01(\x03\"`\n\x10\x44ownloadResponse\x12\x0e\n\x06offset\x18\x01 \x01(\x03\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x12\r\n\x05\x62ytes\x18\x03 \x01(\x03\x12\x1f\n\x04\x63opy\x18\x04 \x01(\x0b\x32\x11.histofed.v1.Copy2\xeb\x01\n\x0b\x42lobService\x12J\n\tGetUpload\x12\x1d.histofed.v1.GetUploadRequest\x1a\x1e.histofed.v1.GetUploadResponse\x12\x45\n\x06Upload\x12\x1a.histofed.v1.UploadRequest\x1a\x1b.histofed.v1.UploadResponse(\x01\x30\x01\x12I\n\x08\x44ownload\x12\x1c.histofed.v1.DownloadRequest\x1a\x1d.histofed.v1.DownloadResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,11 +40,11 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_COPY']._serialized_start=291
   _globals['_COPY']._serialized_end=328
   _globals['_UPLOADRESPONSE']._serialized_start=330
-  _globals['_UPLOADRESPONSE']._serialized_end=427
-  _globals['_DOWNLOADREQUEST']._serialized_start=429
-  _globals['_DOWNLOADREQUEST']._serialized_end=522
-  _globals['_DOWNLOADRESPONSE']._serialized_start=524
-  _globals['_DOWNLOADRESPONSE']._serialized_end=620
-  _globals['_BLOBSERVICE']._serialized_start=623
-  _globals['_BLOBSERVICE']._serialized_end=858
+  _globals['_UPLOADRESPONSE']._serialized_end=444
+  _globals['_DOWNLOADREQUEST']._serialized_start=446
+  _globals['_DOWNLOADREQUEST']._serialized_end=539
+  _globals['_DOWNLOADRESPONSE']._serialized_start=541
+  _globals['_DOWNLOADRESPONSE']._serialized_end=637
+  _globals['_BLOBSERVICE']._serialized_start=640
+  _globals['_BLOBSERVICE']._serialized_end=875
 # @@protoc_insertion_point(module_scope)

@@ -44,16 +44,18 @@ class Copy(_message.Message):
     def __init__(self, bytes: _Optional[int] = ..., sha256: _Optional[str] = ...) -> None: ...
 
 class UploadResponse(_message.Message):
-    __slots__ = ("committed", "complete", "held", "max_bytes_per_second")
+    __slots__ = ("committed", "complete", "held", "max_bytes_per_second", "waiting")
     COMMITTED_FIELD_NUMBER: _ClassVar[int]
     COMPLETE_FIELD_NUMBER: _ClassVar[int]
     HELD_FIELD_NUMBER: _ClassVar[int]
     MAX_BYTES_PER_SECOND_FIELD_NUMBER: _ClassVar[int]
+    WAITING_FIELD_NUMBER: _ClassVar[int]
     committed: int
     complete: bool
     held: str
     max_bytes_per_second: int
-    def __init__(self, committed: _Optional[int] = ..., complete: _Optional[bool] = ..., held: _Optional[str] = ..., max_bytes_per_second: _Optional[int] = ...) -> None: ...
+    waiting: bool
+    def __init__(self, committed: _Optional[int] = ..., complete: _Optional[bool] = ..., held: _Optional[str] = ..., max_bytes_per_second: _Optional[int] = ..., waiting: _Optional[bool] = ...) -> None: ...
 
 class DownloadRequest(_message.Message):
     __slots__ = ("sha256", "offset", "held", "max_bytes_per_second")

@@ -18,6 +18,7 @@ from histofed.transport import frames, limits, rate, tls
 from histofed.transport.blob_service import BlobService
 from histofed.transport.server import Caller, bind, caller, fleet_gate, make_server
 from histofed.transport.store import BlobStore
+from histofed.transport.turns import Turns
 from histofed.v1 import (
     admin_pb2,
     admin_pb2_grpc,
@@ -113,13 +114,14 @@ async def serving(
     credentials: grpc.ServerCredentials | None = None,
     stall_s: float = limits.STALL_S,
     bytes_per_second: int = 0,
+    turns: Turns | None = None,
 ) -> AsyncIterator[Wire]:
     """An aggregator's mTLS port with our gate and blob service."""
     clock = clock or SystemClock()
     denied: set[str] = set()
     server = make_server(fleet_gate(federation.name, denied=denied.__contains__, clock=clock, limit=limit))
     store, permissions, fleet = BlobStore(directory), SitesOwnTasks(), Fleet()
-    service = BlobService(store, permissions, clock, stall_s=stall_s, bytes_per_second=bytes_per_second)
+    service = BlobService(store, permissions, clock, stall_s=stall_s, bytes_per_second=bytes_per_second, turns=turns)
     frames.serve(service, server)
     rounds_pb2_grpc.add_FleetServiceServicer_to_server(fleet, server)
     admin_pb2_grpc.add_OperatorServiceServicer_to_server(Operator(), server)
