@@ -25,9 +25,9 @@ from typing import Final, Protocol
 
 from histofed.base.clock import Clock, SystemClock
 from histofed.base.errors import HistofedError, TryLater
+from histofed.base.heap import share_heap
 from histofed.base.notify import Notifier
 from histofed.base.owner import in_words
-from histofed.base.process import share_heap
 
 log = logging.getLogger(__name__)
 

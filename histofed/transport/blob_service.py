@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 from histofed.base.clock import Clock
 from histofed.base.errors import BadData, NotFound, TooLarge, TryLater
+from histofed.base.heap import Heap
 from histofed.base.ids import Digest, TaskKey, digest
 from histofed.telemetry import attributes as names
 from histofed.telemetry.logs import fields
@@ -82,6 +83,7 @@ class BlobService:
         self._stall_s = stall_s
         self._paces = Paces(clock, bytes_per_second)
         self._turns = Turns(clock) if turns is None else turns
+        self._heap = Heap()
         self._comparisons = Comparisons(store)
         self._leaving: set[asyncio.Task[None]] = set()
         """Calls that were broken off and whose status is on its way; they end with the connection at the latest."""
@@ -129,6 +131,7 @@ class BlobService:
             await in_thread(writer.finish)
         finally:
             await in_thread(writer.close)
+            self._heap.give_back()
         await self._permissions.received(who, task, sha, size)
         yield transfer_pb2.UploadResponse(committed=size, complete=True)
 
@@ -160,6 +163,7 @@ class BlobService:
                 self._count("upload", piece, turn)
                 if committed > acknowledged:
                     acknowledged, heard = committed, self._clock.monotonic()
+                    self._heap.give_back()
                     yield committed
             if piece.head.offset + (len(piece.data) or piece.head.copy.bytes) >= first.head.blob.bytes:
                 return
@@ -209,6 +213,7 @@ class BlobService:
                             raise NotFound(f"blob {sha[:12]}… is shorter than it was: the disk may be damaged")
         finally:
             os.close(descriptor)
+            self._heap.give_back()
 
     def _alarm(self, who: Caller, context: Any) -> Alarm:
         """Ends the call of a site that takes nothing any more; gRPC itself waits for a reader for ever."""
