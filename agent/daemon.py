@@ -29,6 +29,7 @@ from agent.status import BEAT_S, Status, write_status
 from agent.training import Trainers
 from agent.work import Work
 from histofed import __version__
+from histofed.audit.history import History
 from histofed.audit.journal import Journal
 from histofed.backup import swap
 from histofed.base import durable
@@ -39,6 +40,7 @@ from histofed.base.errors import CannotWriteState
 from histofed.base.ids import SiteId
 from histofed.base.reload import Reloads
 from histofed.pki.credentials import Credentials
+from histofed.telemetry.logs import fields
 from histofed.telemetry.tracing import Resource, Tracing
 
 log = logging.getLogger(__name__)
@@ -115,6 +117,7 @@ class AgentService:
         )
         work = Work(desk, layout.work, config)
         sessions = Sessions(link, work, journal, site, state.instance, self._clock, self._random)
+        note_lost_journal(journal, state.history(link.credentials.ca_sha256), site)
         journal.append("agent.started", subject={"site": site, "version": __version__, "instance": state.instance})
         self._parts = _Parts(site, link, state, outbox, work, sessions, journal)
 
@@ -212,6 +215,18 @@ def run(loaded: Loaded[AgentConfig], read_again: Callable[[], Loaded[AgentConfig
     clock = SystemClock()
     service = AgentService(loaded, read_again, clock, Random())
     return Daemon("histofed-agent", service, clock=clock).main()
+
+
+def note_lost_journal(journal: Journal, heard: History | None, site: SiteId) -> None:
+    """A journal without a record at a site that has `heard` its aggregator: its files are gone, as its first record says.
+
+    The site works on: only its own administrator could put them back, who reads this.
+    """
+    if journal.head.sequence or heard is None:
+        return
+    reason = "the journal held no record, though this site has talked to its aggregator: its files were removed or emptied"
+    journal.append("journal.begun_again", subject={"site": site, "heard": str(heard)}, outcome="failed", reason=reason)
+    log.error("%s", reason, extra=fields(event="journal.begun_again"))
 
 
 def _cap(link: Link, config: AgentConfig) -> None:

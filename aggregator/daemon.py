@@ -100,6 +100,7 @@ class AggregatorService:
         stack.callback(database.close)
         store, members = Store(database, clock), Members(database, clock)
         self._chronicle = Chronicle(database, journal, clock, self._health)
+        self._chronicle.check_begun()
         blobs = BlobStore(durable.make_directory(state / "blobs"))
         scratch = durable.make_directory(state / "scratch")
         changes = Changes()

@@ -50,6 +50,23 @@ class Chronicle:
         with database.reading() as connection:
             self.epoch: int = connection.execute(sa.select(sa.func.max(schema.epochs.c.number))).scalar_one() or 1
 
+    def check_begun(self) -> None:
+        """A state that was used has a journal. Raises `WentBack` where all its records are gone.
+
+        Without a record there is no head that a site could miss one behind: the first thing to be written would be the start
+        of a chain that proves.
+        """
+        if self._journal.head.sequence:
+            return
+        known = [sa.select(sa.func.count()).select_from(table) for table in (schema.sites, schema.experiments)]
+        with self._database.reading() as connection:
+            sites, experiments = (connection.execute(query).scalar_one() for query in known)
+        if sites or experiments:
+            raise WentBack(
+                f"the audit journal holds no record, but this state knows {sites} sites and {experiments} experiments: its "
+                f"files were removed or emptied; put them back, or, {repair(self.epoch, self.epoch)}"
+            )
+
     def now(self) -> History:
         """What sites are told."""
         return History(self.epoch, self._journal.head)

@@ -14,11 +14,15 @@ from typing import Final
 import pytest
 
 from agent.config import AgentConfig
-from agent.daemon import AgentService
+from agent.daemon import AgentService, note_lost_journal
 from agent.layout import Layout
-from histofed.base.clock import SystemClock
+from histofed.audit.history import History
+from histofed.audit.journal import Journal
+from histofed.audit.verify import Head, records
+from histofed.base.clock import FakeClock, SystemClock
 from histofed.base.config import Loaded
 from histofed.base.errors import AlreadyThere, ConfigError, NotEnrolled
+from histofed.base.ids import SiteId
 from histofed.pki.credentials import Credentials
 from tests.support.agent_site import task, until
 from tests.support.fake_aggregator import FakeAggregator
@@ -187,3 +191,20 @@ async def test_telemetry_files_that_are_not_there_are_a_configuration_error(tmp_
     with pytest.raises(ConfigError, match=r"missing\.pem"):
         await built.start()
     await built.stop()
+
+
+def test_a_journal_that_was_emptied_begins_with_a_record_of_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    journal = Journal(tmp_path, FakeClock(), "agent-north")
+    note_lost_journal(journal, None, SiteId("north"))  # a new site
+    assert journal.head.sequence == 0
+    heard = History(2, Head(40, "a" * 64))
+    note_lost_journal(journal, heard, SiteId("north"))
+    note_lost_journal(journal, heard, SiteId("north"))
+    journal.close()
+    (record,) = records(tmp_path)
+    assert (record.action, record.outcome, record.subject) == (
+        "journal.begun_again",
+        "failed",
+        {"site": "north", "heard": "epoch 2, record 40"},
+    )
+    assert "removed or emptied" in caplog.text

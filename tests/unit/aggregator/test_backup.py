@@ -272,6 +272,15 @@ def test_nothing_to_back_up(centre: Centre, tmp_path: Path) -> None:
     assert not (tmp_path / "backup").exists()
 
 
+def test_a_journal_that_was_emptied_begins_again_with_a_restore(centre: Centre, file: Path) -> None:
+    centre.cli("restore", str(file))
+    for segment in (centre.state / "journal").glob("*.jsonl"):
+        segment.write_bytes(b"")
+    assert "epoch 2 -> 3" in centre.cli("restore", "--in-place")
+    (record,) = records(centre.state / "journal")
+    assert (record.sequence, record.action) == (1, "state.restored")
+
+
 def test_files_that_are_missing_for_good_are_told(centre: Centre, file: Path, tmp_path: Path) -> None:
     centre.cli("restore", str(file))
     (centre.state / "blobs" / sha256(b"shared 0")).unlink()

@@ -165,3 +165,18 @@ def test_backups_are_journalled_once_and_the_newest_says_what_sites_keep(desk: D
     chronicle.note_backups()
     made = [record for record in records(desk.folder / "journal") if record.action == "backup.made"]
     assert [record.subject["backup"] for record in made] == ["d" * 64], "one that is not complete is none"
+
+
+def test_a_state_that_was_used_does_not_start_with_an_empty_journal(desk: Desk, tmp_path: Path) -> None:
+    desk.chronicle().check_begun()
+    emptied = Journal(tmp_path / "another", FakeClock(), "test")
+    chronicle = Chronicle(desk.database, emptied, FakeClock(), desk.health)
+    chronicle.check_begun()  # a new state, in which nothing has happened
+    with desk.database.writing() as connection:
+        connection.execute(sa.insert(schema.sites).values(name=NORTH, enrolled_at="2026"))
+    desk.chronicle().check_begun()
+    with pytest.raises(WentBack, match=r"holds no record, but this state knows 1 sites .*restore --in-place`$"):
+        chronicle.check_begun()
+    emptied.append("state.restored", subject={})
+    chronicle.check_begun()
+    emptied.close()
