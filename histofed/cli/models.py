@@ -206,4 +206,4 @@ def model_table(found: Sequence[Model]) -> str:
 def _parts(model: Model) -> str:
     if model.removed_at:
         return f"removed {moment(model.removed_at)}"
-    return ", ".join(f"{part.name} {size(part.bytes)}{' (release)' if part.release else ''}" for part in model.parts)
+    return ", ".join(f"{part.name} {size(part.bytes)}{' (to be released)' if part.release else ''}" for part in model.parts)

@@ -181,6 +181,33 @@ async def test_rounds_that_keep_failing_pause_it_until_an_operator_resumes(bench
     assert (last.who.name, last.subject["from"], last.reason) == ("system", "running", reason)
 
 
+async def test_a_crash_between_the_journal_and_the_pause_leaves_it_to_the_next_start(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit = EXPERIMENT.file.round.abandoned_limit
+    async with bench.engine() as engine:
+        await running(engine)
+        for site in (NORTH, SOUTH):
+            engine.fleet.connect(site, site)
+        plan = bench.scheduler(engine)
+        for number in range(1, limit + 1):
+            plan.tick()
+            for site in (NORTH, SOUTH):
+                engine.dispatch(RoundKey(NAME, number), events.Declined(site, 1, "consent was withdrawn"))
+        monkeypatch.setattr(type(engine.store), "set_experiment", dies)
+        with pytest.raises(Crash):
+            plan.tick()
+        monkeypatch.undo()
+    async with bench.engine() as engine:
+        engine.recover()
+        assert state_of(engine)[0] == "running"
+        bench.scheduler(engine).tick()
+        now, reason = state_of(engine)
+        assert (now, list(engine.open_rounds)) == ("paused", [])
+    pauses = [record for record in bench.audit() if record.action == "experiment.paused"]
+    assert [record.reason for record in pauses] == [reason, reason], "announced twice, done once"
+
+
 # --- cancel -----------------------------------------------------------------------------------------------------------
 
 

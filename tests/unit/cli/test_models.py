@@ -153,7 +153,7 @@ def test_models_are_listed(histofed: Histofed, model: SignedModel) -> None:
     assert found["digest"] == model.digest
     assert {part["name"]: part["release"] for part in found["parts"]} == {"shared": False, "server": True}
 
-    assert "server 3.1 MB (release)" in histofed("models", "list", "demo").out
+    assert "server 3.1 MB (to be released)" in histofed("models", "list", "demo").out
 
 
 @pytest.mark.parametrize("text", ["yesterday", "2026-01-01T12:00:00", "2026-13-01T00:00:00Z"])
