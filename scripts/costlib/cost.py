@@ -11,6 +11,7 @@ from torch import nn
 from histofed.models.networks import Discriminator, Generator, floating_state
 from histofed.models.options import DiscriminatorOptions
 from histofed.models.registry import build_discriminator, build_generator
+from histofed.recipes.gan.building import generator_optimiser
 from histofed.recipes.gan.config import GanConfig
 from histofed.training.contest import Contest
 from histofed.training.rules import Rules
@@ -36,7 +37,7 @@ class Cost:
     step: float
     """Both as often as each is taken, and what drawing the fakes costs where the generator does not move."""
     peak_bytes: int
-    """Weights, gradients, Adam's moments, the batch and all that backward needs, at the preset's batch."""
+    """Weights, gradients, the optimisers' moments, the batch and all that backward needs, at the preset's batch."""
 
 
 def cost(config: GanConfig) -> Cost:
@@ -50,7 +51,7 @@ def cost(config: GanConfig) -> Cost:
         contest = Contest(
             generator,
             discriminator,
-            torch.optim.Adam(generator.parameters(), fused=True),
+            generator_optimiser(generator, config),
             torch.optim.Adam([one for one in discriminator.parameters() if one.requires_grad], fused=True),
             _CPU,
         )

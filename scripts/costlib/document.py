@@ -28,7 +28,7 @@ Counted on the training step itself, not timed, and the same on every machine: 2
 convolutions and attention. "D step" and "G step" are one move of discriminator and generator; fakes are drawn once for both,
 in the G step; a lazy penalty is spread over the steps without it; "step" is what the loop does on average, with a generator
 that moves in every fifth step of WGAN-GP. "Memory" is the peak of all tensors that are alive at once at the preset's batch,
-weights, gradients and Adam's moments included; the CUDA context, kernels' workspace and tiles kept on the card come on top.
+weights, gradients and moments included; the CUDA context, kernels' workspace and tiles kept on the card come on top.
 """
 
 _OF_A_STEP: Final = """

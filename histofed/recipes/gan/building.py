@@ -120,7 +120,7 @@ def contest_of(config: GanConfig, device: torch.device, *, averaged: bool = Fals
     return Contest(
         generator,
         discriminator,
-        _generator_optimiser(generator, config),
+        generator_optimiser(generator, config),
         torch.optim.Adam(trained, config.discriminator_rate, config.betas, fused=True),
         device,
         ema=Ema(generator, config.ema_decay) if averaged else None,
@@ -128,7 +128,8 @@ def contest_of(config: GanConfig, device: torch.device, *, averaged: bool = Fals
     )
 
 
-def _generator_optimiser(generator: Generator, config: GanConfig) -> torch.optim.Adam:
+def generator_optimiser(generator: Generator, config: GanConfig) -> torch.optim.Adam:
+    """Adam, or Muon beside it, as the experiment says."""
     if config.muon_rate is None:
         return torch.optim.Adam(generator.parameters(), config.generator_rate, config.betas, fused=True)
     return MuonAdam(generator, config.generator_rate, config.betas, config.muon_rate)
