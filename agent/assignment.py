@@ -59,6 +59,7 @@ class Assignment:
     cache_bytes: int = 0
     encoding: Encoding = "float32"
     """How the update is written."""
+    round: int = 1
 
 
 @checked(frozen=True, config=_strict)

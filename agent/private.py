@@ -1,4 +1,4 @@
-"""Private tensors (Adam's moments, a local discriminator) that never leave the site and advance only with the round.
+"""Private tensors (moments, a local discriminator) that never leave the site and advance only with the round.
 
 A training writes the private tensors of its round as *pending*, beside what is committed. Only when the aggregator says
 "round r was committed with your update in it" (`settled_round` of the next offer) do the pending tensors of r become the

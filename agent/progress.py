@@ -38,7 +38,10 @@ class Board:
     rate: float = 0.0
     device: str = ""
     changed: asyncio.Event = field(default_factory=asyncio.Event)
+    waiting: bool = False
+    """Of a transfer of which nothing has moved yet: others may have their turn."""
     _began: float = 0.0
+    _from: int | None = None
 
     def __post_init__(self) -> None:
         self._began = self.clock.monotonic()
@@ -50,14 +53,20 @@ class Board:
         self.changed.set()
 
     def transferred(self, done: int, total: int) -> None:
-        """Bytes of a transfer."""
+        """Bytes of a transfer. The rate is that of what has moved since it began to move."""
         self.done, self.total = done, total
-        self.rate = done / max(self.clock.monotonic() - self._began, 1e-3)
+        now = self.clock.monotonic()
+        self._from = done if self._from is None else self._from
+        self.waiting = done == self._from < total
+        if self.waiting:
+            self._began = now
+        self.rate = (done - self._from) / max(now - self._began, 1e-3)
         self.changed.set()
 
     def words(self) -> str:
         """For STATUS."""
         done = f"{self.phase} {self.done} of {self.total}" if self.total else self.phase
+        done = f"{done}, waiting for its turn" if self.waiting else done
         return f"{done} on {self.device}" if self.device else done
 
 

@@ -104,6 +104,7 @@ def run(assignment: Assignment, reporter: Reporter, stop: Stop) -> Result:
                 devices=assignment.devices,
                 cache=assignment.cache,
                 cache_bytes=assignment.cache_bytes,
+                round=assignment.round,
             ),
             reporter.progress,
             stop,

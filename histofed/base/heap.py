@@ -49,14 +49,19 @@ class Heap:
 
     def give_back(self) -> None:
         """Give the kernel every free page, when there may be many. Quick otherwise: a look into /proc."""
+        if self._trim is None:
+            return
         now = resident_bytes()
         self._least = min(self._least, now)
-        if self._trim is not None and now - self._least > MOST_FREE:
+        if now - self._least > MOST_FREE:
             self._trim(0)
             self._least = resident_bytes()
 
 
 def resident_bytes() -> int:
-    """Anonymous memory of this process, without what is swapped out."""
-    lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
+    """Anonymous memory of this process, without what is swapped out; 0 where it cannot be read."""
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
+    except OSError:
+        return 0  # no reason to break off what is going on
     return next((int(line.split()[1]) << 10 for line in lines if line.startswith("RssAnon:")), 0)

@@ -6,7 +6,7 @@ an experiment and to ask a site's consent) and a *workshop* (`Workshop`, heavy, 
 Three kinds of tensors (`docs/architecture.md`, "Recipes"):
 
 - **shared** travel: the site downloads them, trains, uploads them; the aggregator averages them. Floating point only.
-- **private** never leave the site (Adam's moments, a local discriminator). They advance only when the round commits: the
+- **private** never leave the site (moments, a local discriminator). They advance only when the round commits: the
   workshop writes them beside its update, and the agent adopts them when the aggregator says that the round was committed
   with this update in it.
 - **server** tensors live at the aggregator (the EMA generator): after each aggregation they follow the shared tensors by
@@ -103,6 +103,8 @@ class TrainTask:
     """Folder for decoded tiles, shared by all tasks; None decodes them into memory every time."""
     cache_bytes: int = 0
     """How large that folder may become."""
+    round: int = 1
+    """The round's number, from 1 on."""
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from histofed.training.batches import Batches
 from histofed.training.checkpoint import Checkpoint, CheckpointStore
 from histofed.training.contest import Contest
 from histofed.training.ledger import GPU_STEPS, Fault, Ledger
+from histofed.training.rates import Rates
 from histofed.training.rules import Rules
 from histofed.training.step import deal, play
 from histofed.training.team import ALONE, Team
@@ -99,6 +100,7 @@ def train(
         # A batch of real tiles, as many fakes, and both players' moves.
         pixels_BCHW, labels_B = batches.at(run.step)
         dealt = deal(to_model_range(pixels_BCHW), labels_B, contest.generator.latent, classes, rules)
+        run.rates.set(run.step, run.returns)
         run.ledger.note(run.step, play(contest, rules, dealt, run.step, team, textures))
         run.step += 1
 
@@ -125,16 +127,16 @@ class _Run:
         self._contest, self._store, self._good = contest, store, store.good()
         self._rules, self._steps, self._team = rules, steps, team
         self.ledger = Ledger(rules)
-        self.step = self._returns = 0
+        self.rates = Rates(contest, rules)
+        self.step = self.returns = 0
 
     def resume(self) -> None:
         """From the store's checkpoint, where there is one."""
         if (found := self._store.load()) is not None:
             self._contest.load(found.tensors)
             _restore_random_state(found.tensors, self._contest.device)
-            self.step, self._returns = found.step, found.returns
+            self.step, self.returns = found.step, found.returns
             self.ledger.start_from(found)
-        _halve_rates(self._contest, self._returns)
 
     def keep(self) -> None:
         """A checkpoint of now, durable."""
@@ -155,14 +157,14 @@ class _Run:
         if (back := self._way_back(fault.step)) is None:
             if self._team.leads:
                 self._good.clear()
-            raise TrainingFailed(_failure(fault, self._steps, self._returns))
+            raise TrainingFailed(_failure(fault, self._steps, self.returns))
         _logger.warning(
             "training diverged (%s at step %d) and returns to step %d", fault.sentence, fault.step + 1, back.step
         )
         self.step = back.step
-        self._returns += 1
+        self.returns += 1
         self.ledger.start_from(back)
-        _return(self._contest, back, self._returns)
+        _return(self._contest, back, self.returns)
         self.keep()
         return True
 
@@ -175,11 +177,11 @@ class _Run:
 
     def _now(self) -> Checkpoint:
         tensors = {**self._contest.state(), **_random_state(self._contest.device)}
-        return Checkpoint(self.step, self.ledger.sums, tensors, self.ledger.counts, self._returns)
+        return Checkpoint(self.step, self.ledger.sums, tensors, self.ledger.counts, self.returns)
 
     def _way_back(self, step: int) -> Checkpoint | None:
         """The state to return to; None when that was done as often as it may be, or there is no such state."""
-        if self._rules.returns is None or self._returns >= self._rules.returns.most:
+        if self._rules.returns is None or self.returns >= self._rules.returns.most:
             return None
         found = self._good.load()
         # a state of a later step was left by an attempt that went on from an older checkpoint than this one
@@ -195,17 +197,10 @@ def _failure(fault: Fault, steps: int, returns: int) -> str:
 
 
 def _return(contest: Contest, back: Checkpoint, returns: int) -> None:
-    """Take the state over, with half the rates and other noise: with the same the same would happen again."""
+    """Take the state over, with other noise, and half the rates from now on: with the same the same would happen again."""
     contest.restart(back.tensors)
-    _halve_rates(contest, 1)
     _restore_random_state(back.tensors, contest.device)
     torch.manual_seed(seed_of("return", returns, int(torch.randint(2**62, ()))))
-
-
-def _halve_rates(contest: Contest, times: int) -> None:
-    for adam in (contest.generator_adam, contest.discriminator_adam):
-        for group in adam.param_groups:
-            group["lr"] *= 0.5**times
 
 
 def _random_state(device: torch.device) -> dict[str, Array]:

@@ -32,6 +32,7 @@ _QUINTICS: Final = (
 )
 """Of x → a x + b x³ + c x⁵."""
 _AS_ADAM: Final = 0.2
+_NOTHING: Final = 1e-12
 
 
 class MuonAdam(torch.optim.Adam):
@@ -82,9 +83,10 @@ def matrices_of(network: nn.Module) -> list[Tensor]:
 
 
 def orthogonal(matrix_MN: Tensor) -> Tensor:
-    """U Vᵀ of U S Vᵀ, in float32, about; directions that are far below the largest come out shorter. Zeros stay zeros."""
+    """U Vᵀ of U S Vᵀ, in float32, about; what is far below the largest direction, or nearly zero, comes out shorter."""
     x_MN = matrix_MN.float()
-    x_MN = x_MN / x_MN.norm().clamp_min(torch.finfo(x_MN.dtype).tiny)
+    # a momentum that fades to nothing has no direction any more
+    x_MN = x_MN / x_MN.norm().clamp_min(_NOTHING)
     tall = x_MN.shape[0] > x_MN.shape[1]
     square_KK = x_MN.T @ x_MN if tall else x_MN @ x_MN.T
     factor_KK = torch.eye(len(square_KK), dtype=x_MN.dtype, device=x_MN.device)

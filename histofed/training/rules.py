@@ -54,6 +54,16 @@ class Returns:
 
 
 @dataclass(frozen=True)
+class Decay:
+    """How the rates of both players fall, by steps of the whole training."""
+
+    after: int
+    """Steps at the full rates."""
+    half_life: int
+    """Steps in which they halve from then on."""
+
+
+@dataclass(frozen=True)
 class Rules:
     """The rules of one task."""
 
@@ -81,3 +91,6 @@ class Rules:
     """Parts in which a batch passes through the networks, for less memory."""
     precision: Precision = "fp32"
     returns: Returns | None = None
+    decay: Decay | None = None
+    steps_before: int = 0
+    """Of the whole training, before this task: the rounds that went before."""

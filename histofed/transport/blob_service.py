@@ -119,13 +119,9 @@ class BlobService:
         try:
             with opened(self._store.path(base) if base else None) as held, self._turns.queue() as turn:
                 # what a site sends before it is read would lie here, some MiB of each that waits
-                while not await turn.came():
-                    yield transfer_pb2.UploadResponse(committed=writer.committed, waiting=True)
-                yield transfer_pb2.UploadResponse(
-                    committed=writer.committed,
-                    held=base if base and held is not None else "",
-                    max_bytes_per_second=self._paces.bytes_per_second,
-                )
+                while writer.committed < size and not await turn.came():
+                    yield self._first_answer(writer.committed, base, held, waiting=True)
+                yield self._first_answer(writer.committed, base, held)
                 async for committed in self._receive(who, writer, first, incoming, held, turn):
                     yield transfer_pb2.UploadResponse(committed=committed)
             await in_thread(writer.finish)
@@ -134,6 +130,17 @@ class BlobService:
             self._heap.give_back()
         await self._permissions.received(who, task, sha, size)
         yield transfer_pb2.UploadResponse(committed=size, complete=True)
+
+    def _first_answer(
+        self, committed: int, base: Digest | None, held: int | None, *, waiting: bool = False
+    ) -> transfer_pb2.UploadResponse:
+        """Whole also while the site waits: one of an older version takes the first that comes, and begins."""
+        return transfer_pb2.UploadResponse(
+            committed=committed,
+            held=base if base and held is not None else "",
+            max_bytes_per_second=self._paces.bytes_per_second,
+            waiting=waiting,
+        )
 
     async def _open(self, sha: Digest, size: int, owner: str) -> Writer:
         """Opening may hash a long part, in a thread; a call that is cancelled meanwhile leaves no writer behind."""
@@ -195,7 +202,7 @@ class BlobService:
         descriptor = os.open(self._store.path(sha), os.O_RDONLY | os.O_CLOEXEC)
         try:
             with self._turns.queue() as turn:
-                while not await turn.came():
+                while request.offset < size and not await turn.came():
                     yield Frame(transfer_pb2.DownloadResponse(offset=request.offset, bytes=size))
                 with self._alarm(who, context) as alarm:
                     if request.offset == size:

@@ -27,8 +27,8 @@ STALL_S: Final = 60.0
 """A transfer in which no byte moved for this long is dead; it is cut and resumed."""
 TURNS: Final = 4
 """Transfers that go on at once whatever they move; two fill two cores."""
-LINE: Final = 125e6
-"""Bytes per second, 1 Gbit/s: where transfers move as much together, others wait for their turn."""
+LINE: Final = 100e6
+"""Bytes per second, nearly what a line of 1 Gbit/s carries: where transfers move as much together, others wait."""
 LOOK_S: Final = 1.0
 """How often that is looked at while somebody waits."""
 LOOKS: Final = 10

@@ -318,10 +318,17 @@ class _Budget:
         return self.spent or self._stop()
 
 
+_YOUNGER: Final = ("muon_rate", "decay")
+
+
 def _work(config: GanConfig, task: CentralTask, tiles: str, device: torch.device) -> dict[str, Json]:
     """What two runs must have in common to be one. Not the number of steps: a run may be made longer."""
     recipe = public_recipe(config)
     del recipe["steps"]
+    # options that are younger than the runs that do without them: these go on
+    for name in _YOUNGER:
+        if recipe[name] is None:
+            del recipe[name]
     return {"recipe": recipe, "seed": task.seed, "tiles": tiles, "device": device.type, "devices": task.devices}
 
 

@@ -15,7 +15,7 @@ from pydantic import Field, field_validator, model_validator
 
 from histofed.recipes.sections import Section
 from histofed.training.objectives import OBJECTIVES, FakeLabels, Heads, Objective
-from histofed.training.rules import Augmentation, LeCam, Precision, Returns, Rules
+from histofed.training.rules import Augmentation, Decay, LeCam, Precision, Returns, Rules
 
 Rate = Annotated[float, Field(gt=0, le=0.1, allow_inf_nan=False)]
 Beta = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
@@ -103,6 +103,15 @@ class ReturnsConfig(Section):
     limit: float = Field(default=1e4, gt=0, le=1e12, allow_inf_nan=False)
 
 
+class DecayConfig(Section):
+    """How both players' rates fall, by steps of the whole training, over all rounds."""
+
+    after: int = Field(ge=0, le=1_000_000)
+    """Steps at the full rates."""
+    half_life: int = Field(ge=1, le=1_000_000)
+    """Steps in which they halve from then on."""
+
+
 class GanConfig(Section):
     """One GAN experiment, as far as training goes."""
 
@@ -124,7 +133,7 @@ class GanConfig(Section):
     textures: Weight = 0.0
     """Weight of the distance of the fakes' textures, image by image, to those of all tiles (`training/textures.py`)."""
     clip_gradient: float | None = Field(default=None, gt=0, le=1e6, allow_inf_nan=False)
-    """Largest L2 norm of a player's gradient."""
+    """Largest L2 norm of a player's gradient; the length of Muon's steps does not depend on it."""
     returns: ReturnsConfig | None = None
     generator_rate: Rate = 2e-4
     discriminator_rate: Rate = 2e-4
@@ -132,6 +141,7 @@ class GanConfig(Section):
     betas: tuple[Beta, Beta] = (0.5, 0.999)
     muon_rate: Rate | None = None
     """Muon moves the generator's matrices at this rate, Adam the rest (`training/muon.py`); without it all is Adam's."""
+    decay: DecayConfig | None = None
     precision: Precision = "fp32"
     """`bf16` and `fp16` compute in 16 bits where that is safe; weights and losses stay in 32."""
     compile: bool = False
@@ -141,7 +151,7 @@ class GanConfig(Section):
     ema_decay: float = Field(default=0.999, ge=0, lt=1, allow_inf_nan=False)
     """How slowly the released generator follows the rounds; 0 releases the last round's."""
     persist_moments: bool = False
-    """Keep Adam's moments from round to round; the paper starts them afresh."""
+    """Keep the optimisers' moments from round to round; the paper starts them afresh."""
     balanced: bool = True
     """Every batch holds each class equally often."""
     flips: bool = False
@@ -185,6 +195,7 @@ class GanConfig(Section):
             accumulate=self.accumulate,
             precision=self.precision,
             returns=Returns(**self.returns.model_dump()) if self.returns else None,
+            decay=Decay(**self.decay.model_dump()) if self.decay else None,
         )
 
 

@@ -11,7 +11,7 @@ from histofed.recipes.sections import parse_section
 
 
 class GanRecipe:
-    """Shared `generator.*` and, as configured, `discriminator.*`; server `ema.*`; private: the rest, and Adam's moments."""
+    """Shared `generator.*` and, as configured, `discriminator.*`; server `ema.*`; private: the rest, and moments."""
 
     name = "gan"
     release = "server"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -93,7 +94,7 @@ def _assist(task: TrainTask, team: Team) -> None:
 def _train(
     config: GanConfig, task: TrainTask, tiles: TileCache, report: Callable[[Progress], None], stop: Stop, team: Team
 ) -> TrainResult:
-    rules = rules_of(config, team.size)
+    rules = replace(rules_of(config, team.size), steps_before=(task.round - 1) * config.steps)
     device = prepare(device_of(task.device, team.size, team.rank), task.threads, task.seed)
     contest = _contest(config, task, device)
     notes = compile_networks(config, contest)

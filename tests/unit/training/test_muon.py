@@ -35,6 +35,20 @@ def test_the_size_of_the_gradient_does_not_count() -> None:
     assert orthogonal(torch.zeros(3, 4)).equal(torch.zeros(3, 4))
 
 
+def test_a_layer_that_no_gradient_reaches_comes_to_rest() -> None:
+    assert orthogonal(torch.full((6, 9), 1e-24)).norm() < 1e-6
+    network, optimiser = _pair()
+    torch.autograd.backward(_loss(network) * 1e-4)
+    for _ in range(600):
+        optimiser.step()
+        for parameter in network.parameters():
+            parameter.grad = torch.zeros_like(parameter)
+    before = [parameter.clone() for parameter in network.parameters()]
+    optimiser.step()
+    for parameter, old in zip(network.parameters(), before, strict=True):
+        torch.testing.assert_close(parameter, old, rtol=0, atol=1e-6)
+
+
 def test_the_last_layer_and_what_is_no_matrix_are_adams() -> None:
     generator = build_generator("deep", 32, 2, 8)
     named = {id(parameter): name for name, parameter in generator.named_parameters()}
