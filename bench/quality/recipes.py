@@ -31,7 +31,7 @@ _OWN: Final[Mapping[str, Mapping[str, Json]]] = {
         "discriminator_rate": 5e-4,
         "betas": [0.5, 0.99],
         "muon_rate": 8e-3,
-        "decay.after": 4000,
+        "decay.after": 4100,
         "decay.half_life": 500,
         "ema_decay": 0.99,
         "objective.r1": 0.0,
