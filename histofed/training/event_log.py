@@ -38,12 +38,12 @@ class EventLog:
                 self._writer.add_scalar(f"loss/{name.removesuffix('_loss')}", value, step)
             self._writer.add_scalar("images per second", images_per_second, step)
 
-    def rates(self, step: int, generator: float, discriminator: float) -> None:
-        """The learning rates, which a return from a divergence halves."""
+    def rates(self, step: int, rates: Mapping[str, float]) -> None:
+        """The learning rates by name; they may fall towards the end, and a return from a divergence halves them."""
         self._at(step)
         with durable.state_errors("the TensorBoard log"):
-            self._writer.add_scalar("rate/generator", generator, step)
-            self._writer.add_scalar("rate/discriminator", discriminator, step)
+            for name, rate in rates.items():
+                self._writer.add_scalar(f"rate/{name}", rate, step)
 
     def sheet(self, step: int, png: bytes) -> None:
         """A sample sheet."""

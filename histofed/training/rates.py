@@ -8,7 +8,15 @@ rounds, attempts or processes that is cut.
 from __future__ import annotations
 
 from histofed.training.contest import Contest
+from histofed.training.muon import MuonAdam
 from histofed.training.rules import Rules
+
+
+def rates_of(contest: Contest) -> dict[str, float]:
+    """By name, as they are now: `generator`, `discriminator`, and `muon` where Muon moves a part of the generator."""
+    generator, discriminator = contest.generator_adam, contest.discriminator_adam
+    found = {"generator": generator.param_groups[0]["lr"], "discriminator": discriminator.param_groups[0]["lr"]}
+    return found | ({"muon": generator.param_groups[1]["lr"]} if isinstance(generator, MuonAdam) else {})
 
 
 class Rates:

@@ -43,6 +43,7 @@ from histofed.tiles.store import TileStore
 from histofed.training.checkpoint import CheckpointStore, Found
 from histofed.training.event_log import EventLog
 from histofed.training.loop import CHECKPOINT_SECONDS, Step, train
+from histofed.training.rates import rates_of
 from histofed.training.runtime import prepare
 from histofed.training.sheet import render_sheet
 from histofed.training.shortage import memory_explained
@@ -216,8 +217,7 @@ class _Run:
         self._show.progress(Progress(step.number, self._config.steps, step.losses, step.images_per_second))
         if self._log is not None:
             self._log.losses(step.number, step.losses, step.images_per_second)
-            rates = [adam.param_groups[0]["lr"] for adam in (self._contest.generator_adam, self._contest.discriminator_adam)]
-            self._log.rates(step.number, *rates)
+            self._log.rates(step.number, rates_of(self._contest))
 
     def _after(self, step: int) -> None:
         self._budget.taken += 1

@@ -24,7 +24,7 @@ def test_losses_rates_and_sheets_can_be_looked_at(tmp_path: Path) -> None:
     Image.new("RGB", (8, 6), "red").save(png, "PNG")
     log = EventLog(tmp_path, 0)
     log.losses(1, {"generator_loss": 0.5, "penalty": 2.0}, 31.5)
-    log.rates(1, 1e-3, 2e-3)
+    log.rates(1, {"generator": 1e-3, "discriminator": 2e-3})
     log.sheet(1, png.getvalue())
     log.close()
     shown = EventAccumulator(str(tmp_path))

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from histofed.training.muon import MuonAdam
-from histofed.training.rates import Rates
+from histofed.training.rates import Rates, rates_of
 from histofed.training.rules import Decay, Rules
 from tests.unit.training.conftest import MakeContest
 
@@ -42,7 +42,7 @@ def test_muons_rate_falls_with_adams(make_contest: MakeContest) -> None:
     network = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 2))
     contest = replace(make_contest(), generator_adam=MuonAdam(network, 1e-3, (0.5, 0.99), 8e-3))
     Rates(contest, FALLING).set(150, 1)
-    assert _of(contest.generator_adam) == [pytest.approx(0.25e-3), pytest.approx(2e-3)]
+    assert rates_of(contest) == pytest.approx({"generator": 0.25e-3, "discriminator": 0.5e-4, "muon": 2e-3})
 
 
 def _of(optimiser: torch.optim.Adam) -> list[float]:

@@ -226,6 +226,18 @@ def test_other_work_in_the_folder_is_refused_in_words(run: Runner, run_on: MakeR
     assert run(steps=2, seed=3, restart=True)["seed"] == 3
 
 
+def test_a_run_of_before_an_option_goes_on_without_it(run: Runner) -> None:
+    """What an older release wrote says nothing of options that it did not have."""
+    run(steps=4, max_steps=2)
+    found = CheckpointStore(run.folder / "out", "").peek()
+    assert found is not None
+    recipe = found.work["recipe"]
+    assert isinstance(recipe, dict) and not {"muon_rate", "decay"} & recipe.keys()
+    assert len(_stretches(run(steps=4))) == 2
+    with pytest.raises(AlreadyThere, match=r"muon_rate was None and is 0\.001"):
+        run(steps=4, table={**TABLE, "muon_rate": 1e-3})
+
+
 @pytest.mark.parametrize("name", ["model.safetensors", "samples/slide.png"])
 @pytest.mark.parametrize("restart", [False, True])
 def test_what_no_run_made_is_not_overwritten(run: Runner, name: str, restart: bool) -> None:

@@ -29,6 +29,8 @@ CONFIG: Mapping[str, Any] = {
     "augment": {},
     "lecam": {},
     "textures": 0.5,
+    "muon_rate": 2e-3,
+    "decay": {"after": 1, "half_life": 1},
     "flips": True,
     "persist_moments": True,
 }

@@ -109,6 +109,31 @@ def test_a_stopped_task_goes_on_and_ends_in_the_same_bytes(tiles_root: TilesRoot
     assert _train(task) == whole
 
 
+def test_a_stopped_task_with_muon_and_falling_rates_ends_in_the_same_bytes(tiles_root: TilesRoot, tmp_path: Path) -> None:
+    config = {"generator": "deep", "muon_rate": 2e-3, "decay": {"after": 1, "half_life": 1}, "persist_moments": True}
+    whole = _train(_task(tmp_path / "whole", tiles_root.path, **config))
+    task = _task(tmp_path / "stopped", tiles_root.path, **config)
+    answers = iter([False, False, True])
+    with pytest.raises(Cancelled, match="after 2 of 3 steps"):
+        WORKSHOP.train(task, lambda _: None, lambda: next(answers))
+    assert _train(task) == whole
+    private = {spec.name for spec in weights.read_header(task.output / "private.safetensors")}
+    assert {"adam.generator.linear.weight.momentum", "adam.generator.linear.bias.exp_avg"} <= private
+
+
+def test_rates_fall_over_the_rounds(tiles_root: TilesRoot, tmp_path: Path) -> None:
+    config = {"generator": "deep", "muon_rate": 2e-3, "decay": {"after": 0, "half_life": 3}}
+    moved = []
+    for number in (1, 11):
+        task = replace(_task(tmp_path / str(number), tiles_root.path, **config), round=number)
+        _train(task)
+        before, after = weights.read(task.shared), weights.read(task.output / "shared.safetensors")
+        name = "generator.blocks.0.conv1.weight"
+        moved.append(np.linalg.norm(after[name] - before[name]))
+    # ten rounds of three steps later, with a half-life of one round
+    assert moved[1] == pytest.approx(moved[0] / 2**10, rel=0.2)
+
+
 def test_a_checkpoint_of_another_seed_is_not_used(tiles_root: TilesRoot, tmp_path: Path) -> None:
     whole = _train(_task(tmp_path / "whole", tiles_root.path))
     task = _task(tmp_path / "other", tiles_root.path)
