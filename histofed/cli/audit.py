@@ -118,9 +118,10 @@ def _restored(record: AuditRecord) -> str:
     from histofed.audit.verify import by_hand
 
     moment = str(record.subject.get("made_at"))[:19]
-    how = (
-        f"put back by hand, without a backup, as it was at {moment}"
-        if by_hand(record)
-        else f"restored from a backup of {moment}"
-    )
+    if not by_hand(record):
+        how = f"restored from a backup of {moment}"
+    elif moment:
+        how = f"put back by hand, without a backup, as it was at {moment}"
+    else:
+        how = "put back by hand, without a backup and without a journal"
     return f"record {record.sequence}: {how}, epoch {record.subject.get('epoch_from')} -> {record.subject.get('epoch')}"

@@ -110,14 +110,16 @@ def test_a_state_that_was_put_back_by_hand_is_called_so_and_claims_are_told(
         kept="",
     )
     before.append(RESTORED, subject=subject)
+    before.append(RESTORED, subject={**subject, "made_at": "", "epoch_from": 2, "epoch": 3})
     before.append(CLAIMED, subject=claimed("north", History(1, Head(34, "a" * 64))))
     before.close()
     assert main(["audit", "verify", str(journal)]) == 0
     words = capsys.readouterr().out
-    assert "record 6: put back by hand, without a backup" in words
+    assert "record 6: put back by hand, without a backup, as it was at 2026-01-01T00:00:00, epoch 1 -> 2" in words
+    assert "record 7: put back by hand, without a backup and without a journal, epoch 2 -> 3" in words
     assert "restored from a backup" not in words
-    assert f"record 7: site north said that it saw 34:{'a' * 64} in epoch 1" in words
-    assert proven(journal, capsys)["claims"] == [{"record": 7, "site": "north", "epoch": 1, "head": f"34:{'a' * 64}"}]
+    assert f"record 8: site north said that it saw 34:{'a' * 64} in epoch 1" in words
+    assert proven(journal, capsys)["claims"] == [{"record": 8, "site": "north", "epoch": 1, "head": f"34:{'a' * 64}"}]
     assert main(["audit", "verify", str(journal), "--head", f"34:{'a' * 64}"]) == 65
     assert "or records were removed" in capsys.readouterr().err
 
