@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import tempfile
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
@@ -49,6 +50,8 @@ log = logging.getLogger(__name__)
 
 PATIENCE_S: Final = 48 * 3600.0
 """What has not ended this long after everything healed never will."""
+RESUMES: Final = 20
+"""An experiment that was resumed more often since then never will either."""
 OPERATOR: Final = Who("spiffe://simulation.example/operator/ada")
 SMALL: Final = 64
 """Bytes of a piece of an update: small, so that there are several."""
@@ -260,8 +263,9 @@ class World:
             site.habits = Habits()
 
     async def _until_everything_ended(self) -> bool:
-        end = self.clock.monotonic() + PATIENCE_S
-        while self.clock.monotonic() < end:
+        end, resumed = self.clock.monotonic() + PATIENCE_S, Counter[str]()
+        # where all is well a pause that is resumed ends; an aggregator that was spoiled by a test pauses for ever
+        while self.clock.monotonic() < end and not any(count > RESUMES for count in resumed.values()):
             await self.clock.sleep(5.0)
             if self.life is None:
                 continue
@@ -270,6 +274,7 @@ class World:
                 return not self.life.engine.open_rounds
             for row in rows:
                 if row.state == "paused":
+                    resumed[row.name] += 1
                     self.steer(row.name, Order.RESUME)
         return False
 
