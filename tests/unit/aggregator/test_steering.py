@@ -12,6 +12,7 @@ from aggregator.engine import Engine
 from aggregator.fleet import WithdrawTask
 from aggregator.lifecycle import Order
 from aggregator.rounds import RoundState, TaskState
+from aggregator.scheduler import Scheduler
 from histofed.audit.record import Who
 from histofed.base import durable
 from histofed.base.clock import FakeClock
@@ -157,17 +158,23 @@ async def test_rounds_that_failed_before_a_resume_are_forgiven(bench: Bench) -> 
         assert [state.key.number for state in engine.open_rounds] == [limit + 1]
 
 
+async def kept_failing(bench: Bench, engine: Engine, rounds: int) -> Scheduler:
+    """Every site has declined so many rounds; the scheduler has not looked since."""
+    await running(engine)
+    for site in (NORTH, SOUTH):
+        engine.fleet.connect(site, site)
+    plan = bench.scheduler(engine)
+    for number in range(1, rounds + 1):
+        plan.tick()
+        for site in (NORTH, SOUTH):
+            engine.dispatch(RoundKey(NAME, number), events.Declined(site, 1, "consent was withdrawn"))
+    return plan
+
+
 async def test_rounds_that_keep_failing_pause_it_until_an_operator_resumes(bench: Bench) -> None:
     limit = EXPERIMENT.file.round.abandoned_limit
     async with bench.engine() as engine:
-        await running(engine)
-        for site in (NORTH, SOUTH):
-            engine.fleet.connect(site, site)
-        plan = bench.scheduler(engine)
-        for number in range(1, limit + 1):
-            plan.tick()
-            for site in (NORTH, SOUTH):
-                engine.dispatch(RoundKey(NAME, number), events.Declined(site, 1, "consent was withdrawn"))
+        plan = await kept_failing(bench, engine, limit)
         plan.tick()
         now, reason = state_of(engine)
         assert now == "paused"
@@ -186,14 +193,7 @@ async def test_a_crash_between_the_journal_and_the_pause_leaves_it_to_the_next_s
 ) -> None:
     limit = EXPERIMENT.file.round.abandoned_limit
     async with bench.engine() as engine:
-        await running(engine)
-        for site in (NORTH, SOUTH):
-            engine.fleet.connect(site, site)
-        plan = bench.scheduler(engine)
-        for number in range(1, limit + 1):
-            plan.tick()
-            for site in (NORTH, SOUTH):
-                engine.dispatch(RoundKey(NAME, number), events.Declined(site, 1, "consent was withdrawn"))
+        plan = await kept_failing(bench, engine, limit)
         monkeypatch.setattr(type(engine.store), "set_experiment", dies)
         with pytest.raises(Crash):
             plan.tick()
