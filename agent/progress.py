@@ -39,7 +39,7 @@ class Board:
     device: str = ""
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     waiting: bool = False
-    """Of a transfer of which nothing has moved yet: others may have their turn."""
+    """Of a transfer of which nothing has moved yet: others may have their turn, or a first stretch is on its way."""
     _began: float = 0.0
     _from: int | None = None
 
@@ -66,7 +66,7 @@ class Board:
     def words(self) -> str:
         """For STATUS."""
         done = f"{self.phase} {self.done} of {self.total}" if self.total else self.phase
-        done = f"{done}, waiting for its turn" if self.waiting else done
+        done = f"{done}, nothing moved yet" if self.waiting else done
         return f"{done} on {self.device}" if self.device else done
 
 

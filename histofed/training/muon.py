@@ -8,7 +8,7 @@ step of Adam's (Liu et al., arXiv 2502.16982, §2.2). What it does for the gener
 
 U Vᵀ comes from five steps of Newton and Schulz's iteration, each a quintic with coefficients of its own (J. You 2025, as
 used with Muon in modded-nanogpt). A step multiplies from one side by a polynomial in M Mᵀ, so it is enough to iterate that
-small matrix and to multiply the large one once at the end: a fifth of the work for 100 x 8192. In float32 throughout,
+small matrix and to multiply the large one once at the end (`python -m bench.muon`, ADR 22). In float32 throughout,
 whatever the networks compute in.
 
 A convolution's weight (O, I, H, W) is the matrix (O, I·H·W). Biases, embeddings and the last layer are Adam's.

@@ -53,6 +53,8 @@ from histofed.training.tensors import to_arrays
 
 MINIMUM_PATIENTS: Final = 2
 """Per class; what one patient looks like is not what a class looks like."""
+_YOUNGER: Final = ("muon_rate", "decay")
+"""Options that an older release did not write down; its runs, which do without them, go on."""
 _NO_LOG: Final = "no TensorBoard log: the package tensorboard is not installed (histofed[tensorboard])"
 _logger = logging.getLogger(__name__)
 
@@ -318,14 +320,10 @@ class _Budget:
         return self.spent or self._stop()
 
 
-_YOUNGER: Final = ("muon_rate", "decay")
-
-
 def _work(config: GanConfig, task: CentralTask, tiles: str, device: torch.device) -> dict[str, Json]:
     """What two runs must have in common to be one. Not the number of steps: a run may be made longer."""
     recipe = public_recipe(config)
     del recipe["steps"]
-    # options that are younger than the runs that do without them: these go on
     for name in _YOUNGER:
         if recipe[name] is None:
             del recipe[name]

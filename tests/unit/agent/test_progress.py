@@ -12,7 +12,7 @@ def test_a_transfer_that_waits_says_so_and_its_rate_is_that_of_what_moves() -> N
     for _ in range(3):
         clock.advance(10)
         board.transferred(100, 1000)  # resumed; others have their turn
-        assert board.words() == "upload 100 of 1000, waiting for its turn"
+        assert board.words() == "upload 100 of 1000, nothing moved yet"
     clock.advance(2)
     board.transferred(500, 1000)
     assert (board.words(), board.rate) == ("upload 500 of 1000", 200.0)
