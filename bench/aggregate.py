@@ -20,6 +20,7 @@ replies share arrays), so that 16 updates fit a small machine and are read from 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import math
 import os
@@ -152,12 +153,13 @@ def run_mean(folder: Path, count: int) -> Taken:
     """The means alone, into memory."""
     begin = Taken.now()
     updates = updates_of(folder, count)
-    files = [TensorFile(update.path) for update in updates]
     result = np.empty(vit.WEIGHTS, np.float32)
     place = 0
-    for piece in averages(files, shares_of(updates)):
-        result[place : place + piece.size] = piece
-        place += piece.size
+    with contextlib.ExitStack() as stack:
+        files = [stack.enter_context(TensorFile(update.path)) for update in updates]
+        for piece in averages(files, shares_of(updates)):
+            result[place : place + piece.size] = piece
+            place += piece.size
     return Taken.now() - begin
 
 

@@ -2,7 +2,7 @@
 
 Without SHA instructions a core hashes about 0.2 GB/s, several times slower than weights are averaged or written. hashlib
 releases the interpreter's lock, so that the digest of a new model is ready a moment after its last byte. Used by
-`histofed/weights.py` for everything it writes.
+`histofed/weights` for everything it writes.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class StreamDigest:
     def __init__(self) -> None:
         self._hasher = hashlib.sha256()
         self._few = bytearray()
-        self._chunks: queue.Queue[bytes | None] = queue.Queue(_WAITING)
+        self._chunks: queue.Queue[bytearray | None] = queue.Queue(_WAITING)
         self._thread: threading.Thread | None = None
 
     def update(self, data: memoryview) -> None:
@@ -51,8 +51,8 @@ class StreamDigest:
         if self._thread is None:
             self._thread = threading.Thread(target=self._hash, name="sha256", daemon=True)
             self._thread.start()
-        self._chunks.put(bytes(self._few))
-        self._few.clear()
+        self._chunks.put(self._few)
+        self._few = bytearray()
 
     def _hash(self) -> None:
         while (chunk := self._chunks.get()) is not None:

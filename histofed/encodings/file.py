@@ -36,7 +36,6 @@ from histofed.encodings.loss import Loss, Tally
 from histofed.encodings.planes import pack, skip, unpack
 from histofed.encodings.words import Transform, transform
 from histofed.weights import (
-    LET_GO,
     PIECE,
     Array,
     TensorFile,
@@ -45,7 +44,6 @@ from histofed.weights import (
     Written,
     check_same_meaning,
     dtype_of,
-    let_go,
     piece_sizes,
     write_stream,
 )
@@ -56,6 +54,8 @@ _MAGIC: Final = b"histofed"
 _LENGTH: Final = struct.Struct("<I")
 _BEGIN: Final = len(_MAGIC) + _LENGTH.size
 _HEADER_LIMIT: Final = 1024
+_LET_GO: Final = 4 << 20
+"""Bytes of a file that a walk through it has mapped at most."""
 _ROOM: Final = 1e-9
 """Relative: the same norm summed in another order, where clipping had nothing to do."""
 
@@ -123,7 +123,7 @@ class DecodedFile:
         for name in self.specs:
             self._begins[name] = position
             position = self._behind(name, position)
-            let_go(self._map, position)
+            self._let_go(position)
         if position != size:
             raise BadData(f"damaged update: {size - position} bytes follow its last tensor")
 
@@ -137,16 +137,24 @@ class DecodedFile:
             except BadData as error:
                 raise _damaged(name, error) from error
             yield coder.decode(words, base)
-            if position - behind >= LET_GO:
-                let_go(self._map, position)
+            if position - behind >= _LET_GO:
+                self._let_go(position)
                 behind = position
-        let_go(self._map, position)
+        self._let_go(position)
 
     def array(self, name: str) -> Array:
         """The whole tensor, decoded. Raises `BadData`."""
         spec = self.specs[name]
         parts = [*self.pieces(name)] or [np.empty(0, dtype_of(spec))]
         return np.concatenate(parts).reshape(spec.shape)
+
+    def _let_go(self, end: int) -> None:
+        """Take the first `end` bytes of the file out of this process's memory; they stay in the page cache.
+
+        From the file's first byte on, not from where the walk began: a file system with large folios maps all of a folio
+        when one of its pages is touched, so that the pages before come back each time. Pages that are gone cost nothing.
+        """
+        self._map.madvise(mmap.MADV_DONTNEED, 0, end)
 
     def _coder(self, name: str) -> Transform:
         return transform(self._encoding, dtype_of(self.specs[name]))

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import inspect
 import itertools
@@ -230,9 +231,10 @@ def test_a_new_process_for_each_round_ends_where_one_for_all_rounds_would(tmp_pa
     for number in (1, 2, 3):
         job = bench.job(number)
         updates = sorted(job.updates, key=lambda update: update.site)
-        replies = flower._replies(call, updates, [TensorFile(update.path) for update in updates])
-        with TensorFile(bench.path(f"shared-{number - 1}")) as base:
-            alive = flower._one_round(strategy, call, number, base, replies)
+        with contextlib.ExitStack() as stack:
+            files = [stack.enter_context(TensorFile(update.path)) for update in updates]
+            base = stack.enter_context(TensorFile(bench.path(f"shared-{number - 1}")))
+            alive = flower._one_round(strategy, call, number, base, flower._replies(call, updates, files))
     for key, array in weights.read(bench.path("shared-3")).items():
         np.testing.assert_allclose(array, alive[key], rtol=0, atol=2e-3 if array.dtype == np.float16 else 1e-6)
 
