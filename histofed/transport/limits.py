@@ -25,7 +25,7 @@ WINDOW: Final = 2 * SYNC_EVERY
 """Bytes that a sender may be ahead of the acknowledgements: one stretch on its way while the one before is synced."""
 STALL_S: Final = 60.0
 """A transfer in which no byte moved for this long is dead; it is cut and resumed."""
-TURNS: Final = 4
+TURNS: Final = 2
 """Transfers that go on at once whatever they move; two fill two cores."""
 LINE: Final = 100e6
 """Bytes per second, nearly what a line of 1 Gbit/s carries: where transfers move as much together, others wait."""
