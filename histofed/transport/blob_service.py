@@ -117,7 +117,7 @@ class BlobService:
         base = await self._permissions.base_of(task)
         writer = await self._open(sha, size, owner_of(str(task)))
         try:
-            with opened(self._store.path(base) if base else None) as held, self._turns.queue() as turn:
+            with opened(self._store.path(base) if base else None) as held, self._turns.queue(who.name) as turn:
                 # what a site sends before it is read would lie here, some MiB of each that waits
                 while writer.committed < size and not await turn.came():
                     yield self._first_answer(writer.committed, base, held, waiting=True)
@@ -201,7 +201,7 @@ class BlobService:
             stretches = await self._comparisons.stretches(sha, held)
         descriptor = os.open(self._store.path(sha), os.O_RDONLY | os.O_CLOEXEC)
         try:
-            with self._turns.queue() as turn:
+            with self._turns.queue(who.name) as turn:
                 while request.offset < size and not await turn.came():
                     yield Frame(transfer_pb2.DownloadResponse(offset=request.offset, bytes=size))
                 with self._alarm(who, context) as alarm:

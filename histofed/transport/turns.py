@@ -3,8 +3,9 @@
 Each transfer holds memory at the aggregator: a message in hand and gRPC's window, which widens itself to some MiB. Where
 sites are near and quick, a few of them fill the line or the processor; more at once only hold more memory and all end later.
 Where they are far and slow, a hundred may be needed. So `TURNS` transfers always go on; more are let in, as many again each
-second, while what moves in all stays below `LINE`. First come, first served. A transfer that is frozen moves nothing, so it
-keeps nobody out for longer than that second.
+second, while what moves in all stays below `LINE`. The site with the fewest transfers inside goes first, and among equals
+who came first: one that asks a thousand times waits behind one that asks once. A transfer that is frozen moves nothing, so
+it keeps nobody out for longer than that second.
 
 One event loop uses it.
 """
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import deque
+from collections import Counter
 from collections.abc import Iterator
 
 from histofed.base.clock import Clock
@@ -28,34 +29,34 @@ class Turns:
         self._clock = clock
         self._at_once = at_once
         self._line = line
-        self._inside = 0
-        self._waiting: deque[Turn] = deque()
+        self._inside: Counter[str] = Counter()
+        self._waiting: list[Turn] = []
         self._since = clock.monotonic()
         self._moved = 0
 
     @property
     def inside(self) -> int:
         """Transfers that go on."""
-        return self._inside
+        return self._inside.total()
 
     def __len__(self) -> int:
         """Transfers that go on or wait."""
-        return self._inside + len(self._waiting)
+        return self.inside + len(self._waiting)
 
     @contextlib.contextmanager
-    def queue(self) -> Iterator[Turn]:
-        """A place in the queue, and the turn from when it came to the end of the block."""
+    def queue(self, site: str) -> Iterator[Turn]:
+        """A place in the queue for a transfer of `site`, and the turn from when it came to the end of the block."""
         if not self._waiting:
             self._begin_to_count()
-        turn = Turn(self)
+        turn = Turn(self, site)
         self._waiting.append(turn)
-        self._let_in(self._at_once - self._inside)
+        self._let_in(self._at_once - self.inside)
         try:
             yield turn
         finally:
             if turn.has_come:
-                self._inside -= 1
-                self._let_in(self._at_once - self._inside)
+                self._inside -= Counter([site])  # leaves no zeros behind
+                self._let_in(self._at_once - self.inside)
             else:
                 self._waiting.remove(turn)
 
@@ -67,7 +68,7 @@ class Turns:
         rate = self._moved / seconds
         self._begin_to_count()
         if rate < self._line:
-            self._let_in(max(1, self._inside))
+            self._let_in(max(1, self.inside))
 
     def count(self, size: int) -> None:
         """Bytes that moved."""
@@ -78,15 +79,18 @@ class Turns:
 
     def _let_in(self, count: int) -> None:
         for _ in range(min(count, len(self._waiting))):
-            self._inside += 1
-            self._waiting.popleft().come()
+            turn = min(self._waiting, key=lambda turn: self._inside[turn.site])
+            self._waiting.remove(turn)
+            self._inside[turn.site] += 1
+            turn.come()
 
 
 class Turn:
     """One transfer's."""
 
-    def __init__(self, turns: Turns) -> None:
+    def __init__(self, turns: Turns, site: str) -> None:
         self._turns = turns
+        self.site = site
         self._came = asyncio.Event()
 
     @property

@@ -43,6 +43,7 @@ class Queue(RuleBasedStateMachine):
         self.clock = FakeClock()
         self.turns = Turns(self.clock, AT_ONCE, LINE)
         self.places: list[tuple[ExitStack, Turn]] = []
+        """In the order in which they came."""
         self.moved = 0
         """Since the last look, or since somebody waits."""
 
@@ -50,12 +51,12 @@ class Queue(RuleBasedStateMachine):
     def waiting(self) -> int:
         return len(self.places) - self.turns.inside
 
-    @rule()
-    def comes(self) -> None:
+    @rule(site=st.sampled_from(["east", "north", "south"]))
+    def comes(self, site: str) -> None:
         if not self.waiting:
             self.moved = 0
         stack = ExitStack()
-        self.places.append((stack, stack.enter_context(self.turns.queue())))
+        self.places.append((stack, stack.enter_context(self.turns.queue(site))))
 
     @precondition(lambda self: self.places)
     @rule(which=st.integers(0, 1000))
@@ -78,11 +79,16 @@ class Queue(RuleBasedStateMachine):
         assert self.turns.inside == expected
 
     @invariant()
-    def those_who_may_are_the_first_who_came(self) -> None:
-        come = [turn.has_come for _, turn in self.places]
-        assert come == sorted(come, reverse=True)
-        assert sum(come) == self.turns.inside >= min(len(come), AT_ONCE)
-        assert len(self.turns) == len(come)
+    def those_who_may_are_the_first_of_their_site(self) -> None:
+        for site in ("east", "north", "south"):
+            come = [turn.has_come for _, turn in self.places if turn.site == site]
+            assert come == sorted(come, reverse=True)
+
+    @invariant()
+    def as_many_as_may_are_inside(self) -> None:
+        inside = sum(turn.has_come for _, turn in self.places)
+        assert inside == self.turns.inside >= min(len(self.places), AT_ONCE)
+        assert len(self.turns) == len(self.places)
 
 
 TestQueue = Queue.TestCase
@@ -92,7 +98,7 @@ def test_a_full_line_lets_nobody_in_and_an_idle_one_doubles() -> None:
     clock = FakeClock()
     turns = Turns(clock, 2, LINE)
     with ExitStack() as stack:
-        places = [stack.enter_context(turns.queue()) for _ in range(20)]
+        places = [stack.enter_context(turns.queue(f"site-{number}")) for number in range(20)]
         for _ in range(5):
             places[0].moved(int(LINE * limits.LOOK_S) + 1)
             clock.advance(limits.LOOK_S)
@@ -104,16 +110,28 @@ def test_a_full_line_lets_nobody_in_and_an_idle_one_doubles() -> None:
             assert turns.inside == expected
         # what moved before anybody waited is no reason to keep somebody waiting, nor to let somebody in
     turns_again = Turns(clock, 1, LINE)
-    with turns_again.queue() as first:
+    with turns_again.queue("east") as first:
         clock.advance(1000)
-        with turns_again.queue() as second:
+        with turns_again.queue("west") as second:
             turns_again.look()
             assert first.has_come and not second.has_come
 
 
+def test_a_site_that_asks_a_hundred_times_waits_behind_one_that_asks_once() -> None:
+    turns = Turns(FakeClock(), 2, LINE)
+    with ExitStack() as stack:
+        first = ExitStack()
+        greedy = [first.enter_context(turns.queue("greedy"))]
+        greedy += [stack.enter_context(turns.queue("greedy")) for _ in range(100)]
+        others = [stack.enter_context(turns.queue(site)) for site in ("east", "west")]
+        assert [turn.has_come for turn in greedy[:3] + others] == [True, True, False, False, False]
+        first.close()
+        assert [turn.has_come for turn in greedy[1:3] + others] == [True, False, True, False]
+
+
 async def test_who_waits_is_told_in_time_that_it_lives(quick_looks: None) -> None:
     turns = Turns(SystemClock(), 1, 0.0)
-    with turns.queue() as first, turns.queue() as second:
+    with turns.queue("east") as first, turns.queue("west") as second:
         assert await first.came()
         assert not await second.came(looks=2)
     assert turns.inside == 0
@@ -147,7 +165,7 @@ async def test_transfers_of_many_sites_take_turns_and_all_arrive(tmp_path: Path,
                 assert target.read_bytes() == BLOB
 
         # another transfer goes on until all of them were told that they wait
-        with turns.queue() as mine:
+        with turns.queue("mine") as mine:
             assert mine.has_come
             sites = [asyncio.create_task(site(f"site-{number}")) for number in range(5)]
             await until(lambda: len(turns) == 6)
@@ -168,7 +186,7 @@ async def test_a_site_sends_nothing_while_it_waits(tmp_path: Path, quick_looks: 
         open_connection(f"localhost:{proxy.port}", FEDERATION.site("north")) as connection,
     ):
         heard: list[int] = []
-        with turns.queue():
+        with turns.queue("mine"):
             sending = asyncio.create_task(
                 blobs.upload(
                     connection,
@@ -192,7 +210,7 @@ async def test_a_frozen_transfer_keeps_nobody_out(tmp_path: Path, quick_looks: N
     source.write_bytes(BLOB)
     turns = Turns(SystemClock(), 1, math.inf)
     async with serving(tmp_path / "blobs", FEDERATION, turns=turns) as wire:
-        with turns.queue():
+        with turns.queue("mine"):
             async with open_connection(wire.address, FEDERATION.site("north")) as connection:
                 await blobs.upload(connection, source, NAME, task="gan/1/train/north", clock=FakeClock(), random=Random(0))
     assert [task for task, _ in wire.permissions.complete] == ["gan/1/train/north"]
