@@ -20,6 +20,7 @@ from pydantic.dataclasses import dataclass as checked
 
 from histofed.base.errors import BadData
 from histofed.base.ids import Digest, ExperimentId, Json, RoundKey, SiteId, TaskKey, canonical, digest, sha256
+from histofed.base.words import one_line
 
 UPDATE_TYPE: Final = "application/vnd.histofed.update.v1+json"
 MODEL_TYPE: Final = "application/vnd.histofed.model.v1+json"
@@ -28,6 +29,10 @@ METRIC_NAME: Final = r"[A-Za-z][A-Za-z0-9_.-]{0,39}"
 METRICS_LIMIT: Final = 32
 SIZE_LIMIT: Final = 1 << 20
 """Bytes of a statement that are read at all."""
+MOST: Final = 1 << 40
+"""Of tiles, patients or steps: no hospital has as many, and every database holds the number."""
+_PLACE_LETTERS: Final = 80
+"""Of where in a document something is wrong; its sender chose the words."""
 
 T = TypeVar("T", "UpdateManifest", "ModelStatement")
 
@@ -43,8 +48,8 @@ class File:
 
     def __post_init__(self) -> None:
         digest(self.sha256)
-        if self.bytes < 0:
-            raise BadData("a file's length is negative")
+        if not 0 <= self.bytes <= MOST:
+            raise BadData(f"a file's length is negative or above {MOST}")
 
 
 @checked(frozen=True, config=_strict)
@@ -123,8 +128,8 @@ def decode_update(payload: bytes) -> UpdateManifest:
         raise BadData("the update manifest has a metric that is not finite")
     if len(manifest.metrics) > METRICS_LIMIT or not all(re.fullmatch(METRIC_NAME, name) for name in manifest.metrics):
         raise BadData(f"the update manifest has more than {METRICS_LIMIT} metrics, or one with an odd name")
-    if manifest.tiles < 0 or manifest.patients < 0 or manifest.steps < 0:
-        raise BadData("the update manifest has a negative count")
+    if not all(0 <= count <= MOST for count in (manifest.tiles, manifest.patients, manifest.steps)):
+        raise BadData(f"the update manifest has a count that is negative or above {MOST}")
     return manifest
 
 
@@ -140,7 +145,7 @@ def _decode(payload: bytes, adapter: TypeAdapter[T], what: str) -> T:
         found: T = adapter.validate_json(payload)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "document"
+        where = one_line(".".join(str(part) for part in first["loc"]), _PLACE_LETTERS) or "document"
         raise BadData(f"the {what} cannot be read: {where}: {first['msg']}") from error
     if encode(found) != payload:
         raise BadData(f"the {what} is not in canonical form")

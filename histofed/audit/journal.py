@@ -26,10 +26,13 @@ from histofed.base.clock import Clock, iso
 from histofed.base.durable import AppendLog, lock, make_directory
 from histofed.base.errors import BadData, DigestMismatch
 from histofed.base.ids import Json
+from histofed.base.words import one_line
 from histofed.telemetry.context import TraceContext
 
 log = logging.getLogger(__name__)
 
+REASON_LETTERS: Final = 1000
+"""Of a reason, that are kept; twelve bytes each at most."""
 SEGMENT_BYTES: Final = 64 * 1024 * 1024
 """A segment is closed when it has grown to this; about 100,000 records."""
 
@@ -76,6 +79,7 @@ class Journal:
     ) -> int:
         """Write one record, durable on return, and give its sequence.
 
+        Of a long reason the beginning is kept: others chose it, and a refusal that cannot be written could not be made.
         Raises `CannotWriteState` (nothing was written: do not act) and `BadData` (a subject too long, or with NaN in it).
         """
         with self._mutex:
@@ -88,7 +92,7 @@ class Journal:
                 who=who,
                 subject=subject,
                 outcome=outcome,
-                reason=reason,
+                reason=one_line(reason, REASON_LETTERS),
                 trace=trace,
             )
             line, own = record.line(self._head.hash)

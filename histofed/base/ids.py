@@ -22,6 +22,7 @@ Json: TypeAlias = "bool | int | float | str | Sequence[Json] | Mapping[str, Json
 """A JSON value; documents that are signed hold only finite numbers."""
 
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,38}[a-z0-9])?\Z")
+_ROUND = re.compile(r"(?:0|[1-9][0-9]{0,8})\Z")
 _DIGEST = re.compile(r"[0-9a-f]{64}\Z")
 
 
@@ -79,7 +80,7 @@ class RoundKey:
     def parse(cls, text: str) -> RoundKey:
         """The reverse of `str`. Raises `BadData`."""
         name, _, number = text.partition("/")
-        if not number.isdecimal():
+        if not _ROUND.match(number):
             raise BadData(f"{text[:120]!r} is not a round (EXPERIMENT/ROUND)")
         return cls(experiment_id(name), int(number))
 
@@ -99,7 +100,7 @@ class TaskKey:
     def parse(cls, text: str) -> TaskKey:
         """The reverse of `str`. Raises `BadData`."""
         parts = text.split("/")
-        if len(parts) != 4 or not parts[1].isdecimal() or parts[2] not in TASK_KINDS:
+        if len(parts) != 4 or not _ROUND.match(parts[1]) or parts[2] not in TASK_KINDS:
             raise BadData(f"{text[:120]!r} is not a task (EXPERIMENT/ROUND/KIND/SITE)")
         return cls(RoundKey(experiment_id(parts[0]), int(parts[1])), parts[2], site_id(parts[3]))
 

@@ -23,6 +23,10 @@ Array: TypeAlias = npt.NDArray[Any]
 
 HEADER_LIMIT: Final = 1 << 20
 """Bytes of JSON header accepted; ViT-L/16 with two heads needs about 40 KiB."""
+_MOST_AXES: Final = 32
+"""Of a tensor; numpy has no more than 64."""
+_LONGEST_AXIS: Final = 1 << 48
+"""Elements; a longer one can only be a lie beside an axis of length 0."""
 LENGTH: Final = struct.Struct("<Q")
 """The header's length, before it."""
 FLOATS: Final = frozenset({"F64", "F32", "F16"})
@@ -83,7 +87,7 @@ def parse_header_and_texts(header: bytes, data_size: int) -> tuple[tuple[TensorS
     position = 0
     for spec in specs:
         if spec.begin != position:
-            raise BadData(f"damaged safetensors file: tensor {spec.name!r} leaves a hole or overlaps another")
+            raise BadData(f"damaged safetensors file: tensor {spec.name[:80]!r} leaves a hole or overlaps another")
         position = spec.end
     if position != data_size:
         raise BadData(f"damaged safetensors file: {data_size} bytes of data where the header promises {position}")
@@ -96,7 +100,7 @@ def _spec(name: str, entry: object) -> TensorSpec:
             pass
         case _:
             raise BadData(f"tensor {name[:80]!r} has a description or a type that is not supported")
-    if any(not isinstance(size, int) or isinstance(size, bool) or size < 0 for size in shape):
+    if len(shape) > _MOST_AXES or any(type(size) is not int or not 0 <= size < _LONGEST_AXIS for size in shape):
         raise BadData(f"tensor {name[:80]!r} has an impossible shape")
     if begin < 0 or end - begin != math.prod(shape) * _DTYPES[dtype].itemsize:
         raise BadData(f"tensor {name[:80]!r} does not fill its place in the file")

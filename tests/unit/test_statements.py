@@ -103,9 +103,11 @@ def test_as_json_is_the_signed_document() -> None:
         (changed(metrics={"loss": "low"}), "metrics.loss: Input should be a valid number"),
         (changed(weights={"sha256": "../../etc/passwd", "bytes": 1}), "is not a SHA-256 digest"),
         (changed(weights={"sha256": "0" * 64, "bytes": -1}), "a file's length is negative"),
-        (changed(tiles=-1), "negative count"),
-        (changed(patients=-1), "negative count"),
-        (changed(steps=-1), "negative count"),
+        (changed(weights={"sha256": "0" * 64, "bytes": 10**30}), "a file's length is negative or above"),
+        (changed(tiles=-1), "a count that is negative"),
+        (changed(tiles=10**30), "a count that is negative or above"),
+        (changed(patients=-1), "a count that is negative"),
+        (changed(steps=-1), "a count that is negative"),
         (encode(MODEL), "update manifest cannot be read"),
         (encode(MANIFEST) + b"\n", "not in canonical form"),
         (json.dumps(asdict(MANIFEST), sort_keys=True).encode(), "not in canonical form"),
@@ -119,6 +121,13 @@ def test_as_json_is_the_signed_document() -> None:
 def test_a_document_that_is_nearly_right_is_refused(payload: bytes, words: str) -> None:
     with pytest.raises(BadData, match=words):
         decode_update(payload)
+
+
+def test_what_a_document_calls_its_fields_is_told_in_few_words() -> None:
+    with pytest.raises(BadData) as caught:
+        decode_update(changed(**{"\x1b[2Jfinished" + "x" * 60_000: 1}))
+    assert len(str(caught.value)) < 200
+    assert str(caught.value).isprintable()
 
 
 def test_numbers_that_are_not_finite_are_not_signed() -> None:

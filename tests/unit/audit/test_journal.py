@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from histofed.audit.journal import Journal
+from histofed.audit.journal import REASON_LETTERS, Journal
 from histofed.audit.record import GENESIS, SYSTEM, Who
 from histofed.audit.verify import Head, records, verify
 from histofed.base.clock import FakeClock
@@ -146,6 +146,15 @@ def test_two_writers_would_fork_the_chain(tmp_path: Path) -> None:
         open_journal(tmp_path)
     journal.close()
     open_journal(tmp_path).close()
+
+
+def test_a_reason_of_any_length_is_kept_in_few_words(tmp_path: Path) -> None:
+    journal = open_journal(tmp_path)
+    journal.append("round.rejected", subject={"site": "north"}, reason="\N{PILE OF POO}\n" * 100_000)
+    journal.close()
+    (record,) = records(tmp_path)
+    assert len(record.reason) == REASON_LETTERS
+    assert record.reason.isprintable() and record.reason.endswith("…")
 
 
 def test_a_record_that_is_a_document_is_refused_and_the_chain_goes_on(tmp_path: Path) -> None:

@@ -68,7 +68,9 @@ def test_files_that_are_something_else_are_refused(path: Path, content: bytes, w
         ({"w": {"dtype": "F32", "shape": [2.0], "data_offsets": [0, 8]}}, "impossible shape"),
         ({"w": {"dtype": "F32", "shape": [True, 2], "data_offsets": [0, 8]}}, "impossible shape"),
         ({"w": {"dtype": "F32", "shape": [-2], "data_offsets": [0, -8]}}, "impossible shape"),
-        ({"w": {"dtype": "F32", "shape": [2**62, 4], "data_offsets": [0, 8]}}, "does not fill its place"),
+        ({"w": {"dtype": "F32", "shape": [0, 10**4000], "data_offsets": [0, 0]}}, "impossible shape"),
+        ({"w": {"dtype": "F32", "shape": [1] * 33, "data_offsets": [0, 4]}}, "impossible shape"),
+        ({"w": {"dtype": "F32", "shape": [2**47, 4], "data_offsets": [0, 8]}}, "does not fill its place"),
         ({"w": {"dtype": "F32", "shape": [1], "data_offsets": [0, 8]}}, "does not fill its place"),
         ({"w": {"dtype": "F32", "shape": [2], "data_offsets": [-8, 0]}}, "does not fill its place"),
         ({"w": {"dtype": "F32", "shape": [1], "data_offsets": [4, 8]}}, "leaves a hole"),
@@ -92,6 +94,13 @@ def test_texts_that_are_none_are_refused(path: Path) -> None:
     for metadata in (b"[]", b'{"a":1}', b'"a"', b"null"):
         with pytest.raises(BadData, match="what it says about itself is not text"):
             weights.read(raw(path, b'{"__metadata__":' + metadata + b"}"))
+
+
+def test_what_a_file_calls_its_tensors_is_told_in_few_words(path: Path) -> None:
+    header = {"w" * 100_000: {"dtype": "F32", "shape": [1], "data_offsets": [4, 8]}}
+    with pytest.raises(BadData, match="leaves a hole") as caught:
+        weights.read(raw(path, json.dumps(header).encode(), bytes(8)))
+    assert len(str(caught.value)) < 200
 
 
 @in_one_folder
