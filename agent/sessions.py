@@ -16,7 +16,8 @@ from datetime import datetime, timedelta
 from random import Random
 from typing import Final
 
-from agent.link import Beat, Link, Message, Offer, Withdrawal
+from agent.link import Link
+from agent.offers import Beat, Message, Offer, Withdrawal
 from agent.work import Work
 from histofed.audit.history import History, repair
 from histofed.audit.journal import Journal

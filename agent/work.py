@@ -23,7 +23,7 @@ from agent.desk import Desk
 from agent.failure import for_the_operator, may_succeed_later
 from agent.handover import HandOver, about, spoken
 from agent.layout import Layout
-from agent.link import Offer
+from agent.offers import Offer
 from agent.outbox import Entry
 from agent.patience import OWN_TROUBLE, PASSING, rest_s, until_told
 from agent.permission import ask

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from random import Random
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 from agent.bases import Bases
 from agent.config import AgentConfig, TrainerConfig
@@ -28,8 +28,10 @@ from histofed.pki.credentials import Credentials
 from histofed.telemetry.tracing import Tracing
 from tests.support.federation import CONSENT
 
+SITE: Final = "north-clinic"
 
-def task(number: int = 1, experiment: str = "pilot", site: str = "north-clinic") -> TaskKey:
+
+def task(number: int = 1, experiment: str = "pilot", site: str = SITE) -> TaskKey:
     """A task of the site's."""
     return TaskKey(RoundKey(ExperimentId(experiment), number), "train", SiteId(site))
 

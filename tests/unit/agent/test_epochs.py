@@ -22,21 +22,10 @@ def history(epoch: int, records: int) -> rounds_pb2.History:
 
 
 @pytest.fixture
-def federation() -> Federation:
-    return Federation()
-
-
-@pytest.fixture
 async def aggregator(tmp_path: Path, federation: Federation) -> AsyncIterator[FakeAggregator]:
     async with FakeAggregator(tmp_path / "aggregator", federation) as running:
         running.history = history(1, 10)
         yield running
-
-
-@pytest.fixture
-async def site(tmp_path: Path, federation: Federation, aggregator: FakeAggregator) -> AsyncIterator[AgentSite]:
-    async with AgentSite(tmp_path / "site", federation.site("north-clinic"), aggregator.address) as built:
-        yield built
 
 
 async def reconnect(site: AgentSite, aggregator: FakeAggregator) -> None:

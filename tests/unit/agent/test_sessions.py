@@ -7,7 +7,6 @@ import logging
 import os
 import signal
 import time
-from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
 
@@ -23,12 +22,11 @@ from histofed.pki.signing import verify
 from histofed.statements import UPDATE_TYPE
 from histofed.transport.backoff import Backoff
 from histofed.v1 import rounds_pb2, types_pb2
-from tests.support.agent_site import AgentSite, task, until
+from tests.support.agent_site import SITE, AgentSite, task, until
 from tests.support.fake_aggregator import FakeAggregator
 from tests.support.pki import Federation
 from tests.support.processes import trainers
 
-SITE = "north-clinic"
 LONG = "steps = 400\ndelay_s = 0.02"
 
 
@@ -42,23 +40,6 @@ image_size = 32
 steps = 1
 discriminator = { name = "cnn" }
 """
-
-
-@pytest.fixture
-def federation() -> Federation:
-    return Federation()
-
-
-@pytest.fixture
-async def aggregator(tmp_path: Path, federation: Federation) -> AsyncIterator[FakeAggregator]:
-    async with FakeAggregator(tmp_path / "aggregator", federation) as running:
-        yield running
-
-
-@pytest.fixture
-async def site(tmp_path: Path, federation: Federation, aggregator: FakeAggregator) -> AsyncIterator[AgentSite]:
-    async with AgentSite(tmp_path / "site", federation.site(SITE), aggregator.address) as built:
-        yield built
 
 
 async def training(aggregator: FakeAggregator) -> None:
@@ -226,18 +207,6 @@ async def test_another_sites_task_is_left_alone(
     await aggregator.wait_for("SubmitUpdate")
     assert [manifest.task for manifest in aggregator.manifests()] == [task(2)]
     assert "a task of site south-clinic" in caplog.text
-
-
-async def test_an_offer_that_makes_no_sense_is_told_and_passed_over(
-    site: AgentSite, aggregator: FakeAggregator, caplog: pytest.LogCaptureFixture
-) -> None:
-    broken = aggregator.make_offer(task(1))
-    broken.experiment_sha256 = sha256(b"something else")
-    aggregator.offer(broken)
-    aggregator.offer(aggregator.make_offer(task(2)))
-    site.start()
-    await aggregator.wait_for("SubmitUpdate")
-    assert "not the one whose digest it names" in caplog.text
 
 
 # -- faults ------------------------------------------------------------------------------------------------------------
