@@ -40,7 +40,7 @@ async def test_a_site_tells_what_it_has_seen(site: AgentSite, aggregator: FakeAg
     site.start()
     first = await aggregator.wait_for("Hello")
     assert not first.request.HasField("history")
-    await until(lambda: site.work.history_seen() is not None)
+    await until(lambda: site.work.epochs.history_seen() is not None)
     await reconnect(site, aggregator)
     again = await aggregator.wait_for("Hello", 2)
     assert (again.request.history.epoch, again.request.history.records) == (1, 10)
@@ -55,9 +55,9 @@ async def test_offers_and_verdicts_are_noted_as_well(site: AgentSite, aggregator
     site.start()
     heard = await aggregator.wait_for("AcceptTask")
     assert heard.metadata[EPOCH_KEY] == "1", "calls about tasks name the epoch"
-    assert site.work.history_seen() == History(1, Head(20, f"{20:064x}"))
+    assert site.work.epochs.history_seen() == History(1, Head(20, f"{20:064x}"))
     await aggregator.wait_for("SubmitUpdate")
-    await until(lambda: site.work.history_seen() == History(1, Head(30, f"{30:064x}")))
+    await until(lambda: site.work.epochs.history_seen() == History(1, Head(30, f"{30:064x}")))
 
 
 @pytest.mark.parametrize(("epoch", "records"), [(1, 9), (0, 0)])
@@ -76,12 +76,12 @@ async def test_an_aggregator_that_went_back_gets_no_work_done_and_nothing_is_dro
     assert "restore --in-place --epoch 3" in site.sessions.words
     assert aggregator.called("AcceptTask") == 0
     assert site.actions() == []
-    assert site.work.history_seen() == History(2, Head(10, f"{10:064x}")), "what was seen is not forgotten"
+    assert site.work.epochs.history_seen() == History(2, Head(10, f"{10:064x}")), "what was seen is not forgotten"
 
 
 async def test_another_federation_is_another_history(site: AgentSite) -> None:
     site.state.note_history(Federation().aggregator().ca_sha256, History(7, Head(1, "a" * 64)))
-    assert site.work.history_seen() is None
+    assert site.work.epochs.history_seen() is None
 
 
 async def test_a_site_follows_an_aggregator_that_was_restored(site: AgentSite, aggregator: FakeAggregator) -> None:
@@ -98,7 +98,7 @@ async def test_a_site_follows_an_aggregator_that_was_restored(site: AgentSite, a
         "aggregator.restored",
         "task.dropped",
     ]
-    assert site.work.history_seen() == History(2, Head(7, f"{7:064x}"))
+    assert site.work.epochs.history_seen() == History(2, Head(7, f"{7:064x}"))
 
 
 async def test_a_finished_update_that_is_still_wanted_is_not_trained_again(
@@ -182,7 +182,7 @@ async def test_an_offer_of_a_silent_history_changes_nothing(site: AgentSite, agg
     site.start()
     heard = await aggregator.wait_for("SubmitUpdate")
     assert EPOCH_KEY not in heard.metadata
-    assert site.work.history_seen() is None
+    assert site.work.epochs.history_seen() is None
 
 
 async def test_a_task_that_runs_into_an_aggregator_which_was_put_back_is_kept(

@@ -13,13 +13,9 @@ from pathlib import Path
 import pytest
 
 from agent.sessions import RECONNECT, SLOWLY
-from histofed import __version__, weights
 from histofed.base.clock import SystemClock, iso
 from histofed.base.errors import AlreadyThere, CannotWriteState, Stale, TryLater, VersionMismatch
-from histofed.base.ids import sha256
 from histofed.pki.credentials import Credentials
-from histofed.pki.signing import verify
-from histofed.statements import UPDATE_TYPE
 from histofed.transport.backoff import Backoff
 from histofed.v1 import rounds_pb2, types_pb2
 from tests.support.agent_site import SITE, AgentSite, task, until
@@ -52,34 +48,6 @@ async def training(aggregator: FakeAggregator) -> None:
 # -- a task from the offer to the verdict ------------------------------------------------------------------------------
 
 
-async def test_an_offer_becomes_a_signed_update(site: AgentSite, aggregator: FakeAggregator, federation: Federation) -> None:
-    offer = aggregator.make_offer(task(), extra="[aggregation]\nmax_norm = 0.5")
-    aggregator.offer(offer)
-    site.start()
-    await aggregator.wait_for("SubmitUpdate")
-    (manifest,) = aggregator.manifests()
-    assert manifest.task == task()
-    assert (manifest.base, manifest.experiment_sha256) == (offer.base.sha256, offer.experiment_sha256)
-    assert (manifest.tiles, manifest.patients, manifest.steps, manifest.private_round) == (100, 10, 3, 0)
-    assert manifest.policy_sha256 == sha256(site.consent.read_bytes())
-    verify(
-        aggregator.envelope(),
-        ca=site.link.credentials.ca,
-        payload_type=UPDATE_TYPE,
-        signer=federation.authority.site(SITE),
-        at=SystemClock().now(),
-    )
-    assert manifest.weights is not None
-    with (
-        weights.TensorFile(aggregator.store.path(manifest.weights.sha256)) as update,
-        weights.TensorFile(aggregator.store.path(offer.base.sha256)) as base,
-    ):
-        assert 0 < weights.difference(update, base).norm <= 0.5
-    await until(lambda: site.state.task_in_hand() is None)
-    assert site.outbox.entries() == ()
-    assert not list(site.layout.work.iterdir())
-
-
 async def test_every_effect_is_journalled_before_it_happens(site: AgentSite, aggregator: FakeAggregator) -> None:
     seen: dict[str, list[str]] = {}
 
@@ -105,22 +73,6 @@ async def test_calls_carry_the_trace_of_the_round(site: AgentSite, aggregator: F
     site.start()
     heard = await aggregator.wait_for("SubmitUpdate")
     assert heard.metadata["traceparent"].split("-")[1] == offer.traceparent.split("-")[1]
-
-
-async def test_private_tensors_advance_only_with_a_committed_round(site: AgentSite, aggregator: FakeAggregator) -> None:
-    async def train(number: int, settled: int) -> tuple[int, float]:
-        aggregator.offer(aggregator.make_offer(task(number), settled_round=settled))
-        await aggregator.wait_for("SubmitUpdate", number)
-        pending = site.layout.private / "pilot" / f"{number}.safetensors"
-        return aggregator.manifests()[-1].private_round, float(weights.read(pending)["mean.steps"][0])
-
-    site.start()
-    assert await train(1, 0) == (0, 3)
-    # round 1 was committed with this site's update: its private tensors count on
-    assert await train(2, 1) == (1, 6)
-    # round 2 was not: training begins once more where round 1 ended
-    assert await train(3, 1) == (1, 6)
-    assert sorted(path.name for path in (site.layout.private / "pilot").iterdir()) == ["1.safetensors", "3.safetensors"]
 
 
 async def test_a_rejected_update_is_told_and_gone(
@@ -579,23 +531,3 @@ async def test_a_task_that_is_offered_again_is_not_asked_about(site: AgentSite, 
     await aggregator.wait_for("ReportProgress", told + 2)
     phases = {heard.request.phase for heard in aggregator.heard if heard.call == "ReportProgress"}
     assert "waiting" not in phases
-
-
-async def test_tensors_of_an_ended_experiment_are_forgotten(site: AgentSite, aggregator: FakeAggregator) -> None:
-    for experiment in ("going-on", "over"):
-        (site.layout.private / experiment).mkdir()
-        (site.layout.private / experiment / "1.safetensors").write_bytes(b"moments")
-    for experiment in ("over", "only-a-base"):
-        (site.layout.bases / experiment).mkdir()
-    greeting = rounds_pb2.HelloResponse(
-        version=__version__, identity="", now=iso(SystemClock().now()), ended_experiments=["over", "of-another-site"]
-    )
-    aggregator.answers["Hello"] = [greeting]
-    site.start()
-    await aggregator.wait_for("WaitForWork")
-    asked = aggregator.heard[0]
-    assert list(asked.request.experiments) == ["going-on", "only-a-base", "over"]
-    assert [path.name for path in sorted(site.layout.private.iterdir())] == ["going-on"]
-    assert [path.name for path in sorted(site.layout.bases.iterdir())] == ["only-a-base"]
-    (forgotten,) = [record for record in site.audit() if record.action == "private.forgotten"]
-    assert forgotten.subject == {"experiment": "over"}
