@@ -26,9 +26,12 @@ from histofed.base.clock import SystemClock
 from histofed.base.ids import ExperimentId, RoundKey, SiteId, TaskKey
 from histofed.pki.credentials import Credentials
 from histofed.telemetry.tracing import Tracing
+from tests.support.fake_aggregator import FakeAggregator
 from tests.support.federation import CONSENT
 
 SITE: Final = "north-clinic"
+LONG: Final = "steps = 400\ndelay_s = 0.02"
+"""Of a task's config: eight seconds of training, which a test interrupts."""
 
 
 def task(number: int = 1, experiment: str = "pilot", site: str = SITE) -> TaskKey:
@@ -41,6 +44,13 @@ async def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
     async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110  # files and the journal have no event to wait for
             await asyncio.sleep(0.02)
+
+
+async def training(aggregator: FakeAggregator) -> None:
+    """The trainer has reported a step."""
+    count = 1
+    while (await aggregator.wait_for("ReportProgress", count)).request.phase != "train":
+        count += 1
 
 
 class AgentSite:

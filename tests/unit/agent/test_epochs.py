@@ -12,7 +12,7 @@ from histofed.audit.history import EPOCH_KEY, History
 from histofed.audit.verify import Head
 from histofed.base.errors import AggregatorUnavailable, NotFound
 from histofed.v1 import rounds_pb2
-from tests.support.agent_site import AgentSite, task, until
+from tests.support.agent_site import LONG, AgentSite, task, until
 from tests.support.fake_aggregator import FakeAggregator
 from tests.support.pki import Federation
 
@@ -86,7 +86,7 @@ async def test_another_federation_is_another_history(site: AgentSite) -> None:
 
 async def test_a_site_follows_an_aggregator_that_was_restored(site: AgentSite, aggregator: FakeAggregator) -> None:
     """The task in hand is dropped when the restored aggregator does not know it."""
-    aggregator.offer(aggregator.make_offer(task(4), config="steps = 400\ndelay_s = 0.02"))
+    aggregator.offer(aggregator.make_offer(task(4), config=LONG))
     site.start()
     await aggregator.wait_for("AcceptTask")
     aggregator.offers.clear()
