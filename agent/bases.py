@@ -6,7 +6,7 @@
 
 The base of the task in hand lies here too: a round that starts from the same model as the one before fetches nothing, and
 an update is compared with its base before it is sent. Older ones go when a newer one is complete, all of them when the
-experiment has ended. `agent/work.py` is the caller.
+experiment has ended. `agent/work.py` is the caller, of the end `agent/tensors.py`.
 """
 
 from __future__ import annotations

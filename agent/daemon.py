@@ -17,10 +17,12 @@ from typing import Final
 
 from agent.backup import note_made
 from agent.bases import Bases
+from agent.collector import tracing_of
 from agent.config import AgentConfig, proxy_setting
 from agent.desk import Desk
+from agent.enrolment import own_site
 from agent.layout import Layout, aggregator_address
-from agent.link import Link, collector_credentials, own_site
+from agent.link import Link
 from agent.outbox import Outbox
 from agent.private import PrivateTensors
 from agent.sessions import Sessions
@@ -41,7 +43,6 @@ from histofed.base.ids import SiteId
 from histofed.base.reload import Reloads
 from histofed.pki.credentials import Credentials
 from histofed.telemetry.logs import fields
-from histofed.telemetry.tracing import Resource, Tracing
 
 log = logging.getLogger(__name__)
 
@@ -96,7 +97,7 @@ class AgentService:
         closing.callback(state.close)
         journal = Journal(layout.journal, self._clock, f"agent-{site}")
         closing.callback(journal.close)
-        tracing = _tracing(config, site)
+        tracing = tracing_of(site, config.telemetry)
         closing.push_async_callback(asyncio.to_thread, tracing.close)
         link = Link(address, layout.identity, self._clock, self._random, tracing, proxy_setting(config))
         closing.push_async_callback(link.close)
@@ -231,12 +232,3 @@ def note_lost_journal(journal: Journal, heard: History | None, site: SiteId) -> 
 
 def _cap(link: Link, config: AgentConfig) -> None:
     link.cap(config.transfer.max_upload_bytes_per_second, config.transfer.max_download_bytes_per_second)
-
-
-def _tracing(config: AgentConfig, site: SiteId) -> Tracing:
-    telemetry = config.telemetry
-    if telemetry.otlp_endpoint is None:
-        return Tracing.off()
-    resource = Resource("histofed-agent", __version__, instance=site, environment=telemetry.environment)
-    credentials = collector_credentials(telemetry.ca_file, telemetry.certificate_file, telemetry.key_file)
-    return Tracing.otlp(telemetry.otlp_endpoint, resource, credentials=credentials)

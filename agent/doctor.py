@@ -19,8 +19,8 @@ from typing import Any, Final
 
 from agent.config import AgentConfig, DataConfig, proxy_setting
 from agent.consent import load_policy
+from agent.enrolment import own_site
 from agent.layout import Layout, aggregator_address
-from agent.link import own_site
 from agent.state import SCHEMA
 from histofed.audit import verify
 from histofed.backup import swap

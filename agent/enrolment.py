@@ -1,7 +1,8 @@
-"""`histofed-agent enroll`: a join line becomes this site's identity.
+"""`histofed-agent enroll`: a join line becomes this site's identity; `own_site` tells whose an identity is.
 
 The join line holds a secret, so it comes from a file or from standard input, never from the command line, where every user
-of the machine could read it. The key is made here and never leaves.
+of the machine could read it. The key is made here and never leaves. The command line calls `enroll`; the daemon and the
+doctor ask for the site.
 """
 
 from __future__ import annotations
@@ -13,10 +14,12 @@ from datetime import datetime
 from agent.layout import Layout
 from histofed.base import durable
 from histofed.base.clock import Clock
-from histofed.base.errors import AlreadyThere
+from histofed.base.errors import AlreadyThere, NotEnrolled
+from histofed.base.ids import SiteId, site_id
 from histofed.base.owner import refuse_root
 from histofed.base.proxy import ENVIRONMENT, ProxySetting
 from histofed.pki.credentials import Credentials
+from histofed.pki.identity import Role
 from histofed.pki.tokens import JoinLine
 from histofed.transport.enrolment import enrol
 
@@ -54,3 +57,10 @@ def enroll(
     durable.replace(layout.aggregator, f"{address}\n".encode())
     credentials.save(layout.identity)
     return Enrolled(str(credentials.identity), credentials.not_after, address)
+
+
+def own_site(credentials: Credentials) -> SiteId:
+    """The site that an identity speaks for. Raises `NotEnrolled` for another role's identity."""
+    if credentials.identity.role is not Role.SITE:
+        raise NotEnrolled(f"the identity here is {credentials.identity}, not a site's: enrol with a site's join line")
+    return site_id(credentials.identity.name)

@@ -1,9 +1,9 @@
-"""The only module of the agent that speaks to the aggregator: grpc and protobuf stop here, frozen dataclasses go on.
+"""The only module of the agent that speaks to the aggregator: grpc stops here, frozen dataclasses go on.
 
-The agent dials out; nothing listens. One connection carries the stream of offers and the calls about the task in hand, a
-second one blobs, while there are any (`line.py`). When the certificate is past its half life the link asks for a newer one,
-for a new key, and opens new connections beside the old ones, which are closed when nobody uses them any more; a transfer
-moves to the new one at once. Every error that leaves here is one of `histofed/base/errors.py`.
+The agent dials out; nothing listens. One connection carries the stream of work (`offers.py` reads what comes on it) and the
+calls about the task in hand, a second one blobs, while there are any (`line.py`). When the certificate is past its half life
+the link asks for a newer one, for a new key, and opens new connections beside the old ones, which are closed when nobody
+uses them any more; a transfer moves over at once. Every error that leaves here is one of `histofed/base/errors.py`.
 """
 
 from __future__ import annotations
@@ -18,21 +18,18 @@ from pathlib import Path
 from random import Random
 from typing import Any, Final, TypeAlias, cast
 
-import grpc
-
 from agent.line import Line
+from agent.offers import Message, message, moment
 from histofed import __version__
 from histofed.audit.history import EPOCH_KEY, History
 from histofed.base import encoding
-from histofed.base.clock import Clock, from_iso
-from histofed.base.errors import AggregatorUnavailable, BadData, ConfigError, NotEnrolled
-from histofed.base.ids import Digest, SiteId, TaskKey, digest, sha256, site_id
+from histofed.base.clock import Clock
+from histofed.base.errors import AggregatorUnavailable, BadData
+from histofed.base.ids import Digest, TaskKey
 from histofed.base.proxy import ENVIRONMENT, ProxySetting
 from histofed.pki.credentials import Credentials
-from histofed.pki.identity import Role
 from histofed.pki.signing import Envelope
 from histofed.recipes import registry as recipes
-from histofed.telemetry.context import TraceContext
 from histofed.telemetry.tracing import Tracing
 from histofed.transport import blobs
 from histofed.transport.channel import Connection, open_connection
@@ -54,52 +51,6 @@ SUBMIT_S: Final = 600.0
 
 Transfer: TypeAlias = Callable[[int, int], None]
 """Told (bytes done, bytes in all)."""
-
-
-@dataclass(frozen=True)
-class Step:
-    """A file that turns one model into the next."""
-
-    begin: Digest
-    """The shared tensors that it begins from."""
-    file: Digest
-    bytes: int
-
-
-@dataclass(frozen=True)
-class Offer:
-    """A task for this site."""
-
-    task: TaskKey
-    attempt: int
-    experiment_toml: str
-    experiment_sha256: Digest
-    base: Digest
-    base_bytes: int
-    steps: tuple[Step, ...]
-    """To the base from models before it, newest first; each begins where the one behind it ends."""
-    settled_round: int
-    """The latest round that was committed with this site's update in it; 0 for none."""
-    backup_round: int | None
-    """The same in the aggregator's newest backup; None where that does not hold the experiment."""
-    deadline: datetime
-    trace: TraceContext | None
-
-
-@dataclass(frozen=True)
-class Withdrawal:
-    """A task that is not wanted any more."""
-
-    task: TaskKey
-    reason: str
-
-
-@dataclass(frozen=True)
-class Beat:
-    """The connection lives."""
-
-
-Message: TypeAlias = Offer | Withdrawal | Beat
 
 
 @dataclass(frozen=True)
@@ -177,7 +128,7 @@ class Link:
         if seen is not None:
             request.history.CopyFrom(wire.History(epoch=seen.epoch, records=seen.head.sequence, head=seen.head.hash))
         response = await self._call("Hello", request)
-        now = _moment(response.now)
+        now = moment(response.now)
         self._met = now, self._clock.monotonic()
         self._note(response)
         return Greeting(
@@ -210,7 +161,7 @@ class Link:
                         raise AggregatorUnavailable(f"the aggregator was silent for {BEAT_LIMIT_S:.0f} s") from error
                     if response.HasField("offer"):
                         self._note(response.offer)
-                    yield _message(response)
+                    yield message(response)
 
     async def accept(self, task: TaskKey, attempt: int, policy_sha256: Digest) -> None:
         """The site's consent allows the task."""
@@ -335,65 +286,3 @@ class Link:
 
     def _dial(self) -> Connection:
         return open_connection(self.address, self._credentials, clock=self._clock, proxy=self._proxy)
-
-
-def own_site(credentials: Credentials) -> SiteId:
-    """The site that an identity speaks for. Raises `NotEnrolled` for another role's identity."""
-    if credentials.identity.role is not Role.SITE:
-        raise NotEnrolled(f"the identity here is {credentials.identity}, not a site's: enrol with a site's join line")
-    return site_id(credentials.identity.name)
-
-
-def _message(response: wire.WaitForWorkResponse) -> Message:
-    """What came on the stream, checked; what cannot be understood is told and treated as a beat."""
-    try:
-        match response.WhichOneof("message"):
-            case "offer":
-                return _offer(response.offer)
-            case "withdrawal":
-                return Withdrawal(TaskKey.parse(response.withdrawal.task), response.withdrawal.reason)
-    except BadData as error:
-        log.error("the aggregator sent something that this agent does not understand: %s", error)
-    return Beat()
-
-
-def _offer(offer: wire.TaskOffer) -> Offer:
-    task = TaskKey.parse(offer.task)
-    if offer.kind != types_pb2.TASK_KIND_TRAIN or task.kind != "train":
-        raise BadData(f"task {task} is of a kind that this version cannot do")
-    if sha256(offer.experiment_toml.encode()) != offer.experiment_sha256:
-        raise BadData(f"the experiment in the offer of {task} is not the one whose digest it names")
-    return Offer(
-        task=task,
-        attempt=offer.attempt,
-        experiment_toml=offer.experiment_toml,
-        experiment_sha256=digest(offer.experiment_sha256),
-        base=digest(offer.base.sha256),
-        base_bytes=offer.base.bytes,
-        steps=tuple(Step(digest(one.from_sha256), digest(one.blob.sha256), one.blob.bytes) for one in offer.steps),
-        settled_round=offer.settled_round,
-        backup_round=offer.backup_round if offer.HasField("backup_round") else None,
-        deadline=_moment(offer.deadline),
-        trace=TraceContext.parse(offer.traceparent) if offer.traceparent else None,
-    )
-
-
-def _moment(text: str) -> datetime:
-    try:
-        return from_iso(text)
-    except ValueError as error:
-        raise BadData(f"{text[:40]!r} is not a moment in UTC") from error
-
-
-def collector_credentials(ca: Path | None, certificate: Path | None, key: Path | None) -> grpc.ChannelCredentials:
-    """TLS towards an OTLP collector. Raises `ConfigError` for a file that cannot be read."""
-    if (certificate is None) != (key is None):
-        raise ConfigError("telemetry.certificate_file and telemetry.key_file go together: set both or neither")
-    return grpc.ssl_channel_credentials(_file(ca), _file(key), _file(certificate))
-
-
-def _file(path: Path | None) -> bytes | None:
-    try:
-        return None if path is None else path.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"{path} (named in [telemetry]) cannot be read: {error.strerror}") from error

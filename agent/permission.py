@@ -11,7 +11,7 @@ import logging
 from agent.config import AgentConfig
 from agent.consent import Decision, decide, load_policy
 from agent.handover import about, spoken
-from agent.link import Offer
+from agent.offers import Offer
 from histofed.audit.journal import Journal
 from histofed.base.errors import BadData, ConfigError
 from histofed.base.experiment import Experiment, parse_experiment

@@ -3,7 +3,8 @@
     work/TASK/assignment.json        what the trainer was told; checkpoints and results count for exactly this one
     work/TASK/output/...             checkpoints, then private tensors, the update and the result
 
-A folder outlives the agent, which is how a task goes on after a restart. `agent/work.py` is the caller.
+A folder outlives the agent, which is how a task goes on after a restart. The callers are `agent/work.py` and
+`agent/epochs.py`.
 """
 
 from __future__ import annotations

@@ -16,7 +16,8 @@ from datetime import datetime, timedelta
 from random import Random
 from typing import Final
 
-from agent.link import Beat, Link, Message, Offer, Withdrawal
+from agent.link import Link
+from agent.offers import Beat, Message, Offer, Withdrawal
 from agent.work import Work
 from histofed.audit.history import History, repair
 from histofed.audit.journal import Journal
@@ -101,8 +102,8 @@ class Sessions:
 
     async def _session(self) -> None:
         """One connection, until it ends or breaks."""
-        seen = self._work.history_seen()
-        greeting = await self._link.hello(self._instance, self._work.experiments_kept(), seen)
+        seen = self._work.epochs.history_seen()
+        greeting = await self._link.hello(self._instance, self._work.tensors.experiments(), seen)
         await self._follow(seen, greeting.history)
         self.connected = True
         words = "connected to %s (histofed %s) as %s"
@@ -115,7 +116,7 @@ class Sessions:
             )
         if self._job is None:
             await self._work.flush()
-        self._work.forget_experiments(greeting.ended)
+        self._work.tensors.forget(greeting.ended)
         async with contextlib.aclosing(self._link.work(self._instance)) as messages:
             async for message in messages:
                 await self._hear(message)
@@ -138,12 +139,12 @@ class Sessions:
         if seen is not None and now.epoch > seen.epoch:
             await self._end_job()
             self._waiting.clear()
-            self._work.enter_epoch(seen, now)
+            self._work.epochs.enter(seen, now)
         self._link.epoch = now.epoch
-        self._work.note_history()
+        self._work.epochs.note_history()
 
     async def _hear(self, message: Message) -> None:
-        self._work.note_history()
+        self._work.epochs.note_history()
         match message:
             case Offer() if message.task.site != self._site:
                 log.error("the aggregator offered a task of site %s to this site; it is ignored", message.task.site)

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Protocol
 
 from agent.bases import Bases
-from agent.link import Offer, Step, Transfer
+from agent.link import Transfer
+from agent.offers import Offer, Step
 from histofed.base import durable
 from histofed.base.encoding import STEPS, Encoding
 from histofed.base.errors import BadData, DigestMismatch, NotAuthorised, NotFound

@@ -16,24 +16,25 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import TypeVar
 
-from agent.assignment import PRIVATE_FILE, UPDATE_FILE, Assignment, Result
+from agent.assignment import Assignment, Result
 from agent.config import AgentConfig
 from agent.consent import Decision
 from agent.desk import Desk
+from agent.epochs import Epochs
 from agent.failure import for_the_operator, may_succeed_later
 from agent.handover import HandOver, about, spoken
 from agent.layout import Layout
-from agent.link import Offer
+from agent.offers import Offer
 from agent.outbox import Entry
 from agent.patience import OWN_TROUBLE, PASSING, rest_s, until_told
 from agent.permission import ask
 from agent.progress import Board, watched
 from agent.rooms import Rooms
 from agent.steps import fetch
+from agent.tensors import KeptTensors
 from agent.training import train
-from histofed.audit.history import History
+from agent.update import finish
 from histofed.base import durable
-from histofed.base.clock import iso
 from histofed.base.errors import (
     AggregatorUnavailable,
     CannotWriteState,
@@ -44,11 +45,8 @@ from histofed.base.errors import (
     TryLater,
 )
 from histofed.base.experiment import Experiment
-from histofed.base.ids import ExperimentId, Json, RoundKey, TaskKey
+from histofed.base.ids import TaskKey
 from histofed.base.seeds import training_seed
-from histofed.pki.signing import sign
-from histofed.statements import UPDATE_TYPE, UpdateManifest
-from histofed.statements import encode as encode_statement
 from histofed.telemetry import attributes as names
 from histofed.telemetry.logs import fields
 
@@ -66,6 +64,8 @@ class Work:
         """What a reload may change; the next step of a task sees it."""
         self._rooms = Rooms(folder)
         self._handover = HandOver(desk.link, desk.outbox, desk.bases, desk.journal, desk.tracing)
+        self.epochs = Epochs(desk, self._rooms, self._handover)
+        self.tensors = KeptTensors(desk)
         self._words = "waits for work"
         self._board: Board | None = None
         self._resting: dict[TaskKey, float] = {}
@@ -101,52 +101,6 @@ class Work:
     async def flush(self) -> None:
         """Hand over what an earlier connection left in the outbox."""
         await self._handover.flush()
-
-    def enter_epoch(self, seen: History, now: History) -> None:
-        """The aggregator was restored from a backup. Nothing is in hand now; updates that wait are withheld.
-
-        An update goes back beside the training that made it: if the restored aggregator offers the very same assignment
-        again, it is handed over without another training; otherwise the next task clears it away. May be repeated.
-        """
-        desk = self._desk
-        subject: dict[str, Json] = {"epoch_from": seen.epoch, "epoch": now.epoch, "records": now.head.sequence}
-        words = "the aggregator was restored from a backup; what it forgot is done again or cleared away"
-        desk.journal.append("aggregator.restored", subject=subject, reason=words)
-        log.warning("%s (it was in %s, it is in %s)", words, seen, now)
-        for entry in desk.outbox.entries():
-            place = self._rooms.update_of_finished(entry.task)
-            if place is None:
-                self._handover.forget(entry.task, entry.attempt, words)
-                continue
-            desk.journal.append(
-                "update.withheld", subject=spoken(entry.task, entry.attempt), outcome="refused", reason=words
-            )
-            desk.outbox.withdraw(entry, place)
-
-    def history_seen(self) -> History | None:
-        """How far the aggregator's history went when this site last heard of it."""
-        return self._desk.state.history(self._desk.link.credentials.ca_sha256)
-
-    def note_history(self) -> None:
-        """Remember what the link heard last."""
-        if self._desk.link.heard is not None:
-            self._desk.state.note_history(self._desk.link.credentials.ca_sha256, self._desk.link.heard)
-
-    def experiments_kept(self) -> tuple[ExperimentId, ...]:
-        """Experiments of which tensors are here; a thousand of them at a time is enough to ask about."""
-        return tuple(sorted({*self._desk.private.experiments(), *self._desk.bases.experiments()}))[:1000]
-
-    def forget_experiments(self, ended: frozenset[str]) -> None:
-        """Remove the tensors of experiments that have ended; of the task in hand when that is over."""
-        desk, held = self._desk, self._desk.state.task_in_hand()
-        over = ended if held is None else ended - {held.task.round.experiment}
-        for experiment in desk.private.experiments():
-            if experiment in over:
-                desk.journal.append("private.forgotten", subject={"experiment": experiment}, reason="it has ended")
-                desk.private.forget(experiment)
-        for experiment in desk.bases.experiments():
-            if experiment in over:
-                desk.bases.forget(experiment)
 
     async def drop_unwanted(self) -> None:
         """Drop the task in hand when its round closed, or its experiment was cancelled, while this agent was away."""
@@ -195,28 +149,12 @@ class Work:
             await self._decline(offer, decision)
             return
         await self._accept(offer, decision)
-        private_round = self._settle(offer)
+        private_round = self.tensors.settle(offer)
         base = await self._download(offer, experiment)
         assignment = self._assign(offer, experiment, base, private_round)
         result = await self._train(offer, assignment)
-        entry = self._finish(offer, assignment, result, decision)
+        entry = finish(offer, assignment, result, decision, desk)
         await self._hand_over(offer, entry)
-
-    def _settle(self, offer: Offer) -> int:
-        """Advance the private tensors with the aggregator, or go back with it; going back is journalled."""
-        desk, experiment = self._desk, offer.task.round.experiment
-        was = desk.state.private_round(experiment)
-        if offer.settled_round < was:
-            found = desk.private.has(RoundKey(experiment, offer.settled_round))
-            reason = "the aggregator was restored to an earlier round" + (
-                "" if found or not offer.settled_round else "; the tensors of that round are not here, training starts anew"
-            )
-            subject: dict[str, Json] = {"experiment": experiment, "from_round": was, "round": offer.settled_round}
-            desk.journal.append("private.went_back", subject=subject, reason=reason, trace=offer.trace)
-            log.warning(
-                "private tensors of %s go back from round %d to %d: %s", experiment, was, offer.settled_round, reason
-            )
-        return desk.private.settle(offer.task.round, offer.settled_round, offer.backup_round)
 
     async def _decline(self, offer: Offer, decision: Decision) -> None:
         log.warning("task %s is declined: %s", offer.task, decision.reason, extra=fields(offer.task, event="task.declined"))
@@ -248,9 +186,7 @@ class Work:
             await self._until_told(
                 "download the model",
                 lambda: self._watched(
-                    offer,
-                    board,
-                    lambda: fetch(desk.link, desk.bases, offer, experiment, board.transferred),
+                    offer, board, lambda: fetch(desk.link, desk.bases, offer, experiment, board.transferred)
                 ),
                 # a full disk here is this site's, and waiting does not empty it
                 passing=(AggregatorUnavailable, TryLater),
@@ -307,48 +243,13 @@ class Work:
             log.info("training: %s", note, extra=fields(offer.task))
         return done
 
-    def _finish(self, offer: Offer, assignment: Assignment, result: Result, decision: Decision) -> Entry:
-        """Journal what was made, keep the private tensors as pending, sign, and put the update into the outbox."""
-        desk, task = self._desk, offer.task
-        subject = {
-            **spoken(task, offer.attempt),
-            "base": offer.base,
-            "sha256": result.weights.sha256,
-            "steps": result.steps,
-            "norm": result.norm,
-            "clipped": result.clipped,
-        }
-        desk.journal.append("task.trained", subject=subject, trace=offer.trace)
-        desk.private.add_pending(task.round, assignment.output / PRIVATE_FILE)
-        manifest = UpdateManifest(
-            federation=desk.link.credentials.federation,
-            experiment=task.round.experiment,
-            experiment_sha256=offer.experiment_sha256,
-            round=task.round.number,
-            kind=task.kind,
-            site=task.site,
-            attempt=offer.attempt,
-            base=offer.base,
-            encoding=assignment.encoding,
-            weights=result.weights,
-            tiles=result.tiles,
-            patients=result.patients,
-            steps=result.steps,
-            metrics={**result.metrics, "update_norm": result.norm},
-            private_round=assignment.private_round,
-            policy_sha256=decision.policy_sha256,
-            created_at=iso(desk.clock.now()),
-        )
-        envelope = sign(UPDATE_TYPE, encode_statement(manifest), desk.link.credentials)
-        return desk.outbox.put(envelope, assignment.output / UPDATE_FILE)
-
     async def _hand_over(self, offer: Offer, entry: Entry) -> None:
         self._board = board = Board("upload", self._desk.clock)
         await self._until_told(
             "hand the update over",
             lambda: self._watched(offer, board, lambda: self._handover.deliver(entry, board.transferred, offer.trace)),
         )
-        self.note_history()
+        self.epochs.note_history()
         self._clear(offer.task)
 
     async def _fail(self, offer: Offer, error: HistofedError) -> None:

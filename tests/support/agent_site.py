@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from random import Random
 from types import TracebackType
-from typing import Self
+from typing import Final, Self
 
 from agent.bases import Bases
 from agent.config import AgentConfig, TrainerConfig
@@ -26,10 +26,15 @@ from histofed.base.clock import SystemClock
 from histofed.base.ids import ExperimentId, RoundKey, SiteId, TaskKey
 from histofed.pki.credentials import Credentials
 from histofed.telemetry.tracing import Tracing
+from tests.support.fake_aggregator import FakeAggregator
 from tests.support.federation import CONSENT
 
+SITE: Final = "north-clinic"
+LONG: Final = "steps = 400\ndelay_s = 0.02"
+"""Of a task's config: eight seconds of training, which a test interrupts."""
 
-def task(number: int = 1, experiment: str = "pilot", site: str = "north-clinic") -> TaskKey:
+
+def task(number: int = 1, experiment: str = "pilot", site: str = SITE) -> TaskKey:
     """A task of the site's."""
     return TaskKey(RoundKey(ExperimentId(experiment), number), "train", SiteId(site))
 
@@ -39,6 +44,13 @@ async def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
     async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110  # files and the journal have no event to wait for
             await asyncio.sleep(0.02)
+
+
+async def training(aggregator: FakeAggregator) -> None:
+    """The trainer has reported a step."""
+    count = 1
+    while (await aggregator.wait_for("ReportProgress", count)).request.phase != "train":
+        count += 1
 
 
 class AgentSite:

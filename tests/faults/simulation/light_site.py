@@ -16,7 +16,8 @@ from typing import Final
 
 import numpy as np
 
-from agent.link import Beat, Link, Offer, Withdrawal
+from agent.link import Link
+from agent.offers import Beat, Offer, Withdrawal
 from agent.patience import PASSING, TASK_BACKOFF
 from histofed import weights
 from histofed.base.clock import Clock, iso

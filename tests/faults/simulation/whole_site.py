@@ -18,7 +18,8 @@ from agent.bases import Bases
 from agent.config import AgentConfig, TrainerConfig
 from agent.desk import Desk
 from agent.layout import Layout
-from agent.link import Link, Message, Offer, Verdict
+from agent.link import Link, Verdict
+from agent.offers import Message, Offer
 from agent.outbox import Outbox
 from agent.private import PrivateTensors
 from agent.sessions import Sessions

@@ -1,8 +1,11 @@
-"""What the agent's tests share: an assignment of the torch-free recipe that a real child process can train."""
+"""What the agent's tests share: a site with a scripted aggregator, and an assignment of the torch-free recipe.
+
+A real child process can train it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +14,29 @@ import pytest
 from agent.assignment import Assignment
 from histofed.base.ids import sha256
 from histofed.recipes.registry import recipe
+from tests.support.agent_site import SITE, AgentSite
+from tests.support.fake_aggregator import FakeAggregator
+from tests.support.pki import Federation
 
 MakeAssignment = Callable[..., Assignment]
+
+
+@pytest.fixture
+def federation() -> Federation:
+    return Federation()
+
+
+@pytest.fixture
+async def aggregator(tmp_path: Path, federation: Federation) -> AsyncIterator[FakeAggregator]:
+    async with FakeAggregator(tmp_path / "aggregator", federation) as running:
+        yield running
+
+
+@pytest.fixture
+async def site(tmp_path: Path, federation: Federation, aggregator: FakeAggregator) -> AsyncIterator[AgentSite]:
+    """Not started yet."""
+    async with AgentSite(tmp_path / "site", federation.site(SITE), aggregator.address) as built:
+        yield built
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 import subprocess
-from collections.abc import AsyncIterator
 from datetime import timedelta
 from pathlib import Path
 
@@ -24,12 +23,11 @@ from histofed.base.doctor import Doubt, Finding, diagnosis
 from histofed.base.errors import AggregatorUnavailable, BadData, ConfigError, NotEnrolled, TrainingFailed
 from histofed.base.proxy import ProxySetting
 from histofed.pki.credentials import Credentials
-from tests.support.agent_site import AgentSite
+from tests.support.agent_site import SITE, AgentSite
 from tests.support.fake_aggregator import FakeAggregator
 from tests.support.federation import CONSENT, free_ports
 from tests.support.pki import Federation
 
-SITE = "north-clinic"
 PATIENT = "TCGA-AA-3713"
 PROBE = {"torch": "2.9.0", "cpu": "AVX2", "threads": 8, "gpus": ["NVIDIA H200"]}
 
@@ -57,17 +55,6 @@ def tiles(tmp_path: Path) -> Path:
             (folder / "TRAIN" / name / f"{patient}-01Z-00-DX1.png").write_bytes(b"pixels")
     (folder / PATIENT).mkdir()
     return folder
-
-
-@pytest.fixture
-def federation() -> Federation:
-    return Federation()
-
-
-@pytest.fixture
-async def aggregator(tmp_path: Path, federation: Federation) -> AsyncIterator[FakeAggregator]:
-    async with FakeAggregator(tmp_path / "aggregator", federation) as running:
-        yield running
 
 
 @pytest.fixture

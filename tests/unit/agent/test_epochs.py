@@ -12,7 +12,7 @@ from histofed.audit.history import EPOCH_KEY, History
 from histofed.audit.verify import Head
 from histofed.base.errors import AggregatorUnavailable, NotFound
 from histofed.v1 import rounds_pb2
-from tests.support.agent_site import AgentSite, task, until
+from tests.support.agent_site import LONG, AgentSite, task, until
 from tests.support.fake_aggregator import FakeAggregator
 from tests.support.pki import Federation
 
@@ -22,21 +22,10 @@ def history(epoch: int, records: int) -> rounds_pb2.History:
 
 
 @pytest.fixture
-def federation() -> Federation:
-    return Federation()
-
-
-@pytest.fixture
 async def aggregator(tmp_path: Path, federation: Federation) -> AsyncIterator[FakeAggregator]:
     async with FakeAggregator(tmp_path / "aggregator", federation) as running:
         running.history = history(1, 10)
         yield running
-
-
-@pytest.fixture
-async def site(tmp_path: Path, federation: Federation, aggregator: FakeAggregator) -> AsyncIterator[AgentSite]:
-    async with AgentSite(tmp_path / "site", federation.site("north-clinic"), aggregator.address) as built:
-        yield built
 
 
 async def reconnect(site: AgentSite, aggregator: FakeAggregator) -> None:
@@ -51,7 +40,7 @@ async def test_a_site_tells_what_it_has_seen(site: AgentSite, aggregator: FakeAg
     site.start()
     first = await aggregator.wait_for("Hello")
     assert not first.request.HasField("history")
-    await until(lambda: site.work.history_seen() is not None)
+    await until(lambda: site.work.epochs.history_seen() is not None)
     await reconnect(site, aggregator)
     again = await aggregator.wait_for("Hello", 2)
     assert (again.request.history.epoch, again.request.history.records) == (1, 10)
@@ -66,9 +55,9 @@ async def test_offers_and_verdicts_are_noted_as_well(site: AgentSite, aggregator
     site.start()
     heard = await aggregator.wait_for("AcceptTask")
     assert heard.metadata[EPOCH_KEY] == "1", "calls about tasks name the epoch"
-    assert site.work.history_seen() == History(1, Head(20, f"{20:064x}"))
+    assert site.work.epochs.history_seen() == History(1, Head(20, f"{20:064x}"))
     await aggregator.wait_for("SubmitUpdate")
-    await until(lambda: site.work.history_seen() == History(1, Head(30, f"{30:064x}")))
+    await until(lambda: site.work.epochs.history_seen() == History(1, Head(30, f"{30:064x}")))
 
 
 @pytest.mark.parametrize(("epoch", "records"), [(1, 9), (0, 0)])
@@ -87,17 +76,17 @@ async def test_an_aggregator_that_went_back_gets_no_work_done_and_nothing_is_dro
     assert "restore --in-place --epoch 3" in site.sessions.words
     assert aggregator.called("AcceptTask") == 0
     assert site.actions() == []
-    assert site.work.history_seen() == History(2, Head(10, f"{10:064x}")), "what was seen is not forgotten"
+    assert site.work.epochs.history_seen() == History(2, Head(10, f"{10:064x}")), "what was seen is not forgotten"
 
 
 async def test_another_federation_is_another_history(site: AgentSite) -> None:
     site.state.note_history(Federation().aggregator().ca_sha256, History(7, Head(1, "a" * 64)))
-    assert site.work.history_seen() is None
+    assert site.work.epochs.history_seen() is None
 
 
 async def test_a_site_follows_an_aggregator_that_was_restored(site: AgentSite, aggregator: FakeAggregator) -> None:
     """The task in hand is dropped when the restored aggregator does not know it."""
-    aggregator.offer(aggregator.make_offer(task(4), config="steps = 400\ndelay_s = 0.02"))
+    aggregator.offer(aggregator.make_offer(task(4), config=LONG))
     site.start()
     await aggregator.wait_for("AcceptTask")
     aggregator.offers.clear()
@@ -109,7 +98,7 @@ async def test_a_site_follows_an_aggregator_that_was_restored(site: AgentSite, a
         "aggregator.restored",
         "task.dropped",
     ]
-    assert site.work.history_seen() == History(2, Head(7, f"{7:064x}"))
+    assert site.work.epochs.history_seen() == History(2, Head(7, f"{7:064x}"))
 
 
 async def test_a_finished_update_that_is_still_wanted_is_not_trained_again(
@@ -193,7 +182,7 @@ async def test_an_offer_of_a_silent_history_changes_nothing(site: AgentSite, agg
     site.start()
     heard = await aggregator.wait_for("SubmitUpdate")
     assert EPOCH_KEY not in heard.metadata
-    assert site.work.history_seen() is None
+    assert site.work.epochs.history_seen() is None
 
 
 async def test_a_task_that_runs_into_an_aggregator_which_was_put_back_is_kept(

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from agent.bases import Bases
-from agent.link import Offer, Step, Transfer
+from agent.link import Transfer
+from agent.offers import Offer, Step
 from agent.steps import fetch, way_from
 from histofed import weights
 from histofed.base.encoding import Encoding

@@ -1,0 +1,55 @@
+"""The tensors that this site keeps from one task to the next: an experiment's private ones and the bases it trained from.
+
+Private ones advance with the rounds that the aggregator has committed, and go back with an aggregator that was restored; all
+of them go when the experiment has ended. Going back and forgetting private tensors are journalled first. `agent/work.py`
+settles before each task, `agent/sessions.py` asks at each hello what has ended.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from agent.desk import Desk
+from agent.offers import Offer
+from histofed.base.ids import ExperimentId, Json, RoundKey
+
+log = logging.getLogger(__name__)
+
+
+class KeptTensors:
+    """Private tensors and bases of one site, over all experiments."""
+
+    def __init__(self, desk: Desk) -> None:
+        self._desk = desk
+
+    def experiments(self) -> tuple[ExperimentId, ...]:
+        """Experiments of which tensors are here; a thousand of them at a time is enough to ask about."""
+        return tuple(sorted({*self._desk.private.experiments(), *self._desk.bases.experiments()}))[:1000]
+
+    def forget(self, ended: frozenset[str]) -> None:
+        """Remove the tensors of experiments that have ended; of the task in hand when that is over."""
+        desk, held = self._desk, self._desk.state.task_in_hand()
+        over = ended if held is None else ended - {held.task.round.experiment}
+        for experiment in desk.private.experiments():
+            if experiment in over:
+                desk.journal.append("private.forgotten", subject={"experiment": experiment}, reason="it has ended")
+                desk.private.forget(experiment)
+        for experiment in desk.bases.experiments():
+            if experiment in over:
+                desk.bases.forget(experiment)
+
+    def settle(self, offer: Offer) -> int:
+        """Advance the private tensors with the aggregator, or go back with it; going back is journalled."""
+        desk, experiment = self._desk, offer.task.round.experiment
+        was = desk.state.private_round(experiment)
+        if offer.settled_round < was:
+            found = desk.private.has(RoundKey(experiment, offer.settled_round))
+            reason = "the aggregator was restored to an earlier round" + (
+                "" if found or not offer.settled_round else "; the tensors of that round are not here, training starts anew"
+            )
+            subject: dict[str, Json] = {"experiment": experiment, "from_round": was, "round": offer.settled_round}
+            desk.journal.append("private.went_back", subject=subject, reason=reason, trace=offer.trace)
+            log.warning(
+                "private tensors of %s go back from round %d to %d: %s", experiment, was, offer.settled_round, reason
+            )
+        return desk.private.settle(offer.task.round, offer.settled_round, offer.backup_round)

@@ -1,0 +1,82 @@
+"""A task that fails: whether another attempt makes sense, and which words leave the site."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+
+from histofed.base.errors import CannotWriteState
+from tests.support.agent_site import LONG, AgentSite, task, training, until
+from tests.support.fake_aggregator import FakeAggregator
+from tests.support.processes import trainers
+
+
+async def test_a_killed_trainer_is_reported_and_the_next_attempt_goes_on(
+    site: AgentSite, aggregator: FakeAggregator
+) -> None:
+    aggregator.offer(aggregator.make_offer(task(), config=LONG))
+    site.start()
+    await training(aggregator)
+    (child,) = trainers()
+    os.kill(child, signal.SIGKILL)
+    heard = await aggregator.wait_for("FailTask")
+    assert heard.request.retryable
+    assert "killed by signal 9" in heard.request.reason
+    aggregator.offer(aggregator.make_offer(task(), attempt=2))
+    await aggregator.wait_for("SubmitUpdate")
+    assert aggregator.manifests()[0].attempt == 2
+
+
+async def test_data_that_cannot_be_used_is_final(site: AgentSite, aggregator: FakeAggregator) -> None:
+    # a base that does not fit its experiment
+    toml = aggregator.make_offer(task()).experiment_toml.replace("dimension = 10", "dimension = 11")
+    aggregator.offer(aggregator.make_offer(task(), toml=toml))
+    site.start()
+    heard = await aggregator.wait_for("FailTask")
+    assert not heard.request.retryable
+    assert "belong to other work" in heard.request.reason
+    await until(lambda: site.state.task_in_hand() is None)
+
+
+async def test_a_base_that_is_not_what_its_name_says_is_refused(site: AgentSite, aggregator: FakeAggregator) -> None:
+    offer = aggregator.make_offer(task())
+    path = aggregator.store.path(offer.base.sha256)
+    damaged = bytearray(path.read_bytes())
+    damaged[-1] ^= 1
+    path.write_bytes(damaged)
+    aggregator.offer(offer)
+    site.start()
+    heard = await aggregator.wait_for("FailTask")
+    assert not heard.request.retryable
+    assert aggregator.called("SubmitUpdate") == 0
+    assert not trainers()
+
+
+async def test_a_full_disk_in_the_trainer_is_told_without_a_path(
+    site: AgentSite, aggregator: FakeAggregator, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    # read by the child alone: this process has read its environment long ago
+    monkeypatch.setenv("HISTOFED_FAILPOINTS", "replace.before_rename=ENOSPC")
+    aggregator.offer(aggregator.make_offer(task()))
+    site.start()
+    heard = await aggregator.wait_for("FailTask")
+    assert heard.request.retryable
+    assert "disk is full" in heard.request.reason
+    assert str(site.layout.root) not in heard.request.reason
+    assert "No space left on device" in caplog.text
+
+
+async def test_without_a_journal_nothing_is_done(
+    site: AgentSite, aggregator: FakeAggregator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object, **__: object) -> int:
+        raise CannotWriteState("cannot write the journal: No space left on device")
+
+    monkeypatch.setattr(site.journal, "append", full)
+    aggregator.offer(aggregator.make_offer(task()))
+    site.start()
+    heard = await aggregator.wait_for("FailTask")
+    assert heard.request.retryable
+    assert aggregator.called("AcceptTask") == 0

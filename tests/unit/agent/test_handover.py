@@ -1,0 +1,54 @@
+"""A finished update on its way to the aggregator's verdict."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from histofed.base.errors import Stale, TryLater
+from histofed.v1 import rounds_pb2, types_pb2
+from tests.support.agent_site import SITE, AgentSite, task, until
+from tests.support.fake_aggregator import FakeAggregator
+from tests.support.pki import Federation
+
+
+async def test_a_rejected_update_is_told_and_gone(
+    site: AgentSite, aggregator: FakeAggregator, caplog: pytest.LogCaptureFixture
+) -> None:
+    rejected = rounds_pb2.SubmitUpdateResponse(state=types_pb2.TASK_STATE_REJECTED, reason="its norm is above the bound")
+    aggregator.answers["SubmitUpdate"] = [rejected]
+    aggregator.offer(aggregator.make_offer(task()))
+    site.start()
+    await until(lambda: "rejected: its norm is above the bound" in caplog.text)
+    await until(lambda: site.state.task_in_hand() is None)
+    assert site.outbox.entries() == ()
+    (verdict,) = (record for record in site.audit() if record.action == "update.verdict")
+    assert (verdict.outcome, verdict.reason) == ("refused", "its norm is above the bound")
+
+
+async def test_an_update_that_comes_too_late_is_dropped(site: AgentSite, aggregator: FakeAggregator) -> None:
+    aggregator.answers["SubmitUpdate"] = [Stale("round 1 is closed")]
+    aggregator.offer(aggregator.make_offer(task()))
+    site.start()
+    await until(lambda: "update.dropped" in site.actions())
+    await until(lambda: site.state.task_in_hand() is None)
+    assert site.outbox.entries() == ()
+
+
+async def test_a_finished_update_is_delivered_by_the_next_life(
+    tmp_path: Path, federation: Federation, aggregator: FakeAggregator
+) -> None:
+    credentials = federation.site(SITE)
+    aggregator.answers["may_upload"] = [TryLater("busy")] * 100
+    aggregator.offer(aggregator.make_offer(task()))
+    async with AgentSite(tmp_path / "site", credentials, aggregator.address) as site:
+        site.start()
+        await until(lambda: len(site.outbox.entries()) == 1)
+        await site.stop()
+    aggregator.answers.clear()
+    async with AgentSite(tmp_path / "site", credentials, aggregator.address) as site:
+        site.start()
+        await aggregator.wait_for("SubmitUpdate")
+        await until(lambda: site.outbox.entries() == ())
+        assert site.actions().count("task.trained") == 1

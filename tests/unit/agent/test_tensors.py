@@ -1,0 +1,45 @@
+"""What a site keeps from one task to the next: it counts only what was committed, and goes with its experiment."""
+
+from __future__ import annotations
+
+from histofed import __version__, weights
+from histofed.base.clock import SystemClock, iso
+from histofed.v1 import rounds_pb2
+from tests.support.agent_site import AgentSite, task
+from tests.support.fake_aggregator import FakeAggregator
+
+
+async def test_private_tensors_advance_only_with_a_committed_round(site: AgentSite, aggregator: FakeAggregator) -> None:
+    async def train(number: int, settled: int) -> tuple[int, float]:
+        aggregator.offer(aggregator.make_offer(task(number), settled_round=settled))
+        await aggregator.wait_for("SubmitUpdate", number)
+        pending = site.layout.private / "pilot" / f"{number}.safetensors"
+        return aggregator.manifests()[-1].private_round, float(weights.read(pending)["mean.steps"][0])
+
+    site.start()
+    assert await train(1, 0) == (0, 3)
+    # round 1 was committed with this site's update: its private tensors count on
+    assert await train(2, 1) == (1, 6)
+    # round 2 was not: training begins once more where round 1 ended
+    assert await train(3, 1) == (1, 6)
+    assert sorted(path.name for path in (site.layout.private / "pilot").iterdir()) == ["1.safetensors", "3.safetensors"]
+
+
+async def test_tensors_of_an_ended_experiment_are_forgotten(site: AgentSite, aggregator: FakeAggregator) -> None:
+    for experiment in ("going-on", "over"):
+        (site.layout.private / experiment).mkdir()
+        (site.layout.private / experiment / "1.safetensors").write_bytes(b"moments")
+    for experiment in ("over", "only-a-base"):
+        (site.layout.bases / experiment).mkdir()
+    greeting = rounds_pb2.HelloResponse(
+        version=__version__, identity="", now=iso(SystemClock().now()), ended_experiments=["over", "of-another-site"]
+    )
+    aggregator.answers["Hello"] = [greeting]
+    site.start()
+    await aggregator.wait_for("WaitForWork")
+    asked = aggregator.heard[0]
+    assert list(asked.request.experiments) == ["going-on", "only-a-base", "over"]
+    assert [path.name for path in sorted(site.layout.private.iterdir())] == ["going-on"]
+    assert [path.name for path in sorted(site.layout.bases.iterdir())] == ["only-a-base"]
+    (forgotten,) = [record for record in site.audit() if record.action == "private.forgotten"]
+    assert forgotten.subject == {"experiment": "over"}
