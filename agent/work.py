@@ -32,7 +32,6 @@ from agent.rooms import Rooms
 from agent.steps import fetch
 from agent.training import train
 from histofed.audit.history import History
-from histofed.base import durable
 from histofed.base.clock import iso
 from histofed.base.errors import (
     AggregatorUnavailable,
@@ -44,6 +43,7 @@ from histofed.base.errors import (
     TryLater,
 )
 from histofed.base.experiment import Experiment
+from histofed.base.failpoints import failpoint
 from histofed.base.ids import ExperimentId, Json, RoundKey, TaskKey
 from histofed.base.seeds import training_seed
 from histofed.pki.signing import sign
@@ -230,7 +230,7 @@ class Work:
         desk, task = self._desk, offer.task
         self._rooms.keep_only(task)
         desk.state.take(task, offer.attempt, offer.experiment_sha256, offer.base)
-        durable.failpoint("agent.task_accepted")
+        failpoint("agent.task_accepted")
         await self._until_told("accept the task", lambda: desk.link.accept(task, offer.attempt, decision.policy_sha256))
         log.info("task %s is accepted", task, extra=fields(task, event="task.accepted", attempt=offer.attempt))
 
@@ -257,7 +257,7 @@ class Work:
             )
             desk.bases.keep_only(experiment.name, offer.base)
             span.outcome("ok")
-        durable.failpoint("agent.weights_stored")
+        failpoint("agent.weights_stored")
         return target
 
     def _assign(self, offer: Offer, experiment: Experiment, base: Path, private_round: int) -> Assignment:

@@ -34,6 +34,7 @@ from histofed.recipes.gan.building import contest_of
 from histofed.recipes.gan.settings import Settings
 from histofed.tiles.draw import draw_tiles
 from histofed.tiles.store import TileStore
+from histofed.training import checkpoint
 from histofed.training.checkpoint import CheckpointStore
 from histofed.training.contest import Contest
 from tests.unit.recipes.gan.conftest import TABLE, MakeRunner, Runner, Ticking, files, stop_after, stretches
@@ -152,7 +153,8 @@ def test_killed_again_and_again_it_ends_in_the_same_bytes(
                 raise Killed
 
         with monkeypatch.context() as patched:
-            patched.setattr(durable, "failpoint", strike)
+            for module in (durable, checkpoint):
+                patched.setattr(module, "failpoint", strike)
             try:
                 record = run("killed", table=table, checkpoint_seconds=0.0, steps=4)
                 break
