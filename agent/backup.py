@@ -25,8 +25,8 @@ from histofed.backup.archive import Source
 from histofed.backup.manifest import CA_MEMBER, FORMAT, Manifest
 from histofed.base import durable
 from histofed.base.clock import Clock, iso
-from histofed.base.durable import failpoint
 from histofed.base.errors import AlreadyThere, BadData, TryLater
+from histofed.base.failpoints import failpoint
 from histofed.pki.credentials import Credentials
 
 ENTRIES: Final = (

@@ -13,8 +13,8 @@ from agent.bases import Bases
 from agent.link import Link, Transfer, Verdict
 from agent.outbox import Entry, Outbox
 from histofed.audit.journal import Journal
-from histofed.base import durable
 from histofed.base.errors import BadData
+from histofed.base.failpoints import failpoint
 from histofed.base.ids import Json, TaskKey
 from histofed.telemetry import attributes as names
 from histofed.telemetry.context import TraceContext, round_parent
@@ -84,7 +84,7 @@ class HandOver:
                 trace=span.context,
             )
             span.outcome("ok" if verdict.admitted else "rejected")
-        durable.failpoint("agent.update_acknowledged")
+        failpoint("agent.update_acknowledged")
         self._outbox.remove(task)
         if verdict.admitted:
             log.info("the update of %s was admitted", task, extra=fields(task, event="update.admitted"))

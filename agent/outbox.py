@@ -20,6 +20,7 @@ from typing import Final
 
 from histofed.base import durable
 from histofed.base.errors import BadData, CannotWriteState
+from histofed.base.failpoints import failpoint
 from histofed.base.ids import Digest, TaskKey, canonical, digest
 from histofed.pki.signing import Envelope
 from histofed.statements import File, decode_update
@@ -70,7 +71,7 @@ class Outbox:
         durable.remove(target)
         durable.replace(folder / _MANIFEST, _encode(envelope))
         durable.adopt(weights, target)
-        durable.failpoint("agent.update_in_outbox")
+        failpoint("agent.update_in_outbox")
         return _entry(envelope, target)
 
     def get(self, task: TaskKey) -> Entry | None:

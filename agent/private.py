@@ -18,6 +18,7 @@ from pathlib import Path
 
 from agent.state import State
 from histofed.base import durable
+from histofed.base.failpoints import failpoint
 from histofed.base.ids import ExperimentId, RoundKey
 from histofed.telemetry.logs import fields
 
@@ -49,7 +50,7 @@ class PrivateTensors:
             )
         if committed != self._state.private_round(experiment):
             self._state.set_private_round(experiment, committed)
-        durable.failpoint("agent.private_state_advanced")
+        failpoint("agent.private_state_advanced")
         self._forget_all_but(experiment, {committed, work.number, *self._since(experiment, backup_round)})
         return committed
 

@@ -23,8 +23,8 @@ from histofed.backup.manifest import CA_MEMBER, Manifest
 from histofed.base import durable
 from histofed.base.checkup import megabytes
 from histofed.base.clock import Clock
-from histofed.base.durable import failpoint
 from histofed.base.errors import BadData, CannotWriteState, HistofedError
+from histofed.base.failpoints import failpoint
 from histofed.base.ids import digest
 from histofed.pki.credentials import Credentials
 

@@ -34,7 +34,6 @@ from agent.steps import fetch
 from agent.tensors import KeptTensors
 from agent.training import train
 from agent.update import finish
-from histofed.base import durable
 from histofed.base.errors import (
     AggregatorUnavailable,
     CannotWriteState,
@@ -45,6 +44,7 @@ from histofed.base.errors import (
     TryLater,
 )
 from histofed.base.experiment import Experiment
+from histofed.base.failpoints import failpoint
 from histofed.base.ids import TaskKey
 from histofed.base.seeds import training_seed
 from histofed.telemetry import attributes as names
@@ -168,7 +168,7 @@ class Work:
         desk, task = self._desk, offer.task
         self._rooms.keep_only(task)
         desk.state.take(task, offer.attempt, offer.experiment_sha256, offer.base)
-        durable.failpoint("agent.task_accepted")
+        failpoint("agent.task_accepted")
         await self._until_told("accept the task", lambda: desk.link.accept(task, offer.attempt, decision.policy_sha256))
         log.info("task %s is accepted", task, extra=fields(task, event="task.accepted", attempt=offer.attempt))
 
@@ -193,7 +193,7 @@ class Work:
             )
             desk.bases.keep_only(experiment.name, offer.base)
             span.outcome("ok")
-        durable.failpoint("agent.weights_stored")
+        failpoint("agent.weights_stored")
         return target
 
     def _assign(self, offer: Offer, experiment: Experiment, base: Path, private_round: int) -> Assignment:

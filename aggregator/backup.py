@@ -34,8 +34,8 @@ from histofed.backup.manifest import CA_MEMBER, FORMAT, Manifest
 from histofed.backup.snapshot import JournalEnd
 from histofed.base import durable
 from histofed.base.clock import Clock, iso
-from histofed.base.durable import failpoint
 from histofed.base.errors import AlreadyThere, BadData, CannotWriteState, NotEnrolled, TryLater, VersionMismatch
+from histofed.base.failpoints import failpoint
 from histofed.base.ids import ExperimentId, RoundKey, SiteId, TaskKey, digest
 from histofed.base.owner import database_files, denial
 from histofed.pki.credentials import Credentials

@@ -19,8 +19,8 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy.exc import DBAPIError
 
-from histofed.base.durable import failpoint
 from histofed.base.errors import CannotWriteState, VersionMismatch
+from histofed.base.failpoints import failpoint
 from histofed.base.owner import database_files, denial
 
 _READS: Final = "histofed_reads"

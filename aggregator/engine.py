@@ -30,9 +30,9 @@ from aggregator.store import Store
 from histofed.audit.journal import Journal
 from histofed.audit.record import SYSTEM, Who
 from histofed.base.clock import Clock
-from histofed.base.durable import failpoint
 from histofed.base.errors import CannotWriteState, HistofedError, NotFound, Stale, WorkerLost
 from histofed.base.experiment import Experiment, parse_experiment
+from histofed.base.failpoints import failpoint
 from histofed.base.ids import Digest, ExperimentId, Json, RoundKey, SiteId, TaskKey
 from histofed.pki.signing import Envelope
 from histofed.telemetry import attributes as names

@@ -22,8 +22,8 @@ from aggregator.strategies import flower_call
 from histofed import statements, weights
 from histofed.base import durable
 from histofed.base.clock import Clock
-from histofed.base.durable import failpoint
 from histofed.base.experiment import Experiment
+from histofed.base.failpoints import failpoint
 from histofed.base.ids import Digest, SiteId, sha256
 from histofed.base.seeds import seed
 from histofed.encodings.file import Encoded, Form

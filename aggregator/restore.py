@@ -27,8 +27,8 @@ from histofed.backup.manifest import Manifest
 from histofed.base import durable
 from histofed.base.checkup import megabytes
 from histofed.base.clock import Clock
-from histofed.base.durable import failpoint
 from histofed.base.errors import BadData, CannotWriteState, ConfigError, NotEnrolled, NotFound
+from histofed.base.failpoints import failpoint
 from histofed.base.ids import sha256
 from histofed.pki.keys import certificate_from_pem, der_of
 

@@ -24,8 +24,8 @@ from aggregator.rows import Held
 from histofed.audit.record import SYSTEM
 from histofed.base import durable
 from histofed.base.clock import Clock
-from histofed.base.durable import failpoint
 from histofed.base.errors import CannotWriteState
+from histofed.base.failpoints import failpoint
 from histofed.base.health import Health
 from histofed.base.ids import Digest, ExperimentId, Json
 from histofed.telemetry.logs import fields

@@ -40,8 +40,9 @@ from histofed.tiles.cache import TileCache
 from histofed.tiles.tileset import TileSet
 from histofed.training.batches import Batches
 from histofed.training.contest import Contest
+from histofed.training.deal import deal
 from histofed.training.runtime import prepare
-from histofed.training.step import deal, play
+from histofed.training.step import play
 
 COMMAND: Final = "make bench-gpu"
 RATIO_TARGET, SHARE_TARGET, MEMORY_TARGET_GB = 5.0, 0.4, 8.0

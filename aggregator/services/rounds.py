@@ -28,9 +28,9 @@ from histofed import __version__
 from histofed.audit.record import Who
 from histofed.base import encoding
 from histofed.base.clock import Clock, iso
-from histofed.base.durable import failpoint
 from histofed.base.encoding import STEPS
 from histofed.base.errors import AlreadyThere, BadData, NotAuthorised, Stale, VersionMismatch
+from histofed.base.failpoints import failpoint
 from histofed.base.ids import Digest, ExperimentId, SiteId, TaskKey, digest, sha256
 from histofed.pki.credentials import Credentials
 from histofed.pki.identity import Role

@@ -22,8 +22,8 @@ from typing import Final
 
 from histofed.base import durable
 from histofed.base.doctor import Doubt
-from histofed.base.durable import failpoint
 from histofed.base.errors import AlreadyThere, BadData
+from histofed.base.failpoints import failpoint
 from histofed.base.ids import Json, canonical
 
 log = logging.getLogger(__name__)

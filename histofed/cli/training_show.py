@@ -13,17 +13,16 @@ from histofed.base.clock import Clock
 from histofed.cli.command import Terminal
 from histofed.cli.tables import losses, span
 from histofed.recipes.contract import Progress
+from histofed.recipes.gan.show import Span
 
 if TYPE_CHECKING:
     from rich.progress import Progress as RichProgress
-
-    from histofed.recipes.gan.central import Span
 
 LINE_SECONDS: Final = 10.0
 
 
 class TrainingShow(Protocol):
-    """`recipes.gan.central.Show`, and whether there is already something to keep."""
+    """`recipes.gan.show.Show`, and whether there is already something to keep."""
 
     @property
     def training(self) -> bool:

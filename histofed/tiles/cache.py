@@ -18,7 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from histofed.tiles.decode import MINIMUM_EDGE, Pixels, Refused, decode_tile, read_bytes, suspicion_is_enough
-from histofed.tiles.store import Content, Decoded, Decoding, Row, Stamp, StoredSet, TileStore, stamp
+from histofed.tiles.store import Decoded, TileStore
+from histofed.tiles.stored_set import Content, Decoding, Row, Stamp, StoredSet, stamp
 from histofed.tiles.tileset import Tile, TileSet, check_classes, narrow
 
 _THREADS: Final = 8

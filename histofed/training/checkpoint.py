@@ -21,6 +21,7 @@ from typing import Any, Final
 from histofed import weights
 from histofed.base import durable
 from histofed.base.errors import BadData
+from histofed.base.failpoints import failpoint
 from histofed.base.ids import Json, canonical
 from histofed.weights import Array, TensorFile
 
@@ -86,7 +87,7 @@ class CheckpointStore:
             "returns": checkpoint.returns,
         }
         weights.store(self.path, checkpoint.tensors, {_STATE: canonical(document).decode()})
-        durable.failpoint("agent.checkpoint_written")
+        failpoint("agent.checkpoint_written")
 
     def peek(self) -> Found | None:
         """What is there, of whatever work; None where there is nothing that this release can read."""

@@ -22,10 +22,11 @@ from histofed.models.ranges import to_model_range
 from histofed.training.batches import Batches
 from histofed.training.checkpoint import Checkpoint, CheckpointStore
 from histofed.training.contest import Contest
+from histofed.training.deal import deal
 from histofed.training.ledger import GPU_STEPS, Fault, Ledger
 from histofed.training.rates import Rates
 from histofed.training.rules import Rules
-from histofed.training.step import deal, play
+from histofed.training.step import play
 from histofed.training.team import ALONE, Team
 from histofed.training.tensors import to_arrays, with_prefix
 from histofed.training.textures import MOST_TILES, Textures

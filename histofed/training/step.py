@@ -24,6 +24,7 @@ from histofed.models.networks import Judgement
 from histofed.models.norms import spectral_norm_held
 from histofed.training.augment import augment
 from histofed.training.contest import Contest
+from histofed.training.deal import Deal
 from histofed.training.losses import discriminator_loss, generator_loss, judged
 from histofed.training.moving import onto
 from histofed.training.penalties import away_from_one, between, squared_gradient, twice_differentiable
@@ -32,21 +33,6 @@ from histofed.training.team import ALONE, Team
 from histofed.training.textures import Textures
 
 _DTYPES: Final = {"bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-@dataclass(frozen=True)
-class Deal:
-    """What a step is played with: reals with labels, and noise with the classes that fakes are asked for."""
-
-    real_BCHW: Tensor
-    labels_B: Tensor
-    z_BZ: Tensor
-    asked_B: Tensor
-
-    def parts(self, count: int) -> list[Deal]:
-        """Equal parts, each a deal."""
-        split = (tensor.chunk(count) for tensor in (self.real_BCHW, self.labels_B, self.z_BZ, self.asked_B))
-        return [Deal(*part) for part in zip(*split, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -77,21 +63,6 @@ class _Fakes:
 
     seen_BCHW: Tensor
     asked_B: Tensor
-
-
-def deal(real_BCHW: Tensor, labels_B: Tensor, latent: int, classes: int, rules: Rules) -> Deal:
-    """Draw noise and classes for as many fakes as there are reals; all tensors on the reals' device."""
-    count, device = len(labels_B), real_BCHW.device
-    z_BZ = onto(device, torch.randn(count, latent))
-    match rules.objective.fake_labels:
-        case "uniform":
-            asked_B = onto(device, torch.randint(classes, (count,)))
-        case "even":
-            # from a random class on, so that where the batch is no multiple none is favoured
-            asked_B = onto(device, (torch.arange(count) + torch.randint(classes, (1,))) % classes)
-        case "real":
-            asked_B = labels_B
-    return Deal(real_BCHW, labels_B, z_BZ, asked_B)
 
 
 def play(

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from histofed.base import durable
 from histofed.base.errors import BadData, DigestMismatch, TooLarge, TryLater
+from histofed.base.failpoints import failpoint
 from histofed.base.ids import Digest
 from histofed.transport import limits
 from histofed.transport.sums import Sum, Sums
@@ -89,7 +90,7 @@ class PartFile:
                 done = os.pwrite(self._descriptor, data, offset)
                 while done < len(data):
                     done += os.pwrite(self._descriptor, memoryview(data)[done:], offset + done)
-                durable.failpoint("blob.chunk_written")
+                failpoint("blob.chunk_written")
             except OSError:
                 self._take_back()
                 raise
@@ -102,7 +103,7 @@ class PartFile:
             with durable.state_errors(self._what):
                 try:
                     os.fdatasync(self._descriptor)
-                    durable.failpoint("blob.chunk_synced")
+                    failpoint("blob.chunk_synced")
                     if self.written < self.size:
                         self._sums.add(Sum(self.written, self._hash.hexdigest()))
                 except OSError:
@@ -139,11 +140,11 @@ class PartFile:
     def adopt(self, target: Path) -> None:
         """Rename what was verified into place, durable. Raises `CannotWriteState`."""
         with durable.state_errors(self._what):
-            durable.failpoint("blob.before_complete")
+            failpoint("blob.before_complete")
             self._path.rename(target)
             self._sums.remove()
             durable.fsync_directory(target.parent)
-            durable.failpoint("blob.complete")
+            failpoint("blob.complete")
 
     def close(self) -> None:
         """Release the file; what was written stays."""

@@ -14,8 +14,9 @@ from histofed.models.registry import build_discriminator, build_generator
 from histofed.recipes.gan.building import generator_optimiser
 from histofed.recipes.gan.config import GanConfig
 from histofed.training.contest import Contest
+from histofed.training.deal import deal
 from histofed.training.rules import Rules
-from histofed.training.step import deal, play
+from histofed.training.step import play
 
 from .meter import Meter, metered
 

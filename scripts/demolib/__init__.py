@@ -1,1 +1,4 @@
-"""The parts of `make demo`: files, daemons, commands, sample sheets, report. `scripts/demo.py` puts them in order."""
+"""The parts of `make demo`: wishes, files, daemons, commands, the federation, its experiment, sample sheets, report.
+
+`scripts/demo.py` puts them in order.
+"""

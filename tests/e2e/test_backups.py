@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from histofed.audit.verify import RESTORED, records, verify
-from histofed.base.durable import FAILPOINTS
+from histofed.base.failpoints import FAILPOINTS
 from tests.e2e.conftest import NewFederation
 from tests.support import backups, expected
 from tests.support.daemons import KILLED

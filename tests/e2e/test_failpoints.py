@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 
 from histofed.audit.verify import verify
-from histofed.base.durable import FAILPOINTS
 from histofed.base.errors import HistofedError
+from histofed.base.failpoints import FAILPOINTS
 from tests.e2e.conftest import NewFederation
 from tests.support import expected
 from tests.support.daemons import KILLED, DaemonProcess

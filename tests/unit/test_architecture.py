@@ -106,7 +106,7 @@ def test_only_daemons_and_command_lines_construct_journals_and_stores() -> None:
 
 
 def test_every_failpoint_is_used_and_every_use_is_known() -> None:
-    from histofed.base.durable import FAILPOINTS
+    from histofed.base.failpoints import FAILPOINTS
 
     used = {
         call.args[0].value

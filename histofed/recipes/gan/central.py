@@ -8,11 +8,10 @@ the weights are the same with and without.
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final, Protocol
+from typing import Final
 
 import numpy as np
 import torch
@@ -20,7 +19,7 @@ import torch
 from histofed import weights
 from histofed.base import durable
 from histofed.base.clock import Clock, SystemClock, iso
-from histofed.base.errors import AlreadyThere, BadData, Cancelled, HistofedError, NotFound, TrainingFailed, UsageError
+from histofed.base.errors import Cancelled, HistofedError, NotFound, TrainingFailed, UsageError
 from histofed.base.ids import Json, canonical, sha256
 from histofed.base.seeds import seed as seed_of
 from histofed.models.networks import floating_state
@@ -35,12 +34,13 @@ from histofed.recipes.gan.building import (
     load_tiles,
     rules_of,
 )
-from histofed.recipes.gan.config import GanConfig
 from histofed.recipes.gan.outputs import Outputs
-from histofed.recipes.gan.record import About, Progressed, State, Stretch, public_recipe
+from histofed.recipes.gan.record import About, Progressed, State, Stretch
 from histofed.recipes.gan.settings import Settings
+from histofed.recipes.gan.show import Show, Span
+from histofed.recipes.gan.work import own_checkpoint, work_of
 from histofed.tiles.store import TileStore
-from histofed.training.checkpoint import CheckpointStore, Found
+from histofed.training.checkpoint import CheckpointStore
 from histofed.training.event_log import EventLog
 from histofed.training.loop import CHECKPOINT_SECONDS, Step, train
 from histofed.training.rates import rates_of
@@ -53,10 +53,7 @@ from histofed.training.tensors import to_arrays
 
 MINIMUM_PATIENTS: Final = 2
 """Per class; what one patient looks like is not what a class looks like."""
-_YOUNGER: Final = ("muon_rate", "decay")
-"""Options that an older release did not write down; its runs, which do without them, go on."""
 _NO_LOG: Final = "no TensorBoard log: the package tensorboard is not installed (histofed[tensorboard])"
-_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -82,34 +79,6 @@ class CentralTask:
     """Where decoded tiles are kept; None decodes them into memory every time."""
     restart: bool = False
     """Forget what the folder holds."""
-
-
-@dataclass(frozen=True)
-class Span:
-    """What is to be done now."""
-
-    first: int
-    """Steps that were done before."""
-    last: int
-    steps: int
-    """Of the whole run."""
-    batch: int
-
-
-class Show(Protocol):
-    """Where a run says how it goes."""
-
-    def phase(self, words: str) -> None:
-        """What takes its time now."""
-        ...
-
-    def begin(self, span: Span) -> None:
-        """The loop begins; from here on a stop keeps what was done."""
-        ...
-
-    def progress(self, progress: Progress) -> None:
-        """A line of the loop, at most two per second."""
-        ...
 
 
 def train_centrally(task: CentralTask, show: Show, stop: Stop, clock: Clock) -> Mapping[str, Json]:
@@ -150,9 +119,9 @@ class _Run:
         self._rules = rules_of(config, task.devices)
         device = _prepared(task, 0)
         fingerprint = tiles.fingerprint()
-        work = _work(config, task, fingerprint, device)
+        work = work_of(config, task.seed, fingerprint, device, task.devices)
         self._checkpoints = _store(task, work)
-        found = _own(self._checkpoints, work, config)
+        found = own_checkpoint(self._checkpoints, work, config)
         self._first = found.state.step if found else 0
 
         show.phase("building networks")
@@ -289,7 +258,7 @@ def _assist(task: CentralTask, team: Team) -> None:
             batches_of(config, tiles, seed_of("batches", task.seed), device),
             config.steps,
             len(config.classes),
-            _store(task, _work(config, task, tiles.fingerprint(), device)),
+            _store(task, work_of(config, task.seed, tiles.fingerprint(), device, task.devices)),
             SystemClock(),
             lambda _: None,
             lambda: False,
@@ -318,62 +287,6 @@ class _Budget:
     def __call__(self) -> bool:
         self.spent = self._most is not None and self.taken >= self._most
         return self.spent or self._stop()
-
-
-def _work(config: GanConfig, task: CentralTask, tiles: str, device: torch.device) -> dict[str, Json]:
-    """What two runs must have in common to be one. Not the number of steps: a run may be made longer."""
-    recipe = public_recipe(config)
-    del recipe["steps"]
-    for name in _YOUNGER:
-        if recipe[name] is None:
-            del recipe[name]
-    return {"recipe": recipe, "seed": task.seed, "tiles": tiles, "device": device.type, "devices": task.devices}
-
-
-def _own(store: CheckpointStore, work: Mapping[str, Json], config: GanConfig) -> Found | None:
-    """The checkpoint to go on from. Raises `AlreadyThere` for one of other work, `BadData` for one that cannot be read."""
-    found = store.peek()
-    if found is None:
-        if store.path.exists():
-            raise BadData(
-                f"{store.path} is damaged or of another version; go on elsewhere with another --out, or begin again with "
-                "--restart"
-            )
-        return None
-    if found.work != dict(work):
-        told = "; ".join(_differences(found.work, work)) or "it was made by other means"
-        raise AlreadyThere(
-            f"{store.path.parent} holds another run ({told}); go on with its settings, choose another --out, or begin again "
-            "with --restart"
-        )
-    if found.state.step > config.steps:
-        raise AlreadyThere(
-            f"{store.path.parent} holds a run of {found.state.step} steps already, more than {config.steps}; choose another "
-            "--out, or begin again with --restart"
-        )
-    _logger.info("going on after step %d", found.state.step)
-    return found
-
-
-def _differences(before: Mapping[str, Json], now: Mapping[str, Json]) -> list[str]:
-    """What differs, in words: `recipe.batch was 32 and is 16`."""
-    old, new = dict(_flat(before)), dict(_flat(now))
-    names = [name for name in sorted(old.keys() | new.keys()) if old.get(name) != new.get(name)]
-    told = [
-        "its tiles were others"
-        if name == "tiles"
-        else f"{name.removeprefix('recipe.')} was {old.get(name)} and is {new.get(name)}"
-        for name in names
-    ]
-    return [*told[:5], *([f"and {len(told) - 5} more"] if len(told) > 5 else [])]
-
-
-def _flat(table: Mapping[str, Json], prefix: str = "") -> Iterator[tuple[str, Json]]:
-    for key, value in table.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{key}.")
-        else:
-            yield prefix + key, value
 
 
 def _event_log(folder: Path, step: int) -> tuple[EventLog | None, tuple[str, ...]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from histofed.base.durable import FAILPOINTS
+from histofed.base.failpoints import FAILPOINTS
 from tests.faults.runs.seeds import FOUND
 
 ROOT = Path(__file__).parents[3]

@@ -1,6 +1,6 @@
 """Crashes and full disks at the product's own failpoints, inside one process.
 
-`durable.failpoint` asks a table what is armed; the simulation puts itself into that table. Who passes by is told by a
+`failpoints.failpoint` asks a table what is armed; the simulation puts itself into that table. Who passes by is told by a
 context variable that every task of a life carries: a crash fells the life that passes, and nobody else.
 """
 
@@ -11,7 +11,7 @@ import contextvars
 from collections.abc import Iterator
 from typing import Protocol
 
-from histofed.base import durable
+from histofed.base import failpoints
 
 
 class PowerCut(BaseException):
@@ -53,9 +53,9 @@ class _Passing:
 @contextlib.contextmanager
 def failpoints_watched() -> Iterator[None]:
     """As long as the block lasts, machines hear of every failpoint that they pass."""
-    before = durable._armed
-    durable._armed = _Watch()  # type: ignore[assignment]  # stands in for the table
+    before = failpoints._armed
+    failpoints._armed = _Watch()  # type: ignore[assignment]  # stands in for the table
     try:
         yield
     finally:
-        durable._armed = before
+        failpoints._armed = before

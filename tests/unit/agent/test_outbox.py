@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from agent.outbox import Outbox, folder_name
-from histofed.base import durable
+from histofed.base import durable, failpoints
 from histofed.base.errors import CannotWriteState
 from histofed.base.ids import TaskKey, sha256
 from histofed.pki.signing import Envelope, sign
@@ -155,6 +155,6 @@ def arm(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
     """Arm failpoints in this process, as HISTOFED_FAILPOINTS does at start."""
 
     def arm(text: str) -> None:
-        monkeypatch.setattr(durable, "_armed", durable._parse(text))
+        monkeypatch.setattr(failpoints, "_armed", failpoints._parse(text))
 
     return arm

@@ -24,7 +24,7 @@ from aggregator.store import Store
 from histofed.audit.journal import Journal
 from histofed.audit.verify import Head, by_hand, records, verify
 from histofed.backup import snapshot, swap
-from histofed.base import durable
+from histofed.base import durable, failpoints
 from histofed.base.clock import SystemClock
 from histofed.base.errors import (
     AlreadyThere,
@@ -360,7 +360,9 @@ def test_no_new_federation_in_the_middle_of_a_restore(centre: Centre) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("point", sorted(point for point in durable.FAILPOINTS if point.startswith(("backup.", "restore."))))
+@pytest.mark.parametrize(
+    "point", sorted(point for point in failpoints.FAILPOINTS if point.startswith(("backup.", "restore.")))
+)
 def test_killed_at_any_instant(centre: Centre, file: Path, point: str) -> None:
     """A real SIGKILL: afterwards there is the old state or the new one, and the same command works again. A second each."""
     centre.cli("restore", str(file))

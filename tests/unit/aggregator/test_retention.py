@@ -19,7 +19,7 @@ from aggregator.rounds import RoundState, TaskState
 from aggregator.rows import Held, ModelRow
 from aggregator.services.rounds import SitePermissions
 from aggregator.space import Space
-from histofed.base import durable
+from histofed.base import failpoints
 from histofed.base.clock import FakeClock
 from histofed.base.errors import CannotWriteState, Stale
 from histofed.base.health import Health
@@ -173,7 +173,7 @@ async def test_a_crash_between_the_rows_and_the_files_is_made_good(bench: Bench,
     async with bench.engine() as engine:
         await running(engine)
         made = [add_model(bench, engine, number) for number in range(1, 4)]
-        monkeypatch.setattr(durable, "_armed", durable._parse("aggregator.retention_decided=ENOSPC"))
+        monkeypatch.setattr(failpoints, "_armed", failpoints._parse("aggregator.retention_decided=ENOSPC"))
         with pytest.raises(CannotWriteState):
             retention(bench, engine, RetentionRules(models=1)).apply()
         assert len(bench.blobs.digests()) == 4, "the rows say removed, the files are still here"

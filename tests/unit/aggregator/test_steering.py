@@ -14,7 +14,7 @@ from aggregator.lifecycle import Order
 from aggregator.rounds import RoundState, TaskState
 from aggregator.scheduler import Scheduler
 from histofed.audit.record import Who
-from histofed.base import durable
+from histofed.base import failpoints
 from histofed.base.clock import FakeClock
 from histofed.base.errors import BadData, CannotWriteState, NotFound, Stale
 from histofed.base.ids import RoundKey
@@ -331,7 +331,7 @@ async def test_a_disk_that_is_full_after_the_order_leaves_the_round_to_the_sched
 ) -> None:
     async with bench.engine() as engine:
         await opened(engine)
-        monkeypatch.setattr(durable, "_armed", durable._parse("aggregator.experiment_steered=ENOSPC"))
+        monkeypatch.setattr(failpoints, "_armed", failpoints._parse("aggregator.experiment_steered=ENOSPC"))
         with pytest.raises(CannotWriteState):
             steer(engine, Order.CANCEL)
         bench.scheduler(engine).tick()

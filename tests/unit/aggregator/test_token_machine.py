@@ -13,7 +13,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invar
 
 from aggregator.database import Database
 from aggregator.members import Members
-from histofed.base import durable
+from histofed.base import failpoints
 from histofed.base.clock import FakeClock
 from histofed.base.errors import AlreadyThere, CannotWriteState
 from histofed.base.ids import SiteId
@@ -104,7 +104,7 @@ class JoinTokens(RuleBasedStateMachine):
         """It is used up with its certificate, or neither happened."""
         if not self.valid(token):
             return
-        armed, durable._armed = durable._armed, {"aggregator.rows_committed": _Cut()}  # type: ignore[dict-item]  # stands in for one
+        armed, failpoints._armed = failpoints._armed, {"aggregator.rows_committed": _Cut()}  # type: ignore[dict-item]  # stands in for one
         try:
             if committed:
                 self.enrol(token, self.members)
@@ -114,14 +114,14 @@ class JoinTokens(RuleBasedStateMachine):
         except PowerCut:
             self.restart()
         finally:
-            durable._armed = armed
+            failpoints._armed = armed
         if committed:
             self.used.add(token)
 
     @rule()
     def disk_full_while_making_one(self) -> None:
         """The operator was told that it failed, after the row was written: a token that nobody knows."""
-        armed, durable._armed = durable._armed, durable._parse("aggregator.rows_committed=ENOSPC")
+        armed, failpoints._armed = failpoints._armed, failpoints._parse("aggregator.rows_committed=ENOSPC")
         token = tokens.make()
         self.made[token] = SITES[0], self.clock.now()
         try:
@@ -129,7 +129,7 @@ class JoinTokens(RuleBasedStateMachine):
         except CannotWriteState:
             pass
         finally:
-            durable._armed = armed
+            failpoints._armed = armed
         assert self.members.token_site(tokens.digest(token, KEY)) is None, "it has expired at once"
 
     @rule(token=token)

@@ -225,9 +225,9 @@ def test_a_file_that_is_not_what_its_name_says_is_not_backed_up(credentials: Cre
 
 
 def test_a_full_disk_leaves_nothing(made: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from histofed.base import durable
+    from histofed.base import failpoints
 
-    monkeypatch.setattr(durable, "_armed", durable._parse("replace.before_rename=ENOSPC:2"))
+    monkeypatch.setattr(failpoints, "_armed", failpoints._parse("replace.before_rename=ENOSPC:2"))
     with archive.reading(made, "aggregator", NAMES) as opened, pytest.raises(CannotWriteState, match="No space left"):
         archive.unpack(opened, tmp_path, lambda _: None)
     assert not (tmp_path / "files/one").exists()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from histofed.backup import swap
-from histofed.base import durable
+from histofed.base import durable, failpoints
 from histofed.base.errors import AlreadyThere, BadData, CannotWriteState
 
 ENTRIES = ("state.db", "state.db-wal", "journal", "blobs")
@@ -51,7 +51,7 @@ def test_the_new_state_comes_in_and_the_old_one_lies_aside(state: Path) -> None:
 
 
 def test_before_the_decision_the_old_state_counts(state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(durable, "_armed", durable._parse("restore.before_swap=EIO"))
+    monkeypatch.setattr(failpoints, "_armed", failpoints._parse("restore.before_swap=EIO"))
     with pytest.raises(CannotWriteState):
         swap.swap(state, ENTRIES, "aside")
     assert swap.settle(state) is None
@@ -84,7 +84,7 @@ def test_from_the_decision_on_the_new_state_counts(state: Path, monkeypatch: pyt
 
 @pytest.mark.parametrize("point", ["restore.swap_decided", "restore.old_set_aside", "restore.swapped"])
 def test_a_crash_between_the_steps(state: Path, monkeypatch: pytest.MonkeyPatch, point: str) -> None:
-    monkeypatch.setattr(durable, "_armed", durable._parse(f"{point}=EIO"))
+    monkeypatch.setattr(failpoints, "_armed", failpoints._parse(f"{point}=EIO"))
     with pytest.raises(CannotWriteState):
         swap.swap(state, ENTRIES, "aside")
     swap.settle(state)

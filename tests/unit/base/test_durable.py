@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from histofed.base import durable
-from histofed.base.durable import AppendLog, adopt, failpoint, lock, make_directory, remove, replace, writing
-from histofed.base.errors import AlreadyThere, CannotWriteState, ConfigError
-
-
-@contextlib.contextmanager
-def armed(monkeypatch: pytest.MonkeyPatch, text: str) -> Iterator[None]:
-    with monkeypatch.context() as patch:
-        patch.setattr(durable, "_armed", durable._parse(text))
-        yield
-
+from histofed.base.durable import AppendLog, adopt, lock, make_directory, remove, replace, writing
+from histofed.base.errors import AlreadyThere, CannotWriteState
+from tests.support.failpoints import armed
 
 # -- replace and writing -------------------------------------------------------------------------------------------------
 
@@ -196,45 +186,3 @@ def test_the_kernel_lets_go_of_a_killed_holder(tmp_path: Path) -> None:
     child.communicate()
     with lock(tmp_path / "lock", "x"):
         pass
-
-
-# -- failpoints ----------------------------------------------------------------------------------------------------------
-
-
-def test_a_failpoint_strikes_at_its_passage(monkeypatch: pytest.MonkeyPatch) -> None:
-    with armed(monkeypatch, "blob.complete=EIO:3,blob.before_complete=ENOSPC"):
-        failpoint("blob.complete")
-        failpoint("blob.complete")
-        with pytest.raises(OSError, match=r"blob\.complete") as caught:
-            failpoint("blob.complete")
-        assert caught.value.errno == errno.EIO
-        failpoint("blob.complete")
-        failpoint("agent.task_accepted")
-
-
-def test_between_two_writes_a_refusing_disk_is_told_like_any_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    with armed(monkeypatch, "agent.update_in_outbox=ENOSPC"), pytest.raises(CannotWriteState, match="No space left"):
-        failpoint("agent.update_in_outbox")
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "x",
-        "nowhere=kill",
-        "blob.complete",
-        "blob.complete=",
-        "blob.complete=explode",
-        "blob.complete=errorcode",
-        "blob.complete=kill:0",
-        "blob.complete=kill:x",
-        "blob.complete=kill:²",
-    ],
-)
-def test_a_misspelt_failpoint_is_an_error(text: str) -> None:
-    with pytest.raises(ConfigError, match="HISTOFED_FAILPOINTS"):
-        durable._parse(text)
-
-
-def test_nothing_is_armed_by_default() -> None:
-    assert durable._parse("") is None

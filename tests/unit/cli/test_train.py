@@ -20,6 +20,7 @@ from histofed.cli.main import main
 from histofed.cli.training_show import LINE_SECONDS, Bar, Lines, training_show
 from histofed.recipes.contract import Progress
 from histofed.recipes.gan import central
+from histofed.recipes.gan.show import Span
 from histofed.tiles.draw import draw_tiles
 from histofed.training.sheet import render_sheet
 from tests.unit.cli.conftest import Ran
@@ -179,7 +180,7 @@ def test_of_the_papers_presets_it_is_said_whether_it_is_the_papers(train: Train)
 
 # -- the show ----------------------------------------------------------------------------------------------------------
 
-SPAN = central.Span(first=10, last=30, steps=100, batch=4)
+SPAN = Span(first=10, last=30, steps=100, batch=4)
 
 
 def _progress(step: int) -> Progress:

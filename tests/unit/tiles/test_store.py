@@ -10,47 +10,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import numpy as np
 import pytest
 from PIL import Image
 
 from histofed.base import durable
 from histofed.base.errors import CannotWriteState
 from histofed.tiles import cache, decode, folder
-from histofed.tiles.cache import TileCache
-from histofed.tiles.store import Decoding, TileStore, default_directory
+from histofed.tiles.store import TileStore, default_directory
 from tests.support.tiles import CLASSES, TilesRoot
-
-SIZE = 32
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> TileStore:
-    return TileStore(tmp_path / "cache")
-
-
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    """Two classes of six noisy tiles each, beside the cache."""
-    for index, name in enumerate(CLASSES):
-        (tmp_path / "data" / name).mkdir(parents=True)
-        for number in range(6):
-            noise = np.random.default_rng([index, number]).integers(0, 255, (48, 48, 3), np.uint8)
-            Image.fromarray(noise).save(tmp_path / "data" / name / f"TCGA-AA-{index}{number:03}-01Z-00-DX1.png")
-    return tmp_path / "data"
-
-
-def load(data: Path, store: TileStore | None) -> TileCache:
-    return cache.load(folder.scan(data, CLASSES), SIZE, store=store)
-
-
-def same(one: TileCache, other: TileCache) -> bool:
-    return (
-        one.tileset == other.tileset
-        and one.fingerprint() == other.fingerprint()
-        and bool((one.pixels == other.pixels).all())
-        and one.labels.tolist() == other.labels.tolist()
-    )
+from tests.unit.tiles.conftest import SIZE, load, same
 
 
 def sets(store: TileStore) -> set[str]:
@@ -145,27 +113,6 @@ def test_another_size_is_another_set(data: Path, store: TileStore) -> None:
     assert len(sets(store)) == 2
 
 
-@pytest.mark.parametrize("damage", ["a bit of a picture", "a bit of the index", "cut off", "empty", "another kind"])
-def test_a_damaged_set_is_decoded_again(data: Path, store: TileStore, damage: str) -> None:
-    load(data, store)
-    (path,) = store.directory.glob("*.tiles")
-    content = bytearray(path.read_bytes())
-    match damage:
-        case "a bit of a picture":
-            content[100] ^= 1
-        case "a bit of the index":
-            content[-100] ^= 1
-        case "cut off":
-            content = content[: len(content) // 2]
-        case "empty":
-            content = bytearray()
-        case "another kind":
-            content = bytearray(b"hello" * 1000)
-    path.write_bytes(content)
-    assert same(load(data, store), load(data, None))
-    assert path.stat().st_size > 12 * 3 * SIZE * SIZE, "it was written again"
-
-
 def test_the_set_used_longest_ago_goes_first(data: Path, tmp_path: Path) -> None:
     one_set = 12 * (3 * SIZE * SIZE + 160) + 4096
     store = TileStore(tmp_path / "cache", 2 * one_set + 2000)
@@ -246,12 +193,6 @@ def test_what_a_killed_process_left_is_removed(data: Path, store: TileStore) -> 
     assert {path.suffix for path in store.directory.iterdir()} == {"", ".tiles", ".stamps"}
 
 
-def test_an_open_set_outlives_its_removal(data: Path, store: TileStore) -> None:
-    tiles = load(data, store)
-    durable.remove(store.directory)
-    assert (tiles.pixels == load(data, None).pixels).all()
-
-
 def test_the_cache_holds_no_name(data: Path, store: TileStore) -> None:
     load(data, store)
     for path in store.directory.iterdir():
@@ -263,13 +204,6 @@ def test_the_cache_holds_no_name(data: Path, store: TileStore) -> None:
 def test_where_a_persons_cache_lies() -> None:
     assert default_directory({"XDG_CACHE_HOME": "/x", "HOME": "/h"}) == Path("/x/histofed/tiles")
     assert default_directory({"XDG_CACHE_HOME": "relative", "HOME": "/h"}) == Path("/h/.cache/histofed/tiles")
-
-
-def test_the_key_depends_on_everything() -> None:
-    contents = [bytes(32), bytes([1] * 32)]
-    keys = {Decoding(32, 32).key(contents), Decoding(32, 32).key(contents[::-1]), Decoding(32, 32).key(contents[:1])}
-    keys |= {Decoding(33, 32).key(contents), Decoding(32, 33).key(contents), Decoding(32, 32, 2).key(contents)}
-    assert len(keys) == 6
 
 
 def test_pillows_filter_is_put_back(data: Path, store: TileStore) -> None:

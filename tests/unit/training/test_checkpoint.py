@@ -11,7 +11,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from histofed.base import durable
 from histofed.base.errors import CannotWriteState
 from histofed.training.checkpoint import Checkpoint, CheckpointStore
 
@@ -135,6 +134,6 @@ def test_a_fault_test_can_strike_once_it_counts(tmp_path: Path, monkeypatch: pyt
         if name == "agent.checkpoint_written":
             passed.append(store.load())
 
-    monkeypatch.setattr(durable, "failpoint", strike)
+    monkeypatch.setattr("histofed.training.checkpoint.failpoint", strike)
     store.save(_checkpoint(4))
     assert [found.step for found in passed if found] == [4]

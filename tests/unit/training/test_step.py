@@ -15,10 +15,11 @@ from histofed.models.ranges import to_model_range
 from histofed.training.batches import Batches
 from histofed.training.checkpoint import CheckpointStore
 from histofed.training.contest import Contest
+from histofed.training.deal import deal
 from histofed.training.loop import Step, train
 from histofed.training.objectives import OBJECTIVES
 from histofed.training.rules import Augmentation, LeCam, Rules
-from histofed.training.step import deal, play
+from histofed.training.step import play
 from tests.unit.training.conftest import make_batches
 
 MakeContest = Callable[..., Contest]
@@ -194,23 +195,6 @@ def test_a_gradient_is_clipped_to_its_norm(make_contest: MakeContest, batches: B
     for adam in (contest.generator_adam, contest.discriminator_adam):
         moments = torch.cat([state["exp_avg"].flatten() for state in adam.state.values()])
         assert 2 * moments.norm().item() == pytest.approx(1e-3, rel=1e-2)
-
-
-@pytest.mark.parametrize(("kind", "expected"), [("even", {2}), ("uniform", None), ("real", {0, 4})])
-def test_classes_that_fakes_are_asked_for(kind: str, expected: set[int] | None) -> None:
-    torch.manual_seed(0)
-    rules = _rules("hinge", objective=replace(OBJECTIVES["hinge"], fake_labels=kind))  # type: ignore[arg-type]  # by name
-    labels = torch.tensor([1, 1, 1, 1])
-    dealt = [deal(torch.zeros(4, 3, 2, 2), labels, 3, 2, rules).asked_B for _ in range(30)]
-    counts = {int((asked == k).sum()) for asked in dealt for k in (0, 1)}
-    assert counts == expected if expected else len(counts) > 3
-
-
-def test_even_classes_favour_none_in_a_batch_that_they_do_not_divide() -> None:
-    torch.manual_seed(0)
-    rules = _rules("hinge", objective=replace(OBJECTIVES["hinge"], fake_labels="even"))
-    asked = torch.cat([deal(torch.zeros(7, 3, 2, 2), torch.zeros(7), 3, 5, rules).asked_B for _ in range(500)])
-    assert asked.bincount().min() > 0.9 * asked.bincount().max()
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from histofed.base import durable
 from histofed.base.errors import BadData, CannotWriteState, DigestMismatch, TooLarge, TryLater
 from histofed.base.ids import sha256
 from histofed.transport.part import PartFile
@@ -112,7 +111,7 @@ def test_a_short_write_is_completed(path: Path, monkeypatch: pytest.MonkeyPatch)
 
 def test_every_failpoint_is_passed(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     passed: list[str] = []
-    monkeypatch.setattr(durable, "failpoint", passed.append)
+    monkeypatch.setattr("histofed.transport.part.failpoint", passed.append)
     part = PartFile(path, NAME, len(BLOB))
     part.append(0, BLOB)
     part.verify()

@@ -1,4 +1,4 @@
-"""A run in one place that takes seconds, for this folder's tests."""
+"""A run in one place and a site's task that take seconds, for this folder's tests."""
 
 from __future__ import annotations
 
@@ -11,12 +11,18 @@ from typing import Any
 import pytest
 
 from histofed.base.ids import Json
-from histofed.recipes.contract import Progress, Stop
-from histofed.recipes.gan.central import CentralTask, Span, train_centrally
+from histofed.recipes.contract import Progress, Stop, TrainTask
+from histofed.recipes.gan.central import CentralTask, train_centrally
+from histofed.recipes.gan.recipe import GanRecipe
 from histofed.recipes.gan.settings import Settings
+from histofed.recipes.gan.show import Span
 from tests.support.tiles import TilesRoot
 
 TABLE: Mapping[str, Any] = {"image_size": 32, "batch": 4, "latent": 8, "discriminator": {"name": "cnn"}, "flips": True}
+"""Of a run in one place."""
+CONFIG: Mapping[str, Any] = {**TABLE, "steps": 3}
+"""Of a site's task."""
+WORKSHOP = GanRecipe().workshop()
 
 
 class Ticking:
@@ -92,3 +98,28 @@ MakeRunner = Callable[[Path], Runner]
 def run_on(tmp_path: Path) -> MakeRunner:
     """A runner on other tiles."""
     return lambda data: Runner(data, tmp_path)
+
+
+def stretches(record: Mapping[str, Json]) -> list[Mapping[str, Json]]:
+    found = record["stretches"]
+    assert isinstance(found, list)
+    return found
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def site_task(folder: Path, data: Path, **config: Any) -> TrainTask:
+    """A site's first task, with fresh weights."""
+    merged = {**CONFIG, **config}
+    folder.mkdir(parents=True, exist_ok=True)
+    WORKSHOP.initialise(merged, 1, folder / "global.safetensors")
+    (folder / "out").mkdir()
+    return TrainTask(merged, folder / "global.safetensors", None, data, 2, 7, folder / "out", 1, "cpu")
+
+
+def train_task(task: TrainTask) -> dict[str, bytes]:
+    """Train to the end; what lies there then."""
+    WORKSHOP.train(task, lambda _: None, lambda: False)
+    return {path.name: path.read_bytes() for path in task.output.iterdir()}

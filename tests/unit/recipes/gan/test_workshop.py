@@ -17,37 +17,13 @@ from histofed import weights
 from histofed.base.errors import BadData, Cancelled, CannotWriteState, OutOfMemory, TrainingFailed
 from histofed.models.cnn_discriminator import CnnDiscriminator
 from histofed.recipes.contract import Counts, Progress, TrainTask
-from histofed.recipes.gan.recipe import GanRecipe
 from histofed.tiles import cache
-from histofed.tiles.draw import draw_tiles
 from tests.support.tiles import TilesRoot
-
-CONFIG: Mapping[str, Any] = {
-    "image_size": 32,
-    "steps": 3,
-    "batch": 4,
-    "latent": 8,
-    "discriminator": {"name": "cnn"},
-    "flips": True,
-}
-WORKSHOP = GanRecipe().workshop()
-
-
-def _task(folder: Path, data: Path, **config: Any) -> TrainTask:
-    merged = {**CONFIG, **config}
-    folder.mkdir(parents=True, exist_ok=True)
-    WORKSHOP.initialise(merged, 1, folder / "global.safetensors")
-    (folder / "out").mkdir()
-    return TrainTask(merged, folder / "global.safetensors", None, data, 2, 7, folder / "out", 1, "cpu")
+from tests.unit.recipes.gan.conftest import CONFIG, WORKSHOP, site_task, train_task
 
 
 def _never() -> bool:
     return False
-
-
-def _train(task: TrainTask) -> dict[str, bytes]:
-    WORKSHOP.train(task, lambda _: None, _never)
-    return {path.name: path.read_bytes() for path in task.output.iterdir()}
 
 
 def _groups(path: Path) -> set[str]:
@@ -56,7 +32,7 @@ def _groups(path: Path) -> set[str]:
 
 def test_a_task_trains_and_reports(tiles_root: TilesRoot, tmp_path: Path) -> None:
     print(f"on {tiles_root.kind} tiles")
-    task, seen = _task(tmp_path, tiles_root.path), list[Progress]()
+    task, seen = site_task(tmp_path, tiles_root.path), list[Progress]()
     result = WORKSHOP.train(task, seen.append, _never)
     assert result.counts.tiles == len([*tiles_root.path.glob("*/*.jpg")])
     assert 2 <= result.counts.patients < result.counts.tiles
@@ -83,16 +59,16 @@ def test_a_task_trains_and_reports(tiles_root: TilesRoot, tmp_path: Path) -> Non
 def test_what_travels_and_what_stays(
     tiles_root: TilesRoot, tmp_path: Path, share: str, persist: bool, shared: set[str], private: set[str]
 ) -> None:
-    task = _task(tmp_path, tiles_root.path, share=share, persist_moments=persist, steps=1)
+    task = site_task(tmp_path, tiles_root.path, share=share, persist_moments=persist, steps=1)
     assert _groups(task.shared) == shared
-    first = _train(task)
+    first = train_task(task)
     assert _groups(task.output / "shared.safetensors") == shared
     assert _groups(task.output / "private.safetensors") == private
 
     # the next round: the same task, with the private state that this round leaves
     adopted = tmp_path / "private.safetensors"
     (task.output / "private.safetensors").rename(adopted)
-    second = _train(replace(task, private=adopted))
+    second = train_task(replace(task, private=adopted))
     assert (first["shared.safetensors"] == second["shared.safetensors"]) == (not private)
     steps = weights.read(task.output / "private.safetensors").get("adam.generator.linear.weight.step")
     assert (None if steps is None else float(steps)) == (2 if persist else None)
@@ -100,23 +76,23 @@ def test_what_travels_and_what_stays(
 
 def test_a_stopped_task_goes_on_and_ends_in_the_same_bytes(tiles_root: TilesRoot, tmp_path: Path) -> None:
     config = {"share": "generator", "persist_moments": True, "discriminator": {"name": "vit-mini"}}
-    whole = _train(_task(tmp_path / "whole", tiles_root.path, **config))
-    task = _task(tmp_path / "stopped", tiles_root.path, **config)
+    whole = train_task(site_task(tmp_path / "whole", tiles_root.path, **config))
+    task = site_task(tmp_path / "stopped", tiles_root.path, **config)
     answers = iter([False, True])
     with pytest.raises(Cancelled, match="after 1 of 3 steps"):
         WORKSHOP.train(task, lambda _: None, lambda: next(answers))
     assert not (task.output / "shared.safetensors").exists()
-    assert _train(task) == whole
+    assert train_task(task) == whole
 
 
 def test_a_stopped_task_with_muon_and_falling_rates_ends_in_the_same_bytes(tiles_root: TilesRoot, tmp_path: Path) -> None:
     config = {"generator": "deep", "muon_rate": 2e-3, "decay": {"after": 1, "half_life": 1}, "persist_moments": True}
-    whole = _train(_task(tmp_path / "whole", tiles_root.path, **config))
-    task = _task(tmp_path / "stopped", tiles_root.path, **config)
+    whole = train_task(site_task(tmp_path / "whole", tiles_root.path, **config))
+    task = site_task(tmp_path / "stopped", tiles_root.path, **config)
     answers = iter([False, False, True])
     with pytest.raises(Cancelled, match="after 2 of 3 steps"):
         WORKSHOP.train(task, lambda _: None, lambda: next(answers))
-    assert _train(task) == whole
+    assert train_task(task) == whole
     private = {spec.name for spec in weights.read_header(task.output / "private.safetensors")}
     assert {"adam.generator.linear.weight.momentum", "adam.generator.linear.bias.exp_avg"} <= private
 
@@ -125,8 +101,8 @@ def test_rates_fall_over_the_rounds(tiles_root: TilesRoot, tmp_path: Path) -> No
     config = {"generator": "deep", "muon_rate": 2e-3, "decay": {"after": 0, "half_life": 3}}
     moved = []
     for number in (1, 11):
-        task = replace(_task(tmp_path / str(number), tiles_root.path, **config), round=number)
-        _train(task)
+        task = replace(site_task(tmp_path / str(number), tiles_root.path, **config), round=number)
+        train_task(task)
         before, after = weights.read(task.shared), weights.read(task.output / "shared.safetensors")
         name = "generator.blocks.0.conv1.weight"
         moved.append(np.linalg.norm(after[name] - before[name]))
@@ -135,12 +111,12 @@ def test_rates_fall_over_the_rounds(tiles_root: TilesRoot, tmp_path: Path) -> No
 
 
 def test_a_checkpoint_of_another_seed_is_not_used(tiles_root: TilesRoot, tmp_path: Path) -> None:
-    whole = _train(_task(tmp_path / "whole", tiles_root.path))
-    task = _task(tmp_path / "other", tiles_root.path)
+    whole = train_task(site_task(tmp_path / "whole", tiles_root.path))
+    task = site_task(tmp_path / "other", tiles_root.path)
     answers = iter([False, True])
     with pytest.raises(Cancelled):
         WORKSHOP.train(replace(task, seed=8), lambda _: None, lambda: next(answers))
-    assert _train(task) == whole
+    assert train_task(task) == whole
 
 
 def test_the_start_depends_on_the_seed_alone(tmp_path: Path) -> None:
@@ -167,40 +143,35 @@ def test_refused_tiles_are_reported_by_count_and_reason(tiles_root: TilesRoot, t
         shutil.copytree(folder, data / folder.name)
         (data / folder.name / "TCGA-ZZ-0001-01Z-00-DX1.jpg").write_bytes(b"no image")
         (data / folder.name / "secret name.jpg").write_bytes(b"no image")
-    result = WORKSHOP.train(_task(tmp_path, data, steps=1), lambda _: None, _never)
+    result = WORKSHOP.train(site_task(tmp_path, data, steps=1), lambda _: None, _never)
     assert result.notes == (
         "2 files refused: no patient id in the name and no line in patients.csv",
         "2 files refused: not a JPEG, PNG or TIFF image",
     )
 
 
-def test_a_site_with_too_few_patients_is_refused(tiles_root: TilesRoot, tmp_path: Path) -> None:
-    with pytest.raises(BadData, match="this site requires at least 500"):
-        _train(replace(_task(tmp_path, tiles_root.path), minimum_patients=500))
-
-
 def test_a_site_without_a_data_root_is_told_so(tiles_root: TilesRoot, tmp_path: Path) -> None:
     with pytest.raises(BadData, match="no data root"):
-        _train(replace(_task(tmp_path, tiles_root.path), data=None))
+        train_task(replace(site_task(tmp_path, tiles_root.path), data=None))
 
 
 def test_weights_of_another_experiment_are_refused(tiles_root: TilesRoot, tmp_path: Path) -> None:
-    task = _task(tmp_path, tiles_root.path)
+    task = site_task(tmp_path, tiles_root.path)
     WORKSHOP.initialise({**CONFIG, "discriminator": {"name": "vit-mini"}}, 1, task.shared)
     with pytest.raises(BadData, match="belong to other work"):
-        _train(task)
+        train_task(task)
     WORKSHOP.initialise({**CONFIG, "image_size": 36}, 1, task.shared)
     with pytest.raises(BadData, match="not those of this generator"):
-        _train(task)
+        train_task(task)
 
 
 def test_a_run_that_diverges_leaves_no_update(tiles_root: TilesRoot, tmp_path: Path) -> None:
-    task = _task(tmp_path, tiles_root.path)
+    task = site_task(tmp_path, tiles_root.path)
     tensors = weights.read(task.shared)
     tensors["discriminator.heads.validity.bias"][:] = np.nan
     weights.save(task.shared, tensors)
     with pytest.raises(TrainingFailed, match="diverged"):
-        _train(task)
+        train_task(task)
     assert not [*task.output.glob("*.safetensors")]
 
 
@@ -208,41 +179,22 @@ def test_decoded_tiles_are_kept_for_the_next_task(
     tiles_root: TilesRoot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With and without the cache the same bytes; the second task decodes nothing."""
-    plain = _train(_task(tmp_path / "plain", tiles_root.path))
+    plain = train_task(site_task(tmp_path / "plain", tiles_root.path))
 
     def kept(name: str) -> TrainTask:
-        return replace(_task(tmp_path / name, tiles_root.path), cache=tmp_path / "cache", cache_bytes=10**8)
+        return replace(site_task(tmp_path / name, tiles_root.path), cache=tmp_path / "cache", cache_bytes=10**8)
 
-    assert _train(kept("cold")) == plain
+    assert train_task(kept("cold")) == plain
     monkeypatch.setattr(cache, "decode_tile", lambda *_: pytest.fail("decoded again"))
-    assert _train(kept("warm")) == plain
+    assert train_task(kept("warm")) == plain
 
 
 def test_a_cache_that_cannot_be_written_stops_the_task(tiles_root: TilesRoot, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
-    task = replace(_task(tmp_path / "task", tiles_root.path), cache=tmp_path / "file/cache", cache_bytes=10**8)
+    task = replace(site_task(tmp_path / "task", tiles_root.path), cache=tmp_path / "file/cache", cache_bytes=10**8)
     with pytest.raises(CannotWriteState, match="cache of decoded tiles") as caught:
-        _train(task)
+        train_task(task)
     assert str(tmp_path) not in str(caught.value)
-
-
-def test_tiles_smaller_than_the_model_are_refused(tmp_path: Path) -> None:
-    draw_tiles(tmp_path / "data", patients_per_class=2, tiles_per_patient=2, size=48)
-    with pytest.raises(BadData, match=r"class MSIH has no usable tile .*8 files refused: smaller than 64 pixels"):
-        _train(_task(tmp_path, tmp_path / "data", image_size=64))
-
-
-@pytest.mark.parametrize("name", ["TEST", "VALIDATION"])
-def test_held_out_tiles_cannot_be_given(tiles_root: TilesRoot, tmp_path: Path, name: str) -> None:
-    shutil.copytree(tiles_root.path, tmp_path / name)
-    with pytest.raises(BadData, match="must not be trained on"):
-        _train(_task(tmp_path, tmp_path / name))
-
-
-def test_one_patient_is_refused(tmp_path: Path) -> None:
-    draw_tiles(tmp_path / "data", patients_per_class=1, tiles_per_patient=4, size=48)
-    with pytest.raises(BadData, match="class MSIH has tiles of 1 patient; this site requires at least 2"):
-        _train(_task(tmp_path, tmp_path / "data"))
 
 
 DEFAULTS: Mapping[str, Any] = {
@@ -262,17 +214,17 @@ DEFAULTS: Mapping[str, Any] = {
 
 
 def test_everything_together_resumes_and_goes_on_in_the_next_round(tiles_root: TilesRoot, tmp_path: Path) -> None:
-    whole = _train(_task(tmp_path / "whole", tiles_root.path, **DEFAULTS))
-    task = _task(tmp_path / "stopped", tiles_root.path, **DEFAULTS)
+    whole = train_task(site_task(tmp_path / "whole", tiles_root.path, **DEFAULTS))
+    task = site_task(tmp_path / "stopped", tiles_root.path, **DEFAULTS)
     answers = iter([False, True])
     with pytest.raises(Cancelled, match="after 1 of 3 steps"):
         WORKSHOP.train(task, lambda _: None, lambda: next(answers))
-    assert _train(task) == whole
+    assert train_task(task) == whole
     assert whole.keys() == {"shared.safetensors", "private.safetensors"}, "no checkpoint is left"
     assert _groups(task.output / "private.safetensors") == {"discriminator", "adam", "lecam"}
     adopted = tmp_path / "private.safetensors"
     (task.output / "private.safetensors").rename(adopted)
-    assert _train(replace(task, private=adopted)) != whole
+    assert train_task(replace(task, private=adopted)) != whole
 
 
 def _weights_of(folder: Path, name: str) -> dict[str, str]:
@@ -284,13 +236,13 @@ def _weights_of(folder: Path, name: str) -> dict[str, str]:
 
 def test_a_frozen_trunk_does_not_travel(tiles_root: TilesRoot, tmp_path: Path) -> None:
     start = {"name": "vit-mini", "weights": _weights_of(tmp_path, "vit-mini"), "trunk": "frozen"}
-    task = _task(tmp_path / "task", tiles_root.path, discriminator=start)
+    task = site_task(tmp_path / "task", tiles_root.path, discriminator=start)
     heads = {
         f"discriminator.heads.{name}" for name in ("validity.weight", "validity.bias", "classes.weight", "classes.bias")
     }
     before = weights.read(task.shared)
     assert {name for name in before if name.startswith("discriminator.")} == heads
-    _train(task)
+    train_task(task)
     after = weights.read(task.output / "shared.safetensors")
     assert {name for name in after if name.startswith("discriminator.")} == heads
     assert all((before[name] != after[name]).any() for name in heads)
@@ -299,10 +251,10 @@ def test_a_frozen_trunk_does_not_travel(tiles_root: TilesRoot, tmp_path: Path) -
 def test_a_frozen_resnet_may_be_a_critic_and_a_trained_one_may_not(tiles_root: TilesRoot, tmp_path: Path) -> None:
     critic = {"objective": {"name": "wgan-gp", "critic_steps": 1}}
     with pytest.raises(BadData, match="'test_resnet' has batch norm, which mixes the tiles"):
-        _task(tmp_path / "a", tiles_root.path, discriminator={"name": "test_resnet"}, **critic)
+        site_task(tmp_path / "a", tiles_root.path, discriminator={"name": "test_resnet"}, **critic)
     start = {"name": "test_resnet", "weights": _weights_of(tmp_path, "test_resnet"), "trunk": "frozen"}
-    _train(_task(tmp_path / "b", tiles_root.path, discriminator=start, **critic))
-    _train(_task(tmp_path / "c", tiles_root.path, discriminator={"name": "test_resnet", "norm": "group"}, **critic))
+    train_task(site_task(tmp_path / "b", tiles_root.path, discriminator=start, **critic))
+    train_task(site_task(tmp_path / "c", tiles_root.path, discriminator={"name": "test_resnet", "norm": "group"}, **critic))
 
 
 def test_five_classes(tmp_path: Path) -> None:
@@ -315,7 +267,9 @@ def test_five_classes(tmp_path: Path) -> None:
             Image.fromarray(pixels).save(tmp_path / "data" / name / f"TCGA-ZZ-{index}{patient}00-01Z-00-DX1.png")
     for objective in ("acgan", "cgan", "hinge"):
         folder = tmp_path / objective
-        task = _task(folder, tmp_path / "data", classes=classes, generator="deep", objective={"name": objective}, batch=10)
+        task = site_task(
+            folder, tmp_path / "data", classes=classes, generator="deep", objective={"name": objective}, batch=10
+        )
         assert WORKSHOP.train(task, lambda _: None, _never).counts == Counts(15, 15)
     released = {f"ema.{name.removeprefix('generator.')}": array for name, array in weights.read(task.shared).items()}
     weights.save(tmp_path / "ema", {name: array for name, array in released.items() if "discriminator" not in name})
@@ -327,34 +281,18 @@ def test_five_classes(tmp_path: Path) -> None:
 def test_too_little_memory_is_told_with_what_to_lower(
     tiles_root: TilesRoot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    task = _task(tmp_path, tiles_root.path)
+    task = site_task(tmp_path, tiles_root.path)
 
     def full(*_: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
 
     monkeypatch.setattr(CnnDiscriminator, "forward", full)
     with pytest.raises(OutOfMemory, match=r'accumulate = 2 \(the batch of 4 in 2 parts\).*precision = "bf16"'):
-        _train(task)
-
-
-def test_a_network_that_cannot_be_compiled_is_trained_as_written(
-    tiles_root: TilesRoot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    plain = _train(_task(tmp_path / "plain", tiles_root.path))
-
-    def fails(*_: object, **__: object) -> None:
-        raise RuntimeError("no compiler")
-
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda self: setattr(self, "_compiled_call_impl", fails))
-    task = _task(tmp_path / "compiled", tiles_root.path, compile=True)
-    result = WORKSHOP.train(task, lambda _: None, _never)
-    assert [note.partition(":")[0] for note in result.notes] == ["generator", "discriminator"]
-    assert "torch.compile does not work here (RuntimeError)" in result.notes[0]
-    assert (task.output / "shared.safetensors").read_bytes() == plain["shared.safetensors"]
+        train_task(task)
 
 
 def test_divergence_returns_and_then_fails_in_words(tiles_root: TilesRoot, tmp_path: Path) -> None:
-    task = _task(tmp_path, tiles_root.path, returns={"most": 1, "every": 1, "limit": 1e-9})
+    task = site_task(tmp_path, tiles_root.path, returns={"most": 1, "every": 1, "limit": 1e-9})
     with pytest.raises(TrainingFailed, match=r"diverged: generator loss is .*lower the learning rates .*after 1 returns"):
-        _train(task)
+        train_task(task)
     assert not [*task.output.glob("good*"), *task.output.glob("shared*")]

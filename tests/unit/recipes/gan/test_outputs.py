@@ -1,0 +1,36 @@
+"""A run's folder: nobody else's files are touched, and nothing half-written stays."""
+
+from __future__ import annotations
+
+import pytest
+
+from histofed.base.errors import AlreadyThere
+from tests.unit.recipes.gan.conftest import Runner, files, stretches
+
+
+def test_half_written_files_of_a_killed_process_are_removed(run: Runner) -> None:
+    (run.folder / "out" / "samples").mkdir(parents=True)
+    for name in (".checkpoint.safetensors.1.tmp", "samples/.latest.png.1.tmp"):
+        (run.folder / "out" / name).write_bytes(b"half")
+    run(steps=1)
+    assert not [*(run.folder / "out").rglob(".*.tmp")]
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "samples/slide.png"])
+@pytest.mark.parametrize("restart", [False, True])
+def test_what_no_run_made_is_not_overwritten(run: Runner, name: str, restart: bool) -> None:
+    theirs = run.folder / "out" / name
+    theirs.parent.mkdir(parents=True)
+    theirs.write_bytes(b"pulled and signed")
+    with pytest.raises(AlreadyThere, match=rf"holds {name.partition('/')[0]} and no run\.json.*choose another --out"):
+        run(steps=2, restart=restart)
+    assert theirs.read_bytes() == b"pulled and signed"
+
+
+def test_beginning_again_forgets_everything_of_the_run_and_nothing_else(run: Runner) -> None:
+    run(steps=3, sheet_every=1)
+    (run.folder / "out" / "notes.txt").write_text("mine")
+    record = run(steps=2, restart=True)
+    assert len(stretches(record)) == 1
+    assert files(run.folder / "out" / "samples") == ["latest.png", "step-000002.png"]
+    assert (run.folder / "out" / "notes.txt").read_text() == "mine"
