@@ -144,6 +144,7 @@ class Sessions:
         self._work.epochs.note_history()
 
     async def _hear(self, message: Message) -> None:
+        self._check_job()
         self._work.epochs.note_history()
         match message:
             case Offer() if message.task.site != self._site:
@@ -157,6 +158,11 @@ class Sessions:
                 await self._work.drop_unwanted()
             case Beat():
                 pass
+
+    def _check_job(self) -> None:
+        """Raises what ended the task in hand unforeseen: a new life of the daemon begins from what is durable."""
+        if self._job is not None and self._job[1].done():
+            self._job[1].result()
 
     def _begin(self, offer: Offer) -> None:
         """Start on the offer, or keep it until the task in hand has ended; a repeated offer changes nothing."""
@@ -203,9 +209,11 @@ class Sessions:
         if self._job is None:
             return
         _, running = self._job
+        self._job = None
         running.cancel()
         await asyncio.wait({running})
-        self._job = None
+        if not running.cancelled():
+            running.result()
 
     async def _renewed(self) -> bool:
         """Renew the certificate when it is time; True when there is a new one, for which a new connection is due."""

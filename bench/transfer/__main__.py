@@ -11,15 +11,14 @@ of each case is taken, so that a busy machine treats all alike. Target: at most 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import statistics
 import tempfile
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
 from multiprocessing.connection import Connection as Pipe
 from pathlib import Path
 
+from bench.result import Result, at_most, hand_over
 from bench.transfer.case import run
 from bench.transfer.ours import download, serve_download, serve_upload, upload
 from bench.transfer.raw_tls import send_raw, serve_raw
@@ -35,19 +34,6 @@ CASES: dict[str, tuple[Callable[[Setting, Pipe], None], Callable[[Setting, int],
 }
 
 
-@dataclass(frozen=True)
-class Result:
-    """One row of `bench/results.json`."""
-
-    name: str
-    value: float
-    unit: str
-    target: float | None
-    met: bool | None
-    baseline: float | None
-    command: str
-
-
 def measure(mib: int, repeats: int) -> list[Result]:
     """Run every case `repeats` times and compare."""
     seconds: dict[str, list[float]] = {name: [] for name in CASES}
@@ -60,13 +46,10 @@ def measure(mib: int, repeats: int) -> list[Result]:
                     left.unlink()
     cost = {name: statistics.median(values) for name, values in seconds.items()}
     peer = cost.pop("raw TLS socket")
-    rows = [Result("raw TLS socket, CPU of both ends", round(peer, 2), "s/GB", None, None, None, COMMAND)]
+    rows = [at_most("raw TLS socket, CPU of both ends", peer, "s/GB", None, COMMAND)]
     for name, value in cost.items():
-        ratio = value / peer
-        rows.append(Result(f"blob {name}, CPU of both ends", round(value, 2), "s/GB", None, None, round(peer, 2), COMMAND))
-        rows.append(
-            Result(f"blob {name} / raw TLS socket", round(ratio, 2), "x", TARGET, ratio <= TARGET, round(peer, 2), COMMAND)
-        )
+        rows.append(at_most(f"blob {name}, CPU of both ends", value, "s/GB", None, COMMAND, peer))
+        rows.append(at_most(f"blob {name} / raw TLS socket", value / peer, "x", TARGET, COMMAND, peer))
     return rows
 
 
@@ -77,12 +60,7 @@ def main() -> None:
     arguments.add_argument("--repeats", type=int, default=3, help="runs of each case; the median counts")
     arguments.add_argument("--json", type=Path, help="write the rows here")
     options = arguments.parse_args()
-    rows = measure(options.mib, options.repeats)
-    for row in rows:
-        judged = "" if row.target is None else f"   target <= {row.target} {'met' if row.met else 'MISSED'}"
-        print(f"{row.name:44} {row.value:8.2f} {row.unit:5}{judged}")
-    if options.json:
-        options.json.write_text(json.dumps([asdict(row) for row in rows], indent=2) + "\n")
+    hand_over(measure(options.mib, options.repeats), options.json)
 
 
 if __name__ == "__main__":

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
+from agent.offers import Offer
 from agent.sessions import RECONNECT, SLOWLY
 from histofed.base.errors import AlreadyThere, VersionMismatch
 from histofed.pki.credentials import Credentials
@@ -52,6 +54,19 @@ async def test_training_goes_on_while_the_aggregator_restarts(
     async with FakeAggregator(tmp_path / "aggregator", federation, port=port) as restarted:
         assert trainers() == [child]
         await restarted.wait_for("SubmitUpdate")
+
+
+async def test_a_task_that_fails_unforeseen_ends_the_agent(
+    site: AgentSite, aggregator: FakeAggregator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def stumble(offer: Offer) -> None:
+        raise ZeroDivisionError("a mistake of ours")
+
+    monkeypatch.setattr(site.work, "run", stumble)
+    aggregator.offer(aggregator.make_offer(task()))
+    running = asyncio.create_task(site.sessions.run())
+    with pytest.raises(ZeroDivisionError):
+        await asyncio.wait_for(running, 60)
 
 
 # -- the connection ----------------------------------------------------------------------------------------------------
