@@ -27,6 +27,7 @@ from aggregator.models import ModelForge
 from aggregator.rounds import Round
 from aggregator.rows import ModelRow
 from aggregator.store import Store
+from aggregator.tasks import WITH_SITE, TaskState
 from histofed.audit.journal import Journal
 from histofed.audit.record import SYSTEM, Who
 from histofed.base.clock import Clock
@@ -157,7 +158,7 @@ class Engine:
             state.task_key(site)
             for state in self.open_rounds
             for task in state.tasks
-            if task.site == site and task.state in rounds.WITH_SITE and state.state is rounds.RoundState.OPEN
+            if task.site == site and task.state in WITH_SITE and state.state is rounds.RoundState.OPEN
         )
 
     # --- changing ----------------------------------------------------------------------------------------------------
@@ -221,7 +222,7 @@ class Engine:
     def note_late(self, task: TaskKey, who: Who) -> None:
         """The site offers an update for a task; where it has expired, the journal and the round's list say so."""
         mine = self.round_of(task).task(task.site)
-        if mine.state is rounds.TaskState.EXPIRED and mine.manifest is None:
+        if mine.state is TaskState.EXPIRED and mine.manifest is None:
             self.dispatch(task.round, events.Late(task.site), who=who)
 
     def plan(
@@ -407,7 +408,7 @@ class Engine:
         for old, new in zip(before.tasks, after.tasks, strict=True):
             if old.state is not new.state:
                 self._metrics.count(names.TASKS_TOTAL, 1, state=new.state.value)
-                if new.state is rounds.TaskState.RECEIVED:
+                if new.state is TaskState.RECEIVED:
                     self._metrics.count(names.UPDATES_BYTES_TOTAL, new.update_bytes)
 
 

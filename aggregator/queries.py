@@ -13,8 +13,9 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from aggregator import lifecycle, schema
-from aggregator.rounds import RoundState, Task, TaskState
+from aggregator.rounds import RoundState
 from aggregator.rows import ModelRow, envelope_values, to_task
+from aggregator.tasks import Task, TaskState
 from histofed.base.clock import Clock, iso
 from histofed.base.ids import ExperimentId, RoundKey
 from histofed.pki.signing import Envelope

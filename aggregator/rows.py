@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
-from aggregator.rounds import Round, RoundState, Task, TaskState
+from aggregator.rounds import Round, RoundState
+from aggregator.tasks import Task, TaskState
 from histofed.base.clock import from_iso, iso
 from histofed.base.ids import Digest, ExperimentId, RoundKey, SiteId
 from histofed.pki.signing import Envelope

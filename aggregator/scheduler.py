@@ -18,9 +18,10 @@ from aggregator.events import DeadlinePassed
 from aggregator.lifecycle import ExperimentState
 from aggregator.members import Members
 from aggregator.retention import Retention
-from aggregator.rounds import Round, RoundState, TaskState
+from aggregator.rounds import Round, RoundState
 from aggregator.rows import ExperimentRow
 from aggregator.space import Space
+from aggregator.tasks import TaskState
 from histofed.base.clock import Clock
 from histofed.base.errors import CannotWriteState
 from histofed.base.experiment import Experiment

@@ -8,8 +8,9 @@ from typing import Final
 
 from aggregator.fleet import Fleet
 from aggregator.members import SiteRow
-from aggregator.rounds import Round, Task, TaskState
+from aggregator.rounds import Round
 from aggregator.rows import ExperimentRow, ModelRow
+from aggregator.tasks import Task, TaskState
 from histofed.audit.history import History
 from histofed.base.clock import iso
 from histofed.base.ids import Digest, TaskKey

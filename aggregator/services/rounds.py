@@ -13,17 +13,18 @@ from typing import Any, Final
 
 import grpc
 
-from aggregator import events, rounds
+from aggregator import events
 from aggregator.admission import Expected, open_manifest
 from aggregator.engine import Engine
 from aggregator.fleet import Changes, Closing, Fleet, OfferTask, Replaced, TaskProgress, WithdrawTask
 from aggregator.history import Chronicle
 from aggregator.members import Members
 from aggregator.models import SHARED
-from aggregator.rounds import Round, RoundState, TaskState
+from aggregator.rounds import Round, RoundState
 from aggregator.services import convert
 from aggregator.space import Space
 from aggregator.steps import StepTold, steps_to
+from aggregator.tasks import LIVE, WITH_SITE, TaskState
 from histofed import __version__
 from histofed.audit.record import Who
 from histofed.base import encoding
@@ -160,7 +161,7 @@ class FleetServicer(rounds_pb2_grpc.FleetServiceServicer):
         _, task = self._own_task(context, request.task)
         state = self._engine.round_of(task)
         mine = state.task(task.site)
-        if state.state is not RoundState.OPEN or mine.state not in rounds.LIVE or mine.attempt != request.attempt:
+        if state.state is not RoundState.OPEN or mine.state not in LIVE or mine.attempt != request.attempt:
             is_open = state.state is RoundState.OPEN
             reason = mine.reason or (f"the task is {mine.state}" if is_open else f"round {state.key} is {state.state}")
             return rounds_pb2.ReportProgressResponse(wanted=False, reason=reason)
@@ -258,7 +259,7 @@ class FleetServicer(rounds_pb2_grpc.FleetServiceServicer):
         """The offer as it stands now; None when it is not wanted any more."""
         state = self._engine.round_of(task)
         mine = state.task(task.site)
-        if state.state is not RoundState.OPEN or mine.state not in rounds.WITH_SITE:
+        if state.state is not RoundState.OPEN or mine.state not in WITH_SITE:
             return None
         experiment = self._engine.experiment(task.round.experiment)
         base = self._engine.store.part(state.base, SHARED)

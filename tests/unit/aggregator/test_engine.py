@@ -10,8 +10,9 @@ import pytest
 from aggregator import events, rounds
 from aggregator.background import DISK_ATTEMPTS
 from aggregator.fleet import OfferTask
-from aggregator.rounds import RoundState, TaskState
+from aggregator.rounds import RoundState
 from aggregator.store import Store
+from aggregator.tasks import TaskState
 from histofed.audit.journal import Journal
 from histofed.audit.record import Who
 from histofed.base.clock import FakeClock

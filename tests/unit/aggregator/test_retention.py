@@ -15,10 +15,11 @@ from aggregator import events, schema
 from aggregator.config import RetentionRules
 from aggregator.engine import Engine
 from aggregator.retention import MODELS_AT_ONCE, Retention, expendable
-from aggregator.rounds import RoundState, TaskState
+from aggregator.rounds import RoundState
 from aggregator.rows import Held, ModelRow
 from aggregator.services.rounds import SitePermissions
 from aggregator.space import Space
+from aggregator.tasks import TaskState
 from histofed.base import failpoints
 from histofed.base.clock import FakeClock
 from histofed.base.errors import CannotWriteState, Stale

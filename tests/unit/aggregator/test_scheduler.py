@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aggregator import rounds
-from aggregator.rounds import Round, RoundState, TaskState
+from aggregator.rounds import Round, RoundState
 from aggregator.scheduler import Finish, Plan, Rest, Wait, next_move
+from aggregator.tasks import TaskState
 from histofed.base.experiment import Experiment, parse_experiment
 from histofed.base.ids import Digest, RoundKey, SiteId
 

@@ -11,8 +11,9 @@ from aggregator import events
 from aggregator.engine import Engine
 from aggregator.fleet import WithdrawTask
 from aggregator.lifecycle import Order
-from aggregator.rounds import RoundState, TaskState
+from aggregator.rounds import RoundState
 from aggregator.scheduler import Scheduler
+from aggregator.tasks import TaskState
 from histofed.audit.record import Who
 from histofed.base import failpoints
 from histofed.base.clock import FakeClock
