@@ -33,7 +33,8 @@ from aggregator.retention import Retention
 from aggregator.scheduler import Scheduler
 from aggregator.services.admin import OperatorServicer
 from aggregator.services.enrollment import EnrollmentServicer
-from aggregator.services.rounds import FleetServicer, SitePermissions
+from aggregator.services.permissions import SitePermissions
+from aggregator.services.rounds import FleetServicer
 from aggregator.space import Space
 from aggregator.store import Store
 from histofed import __version__

@@ -20,7 +20,6 @@ from aggregator.services import convert
 from aggregator.strategies import check_strategy, flower_version
 from histofed import __version__
 from histofed.audit.journal import Journal
-from histofed.audit.record import Who
 from histofed.base.clock import Clock, iso
 from histofed.base.errors import AlreadyThere, BadData
 from histofed.base.experiment import parse_experiment
@@ -97,7 +96,7 @@ class OperatorServicer(admin_pb2_grpc.OperatorServiceServicer):
         recipe(experiment.file.recipe).parse(experiment.file.recipe_config)
         check_strategy(experiment.file, flower_version())
         try:
-            self._engine.submit(experiment, Who(who.identity.uri, who.serial))
+            self._engine.submit(experiment, convert.who(who))
         except AlreadyThere:
             # the same file again is the same experiment: a repeated submission must be harmless
             if self._store.experiment(experiment.name).sha256 != experiment.sha256:
@@ -196,9 +195,7 @@ class OperatorServicer(admin_pb2_grpc.OperatorServiceServicer):
             raise BadData(f"a token lives {TTL_S[0]} seconds to {TTL_S[1] // 86400} days, not {request.ttl_s} seconds")
         expires_at = self._clock.now() + timedelta(seconds=request.ttl_s)
         token, digest = self._door.new_token()
-        self._journal.append(
-            "token.created", who=Who(who.identity.uri, who.serial), subject={"site": site, "expires_at": iso(expires_at)}
-        )
+        self._journal.append("token.created", who=convert.who(who), subject={"site": site, "expires_at": iso(expires_at)})
         self._members.create_token(digest, site, expires_at)
         await self._door.adjust()
         return admin_pb2.CreateTokenResponse(join_line=self._join_line(token), expires_at=iso(expires_at))
@@ -210,9 +207,7 @@ class OperatorServicer(admin_pb2_grpc.OperatorServiceServicer):
         context: grpc.aio.ServicerContext[Any, Any],
     ) -> admin_pb2.Experiment:
         who = caller(context)
-        self._engine.steer(
-            request.name, order, Who(who.identity.uri, who.serial), who.name, convert.one_line(request.reason)
-        )
+        self._engine.steer(request.name, order, convert.who(who), who.name, convert.one_line(request.reason))
         return self._experiment(self._store.experiment(request.name))
 
     def _experiment(self, row: ExperimentRow) -> admin_pb2.Experiment:

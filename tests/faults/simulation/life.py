@@ -23,7 +23,8 @@ from aggregator.models import ModelForge
 from aggregator.pool import Workers
 from aggregator.retention import Retention
 from aggregator.scheduler import Scheduler
-from aggregator.services.rounds import FleetServicer, SitePermissions
+from aggregator.services.permissions import SitePermissions
+from aggregator.services.rounds import FleetServicer
 from aggregator.space import Space
 from aggregator.store import Store
 from histofed.audit.journal import Journal

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 
 from aggregator import events, rounds
@@ -15,7 +12,6 @@ from aggregator.store import Store
 from aggregator.tasks import TaskState
 from histofed.audit.journal import Journal
 from histofed.audit.record import Who
-from histofed.base.clock import FakeClock
 from histofed.base.errors import BadData, CannotWriteState, HistofedError, WorkerLost
 from histofed.base.ids import Digest
 from tests.support.engine_bench import (
@@ -24,19 +20,12 @@ from tests.support.engine_bench import (
     NORTH,
     SOUTH,
     Bench,
-    StandInForge,
     deliver,
     opened,
     received,
     running,
     settle,
 )
-
-
-@pytest.fixture
-def bench(tmp_path: Path) -> Iterator[Bench]:
-    clock = FakeClock()
-    yield Bench(tmp_path, clock, StandInForge(clock))
 
 
 async def test_a_round_runs_through_and_every_step_is_in_the_journal(bench: Bench) -> None:

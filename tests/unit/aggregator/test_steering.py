@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 
 from aggregator import events
@@ -16,7 +13,6 @@ from aggregator.scheduler import Scheduler
 from aggregator.tasks import TaskState
 from histofed.audit.record import Who
 from histofed.base import failpoints
-from histofed.base.clock import FakeClock
 from histofed.base.errors import BadData, CannotWriteState, NotFound, Stale
 from histofed.base.ids import RoundKey
 from tests.support.engine_bench import (
@@ -26,7 +22,6 @@ from tests.support.engine_bench import (
     NORTH,
     SOUTH,
     Bench,
-    StandInForge,
     deliver,
     opened,
     received,
@@ -36,12 +31,6 @@ from tests.support.engine_bench import (
 
 NAME = EXPERIMENT.name
 SECOND = RoundKey(NAME, 2)
-
-
-@pytest.fixture
-def bench(tmp_path: Path) -> Iterator[Bench]:
-    clock = FakeClock()
-    yield Bench(tmp_path, clock, StandInForge(clock))
 
 
 def steer(engine: Engine, order: Order, reason: str = "") -> None:
