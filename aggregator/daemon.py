@@ -28,6 +28,7 @@ from aggregator.gauges import Gauges
 from aggregator.history import Chronicle
 from aggregator.members import Members
 from aggregator.models import ModelForge
+from aggregator.past import Past
 from aggregator.pool import Workers, nursery
 from aggregator.retention import Retention
 from aggregator.scheduler import Scheduler
@@ -142,7 +143,13 @@ class AggregatorService:
         )
         self._space = space = Space(state, config.retention.reserve_bytes)
         self._retention = retention = Retention(
-            engine=engine, blobs=blobs, scratch=scratch, rules=config.retention, clock=clock, health=self._health
+            engine=engine,
+            past=Past(database, clock),
+            blobs=blobs,
+            scratch=scratch,
+            rules=config.retention,
+            clock=clock,
+            health=self._health,
         )
         self._scheduler = Scheduler(engine, members, clock, self._health, space, retention)
         enrolment = EnrollmentServicer(

@@ -1,6 +1,6 @@
 """The statements of the store: those of every transition and every offer, and what one transaction says in several places.
 
-`aggregator/store.py` is the caller; nothing here begins or ends a transaction.
+`aggregator/store.py` and `aggregator/past.py` are the callers; nothing here begins or ends a transaction.
 """
 
 from __future__ import annotations

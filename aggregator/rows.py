@@ -45,19 +45,6 @@ class ModelRow:
     """When retention removed its files."""
 
 
-@dataclass(frozen=True)
-class Held:
-    """A model whose files are here."""
-
-    digest: Digest
-    experiment: ExperimentId
-    round: int
-    released: bool
-    created_at: datetime
-    parts: tuple[tuple[Digest, int], ...]
-    """SHA-256 and bytes of its files; models may share some."""
-
-
 def moment(text: str | None) -> datetime | None:
     return None if text is None else from_iso(text)
 

@@ -17,6 +17,7 @@ from aggregator.fleet import Changes, Fleet
 from aggregator.history import Chronicle
 from aggregator.members import Members
 from aggregator.models import Made
+from aggregator.past import Past
 from aggregator.retention import Retention
 from aggregator.rounds import Round
 from aggregator.rows import ModelRow
@@ -121,12 +122,21 @@ class Bench:
     def scheduler(self, engine: Engine, rules: RetentionRules | None = None, free: int = 2**40) -> Scheduler:
         """A scheduler on a disk with `free` bytes."""
         rules, health = rules or RetentionRules(), Health(self.clock, required=())
-        retention = Retention(
-            engine=engine, blobs=self.blobs, scratch=self.scratch, rules=rules, clock=self.clock, health=health
-        )
         members = Members(engine.store._database, self.clock)
         space = Space(self.folder, rules.reserve_bytes, lambda _: free)
-        return Scheduler(engine, members, self.clock, health, space, retention)
+        return Scheduler(engine, members, self.clock, health, space, self.retention(engine, rules, health))
+
+    def retention(self, engine: Engine, rules: RetentionRules, health: Health) -> Retention:
+        """What removes the past, by these rules."""
+        return Retention(
+            engine=engine,
+            past=Past(engine.store._database, self.clock),
+            blobs=self.blobs,
+            scratch=self.scratch,
+            rules=rules,
+            clock=self.clock,
+            health=health,
+        )
 
     def chronicle(self, engine: Engine) -> Chronicle:
         """The engine's epoch and backups."""

@@ -20,6 +20,7 @@ from aggregator.fleet import Changes, Fleet
 from aggregator.history import Chronicle
 from aggregator.members import Members
 from aggregator.models import ModelForge
+from aggregator.past import Past
 from aggregator.pool import Workers
 from aggregator.retention import Retention
 from aggregator.scheduler import Scheduler
@@ -122,6 +123,7 @@ class Life:
         space = Space(self._disk.folder, self._rules.reserve_bytes, lambda _: 2**40)
         retention = Retention(
             engine=self.engine,
+            past=Past(database, clock),
             blobs=self.blobs,
             scratch=self._disk.scratch,
             rules=self._rules,

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 from aggregator import schema
 from aggregator.config import RetentionRules
 from aggregator.engine import Engine
+from aggregator.past import Held
 from aggregator.retention import MODELS_AT_ONCE, Retention, expendable
 from aggregator.rounds import RoundState
-from aggregator.rows import Held, ModelRow
+from aggregator.rows import ModelRow
 from aggregator.space import Space
 from histofed.base import failpoints
 from histofed.base.errors import CannotWriteState
@@ -113,14 +114,7 @@ def add_model(bench: Bench, engine: Engine, number: int) -> tuple[ModelRow, Dige
 
 
 def retention(bench: Bench, engine: Engine, rules: RetentionRules, health: Health | None = None) -> Retention:
-    return Retention(
-        engine=engine,
-        blobs=bench.blobs,
-        scratch=bench.scratch,
-        rules=rules,
-        clock=bench.clock,
-        health=health or Health(bench.clock, required=()),
-    )
+    return bench.retention(engine, rules, health or Health(bench.clock, required=()))
 
 
 async def test_files_go_rows_and_statements_stay(bench: Bench) -> None:
