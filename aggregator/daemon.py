@@ -23,6 +23,7 @@ from aggregator.config import AggregatorConfig, Telemetry
 from aggregator.database import Database
 from aggregator.door import EnrolmentDoor
 from aggregator.engine import Engine
+from aggregator.experiments import Experiments
 from aggregator.fleet import Changes, Fleet
 from aggregator.gauges import Gauges
 from aggregator.history import Chronicle
@@ -130,6 +131,7 @@ class AggregatorService:
             entropy=random.Random(),
             fatal=self._fail,
         )
+        experiments = Experiments(engine)
         self._engine, self._metrics, self._fleet = engine, metrics, fleet
         self._gauges = Gauges(
             metrics=metrics,
@@ -151,7 +153,7 @@ class AggregatorService:
             clock=clock,
             health=self._health,
         )
-        self._scheduler = Scheduler(engine, members, clock, self._health, space, retention)
+        self._scheduler = Scheduler(engine, experiments, members, clock, self._health, space, retention)
         enrolment = EnrollmentServicer(
             members=members,
             journal=journal,
@@ -161,6 +163,7 @@ class AggregatorService:
         )
         self._door = EnrolmentDoor(members, identity.token_key, lambda: self._open_enrolment(enrolment))
         journal.append("aggregator.started", who=SYSTEM, subject={"version": __version__, "instance": instance})
+        experiments.recover()
         engine.recover()
         stack.push_async_callback(engine.close)
 
@@ -192,6 +195,7 @@ class AggregatorService:
         admin_pb2_grpc.add_OperatorServiceServicer_to_server(
             OperatorServicer(
                 engine=engine,
+                experiments=experiments,
                 members=members,
                 scheduler=self._scheduler,
                 fleet=fleet,

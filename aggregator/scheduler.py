@@ -15,6 +15,7 @@ from typing import Final, TypeAlias
 
 from aggregator.engine import Engine
 from aggregator.events import DeadlinePassed
+from aggregator.experiments import Experiments
 from aggregator.lifecycle import ExperimentState
 from aggregator.members import Members
 from aggregator.retention import Retention
@@ -127,6 +128,7 @@ class Scheduler:
     def __init__(
         self,
         engine: Engine,
+        experiments: Experiments,
         members: Members,
         clock: Clock,
         health: Health,
@@ -134,6 +136,7 @@ class Scheduler:
         retention: Retention,
     ) -> None:
         self._engine = engine
+        self._experiments = experiments
         self._members = members
         self._clock = clock
         self._health = health
@@ -212,6 +215,6 @@ class Scheduler:
             case Wait(reason):
                 self._waiting[name] = reason
             case Finish():
-                self._engine.end_experiment(name, "finished", "")
+                self._experiments.end(name, "finished", "")
             case Rest(reason):
-                self._engine.rest(name, reason)
+                self._experiments.rest(name, reason)

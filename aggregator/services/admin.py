@@ -10,6 +10,7 @@ import grpc
 
 from aggregator.door import EnrolmentDoor
 from aggregator.engine import Engine
+from aggregator.experiments import Experiments
 from aggregator.fleet import Changes, Fleet
 from aggregator.lifecycle import Order
 from aggregator.members import Members
@@ -46,6 +47,7 @@ class OperatorServicer(admin_pb2_grpc.OperatorServiceServicer):
         self,
         *,
         engine: Engine,
+        experiments: Experiments,
         members: Members,
         scheduler: Scheduler,
         fleet: Fleet,
@@ -58,6 +60,7 @@ class OperatorServicer(admin_pb2_grpc.OperatorServiceServicer):
         join_line: Callable[[str], str],
     ) -> None:
         self._engine = engine
+        self._experiments = experiments
         self._store = engine.store
         self._members = members
         self._scheduler = scheduler
@@ -96,7 +99,7 @@ class OperatorServicer(admin_pb2_grpc.OperatorServiceServicer):
         recipe(experiment.file.recipe).parse(experiment.file.recipe_config)
         check_strategy(experiment.file, flower_version())
         try:
-            self._engine.submit(experiment, convert.who(who))
+            self._experiments.submit(experiment, convert.who(who))
         except AlreadyThere:
             # the same file again is the same experiment: a repeated submission must be harmless
             if self._store.experiment(experiment.name).sha256 != experiment.sha256:
@@ -207,7 +210,7 @@ class OperatorServicer(admin_pb2_grpc.OperatorServiceServicer):
         context: grpc.aio.ServicerContext[Any, Any],
     ) -> admin_pb2.Experiment:
         who = caller(context)
-        self._engine.steer(request.name, order, convert.who(who), who.name, convert.one_line(request.reason))
+        self._experiments.steer(request.name, order, convert.who(who), who.name, convert.one_line(request.reason))
         return self._experiment(self._store.experiment(request.name))
 
     def _experiment(self, row: ExperimentRow) -> admin_pb2.Experiment:

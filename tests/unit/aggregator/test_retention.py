@@ -24,7 +24,7 @@ from histofed.base.health import Health
 from histofed.base.ids import Digest, ExperimentId, RoundKey, sha256
 from histofed.pki.signing import Envelope
 from histofed.statements import MODEL_TYPE, File, ModelStatement, encode
-from tests.support.engine_bench import ADMIN, EXPERIMENT, NORTH, SOUTH, Bench, opened, running
+from tests.support.engine_bench import EXPERIMENT, NORTH, SOUTH, Bench, opened, recover, running, submit
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 SERVER = sha256(b"the same server tensors in every model")
@@ -161,7 +161,7 @@ async def test_a_crash_between_the_rows_and_the_files_is_made_good(bench: Bench,
             retention(bench, engine, RetentionRules(models=1)).apply()
         assert len(bench.blobs.digests()) == 4, "the rows say removed, the files are still here"
     async with bench.engine() as engine:
-        engine.recover()
+        recover(engine)
         retention(bench, engine, RetentionRules(models=1)).apply()
         assert bench.blobs.digests() == {made[2][1], SERVER}
         assert bench.actions().count("retention.decided") == 1
@@ -192,7 +192,7 @@ async def test_no_audit_no_removal(bench: Bench, monkeypatch: pytest.MonkeyPatch
 
 async def test_nothing_is_swept_while_a_model_is_being_made(bench: Bench) -> None:
     async with bench.engine() as engine:
-        engine.submit(EXPERIMENT, ADMIN)
+        submit(engine)
         assert engine.makes_models
         stray = bench.blobs.path("d" * 64)
         stray.write_bytes(b"its row comes next")
