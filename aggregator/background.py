@@ -2,7 +2,8 @@
 
 A job that cannot write is tried again with a pause that grows, and ends the daemon after half an hour of it; one that fails
 in a way that nobody foresaw ends it at once. Whatever was under way is repeated after the next start from what is durable,
-which is why a job may be dropped at any moment. Used by `aggregator/engine.py`.
+which is why a job may be dropped at any moment. Used by `aggregator/engine.py` and
+`aggregator/experiments.py`.
 """
 
 from __future__ import annotations

@@ -26,7 +26,8 @@ from typing import Final
 from aggregator import setup
 from aggregator.config import AggregatorConfig
 from aggregator.database import revisions
-from aggregator.rounds import RoundState, TaskState
+from aggregator.rounds import RoundState
+from aggregator.tasks import TaskState
 from histofed import __version__
 from histofed.backup import archive, journals, snapshot
 from histofed.backup.archive import Source

@@ -15,25 +15,27 @@ from contextlib import AsyncExitStack
 from typing import Final
 
 import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_health.v1._async import HealthServicer
 
 from aggregator import setup
 from aggregator.config import AggregatorConfig, Telemetry
 from aggregator.database import Database
-from aggregator.door import EnrolmentDoor
+from aggregator.door import EnrolmentDoor, open_enrolment
 from aggregator.engine import Engine
+from aggregator.experiments import Experiments
 from aggregator.fleet import Changes, Fleet
 from aggregator.gauges import Gauges
 from aggregator.history import Chronicle
 from aggregator.members import Members
 from aggregator.models import ModelForge
+from aggregator.past import Past
 from aggregator.pool import Workers, nursery
+from aggregator.probes import Probes
 from aggregator.retention import Retention
 from aggregator.scheduler import Scheduler
 from aggregator.services.admin import OperatorServicer
 from aggregator.services.enrollment import EnrollmentServicer
-from aggregator.services.rounds import FleetServicer, SitePermissions
+from aggregator.services.permissions import SitePermissions
+from aggregator.services.rounds import FleetServicer
 from aggregator.space import Space
 from aggregator.store import Store
 from histofed import __version__
@@ -54,7 +56,7 @@ from histofed.telemetry.metrics import PrometheusMetrics
 from histofed.telemetry.tracing import Resource, Tracing
 from histofed.transport import frames, tls
 from histofed.transport.blob_service import BlobService
-from histofed.transport.server import bind, bind_plain, enrolment_gate, fleet_gate, make_server
+from histofed.transport.server import bind, fleet_gate, make_server
 from histofed.transport.store import BlobStore
 from histofed.v1 import admin_pb2_grpc, enrollment_pb2_grpc, rounds_pb2_grpc
 
@@ -88,7 +90,6 @@ class AggregatorService:
         config, clock, stack = self._config, self._clock, self._stack
         state = config.state_dir
         identity = self._hold_state()
-        self._credentials = identity.credentials
         instance = setup.instance(state)
         journal = Journal(durable.make_directory(state / "journal"), clock, instance)
         stack.callback(journal.close)
@@ -128,6 +129,7 @@ class AggregatorService:
             entropy=random.Random(),
             fatal=self._fail,
         )
+        experiments = Experiments(engine)
         self._engine, self._metrics, self._fleet = engine, metrics, fleet
         self._gauges = Gauges(
             metrics=metrics,
@@ -141,9 +143,15 @@ class AggregatorService:
         )
         self._space = space = Space(state, config.retention.reserve_bytes)
         self._retention = retention = Retention(
-            engine=engine, blobs=blobs, scratch=scratch, rules=config.retention, clock=clock, health=self._health
+            engine=engine,
+            past=Past(database, clock),
+            blobs=blobs,
+            scratch=scratch,
+            rules=config.retention,
+            clock=clock,
+            health=self._health,
         )
-        self._scheduler = Scheduler(engine, members, clock, self._health, space, retention)
+        self._scheduler = Scheduler(engine, experiments, members, clock, self._health, space, retention)
         enrolment = EnrollmentServicer(
             members=members,
             journal=journal,
@@ -151,8 +159,13 @@ class AggregatorService:
             token_key=identity.token_key,
             address=setup.public_address(config),
         )
-        self._door = EnrolmentDoor(members, identity.token_key, lambda: self._open_enrolment(enrolment))
+        self._door = EnrolmentDoor(
+            members,
+            identity.token_key,
+            lambda: open_enrolment(enrolment, config.listen.enrolment, identity.credentials, clock),
+        )
         journal.append("aggregator.started", who=SYSTEM, subject={"version": __version__, "instance": instance})
+        experiments.recover()
         engine.recover()
         stack.push_async_callback(engine.close)
 
@@ -184,6 +197,7 @@ class AggregatorService:
         admin_pb2_grpc.add_OperatorServiceServicer_to_server(
             OperatorServicer(
                 engine=engine,
+                experiments=experiments,
                 members=members,
                 scheduler=self._scheduler,
                 fleet=fleet,
@@ -200,7 +214,7 @@ class AggregatorService:
         await self._listen(server, identity.credentials)
         stack.callback(changes.close)
         stack.callback(fleet.close)
-        await self._serve_health()
+        await self._serve_probes()
         self._serve_metrics()
 
     async def _listen(self, server: grpc.aio.Server, credentials: Credentials) -> None:
@@ -277,24 +291,10 @@ class AggregatorService:
         port = int(self._config.listen.enrolment.rpartition(":")[2])
         return JoinLine(self._config.public_hosts[0], port, token, ca_sha256)
 
-    async def _open_enrolment(self, servicer: EnrollmentServicer) -> grpc.aio.Server:
-        server = make_server(enrolment_gate(clock=self._clock))
-        enrollment_pb2_grpc.add_EnrollmentServiceServicer_to_server(servicer, server)
-        bind(server, self._config.listen.enrolment, tls.enrolment_credentials(self._credentials))
-        await server.start()
-        return server
-
-    async def _serve_health(self) -> None:
-        """grpc.health.v1 for probes: `liveness`, `startup`, and FleetService for readiness."""
-        servicer = HealthServicer()
-        server = grpc.aio.server(maximum_concurrent_rpcs=16)
-        health_pb2_grpc.add_HealthServicer_to_server(servicer, server)
-        bind_plain(server, self._config.listen.health)
-        await server.start()
-        self._stack.push_async_callback(server.stop, 0.5)
-        for service in ("", "startup", "liveness", "histofed.v1.FleetService"):
-            await servicer.set(service, health_pb2.HealthCheckResponse.SERVING)
-        self._probe = servicer
+    async def _serve_probes(self) -> None:
+        self._probes = Probes(self._health)
+        await self._probes.open(self._config.listen.health)
+        self._stack.push_async_callback(self._probes.close)
 
     def _serve_metrics(self) -> None:
         host, _, port = self._config.listen.metrics.rpartition(":")
@@ -309,12 +309,10 @@ class AggregatorService:
                 self._gauges.refresh()
             except CannotWriteState as error:
                 log.error("gauges are not renewed", extra=fields(reason=str(error)))
-            serving, not_serving = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
-            await self._probe.set("liveness", serving if self._health.live else not_serving)
-            await self._probe.set("histofed.v1.FleetService", serving if self._health.ready else not_serving)
+            await self._probes.renew()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(drain.wait(), 5.0)
-        await self._probe.set("histofed.v1.FleetService", health_pb2.HealthCheckResponse.NOT_SERVING)
+        await self._probes.drain()
 
 
 def _tracing(config: Telemetry, instance: str) -> Tracing:

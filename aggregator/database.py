@@ -1,7 +1,8 @@
 """The aggregator's database: SQLite (WAL, synchronous=FULL) through SQLAlchemy Core, brought up to date by Alembic.
 
 Each `writing` block is one transaction and is durable when it ends. What the tables mean is said by their users:
-`aggregator/store.py` (experiments, rounds, models) and `aggregator/members.py` (sites, certificates, tokens).
+`aggregator/store.py` (experiments, rounds, models), `aggregator/past.py` (what is removed of them),
+`aggregator/members.py` (sites, certificates, tokens).
 """
 
 from __future__ import annotations

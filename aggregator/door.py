@@ -13,10 +13,16 @@ from typing import Final
 import grpc
 
 from aggregator.members import Members
+from aggregator.services.enrollment import EnrollmentServicer
+from histofed.base.clock import Clock
 from histofed.base.errors import HistofedError
 from histofed.base.ids import Digest
 from histofed.pki import tokens
+from histofed.pki.credentials import Credentials
 from histofed.telemetry.logs import fields
+from histofed.transport import tls
+from histofed.transport.server import bind, enrolment_gate, make_server
+from histofed.v1 import enrollment_pb2_grpc
 
 log = logging.getLogger(__name__)
 
@@ -71,3 +77,14 @@ class EnrolmentDoor:
             if self._server is not None:
                 await self._server.stop(1.0)
                 self._server = None
+
+
+async def open_enrolment(
+    servicer: EnrollmentServicer, address: str, credentials: Credentials, clock: Clock
+) -> grpc.aio.Server:
+    """The port itself: no certificate is asked for, and nothing but enrolment is answered. Raises when it is taken."""
+    server = make_server(enrolment_gate(clock=clock))
+    enrollment_pb2_grpc.add_EnrollmentServiceServicer_to_server(servicer, server)
+    bind(server, address, tls.enrolment_credentials(credentials))
+    await server.start()
+    return server

@@ -6,6 +6,8 @@ interleave; the arithmetic (admission's checks, aggregation) runs in child proce
 
 After a restart `recover` reads what is open and starts the effects that the states imply. Effects may therefore happen
 twice; each is harmless then: an offer is a message, a check reads, an aggregation makes the same bytes.
+
+What happens to whole experiments, `aggregator/experiments.py` carries out in the same order, through this engine.
 """
 
 from __future__ import annotations
@@ -22,11 +24,11 @@ from aggregator import events, lifecycle, rounds
 from aggregator.background import Background
 from aggregator.events import Effect, Event
 from aggregator.fleet import Changes, Fleet, OfferTask, WithdrawTask
-from aggregator.lifecycle import ExperimentState, Order
 from aggregator.models import ModelForge
 from aggregator.rounds import Round
 from aggregator.rows import ModelRow
 from aggregator.store import Store
+from aggregator.tasks import WITH_SITE, TaskState
 from histofed.audit.journal import Journal
 from histofed.audit.record import SYSTEM, Who
 from histofed.base.clock import Clock
@@ -64,15 +66,15 @@ class Engine:
         self.store = store
         self.fleet = fleet
         self.forge = forge
+        self.changes = changes
+        self.background = Background(clock, entropy, fatal)
         self._journal = journal
         self._clock = clock
-        self._changes = changes
         self._tracing = tracing
         self._metrics = metrics
         self._fatal = fatal
         self._rounds: dict[RoundKey, Round] = {}
         self._experiments: dict[ExperimentId, Experiment] = {}
-        self._background = Background(clock, entropy, fatal)
         self._ended_with_updates: list[Round] = []
         """Rounds that have ended, and whose updates are still on the disk."""
         self._ended = asyncio.Event()
@@ -83,11 +85,8 @@ class Engine:
     # --- life --------------------------------------------------------------------------------------------------------
 
     def recover(self) -> None:
-        """Take up what was open when the last process ended."""
+        """Take up the rounds that were open when the last process ended."""
         goes_on = {row.name for row in self.store.experiments(only_open=True)}
-        for name in sorted(goes_on):
-            if self.store.latest_model(name) is None:
-                self.initialise(self.experiment(name))
         self.forge.forget_strangers(self.store.rounds(only_open=True))
         for state in self.store.rounds(only_open=True):
             self._rounds[state.key] = state
@@ -98,7 +97,7 @@ class Engine:
 
     async def close(self) -> None:
         """Stop the child processes; what they did is repeated after the next start."""
-        await self._background.close()
+        await self.background.close()
 
     async def idle(self, seconds: float) -> None:
         """Wait until something may have to be planned, at most `seconds`."""
@@ -110,7 +109,7 @@ class Engine:
 
     def disk_delays(self) -> Iterator[float]:
         """Seconds between tries while a disk refuses; when they are used up, `give_up`."""
-        return self._background.disk_delays()
+        return self.background.disk_delays()
 
     def give_up(self, error: HistofedError) -> None:
         """The daemon cannot go on: end it with the error's exit code."""
@@ -119,7 +118,7 @@ class Engine:
     def wake(self) -> None:
         """Something happened that may allow the next round."""
         self._ended.set()
-        self._changes.notify()
+        self.changes.notify()
 
     # --- reading -----------------------------------------------------------------------------------------------------
 
@@ -135,7 +134,7 @@ class Engine:
     @property
     def makes_models(self) -> bool:
         """A model is being made: its files come before the rows that name them."""
-        return any(name.startswith(("aggregate ", "initialise ")) for name in self._background.names)
+        return any(name.startswith(("aggregate ", "initialise ")) for name in self.background.names)
 
     def round_of(self, task: TaskKey) -> Round:
         """The round of a task, open or not. Raises `NotFound`, and `Stale` when the site is not in its sample."""
@@ -157,53 +156,10 @@ class Engine:
             state.task_key(site)
             for state in self.open_rounds
             for task in state.tasks
-            if task.site == site and task.state in rounds.WITH_SITE and state.state is rounds.RoundState.OPEN
+            if task.site == site and task.state in WITH_SITE and state.state is rounds.RoundState.OPEN
         )
 
     # --- changing ----------------------------------------------------------------------------------------------------
-
-    def submit(self, experiment: Experiment, who: Who) -> None:
-        """A new experiment. Raises `AlreadyThere`."""
-        self.store.check_name_is_free(experiment.name)
-        self.audit("experiment.submitted", who, {"experiment": experiment.name, "sha256": experiment.sha256})
-        self.store.add_experiment(experiment.name, experiment.toml, experiment.sha256, who.name)
-        self.initialise(experiment)
-
-    def initialise(self, experiment: Experiment) -> None:
-        """Make the experiment's first model in the background."""
-        self._background.start(f"initialise {experiment.name}", partial(self._initialise, experiment))
-
-    def steer(self, name: str, order: Order, who: Who, operator: str, reason: str) -> None:
-        """An operator pauses, resumes or cancels an experiment; an order that was followed before changes nothing.
-
-        Raises `NotFound`, and `Stale` when the experiment has ended.
-        """
-        row = self.store.experiment(name)
-        has_model = self.store.latest_model(row.name) is not None
-        state = lifecycle.steer(row.name, ExperimentState(row.state), order, has_model=has_model)
-        if state == row.state:
-            return
-        self._journal_order(order, who, row.name, row.state, state, reason)
-        resumed = order is Order.RESUME
-        self.store.set_experiment(row.name, state, "" if resumed else lifecycle.words(operator, reason), forgive=resumed)
-        failpoint("aggregator.experiment_steered")
-        log.info("experiment steered", extra=fields(experiment=row.name, state=state, reason=reason))
-        if order is Order.CANCEL:
-            self._background.drop(f"initialise {row.name}")
-        self.abandon_ended()
-        self.wake()
-
-    def rest(self, name: ExperimentId, reason: str) -> None:
-        """Rounds keep failing: pause the experiment until an operator resumes it, or cancels it. Nothing of it is lost."""
-        self._journal_order(Order.PAUSE, SYSTEM, name, ExperimentState.RUNNING, ExperimentState.PAUSED, reason)
-        self.store.set_experiment(name, ExperimentState.PAUSED, reason)
-        failpoint("aggregator.experiment_steered")
-        log.warning("experiment paused", extra=fields(event="experiment.paused", experiment=name, reason=reason))
-        self._changes.notify()
-
-    def _journal_order(self, order: Order, who: Who, name: ExperimentId, before: str, after: str, reason: str) -> None:
-        subject: dict[str, Json] = {"experiment": name, "from": before, "state": after}
-        self.audit(lifecycle.ACTIONS[order], who, subject, reason=reason)
 
     def abandon_ended(self) -> None:
         """Close the rounds of experiments that were cancelled. Raises `CannotWriteState`; then it is to be called again."""
@@ -221,7 +177,7 @@ class Engine:
     def note_late(self, task: TaskKey, who: Who) -> None:
         """The site offers an update for a task; where it has expired, the journal and the round's list say so."""
         mine = self.round_of(task).task(task.site)
-        if mine.state is rounds.TaskState.EXPIRED and mine.manifest is None:
+        if mine.state is TaskState.EXPIRED and mine.manifest is None:
             self.dispatch(task.round, events.Late(task.site), who=who)
 
     def plan(
@@ -278,15 +234,8 @@ class Engine:
             self._rounds[key] = after
         self._count(before, after)
         self._carry_out(after, effects, trace)
-        self._changes.notify()
+        self.changes.notify()
         return after
-
-    def end_experiment(self, name: ExperimentId, state: str, reason: str) -> None:
-        """The experiment is finished or has failed."""
-        self.audit(f"experiment.{state}", SYSTEM, {"experiment": name}, reason=reason)
-        self.store.set_experiment(name, state, reason)
-        log.info("experiment ended", extra=fields(event="experiment.ended", experiment=name, state=state, reason=reason))
-        self._changes.notify()
 
     def audit(
         self, action: str, who: Who, subject: dict[str, Json], reason: str = "", trace: TraceContext | None = None
@@ -308,9 +257,9 @@ class Engine:
                 case events.Withdraw(site, reason):
                     self.fleet.send(site, WithdrawTask(state.task_key(site), reason))
                 case events.Inspect(site):
-                    self._background.start(f"inspect {state.task_key(site)}", partial(self._inspect, state.key, site, trace))
+                    self.background.start(f"inspect {state.task_key(site)}", partial(self._inspect, state.key, site, trace))
                 case events.Aggregate():
-                    self._background.start(f"aggregate {state.key}", partial(self._aggregate, state.key))
+                    self.background.start(f"aggregate {state.key}", partial(self._aggregate, state.key))
                 case events.Ended():
                     self._end_round(state)
 
@@ -324,7 +273,7 @@ class Engine:
         self._rounds.pop(state.key, None)
         self.rounds_ended += 1
         for job in (f"aggregate {state.key}", *(f"inspect {state.task_key(site)}" for site in state.sampled)):
-            self._background.drop(job)
+            self.background.drop(job)
         self.fleet.forget(tuple(state.task_key(site) for site in state.sampled))
         self._ended_with_updates.append(state)
         try:
@@ -333,21 +282,6 @@ class Engine:
             log.warning("updates of an ended round stay for now", extra=fields(state.key, reason=str(error)))
         where = fields(state.key, event="round.ended", state=state.state, reason=state.reason)
         log.info("round ended", extra=where)
-        self.wake()
-
-    async def _initialise(self, experiment: Experiment) -> None:
-        try:
-            model = await self.forge.first(experiment)
-        except (CannotWriteState, WorkerLost):
-            raise
-        except HistofedError as error:
-            self.end_experiment(experiment.name, "failed", f"the first model cannot be made: {error}")
-            return
-        if self.store.experiment(experiment.name).state not in lifecycle.OPEN:
-            raise Stale(f"experiment {experiment.name} was cancelled before its first model was made")
-        self.audit("model.created", SYSTEM, {"experiment": experiment.name, "round": 0, "model": model.digest})
-        self.store.add_first_model(model)
-        failpoint("aggregator.model_committed")
         self.wake()
 
     async def _inspect(self, key: RoundKey, site: SiteId, trace: TraceContext | None) -> None:
@@ -407,7 +341,7 @@ class Engine:
         for old, new in zip(before.tasks, after.tasks, strict=True):
             if old.state is not new.state:
                 self._metrics.count(names.TASKS_TOTAL, 1, state=new.state.value)
-                if new.state is rounds.TaskState.RECEIVED:
+                if new.state is TaskState.RECEIVED:
                     self._metrics.count(names.UPDATES_BYTES_TOTAL, new.update_bytes)
 
 

@@ -1,4 +1,5 @@
-"""What can happen to a round (events), and what is to be done about it (effects): the words of `aggregator/rounds.py`."""
+"""What can happen to a round (events), and what is to be done about it (effects): the words of `aggregator/rounds.py`
+and `aggregator/tasks.py`."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ The aggregator itself pauses an experiment whose rounds keep failing, and fails 
 
 Invariants, held by `tests/unit/aggregator/test_lifecycle.py`: an ended experiment never moves again; an order that was
 followed before changes nothing (every order may come twice); a pause forgets neither the first model that is still being
-made nor the rounds that are committed. `aggregator/engine.py` journals and persists the new state before it acts.
+made nor the rounds that are committed. `aggregator/experiments.py` journals and persists the new state before it acts.
 """
 
 from __future__ import annotations

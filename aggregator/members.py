@@ -9,8 +9,8 @@ import sqlalchemy as sa
 
 from aggregator import schema
 from aggregator.database import Database
-from aggregator.rounds import TaskState
 from aggregator.rows import moment
+from aggregator.tasks import TaskState
 from histofed.base.clock import Clock, from_iso, iso
 from histofed.base.errors import AlreadyThere, NotFound
 from histofed.base.ids import SiteId

@@ -1,6 +1,6 @@
 """The statements of the store: those of every transition and every offer, and what one transaction says in several places.
 
-`aggregator/store.py` is the caller; nothing here begins or ends a transaction.
+`aggregator/store.py` and `aggregator/past.py` are the callers; nothing here begins or ends a transaction.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ from typing import Any, Final
 import sqlalchemy as sa
 
 from aggregator import lifecycle, schema
-from aggregator.rounds import RoundState, Task, TaskState
+from aggregator.rounds import RoundState
 from aggregator.rows import ModelRow, envelope_values, to_task
+from aggregator.tasks import Task, TaskState
 from histofed.base.clock import Clock, iso
 from histofed.base.ids import ExperimentId, RoundKey
 from histofed.pki.signing import Envelope

@@ -20,7 +20,7 @@ from typing import Final
 
 from aggregator.config import RetentionRules
 from aggregator.engine import Engine
-from aggregator.rows import Held
+from aggregator.past import Held, Past
 from histofed.audit.record import SYSTEM
 from histofed.base import durable
 from histofed.base.clock import Clock
@@ -74,10 +74,18 @@ class Retention:
     """Applies the rules, a bounded step at each turn."""
 
     def __init__(
-        self, *, engine: Engine, blobs: BlobStore, scratch: Path, rules: RetentionRules, clock: Clock, health: Health
+        self,
+        *,
+        engine: Engine,
+        past: Past,
+        blobs: BlobStore,
+        scratch: Path,
+        rules: RetentionRules,
+        clock: Clock,
+        health: Health,
     ) -> None:
         self._engine = engine
-        self._store = engine.store
+        self._past = past
         self._blobs = blobs
         self._scratch = scratch
         self.rules = rules
@@ -105,8 +113,8 @@ class Retention:
     def apply(self) -> bool:
         """One step; True when there is more to do. Raises `CannotWriteState`; then a later step makes it good."""
         bases = frozenset(state.base for state in self._engine.open_rounds)
-        models = expendable(self._store.models_held(), bases, self.rules)
-        rounds = self._store.detailed_rounds_before(self.rules.rounds, ROUNDS_AT_ONCE)
+        models = expendable(self._past.models_held(), bases, self.rules)
+        rounds = self._past.detailed_rounds_before(self.rules.rounds, ROUNDS_AT_ONCE)
         some = models[:MODELS_AT_ONCE]
         if some or rounds:
             through = {name: number for name, (number, _) in rounds.items()}
@@ -115,7 +123,7 @@ class Retention:
                 "details_through_round": {str(name): number for name, number in through.items()},
             }
             self._engine.audit("retention.decided", SYSTEM, subject, reason="[retention] of the aggregator's configuration")
-            self._store.forget_past(some, through)
+            self._past.forget(some, through)
             log.info("past cleared away", extra=fields(models=len(some), experiments=len(rounds)))
             failpoint("aggregator.retention_decided")
         swept = self._sweep()
@@ -127,4 +135,4 @@ class Retention:
             return 0
         for path in sorted(self._scratch.iterdir()):
             durable.remove(path)
-        return self._blobs.sweep(self._store.parts_held().__contains__, MODELS_AT_ONCE)
+        return self._blobs.sweep(self._past.parts_held().__contains__, MODELS_AT_ONCE)

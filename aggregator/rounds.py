@@ -1,7 +1,9 @@
 """A round as a pure state machine: `(state, event) -> (state, effects)`. No time, no disk, no network in here.
 
-    round: planned -> open -> aggregating -> committed | abandoned
-    task:  offered -> accepted -> uploading -> received -> admitted | rejected,  or declined | expired
+    planned -> open -> aggregating -> committed | abandoned
+
+Its tasks, one per sampled site, have a machine of their own, `aggregator/tasks.py`; the round expires them, and closes over
+what they came to.
 
 Invariants, held by `tests/unit/aggregator/test_rounds.py` (a hypothesis state machine):
 
@@ -26,26 +28,20 @@ from typing import Final
 
 from aggregator.events import (
     Abandoned,
-    Accepted,
-    Admitted,
     Aggregate,
     Aggregated,
-    Announced,
     DeadlinePassed,
-    Declined,
     Effect,
     Ended,
     Event,
-    Failed,
     Inspect,
     Late,
     Offer,
     Open,
     Opened,
-    Received,
-    Rejected,
     Withdraw,
 )
+from aggregator.tasks import LIVE, WITH_SITE, Task, TaskEvent, TaskState, step_task
 from histofed.base.errors import Stale
 from histofed.base.ids import Digest, RoundKey, SiteId, TaskKey
 
@@ -62,40 +58,6 @@ class RoundState(StrEnum):
     AGGREGATING = "aggregating"
     COMMITTED = "committed"
     ABANDONED = "abandoned"
-
-
-class TaskState(StrEnum):
-    """Where one site's task is."""
-
-    OFFERED = "offered"
-    ACCEPTED = "accepted"
-    UPLOADING = "uploading"
-    RECEIVED = "received"
-    ADMITTED = "admitted"
-    REJECTED = "rejected"
-    DECLINED = "declined"
-    EXPIRED = "expired"
-
-
-WITH_SITE = frozenset({TaskState.OFFERED, TaskState.ACCEPTED, TaskState.UPLOADING})
-"""The site still has something to do."""
-LIVE = WITH_SITE | {TaskState.RECEIVED}
-"""Not settled yet."""
-
-
-@dataclass(frozen=True)
-class Task:
-    """One site's part in a round."""
-
-    site: SiteId
-    state: TaskState = TaskState.OFFERED
-    attempt: int = 1
-    reason: str = ""
-    manifest: Digest | None = None
-    """SHA-256 of the signed manifest, once received."""
-    weights: Digest | None = None
-    """SHA-256 of the update's file, once announced."""
-    update_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -218,11 +180,9 @@ def _open(state: Round, now: datetime) -> tuple[Round, tuple[Effect, ...]]:
     return opened, tuple(Offer(task.site) for task in opened.tasks)
 
 
-def _task_event(
-    state: Round, event: Accepted | Declined | Failed | Announced | Received | Admitted | Rejected
-) -> tuple[Round, tuple[Effect, ...]]:
+def _task_event(state: Round, event: TaskEvent) -> tuple[Round, tuple[Effect, ...]]:
     task = state.task(event.site)
-    changed, effects = _step_task(state, task, event)
+    changed, effects = step_task(state.task_key(task.site), task, event, state.attempts)
     if changed == task:
         return state, ()
     if state.state is not RoundState.OPEN:
@@ -230,61 +190,6 @@ def _task_event(
     tasks = tuple(changed if each.site == task.site else each for each in state.tasks)
     settled, more = _settle(replace(state, tasks=tasks))
     return settled, (*effects, *more)
-
-
-def _step_task(
-    state: Round, task: Task, event: Accepted | Declined | Failed | Announced | Received | Admitted | Rejected
-) -> tuple[Task, tuple[Effect, ...]]:
-    match event, task.state:
-        case Accepted(attempt=attempt), TaskState.OFFERED if attempt == task.attempt:
-            return replace(task, state=TaskState.ACCEPTED), ()
-        case Accepted(attempt=attempt), (TaskState.ACCEPTED | TaskState.UPLOADING | TaskState.RECEIVED) if (
-            attempt == task.attempt
-        ):
-            return task, ()
-        case Declined(reason=reason, attempt=attempt), (TaskState.OFFERED | TaskState.ACCEPTED) if attempt == task.attempt:
-            return replace(task, state=TaskState.DECLINED, reason=reason), ()
-        case Declined(), TaskState.DECLINED:
-            return task, ()
-        case Failed(attempt=attempt), _ if attempt < task.attempt or task.state is TaskState.DECLINED:
-            return task, ()
-        case Failed(reason=reason, retryable=retryable), _ if task.state in WITH_SITE and event.attempt == task.attempt:
-            return _failed(task, reason, retryable and task.attempt < state.attempts)
-        case Announced(weights=weights, update_bytes=size), (TaskState.ACCEPTED | TaskState.UPLOADING):
-            return replace(task, state=TaskState.UPLOADING, weights=weights, update_bytes=size), ()
-        case Received(attempt=attempt), (TaskState.ACCEPTED | TaskState.UPLOADING) if attempt == task.attempt:
-            received = replace(
-                task,
-                state=TaskState.RECEIVED,
-                manifest=event.manifest,
-                weights=event.weights,
-                update_bytes=event.update_bytes,
-            )
-            return received, (Inspect(task.site),)
-        case Received(manifest=manifest), (TaskState.RECEIVED | TaskState.ADMITTED | TaskState.REJECTED) if (
-            manifest == task.manifest
-        ):
-            return task, ()
-        case Admitted(), TaskState.RECEIVED:
-            return replace(task, state=TaskState.ADMITTED), ()
-        case Admitted(), TaskState.ADMITTED:
-            return task, ()
-        case Rejected(reason=reason), (TaskState.ACCEPTED | TaskState.UPLOADING | TaskState.RECEIVED):
-            return replace(task, state=TaskState.REJECTED, reason=reason), ()
-        case Rejected(), TaskState.REJECTED:
-            return task, ()
-        case _:
-            raise Stale(
-                f"task {state.task_key(task.site)} is {task.state} (attempt {task.attempt}"
-                f"{', ' + task.reason if task.reason else ''}); {type(event).__name__.lower()} comes too late or too early"
-            )
-
-
-def _failed(task: Task, reason: str, again: bool) -> tuple[Task, tuple[Effect, ...]]:
-    if again:
-        return Task(task.site, TaskState.OFFERED, task.attempt + 1, reason), (Offer(task.site),)
-    words = reason if task.attempt == 1 else f"{reason} (attempt {task.attempt}, the last)"
-    return replace(task, state=TaskState.DECLINED, reason=words), ()
 
 
 def _deadline(state: Round, now: datetime) -> tuple[Round, tuple[Effect, ...]]:

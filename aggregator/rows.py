@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import Any
 
-from aggregator.rounds import Round, RoundState, Task, TaskState
+from aggregator.rounds import Round, RoundState
+from aggregator.tasks import Task, TaskState
 from histofed.base.clock import from_iso, iso
 from histofed.base.ids import Digest, ExperimentId, RoundKey, SiteId
 from histofed.pki.signing import Envelope
@@ -42,19 +43,6 @@ class ModelRow:
     created_at: datetime
     removed_at: datetime | None = None
     """When retention removed its files."""
-
-
-@dataclass(frozen=True)
-class Held:
-    """A model whose files are here."""
-
-    digest: Digest
-    experiment: ExperimentId
-    round: int
-    released: bool
-    created_at: datetime
-    parts: tuple[tuple[Digest, int], ...]
-    """SHA-256 and bytes of its files; models may share some."""
 
 
 def moment(text: str | None) -> datetime | None:

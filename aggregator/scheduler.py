@@ -15,12 +15,14 @@ from typing import Final, TypeAlias
 
 from aggregator.engine import Engine
 from aggregator.events import DeadlinePassed
+from aggregator.experiments import Experiments
 from aggregator.lifecycle import ExperimentState
 from aggregator.members import Members
 from aggregator.retention import Retention
-from aggregator.rounds import Round, RoundState, TaskState
+from aggregator.rounds import Round, RoundState
 from aggregator.rows import ExperimentRow
 from aggregator.space import Space
+from aggregator.tasks import TaskState
 from histofed.base.clock import Clock
 from histofed.base.errors import CannotWriteState
 from histofed.base.experiment import Experiment
@@ -126,6 +128,7 @@ class Scheduler:
     def __init__(
         self,
         engine: Engine,
+        experiments: Experiments,
         members: Members,
         clock: Clock,
         health: Health,
@@ -133,6 +136,7 @@ class Scheduler:
         retention: Retention,
     ) -> None:
         self._engine = engine
+        self._experiments = experiments
         self._members = members
         self._clock = clock
         self._health = health
@@ -211,6 +215,6 @@ class Scheduler:
             case Wait(reason):
                 self._waiting[name] = reason
             case Finish():
-                self._engine.end_experiment(name, "finished", "")
+                self._experiments.end(name, "finished", "")
             case Rest(reason):
-                self._engine.rest(name, reason)
+                self._experiments.rest(name, reason)

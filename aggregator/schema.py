@@ -176,7 +176,7 @@ events = Table(
     Column("at", Text, nullable=False),
     Column("experiment", Text, nullable=False),
     Column("round", Integer, nullable=False),
-    # JSON of what happened, as in aggregator/rounds.py
+    # JSON of what happened, as in aggregator/events.py
     Column("event", Text, nullable=False),
     Index("ix_events_round", "experiment", "round"),
 )

@@ -2,7 +2,8 @@
 
 A disk that is full to the last byte takes the audit journal with it, and then nothing can be done at all, not even making
 room. So the last bytes are kept for journal and database: below the reserve no round is planned (`aggregator/scheduler.py`)
-and no update is received (`aggregator/services/rounds.py`); sites keep theirs and try again until their round's deadline.
+and no update is received (`aggregator/services/permissions.py`); sites keep theirs and try again until the deadline of their
+round.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 A model's step begins at the model before (`histofed/encodings/step.py`). Steps are told as long as together they have fewer
 bytes than the model itself; further back a site fetches all of it. Files that retention removed are not told.
-`aggregator/services/rounds.py` is the caller.
+`aggregator/services/offers.py` is the caller.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ import grpc
 
 from aggregator.door import EnrolmentDoor
 from aggregator.engine import Engine
+from aggregator.experiments import Experiments
 from aggregator.fleet import Changes, Fleet
 from aggregator.lifecycle import Order
 from aggregator.members import Members
@@ -20,7 +21,6 @@ from aggregator.services import convert
 from aggregator.strategies import check_strategy, flower_version
 from histofed import __version__
 from histofed.audit.journal import Journal
-from histofed.audit.record import Who
 from histofed.base.clock import Clock, iso
 from histofed.base.errors import AlreadyThere, BadData
 from histofed.base.experiment import parse_experiment
@@ -47,6 +47,7 @@ class OperatorServicer(admin_pb2_grpc.OperatorServiceServicer):
         self,
         *,
         engine: Engine,
+        experiments: Experiments,
         members: Members,
         scheduler: Scheduler,
         fleet: Fleet,
@@ -59,6 +60,7 @@ class OperatorServicer(admin_pb2_grpc.OperatorServiceServicer):
         join_line: Callable[[str], str],
     ) -> None:
         self._engine = engine
+        self._experiments = experiments
         self._store = engine.store
         self._members = members
         self._scheduler = scheduler
@@ -97,7 +99,7 @@ class OperatorServicer(admin_pb2_grpc.OperatorServiceServicer):
         recipe(experiment.file.recipe).parse(experiment.file.recipe_config)
         check_strategy(experiment.file, flower_version())
         try:
-            self._engine.submit(experiment, Who(who.identity.uri, who.serial))
+            self._experiments.submit(experiment, convert.who(who))
         except AlreadyThere:
             # the same file again is the same experiment: a repeated submission must be harmless
             if self._store.experiment(experiment.name).sha256 != experiment.sha256:
@@ -196,9 +198,7 @@ class OperatorServicer(admin_pb2_grpc.OperatorServiceServicer):
             raise BadData(f"a token lives {TTL_S[0]} seconds to {TTL_S[1] // 86400} days, not {request.ttl_s} seconds")
         expires_at = self._clock.now() + timedelta(seconds=request.ttl_s)
         token, digest = self._door.new_token()
-        self._journal.append(
-            "token.created", who=Who(who.identity.uri, who.serial), subject={"site": site, "expires_at": iso(expires_at)}
-        )
+        self._journal.append("token.created", who=convert.who(who), subject={"site": site, "expires_at": iso(expires_at)})
         self._members.create_token(digest, site, expires_at)
         await self._door.adjust()
         return admin_pb2.CreateTokenResponse(join_line=self._join_line(token), expires_at=iso(expires_at))
@@ -210,9 +210,7 @@ class OperatorServicer(admin_pb2_grpc.OperatorServiceServicer):
         context: grpc.aio.ServicerContext[Any, Any],
     ) -> admin_pb2.Experiment:
         who = caller(context)
-        self._engine.steer(
-            request.name, order, Who(who.identity.uri, who.serial), who.name, convert.one_line(request.reason)
-        )
+        self._experiments.steer(request.name, order, convert.who(who), who.name, convert.one_line(request.reason))
         return self._experiment(self._store.experiment(request.name))
 
     def _experiment(self, row: ExperimentRow) -> admin_pb2.Experiment:

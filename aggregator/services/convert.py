@@ -1,4 +1,7 @@
-"""Rows and states to protobuf messages. Nothing else in the aggregator knows both."""
+"""Rows and states to protobuf messages, and what comes with a call to words of ours.
+
+Nothing else in the aggregator knows both; but an offer has a file of its own, `aggregator/services/offers.py`.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +11,16 @@ from typing import Final
 
 from aggregator.fleet import Fleet
 from aggregator.members import SiteRow
-from aggregator.rounds import Round, Task, TaskState
+from aggregator.rounds import Round
 from aggregator.rows import ExperimentRow, ModelRow
+from aggregator.tasks import Task, TaskState
 from histofed.audit.history import History
+from histofed.audit.record import Who
 from histofed.base.clock import iso
 from histofed.base.ids import Digest, TaskKey
 from histofed.pki.signing import Envelope
 from histofed.statements import decode_model
+from histofed.transport.server import Caller
 from histofed.v1 import admin_pb2, rounds_pb2, types_pb2
 
 REASON_LIMIT: Final = 500
@@ -38,6 +44,11 @@ def one_line(words: str) -> str:
     """Words from outside on one line, bounded and printable, because they are shown to others; may be empty."""
     line = " ".join(words.split())[:REASON_LIMIT]
     return "".join(letter if letter.isprintable() else "?" for letter in line)
+
+
+def who(by: Caller) -> Who:
+    """Whose doing it is, for the journal."""
+    return Who(by.identity.uri, by.serial)
 
 
 def history(now: History) -> rounds_pb2.History:

@@ -8,6 +8,7 @@ from typing import Any
 import grpc
 
 from aggregator.members import Members
+from aggregator.services import convert
 from histofed.audit.journal import Journal
 from histofed.audit.record import Who
 from histofed.base.errors import NotAuthorised
@@ -62,7 +63,7 @@ class EnrollmentServicer(enrollment_pb2_grpc.EnrollmentServiceServicer):
         issued = self._authority.issue(who.identity, request.csr_pem)
         self._journal.append(
             "certificate.renewed",
-            who=Who(who.identity.uri, who.serial),
+            who=convert.who(who),
             subject={"identity": issued.identity.uri, "serial": issued.serial},
         )
         self._members.add_certificate(issued.identity.uri, issued.serial, issued.not_after)

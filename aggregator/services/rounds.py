@@ -7,41 +7,38 @@ import logging
 import math
 import re
 from collections.abc import AsyncIterator, Mapping
-from datetime import datetime
 from itertools import islice
 from typing import Any, Final
 
 import grpc
 
-from aggregator import events, rounds
+from aggregator import events
 from aggregator.admission import Expected, open_manifest
 from aggregator.engine import Engine
 from aggregator.fleet import Changes, Closing, Fleet, OfferTask, Replaced, TaskProgress, WithdrawTask
 from aggregator.history import Chronicle
 from aggregator.members import Members
 from aggregator.models import SHARED
-from aggregator.rounds import Round, RoundState, TaskState
+from aggregator.rounds import Round, RoundState
 from aggregator.services import convert
-from aggregator.space import Space
-from aggregator.steps import StepTold, steps_to
+from aggregator.services.offers import task_offer
+from aggregator.services.permissions import check_own
+from aggregator.tasks import LIVE, TaskState
 from histofed import __version__
-from histofed.audit.record import Who
 from histofed.base import encoding
 from histofed.base.clock import Clock, iso
-from histofed.base.encoding import STEPS
 from histofed.base.errors import AlreadyThere, BadData, NotAuthorised, Stale, VersionMismatch
 from histofed.base.failpoints import failpoint
-from histofed.base.ids import Digest, ExperimentId, SiteId, TaskKey, digest, sha256
+from histofed.base.ids import Digest, SiteId, TaskKey, digest, sha256
 from histofed.pki.credentials import Credentials
-from histofed.pki.identity import Role
 from histofed.pki.signing import Envelope
 from histofed.statements import METRIC_NAME
-from histofed.telemetry.context import TraceContext, round_parent
+from histofed.telemetry.context import TraceContext
 from histofed.telemetry.logs import fields
 from histofed.telemetry.tracing import Tracing
 from histofed.transport.server import Caller, caller
 from histofed.transport.store import BlobStore, owner_of
-from histofed.v1 import rounds_pb2, rounds_pb2_grpc, types_pb2
+from histofed.v1 import rounds_pb2, rounds_pb2_grpc
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +86,7 @@ class FleetServicer(rounds_pb2_grpc.FleetServiceServicer):
             raise BadData("the agent's instance must be 8 to 64 characters")
         if len(request.experiments) > EXPERIMENTS_LIMIT:
             raise BadData(f"an agent asks about at most {EXPERIMENTS_LIMIT} experiments at once")
-        self._chronicle.meet(SiteId(who.name), convert.seen_history(request), _who(who))
+        self._chronicle.meet(SiteId(who.name), convert.seen_history(request), convert.who(who))
         self._members.site_seen(SiteId(who.name), request.version[:40], request.instance)
         log.info("site says hello", extra=fields(event="site.connected", site=who.name, version=request.version))
         return rounds_pb2.HelloResponse(
@@ -118,7 +115,7 @@ class FleetServicer(rounds_pb2_grpc.FleetServiceServicer):
                     continue
                 match message:
                     case OfferTask(task):
-                        offer = self._offer(task)
+                        offer = task_offer(self._engine, self._chronicle, task)
                         if offer is not None:
                             yield rounds_pb2.WaitForWorkResponse(offer=offer)
                     case WithdrawTask(task, reason):
@@ -135,7 +132,7 @@ class FleetServicer(rounds_pb2_grpc.FleetServiceServicer):
         self, request: rounds_pb2.AcceptTaskRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> rounds_pb2.AcceptTaskResponse:
         who, task = self._own_task(context, request.task)
-        self._engine.dispatch(task.round, events.Accepted(task.site, request.attempt), who=_who(who))
+        self._engine.dispatch(task.round, events.Accepted(task.site, request.attempt), who=convert.who(who))
         return rounds_pb2.AcceptTaskResponse()
 
     async def DeclineTask(
@@ -143,7 +140,7 @@ class FleetServicer(rounds_pb2_grpc.FleetServiceServicer):
     ) -> rounds_pb2.DeclineTaskResponse:
         who, task = self._own_task(context, request.task)
         event = events.Declined(task.site, request.attempt, _words(request.reason))
-        self._engine.dispatch(task.round, event, who=_who(who))
+        self._engine.dispatch(task.round, event, who=convert.who(who))
         return rounds_pb2.DeclineTaskResponse()
 
     async def FailTask(
@@ -151,7 +148,7 @@ class FleetServicer(rounds_pb2_grpc.FleetServiceServicer):
     ) -> rounds_pb2.FailTaskResponse:
         who, task = self._own_task(context, request.task)
         event = events.Failed(task.site, request.attempt, _words(request.reason), request.retryable)
-        self._engine.dispatch(task.round, event, who=_who(who))
+        self._engine.dispatch(task.round, event, who=convert.who(who))
         return rounds_pb2.FailTaskResponse()
 
     async def ReportProgress(
@@ -160,7 +157,7 @@ class FleetServicer(rounds_pb2_grpc.FleetServiceServicer):
         _, task = self._own_task(context, request.task)
         state = self._engine.round_of(task)
         mine = state.task(task.site)
-        if state.state is not RoundState.OPEN or mine.state not in rounds.LIVE or mine.attempt != request.attempt:
+        if state.state is not RoundState.OPEN or mine.state not in LIVE or mine.attempt != request.attempt:
             is_open = state.state is RoundState.OPEN
             reason = mine.reason or (f"the task is {mine.state}" if is_open else f"round {state.key} is {state.state}")
             return rounds_pb2.ReportProgressResponse(wanted=False, reason=reason)
@@ -185,7 +182,7 @@ class FleetServicer(rounds_pb2_grpc.FleetServiceServicer):
             trace = self._tracing.extract(context.invocation_metadata() or ())
             self._receive(state, task, request.attempt, envelope, who, trace)
         elif state.task(task.site).manifest != sha256(envelope.payload):
-            self._engine.note_late(task, _who(who))
+            self._engine.note_late(task, convert.who(who))
             mine = state.task(task.site)
             because = f" ({mine.reason})" if mine.reason else ""
             raise Stale(f"task {task} is {mine.state}{because}; this update comes too late or is another one")
@@ -209,20 +206,20 @@ class FleetServicer(rounds_pb2_grpc.FleetServiceServicer):
             )
         except (BadData, NotAuthorised) as error:
             log.warning("update rejected", extra=fields(task, event="update.rejected", reason=str(error)))
-            self._engine.dispatch(state.key, events.Rejected(task.site, str(error)), who=_who(who), trace=trace)
+            self._engine.dispatch(state.key, events.Rejected(task.site, str(error)), who=convert.who(who), trace=trace)
             return
         assert manifest.weights is not None, "admission requires weights of a train task"
         weights = digest(manifest.weights.sha256)
         if not self._blobs.received(weights, owner_of(str(task))):
             raise Stale(f"task {task}: upload the update's bytes before its manifest")
         event = events.Received(task.site, attempt, sha256(envelope.payload), weights, manifest.weights.bytes)
-        self._engine.dispatch(state.key, event, who=_who(who), update=envelope, trace=trace)
+        self._engine.dispatch(state.key, event, who=convert.who(who), update=envelope, trace=trace)
         failpoint("aggregator.update_received")
 
     def _own_task(self, context: grpc.aio.ServicerContext[Any, Any], text: str) -> tuple[Caller, TaskKey]:
         """The caller and the task, which must be the caller's and must exist, in this kind and this epoch."""
         who, task = caller(context), TaskKey.parse(text)
-        _check_own(who, task)
+        check_own(who, task)
         self._chronicle.check(context.invocation_metadata() or ())
         with self._chronicle.forgotten(task.round):
             self._engine.round_of(task)
@@ -254,107 +251,6 @@ class FleetServicer(rounds_pb2_grpc.FleetServiceServicer):
             max_update_bytes=rules.max_update_bytes,
         )
 
-    def _offer(self, task: TaskKey) -> rounds_pb2.TaskOffer | None:
-        """The offer as it stands now; None when it is not wanted any more."""
-        state = self._engine.round_of(task)
-        mine = state.task(task.site)
-        if state.state is not RoundState.OPEN or mine.state not in rounds.WITH_SITE:
-            return None
-        experiment = self._engine.experiment(task.round.experiment)
-        base = self._engine.store.part(state.base, SHARED)
-        backed_up = self._chronicle.backed_up(task.round.experiment)
-        settled_round = self._engine.store.settled_round
-        return rounds_pb2.TaskOffer(
-            task=str(task),
-            kind=f"TASK_KIND_{task.kind.upper()}",
-            attempt=mine.attempt,
-            experiment_toml=experiment.toml,
-            experiment_sha256=experiment.sha256,
-            base=types_pb2.Blob(sha256=base.sha256, bytes=base.bytes),
-            steps=[
-                rounds_pb2.Step(from_sha256=step.begin, blob=types_pb2.Blob(sha256=step.file.sha256, bytes=step.file.bytes))
-                for step in _steps(self._engine, task.round.experiment, state.base)
-            ],
-            settled_round=settled_round(task.round.experiment, task.site),
-            backup_round=None if backed_up is None else settled_round(task.round.experiment, task.site, backed_up),
-            history=convert.history(self._chronicle.now()),
-            deadline=_deadline(state.deadline),
-            traceparent=round_parent(task.round.experiment, task.round.number).traceparent,
-        )
-
-
-class SitePermissions:
-    """Which bytes a caller may send and read (`histofed/transport/blob_service.py`, Permissions)."""
-
-    def __init__(self, engine: Engine, space: Space, chronicle: Chronicle) -> None:
-        self._engine = engine
-        self._chronicle = chronicle
-        self._space = space
-
-    async def may_upload(self, who: Caller, task: TaskKey, sha256: Digest, size: int) -> None:
-        """Only the update of the caller's own accepted task, within the experiment's limit, while the disk has room."""
-        _check_own(who, task)
-        with self._chronicle.forgotten(task.round):
-            self._engine.note_late(task, _who(who))
-        limit = self._engine.experiment(task.round.experiment).file.aggregation.max_update_bytes
-        if size > limit:
-            reason = f"the update has {size} bytes, the experiment's limit is {limit} (aggregation.max_update_bytes)"
-            self._engine.dispatch(task.round, events.Rejected(task.site, reason), who=_who(who))
-            raise BadData(f"task {task}: {reason}")
-        self._space.check(size)
-        self._engine.dispatch(task.round, events.Announced(task.site, sha256, size), who=_who(who))
-
-    async def may_download(self, who: Caller, sha256: Digest) -> None:
-        """A site reads the base of its live tasks and the steps to it; an operator reads every model."""
-        if who.identity.role is Role.OPERATOR:
-            allowed = self._engine.store.is_part(sha256)
-        else:
-            allowed = any(self._needed(task, sha256) for task in self._engine.tasks_of(SiteId(who.name)))
-        if not allowed:
-            raise NotAuthorised(f"blob {sha256[:12]} is not part of a task or model that {who.identity.uri} may read")
-
-    async def base_of(self, task: TaskKey) -> Digest | None:
-        """What the round started from; it stays as long as the round is open."""
-        return self._base(task)
-
-    async def may_compare(self, who: Caller, sha256: Digest, held: Digest) -> bool:
-        """Only with what sites of the same experiment start from: whether other blobs are here is nobody's business."""
-        if who.identity.role is Role.OPERATOR:
-            return self._engine.store.is_part(held)
-        return any(
-            self._base(task) == sha256 and self._engine.store.was_base(task.round.experiment, held)
-            for task in self._engine.tasks_of(SiteId(who.name))
-        )
-
-    async def received(self, who: Caller, task: TaskKey, sha256: Digest, size: int) -> None:
-        """The bytes are complete; the manifest that follows is what counts."""
-        _check_own(who, task)
-        log.info("update uploaded", extra=fields(task, bytes=size))
-
-    def _needed(self, task: TaskKey, sha256: Digest) -> bool:
-        """Whether the file is the task's base or a step to it."""
-        steps = _steps(self._engine, task.round.experiment, self._engine.round_of(task).base)
-        return self._base(task) == sha256 or any(step.file.sha256 == sha256 for step in steps)
-
-    def _base(self, task: TaskKey) -> Digest:
-        """The file that the task starts from."""
-        return Digest(self._engine.store.part(self._engine.round_of(task).base, SHARED).sha256)
-
-
-def _steps(engine: Engine, experiment: ExperimentId, model: Digest) -> tuple[StepTold, ...]:
-    """The ways to the model, where the experiment's models are told as steps."""
-    encoding = engine.experiment(experiment).file.aggregation.encoding
-    return steps_to(engine.store, model) if encoding in STEPS else ()
-
-
-def _who(who: Caller) -> Who:
-    return Who(who.identity.uri, who.serial)
-
-
-def _check_own(who: Caller, task: TaskKey) -> None:
-    if task.site != who.name:
-        raise NotAuthorised(f"task {task} belongs to another site than {who.identity.uri}")
-
 
 def _words(reason: str) -> str:
     """A site's reason, as it is shown to operators."""
@@ -383,8 +279,3 @@ def _check_version(theirs: str) -> None:
             f"this agent is histofed {theirs[:40]}, newer than the aggregator's {__version__}: "
             "upgrade the aggregator first, or install the agent of its release"
         )
-
-
-def _deadline(moment: datetime | None) -> str:
-    assert moment is not None, "an open round has a deadline"
-    return iso(moment)

@@ -220,7 +220,7 @@ def test_configuration_is_what_the_daemon_reads(manifests: list[dict[str, Any]],
 def test_probes_ask_what_the_aggregator_answers(manifests: list[dict[str, Any]]) -> None:
     container = aggregator(manifests)
     asked = {container[f"{kind}Probe"]["grpc"]["service"] for kind in ("startup", "readiness", "liveness")}
-    source = (ROOT / "aggregator/daemon.py").read_text()
+    source = (ROOT / "aggregator/probes.py").read_text()
     assert asked == {"startup", "histofed.v1.FleetService", "liveness"}
     assert all(f'"{service}"' in source for service in asked)
 

@@ -15,6 +15,7 @@ import sqlalchemy as sa
 from aggregator import schema
 from aggregator.database import Database
 from aggregator.models import SHARED
+from aggregator.past import Past
 from aggregator.rows import ExperimentRow, ModelRow
 from aggregator.store import Store
 from histofed.audit.record import AuditRecord
@@ -40,8 +41,9 @@ def read_state(state: Path) -> Disk:
 
 def read_disk(database: Database, journal: tuple[AuditRecord, ...], blobs: BlobStore | None) -> Disk:
     """The disk behind open parts; without `blobs` every file that the rows want is taken to be there."""
-    store = Store(database, SystemClock())
-    held = {model.digest: frozenset(sha for sha, _ in model.parts) for model in store.models_held()}
+    clock = SystemClock()
+    store = Store(database, clock)
+    held = {model.digest: frozenset(sha for sha, _ in model.parts) for model in Past(database, clock).models_held()}
     models = tuple(_model(row, held.get(row.digest, frozenset())) for row in store.models())
     rounds = store.rounds()
     sent = [(task.weights, state.task_key(task.site)) for state in rounds for task in state.tasks if task.weights]

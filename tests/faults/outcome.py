@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 
-from aggregator.rounds import Round, RoundState, TaskState
+from aggregator.rounds import Round, RoundState
+from aggregator.tasks import TaskState
 from histofed.audit.record import SYSTEM
 from histofed.audit.verify import RESTORED
 from histofed.base.ids import Digest, ExperimentId, RoundKey

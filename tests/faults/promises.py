@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 
-from aggregator.rounds import Round, RoundState, TaskState
+from aggregator.rounds import Round, RoundState
+from aggregator.tasks import TaskState
 from histofed.base.ids import RoundKey, TaskKey
 from tests.faults.facts import (
     BytesKept,

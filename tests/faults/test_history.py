@@ -9,7 +9,8 @@ from datetime import UTC, datetime
 import pytest
 
 from aggregator import events
-from aggregator.rounds import Round, RoundState, TaskState, plan, step
+from aggregator.rounds import Round, RoundState, plan, step
+from aggregator.tasks import TaskState
 from histofed.audit.record import SYSTEM, AuditRecord
 from histofed.base.ids import Digest, ExperimentId, Json, RoundKey, SiteId, sha256
 from tests.faults.facts import (

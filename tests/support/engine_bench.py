@@ -13,10 +13,13 @@ from aggregator import events
 from aggregator.config import RetentionRules
 from aggregator.database import Database
 from aggregator.engine import Engine
+from aggregator.experiments import Experiments
 from aggregator.fleet import Changes, Fleet
 from aggregator.history import Chronicle
+from aggregator.lifecycle import Order
 from aggregator.members import Members
 from aggregator.models import Made
+from aggregator.past import Past
 from aggregator.retention import Retention
 from aggregator.rounds import Round
 from aggregator.rows import ModelRow
@@ -121,12 +124,23 @@ class Bench:
     def scheduler(self, engine: Engine, rules: RetentionRules | None = None, free: int = 2**40) -> Scheduler:
         """A scheduler on a disk with `free` bytes."""
         rules, health = rules or RetentionRules(), Health(self.clock, required=())
-        retention = Retention(
-            engine=engine, blobs=self.blobs, scratch=self.scratch, rules=rules, clock=self.clock, health=health
-        )
         members = Members(engine.store._database, self.clock)
         space = Space(self.folder, rules.reserve_bytes, lambda _: free)
-        return Scheduler(engine, members, self.clock, health, space, retention)
+        return Scheduler(
+            engine, Experiments(engine), members, self.clock, health, space, self.retention(engine, rules, health)
+        )
+
+    def retention(self, engine: Engine, rules: RetentionRules, health: Health) -> Retention:
+        """What removes the past, by these rules."""
+        return Retention(
+            engine=engine,
+            past=Past(engine.store._database, self.clock),
+            blobs=self.blobs,
+            scratch=self.scratch,
+            rules=rules,
+            clock=self.clock,
+            health=health,
+        )
 
     def chronicle(self, engine: Engine) -> Chronicle:
         """The engine's epoch and backups."""
@@ -153,14 +167,36 @@ class Bench:
 
 async def settle(engine: Engine) -> None:
     """Let the background jobs finish."""
-    while jobs := engine._background._jobs:
+    while jobs := engine.background._jobs:
         # a job whose result nobody wants any more is cancelled; every other end is the engine's own to handle
         await asyncio.gather(*jobs.values(), return_exceptions=True)
 
 
+def submit(engine: Engine) -> None:
+    """`demo` is submitted; its first model is still to be made."""
+    Experiments(engine).submit(EXPERIMENT, ADMIN)
+
+
+def recover(engine: Engine) -> None:
+    """Take up what was open, as the daemon does at its start."""
+    Experiments(engine).recover()
+    engine.recover()
+
+
+def steer(engine: Engine, order: Order, reason: str = "") -> None:
+    """The operator's order for `demo`."""
+    Experiments(engine).steer("demo", order, ADMIN, "admin", reason)
+
+
+def state_of(engine: Engine) -> tuple[str, str]:
+    """Where `demo` is, and why."""
+    row = engine.store.experiment("demo")
+    return row.state, row.reason
+
+
 async def running(engine: Engine) -> None:
     """`demo` is submitted, and its first model is made."""
-    engine.submit(EXPERIMENT, ADMIN)
+    submit(engine)
     await settle(engine)
 
 
@@ -183,3 +219,12 @@ async def deliver(engine: Engine, site: SiteId) -> None:
     engine.dispatch(KEY, events.Accepted(site, 1))
     event, envelope = received(site)
     engine.dispatch(KEY, event, update=envelope)
+
+
+class Crash(BaseException):
+    """The end of a process, as far as the code above it can tell."""
+
+
+def dies(*_: object, **__: object) -> None:
+    """In the place of a step that a crash comes before."""
+    raise Crash

@@ -100,7 +100,7 @@ def test_only_daemons_and_command_lines_construct_journals_and_stores() -> None:
         for path in sources()
         if name(path) not in owners
         for line, written, _ in calls(path)
-        if written in {"Journal", "Store", "BlobStore", "Engine", "Workers"}
+        if written in {"Journal", "Store", "Past", "BlobStore", "Engine", "Workers"}
     ]
     assert found == []
 

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from agent.layout import Layout
 from agent.state import State
-from aggregator.rounds import Round, RoundState, TaskState
+from aggregator.rounds import Round, RoundState
+from aggregator.tasks import TaskState
 from histofed import weights
 from histofed.audit.record import AuditRecord
 from histofed.audit.verify import records, verify

@@ -7,7 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from aggregator import rounds
-from aggregator.rounds import Round, TaskState
+from aggregator.rounds import Round
+from aggregator.tasks import TaskState
 from histofed.audit.record import SYSTEM, AuditRecord, Outcome
 from histofed.base.ids import Digest, ExperimentId, RoundKey, SiteId, sha256
 from tests.faults.facts import Disk, EventRow, Violation

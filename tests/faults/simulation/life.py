@@ -16,14 +16,17 @@ from typing import Any, Final, cast
 
 from aggregator.config import RetentionRules
 from aggregator.engine import Engine
+from aggregator.experiments import Experiments
 from aggregator.fleet import Changes, Fleet
 from aggregator.history import Chronicle
 from aggregator.members import Members
 from aggregator.models import ModelForge
+from aggregator.past import Past
 from aggregator.pool import Workers
 from aggregator.retention import Retention
 from aggregator.scheduler import Scheduler
-from aggregator.services.rounds import FleetServicer, SitePermissions
+from aggregator.services.permissions import SitePermissions
+from aggregator.services.rounds import FleetServicer
 from aggregator.space import Space
 from aggregator.store import Store
 from histofed.audit.journal import Journal
@@ -118,16 +121,18 @@ class Life:
             entropy=self._random,
             fatal=self._fatal,
         )
+        self.experiments = Experiments(self.engine)
         space = Space(self._disk.folder, self._rules.reserve_bytes, lambda _: 2**40)
         retention = Retention(
             engine=self.engine,
+            past=Past(database, clock),
             blobs=self.blobs,
             scratch=self._disk.scratch,
             rules=self._rules,
             clock=clock,
             health=health,
         )
-        self.scheduler = Scheduler(self.engine, self.members, clock, health, space, retention)
+        self.scheduler = Scheduler(self.engine, self.experiments, self.members, clock, health, space, retention)
         chronicle = Chronicle(database, cast(Journal, self._journal), clock, health)
         fleet_service = FleetServicer(
             engine=self.engine,
@@ -144,6 +149,7 @@ class Life:
         self._services = {"FleetService": fleet_service, "BlobService": blob_service}
         self._changes = changes
         self._journal.append("aggregator.started", who=SYSTEM, subject={"instance": "simulation"})
+        self.experiments.recover()
         self.engine.recover()
         self._spawn(self.scheduler.run(self._drain))
 
@@ -177,7 +183,7 @@ class Life:
         """Nothing of this life goes on."""
         self.dead = True
         gone = AggregatorUnavailable("the aggregator's process ended")
-        for job in (*self._tasks, *self.engine._background._jobs.values()):
+        for job in (*self._tasks, *self.engine.background._jobs.values()):
             job.cancel()
         for answer in tuple(self._answers):
             if not answer.done():

@@ -186,7 +186,7 @@ class World:
         experiment = parse_experiment(toml)
         known: list[bool] = []
         while not known:
-            self.inside(lambda life: life.engine.submit(experiment, OPERATOR))
+            self.inside(lambda life: life.experiments.submit(experiment, OPERATOR))
             self.inside(lambda life: known.append(bool(life.engine.store.experiment(experiment.name))))
             await self.clock.sleep(1.0)
 
@@ -232,7 +232,7 @@ class World:
 
     def steer(self, name: str, order: Order) -> None:
         def work(life: Life) -> None:
-            life.engine.steer(name, order, OPERATOR, "ada", "because")
+            life.experiments.steer(name, order, OPERATOR, "ada", "because")
             self.told.append(Steered(name, life.engine.store.experiment(name).state))
 
         self.inside(work)

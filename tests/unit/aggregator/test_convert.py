@@ -8,8 +8,8 @@ import pytest
 
 from aggregator import rounds
 from aggregator.fleet import Changes, Fleet, TaskProgress
-from aggregator.rounds import TaskState
 from aggregator.services import convert
+from aggregator.tasks import TaskState
 from histofed.base.clock import FakeClock
 from histofed.base.ids import Digest, ExperimentId, RoundKey, SiteId
 

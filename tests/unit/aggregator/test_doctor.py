@@ -17,7 +17,7 @@ from aggregator import doctor, setup
 from aggregator.cli import main
 from aggregator.config import AggregatorConfig, Listen
 from aggregator.database import Database
-from aggregator.store import Store
+from aggregator.past import Past
 from histofed.audit.journal import Journal
 from histofed.base import checkup, durable
 from histofed.base.clock import FakeClock, SystemClock
@@ -172,7 +172,7 @@ async def test_model_files_that_are_gone_or_cut_short(experienced: Path) -> None
     finding = found(config(experienced))["models"]
     assert finding.words.startswith("1 of 1 model files are missing or cut short")
     database = Database(experienced / "state.db")
-    Store(database, SystemClock()).forget_past([the_model(experienced)], {ExperimentId("demo"): 0})
+    Past(database, SystemClock()).forget([the_model(experienced)], {ExperimentId("demo"): 0})
     database.close()
     assert found(config(experienced))["models"].state == "ok", "retention's removals are not missing"
 

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
-
 import pytest
 
 from aggregator import events, rounds
 from aggregator.background import DISK_ATTEMPTS
 from aggregator.fleet import OfferTask
-from aggregator.rounds import RoundState, TaskState
+from aggregator.rounds import RoundState
 from aggregator.store import Store
+from aggregator.tasks import TaskState
 from histofed.audit.journal import Journal
 from histofed.audit.record import Who
-from histofed.base.clock import FakeClock
 from histofed.base.errors import BadData, CannotWriteState, HistofedError, WorkerLost
 from histofed.base.ids import Digest
 from tests.support.engine_bench import (
@@ -23,19 +20,12 @@ from tests.support.engine_bench import (
     NORTH,
     SOUTH,
     Bench,
-    StandInForge,
     deliver,
     opened,
     received,
-    running,
+    recover,
     settle,
 )
-
-
-@pytest.fixture
-def bench(tmp_path: Path) -> Iterator[Bench]:
-    clock = FakeClock()
-    yield Bench(tmp_path, clock, StandInForge(clock))
 
 
 async def test_a_round_runs_through_and_every_step_is_in_the_journal(bench: Bench) -> None:
@@ -117,23 +107,13 @@ async def test_a_restart_ends_with_the_same_model(bench: Bench, step: str) -> No
             engine.dispatch(KEY, events.Admitted(NORTH))
         # leaving the block cancels the jobs before they can run, as a crash would
     async with bench.engine() as engine:
-        engine.recover()
+        recover(engine)
         if step in {"offered", "accepted"}:
             assert engine.tasks_of(NORTH) == (rounds.plan(KEY, Digest("0"), (NORTH,), (NORTH,), 1, 1, 60).task_key(NORTH),)
             await deliver(engine, NORTH)
         await settle(engine)
         assert engine.store.model("demo").digest == bench.forge._model(1).digest
         assert engine.store.round(KEY).state is RoundState.COMMITTED
-
-
-async def test_a_draft_is_initialised_again_after_a_crash(bench: Bench) -> None:
-    async with bench.engine() as engine:
-        engine.submit(EXPERIMENT, Who("spiffe://test/operator/admin"))
-    async with bench.engine() as engine:
-        assert engine.store.experiment("demo").state == "draft"
-        engine.recover()
-        await settle(engine)
-        assert engine.store.experiment("demo").state == "running"
 
 
 async def test_a_full_disk_is_waited_for(bench: Bench) -> None:
@@ -156,7 +136,7 @@ async def test_a_disk_that_stays_full_ends_the_daemon_and_the_next_start_goes_on
         assert engine.store.round(KEY).task(NORTH).state is TaskState.RECEIVED
     bench.forge.faults = []
     async with bench.engine() as engine:
-        engine.recover()
+        recover(engine)
         await settle(engine)
         assert engine.store.round(KEY).state is RoundState.COMMITTED
 
@@ -187,14 +167,6 @@ async def test_an_update_that_fails_its_check_is_rejected_with_the_reason(bench:
         )
 
 
-async def test_a_first_model_that_cannot_be_made_fails_the_experiment_in_words(bench: Bench) -> None:
-    bench.forge.at, bench.forge.faults = "first", [BadData("no such network")]
-    async with bench.engine() as engine:
-        await running(engine)
-        row = engine.store.experiment("demo")
-        assert (row.state, row.reason) == ("failed", "the first model cannot be made: no such network")
-
-
 async def test_an_average_that_cannot_be_computed_abandons_the_round_in_words(bench: Bench) -> None:
     async with bench.engine() as engine:
         await opened(engine)
@@ -218,7 +190,7 @@ async def test_a_child_that_keeps_being_killed_ends_the_daemon_and_loses_nothing
         assert [str(error) for error in bench.fatal] == ["killed by SIGKILL 3 times"]
         assert engine.store.round(KEY).state is RoundState.AGGREGATING
     async with bench.engine() as engine:
-        engine.recover()
+        recover(engine)
         await settle(engine)
         assert engine.store.round(KEY).state is RoundState.COMMITTED
 
@@ -231,3 +203,22 @@ async def test_a_mistake_of_our_own_ends_the_daemon_rather_than_hiding(bench: Be
         await settle(engine)
         assert [str(error) for error in bench.fatal] == ["inspect demo/1/train/north: RuntimeError"]
         assert engine.store.round(KEY).task(NORTH).state is TaskState.RECEIVED
+
+
+async def test_a_late_update_is_told_to_the_operator_once_and_moves_nothing(bench: Bench) -> None:
+    who = Who("spiffe://test/site/north", "01")
+    async with bench.engine() as engine:
+        await opened(engine)
+        task = engine.store.round(KEY).task_key(NORTH)
+        engine.note_late(task, who)
+        assert engine.store.round(KEY).task(NORTH).state is TaskState.OFFERED, "nothing is late before the deadline"
+        bench.clock.advance(EXPERIMENT.file.round.deadline_s)
+        bench.scheduler(engine).tick()
+        for _ in range(2):
+            engine.note_late(task, who)
+        after = engine.store.round(KEY)
+        assert (after.state, after.task(NORTH).state) == (RoundState.ABANDONED, TaskState.EXPIRED)
+        assert after.task(NORTH).reason == "the round's deadline passed; its update came too late"
+        assert engine.open_rounds == ()
+    late = [record for record in bench.audit() if record.action == "round.late"]
+    assert [(record.who, record.subject["site"]) for record in late] == [(who, "north")]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -11,33 +10,24 @@ import sqlalchemy as sa
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aggregator import events, schema
+from aggregator import schema
 from aggregator.config import RetentionRules
 from aggregator.engine import Engine
+from aggregator.past import Held
 from aggregator.retention import MODELS_AT_ONCE, Retention, expendable
-from aggregator.rounds import RoundState, TaskState
-from aggregator.rows import Held, ModelRow
-from aggregator.services.rounds import SitePermissions
+from aggregator.rounds import RoundState
+from aggregator.rows import ModelRow
 from aggregator.space import Space
 from histofed.base import failpoints
-from histofed.base.clock import FakeClock
-from histofed.base.errors import CannotWriteState, Stale
+from histofed.base.errors import CannotWriteState
 from histofed.base.health import Health
 from histofed.base.ids import Digest, ExperimentId, RoundKey, sha256
-from histofed.pki.identity import Identity, Role
 from histofed.pki.signing import Envelope
 from histofed.statements import MODEL_TYPE, File, ModelStatement, encode
-from histofed.transport.gate import Caller
-from tests.support.engine_bench import ADMIN, EXPERIMENT, KEY, NORTH, SOUTH, Bench, StandInForge, opened, running
+from tests.support.engine_bench import EXPERIMENT, NORTH, SOUTH, Bench, opened, recover, running, submit
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 SERVER = sha256(b"the same server tensors in every model")
-
-
-@pytest.fixture
-def bench(tmp_path: Path) -> Iterator[Bench]:
-    clock = FakeClock()
-    yield Bench(tmp_path, clock, StandInForge(clock))
 
 
 # --- the decision -----------------------------------------------------------------------------------------------------
@@ -124,14 +114,7 @@ def add_model(bench: Bench, engine: Engine, number: int) -> tuple[ModelRow, Dige
 
 
 def retention(bench: Bench, engine: Engine, rules: RetentionRules, health: Health | None = None) -> Retention:
-    return Retention(
-        engine=engine,
-        blobs=bench.blobs,
-        scratch=bench.scratch,
-        rules=rules,
-        clock=bench.clock,
-        health=health or Health(bench.clock, required=()),
-    )
+    return bench.retention(engine, rules, health or Health(bench.clock, required=()))
 
 
 async def test_files_go_rows_and_statements_stay(bench: Bench) -> None:
@@ -178,7 +161,7 @@ async def test_a_crash_between_the_rows_and_the_files_is_made_good(bench: Bench,
             retention(bench, engine, RetentionRules(models=1)).apply()
         assert len(bench.blobs.digests()) == 4, "the rows say removed, the files are still here"
     async with bench.engine() as engine:
-        engine.recover()
+        recover(engine)
         retention(bench, engine, RetentionRules(models=1)).apply()
         assert bench.blobs.digests() == {made[2][1], SERVER}
         assert bench.actions().count("retention.decided") == 1
@@ -209,7 +192,7 @@ async def test_no_audit_no_removal(bench: Bench, monkeypatch: pytest.MonkeyPatch
 
 async def test_nothing_is_swept_while_a_model_is_being_made(bench: Bench) -> None:
     async with bench.engine() as engine:
-        engine.submit(EXPERIMENT, ADMIN)
+        submit(engine)
         assert engine.makes_models
         stray = bench.blobs.path("d" * 64)
         stray.write_bytes(b"its row comes next")
@@ -258,23 +241,3 @@ async def test_below_the_reserve_no_round_begins_until_there_is_room(bench: Benc
         assert "1 MiB free, less than its reserve of 256 MiB" in full.waiting_for(EXPERIMENT.name)
         bench.scheduler(engine).tick()
         assert engine.store.round(RoundKey(EXPERIMENT.name, 1)).state is RoundState.OPEN
-
-
-async def test_below_the_reserve_an_update_waits_and_its_task_stays(bench: Bench) -> None:
-    async with bench.engine() as engine:
-        await opened(engine)
-        engine.dispatch(KEY, events.Accepted(NORTH, 1))
-        task = engine.store.round(KEY).task_key(NORTH)
-        who = Caller(Identity("test", Role.SITE, NORTH), "01", b"", "ipv4:127.0.0.1:1")
-        free = 300 * 2**20
-        permissions = SitePermissions(engine, Space(bench.folder, 256 * 2**20, lambda _: free), bench.chronicle(engine))
-        with pytest.raises(CannotWriteState, match="300 MiB free, 100 MiB more would leave less than its reserve"):
-            await permissions.may_upload(who, task, Digest("e" * 64), 100 * 2**20)
-        assert engine.store.round(KEY).task(NORTH).state is TaskState.ACCEPTED
-        free = 400 * 2**20
-        await permissions.may_upload(who, task, Digest("e" * 64), 100 * 2**20)
-        assert engine.store.round(KEY).task(NORTH).state is TaskState.UPLOADING
-        bench.clock.advance(EXPERIMENT.file.round.deadline_s)
-        bench.scheduler(engine).tick()
-        with pytest.raises(Stale, match="its update came too late"):
-            await permissions.may_upload(who, task, Digest("e" * 64), 10)

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from aggregator import events
-from aggregator.rounds import CAME_LATE, ENOUGH, LIVE, WITH_SITE, Round, RoundState, TaskState, pending_effects, plan, step
+from aggregator.rounds import CAME_LATE, ENOUGH, Round, RoundState, pending_effects, plan, step
+from aggregator.tasks import LIVE, WITH_SITE, TaskState
 from histofed.base.errors import Stale
 from histofed.base.ids import Digest, ExperimentId, RoundKey, SiteId
 from tests.faults.model import Impossible, RoundModel
@@ -72,18 +73,9 @@ def test_every_message_may_come_twice() -> None:
         assert step(state, event) == (state, ()), event
 
 
-def test_a_failed_task_is_offered_again_and_then_declined() -> None:
-    state = run(opened(), events.Accepted(A, 1))
-    state, effects = step(state, events.Failed(A, 1, "killed", retryable=True))
+def test_a_failed_task_that_is_offered_again_is_the_rounds_effect() -> None:
+    state, effects = step(run(opened(), events.Accepted(A, 1)), events.Failed(A, 1, "killed", retryable=True))
     assert (state.task(A).state, state.task(A).attempt, effects) == (TaskState.OFFERED, 2, (events.Offer(A),))
-    assert step(state, events.Failed(A, 1, "killed", retryable=True)) == (state, ()), "the same failure, told again"
-    state = run(state, events.Accepted(A, 2), events.Failed(A, 2, "killed", retryable=True))
-    assert (state.task(A).state, state.task(A).reason) == (TaskState.DECLINED, "killed (attempt 2, the last)")
-
-
-def test_a_failure_that_cannot_be_helped_is_final_at_once() -> None:
-    state = run(opened(), events.Accepted(A, 1), events.Failed(A, 1, "one patient only", retryable=False))
-    assert state.task(A).state is TaskState.DECLINED
 
 
 def test_the_deadline_closes_the_round_without_the_stragglers() -> None:
@@ -117,12 +109,6 @@ def test_an_update_after_the_end_is_refused_in_words() -> None:
     state = run(admit(opened(quorum=1), A), events.DeadlinePassed(NOW + timedelta(minutes=2)))
     with pytest.raises(Stale, match=r"expired .*the round's deadline passed"):
         step(state, received(B))
-
-
-def test_an_update_of_an_earlier_attempt_is_refused() -> None:
-    state = run(opened(), events.Accepted(A, 1), events.Failed(A, 1, "killed", retryable=True), events.Accepted(A, 2))
-    with pytest.raises(Stale):
-        step(state, received(A, attempt=1))
 
 
 def test_a_site_outside_the_sample_has_no_task() -> None:
@@ -179,12 +165,6 @@ def test_a_restart_takes_up_exactly_what_is_open() -> None:
     assert pending_effects(state) == (events.Offer(B), events.Inspect(A))
     planned = plan(KEY, BASE, (A, B), (A,), 2, 2, 60)
     assert (pending_effects(planned), planned.quorum) == ((events.Open(),), 1)
-
-
-def test_a_failure_of_an_attempt_that_was_never_offered_is_refused() -> None:
-    state = run(opened(), events.Accepted(A, 1))
-    with pytest.raises(Stale, match=r"attempt 1\); failed comes too late or too early"):
-        step(state, events.Failed(A, 2, "killed", retryable=True))
 
 
 class RoundMachine(RuleBasedStateMachine):

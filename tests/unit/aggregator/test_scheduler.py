@@ -1,4 +1,4 @@
-"""When rounds begin, and with whom."""
+"""When rounds begin, and with whom; when none begins any more."""
 
 from __future__ import annotations
 
@@ -8,12 +8,33 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from aggregator import rounds
-from aggregator.rounds import Round, RoundState, TaskState
-from aggregator.scheduler import Finish, Plan, Rest, Wait, next_move
+from aggregator import events, rounds
+from aggregator.engine import Engine
+from aggregator.lifecycle import Order
+from aggregator.rounds import Round, RoundState
+from aggregator.scheduler import Finish, Plan, Rest, Scheduler, Wait, next_move
+from aggregator.tasks import TaskState
 from histofed.base.experiment import Experiment, parse_experiment
 from histofed.base.ids import Digest, RoundKey, SiteId
+from tests.support.engine_bench import (
+    EXPERIMENT,
+    KEY,
+    NORTH,
+    SOUTH,
+    Bench,
+    Crash,
+    deliver,
+    dies,
+    opened,
+    recover,
+    running,
+    settle,
+    state_of,
+    steer,
+)
 
+NAME = EXPERIMENT.name
+SECOND = RoundKey(NAME, 2)
 SITES = frozenset(map(SiteId, ("east", "north", "south", "west")))
 
 
@@ -123,3 +144,120 @@ def test_a_sample_is_always_a_part_of_the_eligible(present: set[SiteId], fractio
     assert isinstance(move, Plan)
     assert set(move.sample) <= set(move.eligible) == present
     assert len(move.sample) == len(set(move.sample)) >= 2
+
+
+# --- sites that come and go -------------------------------------------------------------------------------------------
+
+
+async def test_a_site_that_joins_in_the_middle_is_asked_from_the_next_round_on(bench: Bench) -> None:
+    async with bench.engine() as engine:
+        await opened(engine)
+        engine.fleet.connect(NORTH, "north")
+        plan = bench.scheduler(engine)
+        engine.fleet.connect(SOUTH, "south")
+        plan.tick()
+        assert engine.tasks_of(SOUTH) == ()
+        assert engine.store.round(KEY).sampled == (NORTH,)
+        await deliver(engine, NORTH)
+        await settle(engine)
+        plan.tick()
+        assert engine.store.round(SECOND).eligible == (NORTH, SOUTH)
+        assert engine.tasks_of(SOUTH) == (engine.store.round(SECOND).task_key(SOUTH),)
+
+
+async def test_a_site_that_left_is_not_asked_until_it_is_back(bench: Bench) -> None:
+    async with bench.engine() as engine:
+        await running(engine)
+        north, _ = engine.fleet.connect(NORTH, "north"), engine.fleet.connect(SOUTH, "south")
+        plan = bench.scheduler(engine)
+        engine.fleet.disconnect(north)
+        bench.clock.advance(121)
+        plan.tick()
+        assert engine.open_rounds == ()
+        assert plan.waiting_for(NAME) == "waiting for sites: 1 of 2 needed are present"
+        engine.fleet.connect(NORTH, "north")
+        plan.tick()
+        assert engine.store.round(KEY).sampled == (NORTH, SOUTH)
+
+
+async def test_a_site_that_left_an_open_round_finds_its_task_again(bench: Bench) -> None:
+    async with bench.engine() as engine:
+        await opened(engine)
+        engine.dispatch(KEY, events.Accepted(NORTH, 1))
+        engine.fleet.disconnect(engine.fleet.connect(NORTH, "north"))
+        bench.clock.advance(3600)
+        bench.scheduler(engine).tick()
+        assert engine.tasks_of(NORTH) == (engine.store.round(KEY).task_key(NORTH),), "it has until the deadline"
+
+
+# --- rounds that keep failing -----------------------------------------------------------------------------------------
+
+
+async def kept_failing(bench: Bench, engine: Engine, rounds: int) -> Scheduler:
+    """Every site has declined so many rounds; the scheduler has not looked since."""
+    await running(engine)
+    for site in (NORTH, SOUTH):
+        engine.fleet.connect(site, site)
+    plan = bench.scheduler(engine)
+    for number in range(1, rounds + 1):
+        plan.tick()
+        for site in (NORTH, SOUTH):
+            engine.dispatch(RoundKey(NAME, number), events.Declined(site, 1, "consent was withdrawn"))
+    return plan
+
+
+async def test_rounds_that_keep_failing_pause_it_until_an_operator_resumes(bench: Bench) -> None:
+    limit = EXPERIMENT.file.round.abandoned_limit
+    async with bench.engine() as engine:
+        plan = await kept_failing(bench, engine, limit)
+        plan.tick()
+        now, reason = state_of(engine)
+        assert now == "paused"
+        assert reason.startswith(f"{limit} rounds in a row were abandoned; the last: ")
+        plan.tick()
+        assert list(engine.open_rounds) == [], "nothing begins by itself"
+        steer(engine, Order.RESUME)
+        plan.tick()
+        assert [each.key.number for each in engine.open_rounds] == [limit + 1]
+    last = [record for record in bench.audit() if record.action == "experiment.paused"][-1]
+    assert (last.who.name, last.subject["from"], last.reason) == ("system", "running", reason)
+
+
+async def test_rounds_that_failed_before_a_resume_are_forgiven(bench: Bench) -> None:
+    limit = EXPERIMENT.file.round.abandoned_limit
+    async with bench.engine() as engine:
+        await running(engine)
+        for site in (NORTH, SOUTH):
+            engine.fleet.connect(site, site)
+        plan = bench.scheduler(engine)
+        steer(engine, Order.PAUSE, "the network is being repaired")
+        base = engine.store.latest_model(NAME)
+        assert base is not None
+        for number in range(1, limit + 1):
+            engine.plan(EXPERIMENT, number, base.digest, (NORTH,), (NORTH,))
+            engine.dispatch(RoundKey(NAME, number), events.Declined(NORTH, 1, "no network"))
+        plan.tick()
+        assert state_of(engine)[0] == "paused", "it goes on when the operator is back"
+        steer(engine, Order.RESUME)
+        plan.tick()
+        assert [state.key.number for state in engine.open_rounds] == [limit + 1]
+
+
+async def test_a_crash_between_the_journal_and_the_pause_leaves_it_to_the_next_start(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    limit = EXPERIMENT.file.round.abandoned_limit
+    async with bench.engine() as engine:
+        plan = await kept_failing(bench, engine, limit)
+        monkeypatch.setattr(type(engine.store), "set_experiment", dies)
+        with pytest.raises(Crash):
+            plan.tick()
+        monkeypatch.undo()
+    async with bench.engine() as engine:
+        recover(engine)
+        assert state_of(engine)[0] == "running"
+        bench.scheduler(engine).tick()
+        now, reason = state_of(engine)
+        assert (now, list(engine.open_rounds)) == ("paused", [])
+    pauses = [record for record in bench.audit() if record.action == "experiment.paused"]
+    assert [record.reason for record in pauses] == [reason, reason], "announced twice, done once"

@@ -15,8 +15,8 @@ from aggregator.cli import main
 from aggregator.database import Database
 from histofed.base import checkup
 from histofed.base.errors import NotOurs
+from tests.support.centre import Centre
 from tests.support.users import as_nobody, give, needs_root, open_tmp_path
-from tests.unit.aggregator.test_backup import Centre
 
 tmp_path = open_tmp_path
 

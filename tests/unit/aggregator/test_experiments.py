@@ -1,21 +1,17 @@
-"""Pause, resume and cancel at any moment, repeated, and over a crash between any two of their steps."""
+"""The first model; pause, resume and cancel at any moment, repeated, and over a crash between any two of their steps."""
 
 from __future__ import annotations
-
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from aggregator import events
 from aggregator.engine import Engine
+from aggregator.experiments import Experiments
 from aggregator.fleet import WithdrawTask
 from aggregator.lifecycle import Order
-from aggregator.rounds import RoundState, TaskState
-from aggregator.scheduler import Scheduler
-from histofed.audit.record import Who
+from aggregator.rounds import RoundState
+from aggregator.tasks import TaskState
 from histofed.base import failpoints
-from histofed.base.clock import FakeClock
 from histofed.base.errors import BadData, CannotWriteState, NotFound, Stale
 from histofed.base.ids import RoundKey
 from tests.support.engine_bench import (
@@ -25,31 +21,42 @@ from tests.support.engine_bench import (
     NORTH,
     SOUTH,
     Bench,
-    StandInForge,
+    Crash,
     deliver,
+    dies,
     opened,
     received,
+    recover,
     running,
     settle,
+    state_of,
+    steer,
+    submit,
 )
 
 NAME = EXPERIMENT.name
 SECOND = RoundKey(NAME, 2)
 
 
-@pytest.fixture
-def bench(tmp_path: Path) -> Iterator[Bench]:
-    clock = FakeClock()
-    yield Bench(tmp_path, clock, StandInForge(clock))
+# --- the first model --------------------------------------------------------------------------------------------------
 
 
-def steer(engine: Engine, order: Order, reason: str = "") -> None:
-    engine.steer("demo", order, ADMIN, "admin", reason)
+async def test_a_draft_is_initialised_again_after_a_crash(bench: Bench) -> None:
+    async with bench.engine() as engine:
+        submit(engine)
+    async with bench.engine() as engine:
+        assert engine.store.experiment("demo").state == "draft"
+        recover(engine)
+        await settle(engine)
+        assert engine.store.experiment("demo").state == "running"
 
 
-def state_of(engine: Engine) -> tuple[str, str]:
-    row = engine.store.experiment("demo")
-    return row.state, row.reason
+async def test_a_first_model_that_cannot_be_made_fails_the_experiment_in_words(bench: Bench) -> None:
+    bench.forge.at, bench.forge.faults = "first", [BadData("no such network")]
+    async with bench.engine() as engine:
+        await running(engine)
+        row = engine.store.experiment("demo")
+        assert (row.state, row.reason) == ("failed", "the first model cannot be made: no such network")
 
 
 # --- pause ------------------------------------------------------------------------------------------------------------
@@ -92,7 +99,7 @@ async def test_an_open_round_ends_at_its_deadline_also_while_paused(bench: Bench
 
 async def test_a_draft_may_be_paused_and_its_first_model_is_made_all_the_same(bench: Bench) -> None:
     async with bench.engine() as engine:
-        engine.submit(EXPERIMENT, ADMIN)
+        submit(engine)
         steer(engine, Order.PAUSE)
         await settle(engine)
         assert state_of(engine)[0] == "paused"
@@ -103,7 +110,7 @@ async def test_a_draft_may_be_paused_and_its_first_model_is_made_all_the_same(be
 
 async def test_a_draft_that_is_resumed_before_its_first_model_waits_for_it(bench: Bench) -> None:
     async with bench.engine() as engine:
-        engine.submit(EXPERIMENT, ADMIN)
+        submit(engine)
         steer(engine, Order.PAUSE)
         steer(engine, Order.RESUME)
         assert state_of(engine)[0] == "draft"
@@ -113,10 +120,10 @@ async def test_a_draft_that_is_resumed_before_its_first_model_waits_for_it(bench
 
 async def test_a_paused_draft_gets_its_first_model_after_a_crash(bench: Bench) -> None:
     async with bench.engine() as engine:
-        engine.submit(EXPERIMENT, ADMIN)
+        submit(engine)
         steer(engine, Order.PAUSE)
     async with bench.engine() as engine:
-        engine.recover()
+        recover(engine)
         await settle(engine)
         assert (state_of(engine)[0], engine.store.latest_model(NAME) is None) == ("paused", False)
 
@@ -136,76 +143,6 @@ async def test_an_experiment_whose_last_round_ends_while_paused_is_finished(benc
         await settle(engine)
         bench.scheduler(engine).tick()
         assert state_of(engine)[0] == "finished"
-
-
-async def test_rounds_that_failed_before_a_resume_are_forgiven(bench: Bench) -> None:
-    limit = EXPERIMENT.file.round.abandoned_limit
-    async with bench.engine() as engine:
-        await running(engine)
-        for site in (NORTH, SOUTH):
-            engine.fleet.connect(site, site)
-        plan = bench.scheduler(engine)
-        steer(engine, Order.PAUSE, "the network is being repaired")
-        base = engine.store.latest_model(NAME)
-        assert base is not None
-        for number in range(1, limit + 1):
-            engine.plan(EXPERIMENT, number, base.digest, (NORTH,), (NORTH,))
-            engine.dispatch(RoundKey(NAME, number), events.Declined(NORTH, 1, "no network"))
-        plan.tick()
-        assert state_of(engine)[0] == "paused", "it goes on when the operator is back"
-        steer(engine, Order.RESUME)
-        plan.tick()
-        assert [state.key.number for state in engine.open_rounds] == [limit + 1]
-
-
-async def kept_failing(bench: Bench, engine: Engine, rounds: int) -> Scheduler:
-    """Every site has declined so many rounds; the scheduler has not looked since."""
-    await running(engine)
-    for site in (NORTH, SOUTH):
-        engine.fleet.connect(site, site)
-    plan = bench.scheduler(engine)
-    for number in range(1, rounds + 1):
-        plan.tick()
-        for site in (NORTH, SOUTH):
-            engine.dispatch(RoundKey(NAME, number), events.Declined(site, 1, "consent was withdrawn"))
-    return plan
-
-
-async def test_rounds_that_keep_failing_pause_it_until_an_operator_resumes(bench: Bench) -> None:
-    limit = EXPERIMENT.file.round.abandoned_limit
-    async with bench.engine() as engine:
-        plan = await kept_failing(bench, engine, limit)
-        plan.tick()
-        now, reason = state_of(engine)
-        assert now == "paused"
-        assert reason.startswith(f"{limit} rounds in a row were abandoned; the last: ")
-        plan.tick()
-        assert list(engine.open_rounds) == [], "nothing begins by itself"
-        steer(engine, Order.RESUME)
-        plan.tick()
-        assert [each.key.number for each in engine.open_rounds] == [limit + 1]
-    last = [record for record in bench.audit() if record.action == "experiment.paused"][-1]
-    assert (last.who.name, last.subject["from"], last.reason) == ("system", "running", reason)
-
-
-async def test_a_crash_between_the_journal_and_the_pause_leaves_it_to_the_next_start(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    limit = EXPERIMENT.file.round.abandoned_limit
-    async with bench.engine() as engine:
-        plan = await kept_failing(bench, engine, limit)
-        monkeypatch.setattr(type(engine.store), "set_experiment", dies)
-        with pytest.raises(Crash):
-            plan.tick()
-        monkeypatch.undo()
-    async with bench.engine() as engine:
-        engine.recover()
-        assert state_of(engine)[0] == "running"
-        bench.scheduler(engine).tick()
-        now, reason = state_of(engine)
-        assert (now, list(engine.open_rounds)) == ("paused", [])
-    pauses = [record for record in bench.audit() if record.action == "experiment.paused"]
-    assert [record.reason for record in pauses] == [reason, reason], "announced twice, done once"
 
 
 # --- cancel -----------------------------------------------------------------------------------------------------------
@@ -236,7 +173,7 @@ async def test_cancelling_ends_it_at_any_moment(bench: Bench, moment: str) -> No
 async def bring_to(engine: Engine, moment: str) -> None:
     """`demo`, cancelled in the middle of something."""
     if moment == "draft":
-        engine.submit(EXPERIMENT, ADMIN)
+        submit(engine)
         return
     if moment == "before a round":
         await running(engine)
@@ -271,7 +208,7 @@ async def test_what_has_ended_or_never_was_is_refused_in_words(bench: Bench) -> 
         with pytest.raises(NotFound, match="there is no experiment 'demo'"):
             steer(engine, Order.PAUSE)
         await running(engine)
-        engine.end_experiment(NAME, "finished", "")
+        Experiments(engine).end(NAME, "finished", "")
         for order in Order:
             with pytest.raises(Stale, match="demo is finished, so it cannot be"):
                 steer(engine, order)
@@ -281,7 +218,7 @@ async def test_what_has_ended_or_never_was_is_refused_in_words(bench: Bench) -> 
 async def test_a_first_model_that_fails_after_the_end_changes_nothing(bench: Bench) -> None:
     bench.forge.at, bench.forge.faults = "first", [BadData("no such network")]
     async with bench.engine() as engine:
-        engine.submit(EXPERIMENT, ADMIN)
+        submit(engine)
         steer(engine, Order.CANCEL)
         await settle(engine)
         assert state_of(engine)[0] == "cancelled"
@@ -301,7 +238,7 @@ async def test_a_crash_after_the_order_and_before_the_round_is_closed(bench: Ben
         monkeypatch.undo()
         assert engine.store.round(KEY).state is RoundState.OPEN
     async with bench.engine() as engine:
-        engine.recover()
+        recover(engine)
         assert engine.fleet.connect(NORTH, "north").messages.empty(), "nothing is offered for what was cancelled"
         bench.scheduler(engine).tick()
         assert engine.store.round(KEY).state is RoundState.ABANDONED
@@ -320,7 +257,7 @@ async def test_a_crash_after_the_journal_leaves_the_order_to_be_given_again(
             steer(engine, Order.PAUSE)
         monkeypatch.undo()
     async with bench.engine() as engine:
-        engine.recover()
+        recover(engine)
         assert state_of(engine)[0] == "running"
         steer(engine, Order.PAUSE)
         assert state_of(engine)[0] == "paused"
@@ -336,77 +273,3 @@ async def test_a_disk_that_is_full_after_the_order_leaves_the_round_to_the_sched
             steer(engine, Order.CANCEL)
         bench.scheduler(engine).tick()
         assert engine.store.round(KEY).state is RoundState.ABANDONED
-
-
-class Crash(BaseException):
-    """The end of a process, as far as the code above it can tell."""
-
-
-def dies(*_: object, **__: object) -> None:
-    raise Crash
-
-
-# --- updates that come too late ---------------------------------------------------------------------------------------
-
-
-async def test_a_late_update_is_told_to_the_operator_once_and_moves_nothing(bench: Bench) -> None:
-    who = Who("spiffe://test/site/north", "01")
-    async with bench.engine() as engine:
-        await opened(engine)
-        task = engine.store.round(KEY).task_key(NORTH)
-        engine.note_late(task, who)
-        assert engine.store.round(KEY).task(NORTH).state is TaskState.OFFERED, "nothing is late before the deadline"
-        bench.clock.advance(EXPERIMENT.file.round.deadline_s)
-        bench.scheduler(engine).tick()
-        for _ in range(2):
-            engine.note_late(task, who)
-        after = engine.store.round(KEY)
-        assert (after.state, after.task(NORTH).state) == (RoundState.ABANDONED, TaskState.EXPIRED)
-        assert after.task(NORTH).reason == "the round's deadline passed; its update came too late"
-        assert engine.open_rounds == ()
-    late = [record for record in bench.audit() if record.action == "round.late"]
-    assert [(record.who, record.subject["site"]) for record in late] == [(who, "north")]
-
-
-# --- sites that come and go -------------------------------------------------------------------------------------------
-
-
-async def test_a_site_that_joins_in_the_middle_is_asked_from_the_next_round_on(bench: Bench) -> None:
-    async with bench.engine() as engine:
-        await opened(engine)
-        engine.fleet.connect(NORTH, "north")
-        plan = bench.scheduler(engine)
-        engine.fleet.connect(SOUTH, "south")
-        plan.tick()
-        assert engine.tasks_of(SOUTH) == ()
-        assert engine.store.round(KEY).sampled == (NORTH,)
-        await deliver(engine, NORTH)
-        await settle(engine)
-        plan.tick()
-        assert engine.store.round(SECOND).eligible == (NORTH, SOUTH)
-        assert engine.tasks_of(SOUTH) == (engine.store.round(SECOND).task_key(SOUTH),)
-
-
-async def test_a_site_that_left_is_not_asked_until_it_is_back(bench: Bench) -> None:
-    async with bench.engine() as engine:
-        await running(engine)
-        north, _ = engine.fleet.connect(NORTH, "north"), engine.fleet.connect(SOUTH, "south")
-        plan = bench.scheduler(engine)
-        engine.fleet.disconnect(north)
-        bench.clock.advance(121)
-        plan.tick()
-        assert engine.open_rounds == ()
-        assert plan.waiting_for(NAME) == "waiting for sites: 1 of 2 needed are present"
-        engine.fleet.connect(NORTH, "north")
-        plan.tick()
-        assert engine.store.round(KEY).sampled == (NORTH, SOUTH)
-
-
-async def test_a_site_that_left_an_open_round_finds_its_task_again(bench: Bench) -> None:
-    async with bench.engine() as engine:
-        await opened(engine)
-        engine.dispatch(KEY, events.Accepted(NORTH, 1))
-        engine.fleet.disconnect(engine.fleet.connect(NORTH, "north"))
-        bench.clock.advance(3600)
-        bench.scheduler(engine).tick()
-        assert engine.tasks_of(NORTH) == (engine.store.round(KEY).task_key(NORTH),), "it has until the deadline"

@@ -1,0 +1,88 @@
+"""What a caller may touch: a site its own tasks and the bytes that they need, an operator every model to read.
+
+Who may call which method at all is said elsewhere (`histofed/transport/authz.py`). Called by the service of blobs, and by
+`aggregator/services/rounds.py` for the tasks.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from aggregator import events
+from aggregator.engine import Engine
+from aggregator.history import Chronicle
+from aggregator.models import SHARED
+from aggregator.services import convert
+from aggregator.services.offers import offered_steps
+from aggregator.space import Space
+from histofed.base.errors import BadData, NotAuthorised
+from histofed.base.ids import Digest, SiteId, TaskKey
+from histofed.pki.identity import Role
+from histofed.telemetry.logs import fields
+from histofed.transport.server import Caller
+
+log = logging.getLogger(__name__)
+
+
+class SitePermissions:
+    """Which bytes a caller may send and read (`histofed/transport/blob_service.py`, Permissions)."""
+
+    def __init__(self, engine: Engine, space: Space, chronicle: Chronicle) -> None:
+        self._engine = engine
+        self._chronicle = chronicle
+        self._space = space
+
+    async def may_upload(self, who: Caller, task: TaskKey, sha256: Digest, size: int) -> None:
+        """Only the update of the caller's own accepted task, within the experiment's limit, while the disk has room."""
+        check_own(who, task)
+        with self._chronicle.forgotten(task.round):
+            self._engine.note_late(task, convert.who(who))
+        limit = self._engine.experiment(task.round.experiment).file.aggregation.max_update_bytes
+        if size > limit:
+            reason = f"the update has {size} bytes, the experiment's limit is {limit} (aggregation.max_update_bytes)"
+            self._engine.dispatch(task.round, events.Rejected(task.site, reason), who=convert.who(who))
+            raise BadData(f"task {task}: {reason}")
+        self._space.check(size)
+        self._engine.dispatch(task.round, events.Announced(task.site, sha256, size), who=convert.who(who))
+
+    async def may_download(self, who: Caller, sha256: Digest) -> None:
+        """A site reads the base of its live tasks and the steps to it; an operator reads every model."""
+        if who.identity.role is Role.OPERATOR:
+            allowed = self._engine.store.is_part(sha256)
+        else:
+            allowed = any(self._needed(task, sha256) for task in self._engine.tasks_of(SiteId(who.name)))
+        if not allowed:
+            raise NotAuthorised(f"blob {sha256[:12]} is not part of a task or model that {who.identity.uri} may read")
+
+    async def base_of(self, task: TaskKey) -> Digest | None:
+        """What the round started from; it stays as long as the round is open."""
+        return self._base(task)
+
+    async def may_compare(self, who: Caller, sha256: Digest, held: Digest) -> bool:
+        """Only with what sites of the same experiment start from: whether other blobs are here is nobody's business."""
+        if who.identity.role is Role.OPERATOR:
+            return self._engine.store.is_part(held)
+        return any(
+            self._base(task) == sha256 and self._engine.store.was_base(task.round.experiment, held)
+            for task in self._engine.tasks_of(SiteId(who.name))
+        )
+
+    async def received(self, who: Caller, task: TaskKey, sha256: Digest, size: int) -> None:
+        """The bytes are complete; the manifest that follows is what counts."""
+        check_own(who, task)
+        log.info("update uploaded", extra=fields(task, bytes=size))
+
+    def _needed(self, task: TaskKey, sha256: Digest) -> bool:
+        """Whether the file is the task's base or a step to it."""
+        steps = offered_steps(self._engine, task.round.experiment, self._engine.round_of(task).base)
+        return self._base(task) == sha256 or any(step.file.sha256 == sha256 for step in steps)
+
+    def _base(self, task: TaskKey) -> Digest:
+        """The file that the task starts from."""
+        return Digest(self._engine.store.part(self._engine.round_of(task).base, SHARED).sha256)
+
+
+def check_own(who: Caller, task: TaskKey) -> None:
+    """A task is its site's alone, by the caller's certificate. Raises `NotAuthorised`."""
+    if task.site != who.name:
+        raise NotAuthorised(f"task {task} belongs to another site than {who.identity.uri}")

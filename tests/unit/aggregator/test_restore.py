@@ -1,0 +1,194 @@
+"""`histofed-aggregator restore`, command by command, on a small state that no daemon runs on."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from aggregator import backup, restore, setup
+from aggregator.database import Database
+from aggregator.members import Members
+from histofed.audit.verify import by_hand, records, verify
+from histofed.backup import swap
+from histofed.base import durable, failpoints
+from histofed.base.errors import BadData, CannotWriteState, ConfigError, UsageError
+from histofed.base.ids import SiteId, sha256
+from histofed.transport.store import owner_of
+from tests.support.centre import UPDATE, Centre
+
+
+def test_restored_on_an_empty_disk(centre: Centre, backup_file: Path) -> None:
+    assert "would restore" in centre.cli("restore", str(backup_file), "--dry-run")
+    assert not centre.state.exists(), "a dry run writes nothing"
+    words = centre.cli("restore", str(backup_file))
+    assert "epoch 1 -> 2" in words
+    assert "nobody knows which certificates were revoked" in words
+    assert not list(centre.state.glob("before-restore-*"))
+    assert (centre.state / "identity/ca.key").stat().st_mode & 0o777 == 0o600
+    assert centre.sql("SELECT max(number) FROM epochs") == [(2,)]
+    assert verify(centre.state / "journal").restores[0].subject["epoch"] == 2
+    assert f"{sha256(UPDATE)}.{owner_of('demo/1/train/north')}.received" in centre.files()
+    ((deadline,),) = centre.sql("SELECT deadline FROM rounds")
+    assert str(deadline) > (centre.clock.now() + timedelta(seconds=3500)).isoformat()[:19], (
+        "the round has its whole time again"
+    )
+
+
+def test_the_present_state_is_replaced_only_on_request_and_kept_aside(
+    populated: Centre, centre: Centre, backup_file: Path
+) -> None:
+    centre.cli("restore", str(backup_file))
+    centre.journal("lost.history")
+    assert "add --replace" in centre.cli("restore", str(backup_file), code=65)
+    words = centre.cli("restore", str(backup_file), "--replace")
+    assert "epoch 1 -> 3" in words, "the next epoch after the one that is here, not after the backup's"
+    (aside,) = centre.state.glob("before-restore-*")
+    assert (aside / "state.db").exists()
+    told = [record.action for record in records(centre.state / "journal")]
+    assert told[-3:] == ["state.restored", "lost.history", "state.restored"], "the longer journal goes on"
+
+
+def test_what_was_used_issued_or_revoked_since_stays_so(centre: Centre, backup_file: Path, tmp_path: Path) -> None:
+    centre.cli("restore", str(backup_file))
+    database = Database(centre.state / "state.db")
+    members, soon = Members(database, centre.clock), centre.clock.now() + timedelta(hours=1)
+    members.create_token("unused", SiteId("west"), soon)
+    members.create_token("used-later", SiteId("east"), soon)
+    members.add_certificate("spiffe://test/site/north", "known", soon)
+    database.close()
+    second = tmp_path / "second"
+    centre.cli("backup", str(second))
+    database = Database(centre.state / "state.db")
+    members = Members(database, centre.clock)
+    members.enrol("used-later", SiteId("east"), "spiffe://test/site/east", "new", soon)
+    database.close()
+    centre.sql("UPDATE certificates SET revoked_at = '2026-01-01T00:00:00.000000Z'")
+    words = centre.cli("restore", str(second), "--replace")
+    assert "2 join tokens" in words
+    assert "2 certificates that were revoked after the backup stay revoked" in words
+    assert "1 sites that joined after the backup" in words
+    assert "nobody knows" not in words
+    database = Database(centre.state / "state.db")
+    members = Members(database, centre.clock)
+    assert members.token_site("unused") is None
+    assert members.token_site("used-later") is None, "a join line is never good twice"
+    assert members.revoked_serials() == {"known", "new"}
+    assert [site.name for site in members.sites()] == ["east"]
+    database.close()
+
+
+def test_a_journal_that_went_another_way_lies_aside(centre: Centre, backup_file: Path) -> None:
+    centre.cli("restore", str(backup_file))
+    for segment in (centre.state / "journal").glob("*.jsonl"):
+        segment.unlink()
+    centre.journal(*["another.history"] * 50)
+    centre.cli("restore", str(backup_file), "--replace")
+    told = [record.action for record in records(centre.state / "journal")]
+    assert "another.history" not in told
+    (restored,) = verify(centre.state / "journal").restores
+    assert str(restored.subject["old_head"]).startswith("50:")
+    assert len(list(records(centre.state / str(restored.subject["kept"]) / "journal"))) == 50
+
+
+def test_a_state_that_was_put_back_by_hand(centre: Centre, backup_file: Path) -> None:
+    centre.cli("restore", str(backup_file))
+    assert "epoch 2 -> 3" in centre.cli("restore", "--in-place")
+    assert "epoch 3 -> 8" in centre.cli("restore", "--in-place", "--epoch", "8")
+    assert "does not lie ahead" in centre.cli("restore", "--in-place", "--epoch", "8", code=2)
+    restores = verify(centre.state / "journal").restores
+    assert [record.subject["epoch"] for record in restores] == [2, 3, 8]
+    assert [by_hand(record) for record in restores] == [False, True, True]
+    assert restores[1].reason == "the state was put back by hand; no backup was used"
+
+
+@pytest.mark.parametrize("arguments", [(), ("--in-place", "file"), ("--in-place", "--dry-run"), ("--in-place", "--replace")])
+def test_a_restore_is_told_what_to_restore(centre: Centre, arguments: tuple[str, ...]) -> None:
+    assert "--in-place" in centre.cli("restore", *arguments, code=2)
+
+
+def test_a_daemon_that_runs_is_not_replaced(centre: Centre, backup_file: Path) -> None:
+    centre.cli("restore", str(backup_file))
+    with durable.lock(centre.state / "lock", "the daemon"):
+        for arguments in ((str(backup_file), "--replace"), ("--in-place",)):
+            assert "another process uses" in centre.cli("restore", *arguments, code=65)
+        # a backup beside it works; the daemon journals it
+        centre.cli("backup", str(centre.folder / "beside"))
+    assert centre.sql("SELECT count(*) FROM backups WHERE digest IS NOT NULL AND noted_at IS NULL") == [(1,)]
+
+
+def test_a_journal_that_was_emptied_begins_again_with_a_restore(centre: Centre, backup_file: Path) -> None:
+    centre.cli("restore", str(backup_file))
+    for segment in (centre.state / "journal").glob("*.jsonl"):
+        segment.write_bytes(b"")
+    assert "epoch 2 -> 3" in centre.cli("restore", "--in-place")
+    (record,) = records(centre.state / "journal")
+    assert (record.sequence, record.action) == (1, "state.restored")
+
+
+def test_a_backup_of_another_federation_is_refused(centre: Centre, backup_file: Path) -> None:
+    with pytest.raises(ConfigError, match="the configuration says 'other'"):
+        restore.restore(centre.config.model_copy(update={"federation": "other"}), backup_file, centre.clock)
+    centre.cli("init")
+    with pytest.raises(BadData, match="their CAs differ"):
+        restore.restore(centre.config, backup_file, centre.clock, replace=True)
+    assert not (centre.state / "restore.json").exists()
+
+
+def test_a_disk_without_room_is_told_before_the_first_byte(
+    centre: Centre, backup_file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(durable, "free_bytes", lambda _: 10)
+    with pytest.raises(CannotWriteState, match="make room"):
+        restore.restore(centre.config, backup_file, centre.clock)
+
+
+def test_an_epoch_must_lie_ahead(centre: Centre, backup_file: Path) -> None:
+    with pytest.raises(UsageError, match="does not lie ahead"):
+        restore.dry_run(centre.config, backup_file, epoch=1)
+    assert restore.dry_run(centre.config, backup_file, epoch=5).epoch == 5
+
+
+def test_no_new_federation_in_the_middle_of_a_restore(centre: Centre) -> None:
+    centre.state.mkdir()
+    (centre.state / "restore.json").write_text("{}")
+    assert "a restore was interrupted" in centre.cli("init", code=65)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "point", sorted(point for point in failpoints.FAILPOINTS if point.startswith(("backup.", "restore.")))
+)
+def test_killed_at_any_instant(centre: Centre, backup_file: Path, point: str) -> None:
+    """A real SIGKILL: afterwards there is the old state or the new one, and the same command works again. A second each."""
+    centre.cli("restore", str(backup_file))
+    one = centre.folder / "one"
+    making = point.startswith("backup.")
+    command = ["backup", str(one)] if making else ["restore", str(backup_file), "--replace"]
+    starter = "import sys; from aggregator.cli import main; sys.exit(main())"
+    done = subprocess.run(
+        [sys.executable, "-c", starter, *command, "--config", str(centre.toml)],
+        env={**os.environ, "HISTOFED_FAILPOINTS": f"{point}=kill"},
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == -signal.SIGKILL, done.stderr.decode()
+    decided = point in {"restore.swap_decided", "restore.old_set_aside", "restore.swapped"}
+    with durable.lock(centre.state / "lock", "the daemon's next start"):
+        swap.settle(centre.state)
+    setup.load(centre.config, centre.clock)
+    assert centre.sql("SELECT max(number) FROM epochs") == [(3 if decided else 2,)]
+    assert [record.subject["epoch"] for record in verify(centre.state / "journal").restores] == [2, 3][: 1 + decided]
+    assert len(list(centre.state.glob("before-restore-*"))) == decided
+    assert one.exists() == (point == "backup.written")
+    if one.exists():
+        assert backup.check(one).epoch == 2
+        one.unlink()
+    centre.cli(*command)
+    assert not list(centre.state.glob("restore.*")), "nothing is left behind"
+    assert not (centre.state / "backup.tmp").exists()

@@ -1,0 +1,49 @@
+"""One site's task: attempts, and what is heard twice, late or never. Its way through a round is in `test_rounds.py`."""
+
+from __future__ import annotations
+
+import pytest
+
+from aggregator import events
+from aggregator.tasks import Task, TaskEvent, TaskState, step_task
+from histofed.base.errors import Stale
+from histofed.base.ids import Digest, ExperimentId, RoundKey, SiteId, TaskKey
+
+A = SiteId("a")
+KEY = TaskKey(RoundKey(ExperimentId("demo"), 3), "train", A)
+ATTEMPTS = 2
+
+
+def run(*happened: TaskEvent) -> Task:
+    task = Task(A)
+    for event in happened:
+        task, _ = step_task(KEY, task, event, ATTEMPTS)
+    return task
+
+
+def test_a_failed_task_is_offered_again_and_then_declined() -> None:
+    task = run(events.Accepted(A, 1))
+    task, effects = step_task(KEY, task, events.Failed(A, 1, "killed", retryable=True), ATTEMPTS)
+    assert (task.state, task.attempt, effects) == (TaskState.OFFERED, 2, (events.Offer(A),))
+    again = step_task(KEY, task, events.Failed(A, 1, "killed", retryable=True), ATTEMPTS)
+    assert again == (task, ()), "the same failure, told again"
+    for event in (events.Accepted(A, 2), events.Failed(A, 2, "killed", retryable=True)):
+        task, _ = step_task(KEY, task, event, ATTEMPTS)
+    assert (task.state, task.reason) == (TaskState.DECLINED, "killed (attempt 2, the last)")
+
+
+def test_a_failure_that_cannot_be_helped_is_final_at_once() -> None:
+    task = run(events.Accepted(A, 1), events.Failed(A, 1, "one patient only", retryable=False))
+    assert task.state is TaskState.DECLINED
+
+
+def test_an_update_of_an_earlier_attempt_is_refused() -> None:
+    task = run(events.Accepted(A, 1), events.Failed(A, 1, "killed", retryable=True), events.Accepted(A, 2))
+    with pytest.raises(Stale):
+        step_task(KEY, task, events.Received(A, 1, Digest("c" * 64), Digest("d" * 64), 10), ATTEMPTS)
+
+
+def test_a_failure_of_an_attempt_that_was_never_offered_is_refused() -> None:
+    task = run(events.Accepted(A, 1))
+    with pytest.raises(Stale, match=r"attempt 1\); failed comes too late or too early"):
+        step_task(KEY, task, events.Failed(A, 2, "killed", retryable=True), ATTEMPTS)
