@@ -1,25 +1,26 @@
 """Hand a finished update over: upload its weights, submit its manifest, write down the verdict, and only then forget it.
 
 An entry leaves the outbox in one of three ways, each journalled: the aggregator admitted it, rejected it, or does not want
-it any more because the round has closed. Everything else (no aggregator, a certificate that expired) leaves it there for
-the next connection.
+it any more because the round has closed. Which of them it is, only the answer to the manifest says: a verdict may have been
+lost on its way, and then neither the bytes nor word of progress is taken. Everything else (no aggregator, a certificate that
+expired) leaves the entry there for the next connection.
 """
 
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 
-from agent.bases import Bases
-from agent.link import Link, Transfer, Verdict
-from agent.outbox import Entry, Outbox
-from histofed.audit.journal import Journal
-from histofed.base.errors import BadData
+from agent.desk import Desk
+from agent.link import Verdict
+from agent.outbox import Entry
+from agent.progress import Board, watched
+from histofed.base.errors import BadData, Stale
 from histofed.base.failpoints import failpoint
 from histofed.base.ids import Json, TaskKey
 from histofed.telemetry import attributes as names
 from histofed.telemetry.context import TraceContext, round_parent
 from histofed.telemetry.logs import fields
-from histofed.telemetry.tracing import Tracing
 
 log = logging.getLogger(__name__)
 
@@ -49,19 +50,18 @@ def about(task: TaskKey, attempt: int) -> dict[str, object]:
 class HandOver:
     """Carries entries from the outbox to the aggregator."""
 
-    def __init__(self, link: Link, outbox: Outbox, bases: Bases, journal: Journal, tracing: Tracing) -> None:
-        self._link = link
-        self._outbox = outbox
-        self._bases = bases
-        self._journal = journal
-        self._tracing = tracing
+    def __init__(self, desk: Desk, over: Callable[[TaskKey], None]) -> None:
+        """`over` is told of a task whose verdict is in the journal; it may be told again."""
+        self._desk = desk
+        self._over = over
 
-    async def deliver(self, entry: Entry, progress: Transfer, parent: TraceContext | None = None) -> Verdict:
-        """Upload and submit one entry; it is gone from the outbox when this returns. Idempotent.
+    async def deliver(self, entry: Entry, board: Board, parent: TraceContext | None = None) -> Verdict:
+        """Upload and submit one entry; the task is over and the entry gone when this returns. Idempotent.
 
         `parent` is the round's trace; it is derived where it is not known. Raises `Stale` or `NotFound` when the round
         has closed (the entry is still there: `forget` it), and whatever stands in the way otherwise.
         """
+        desk, link = self._desk, self._desk.link
         task = entry.task
         subject = {**spoken(task, entry.attempt), "sha256": entry.sha256, "bytes": entry.bytes}
         attributes = {
@@ -71,12 +71,19 @@ class HandOver:
             names.UPDATE_ENCODING: entry.encoding,
         }
         parent = parent or round_parent(task.round.experiment, task.round.number)
-        with self._tracing.span(names.TASK_UPLOAD, attributes, parent=parent) as span:
-            self._journal.append("update.sent", subject=subject, trace=span.context)
-            base = self._bases.get(task.round.experiment, entry.base)
-            await self._link.upload(entry.weights, task, entry.sha256, base, progress)
-            verdict = await self._link.submit(task, entry.attempt, entry.envelope)
-            self._journal.append(
+        with desk.tracing.span(names.TASK_UPLOAD, attributes, parent=parent) as span:
+            desk.journal.append("update.sent", subject=subject, trace=span.context)
+            base = desk.bases.get(task.round.experiment, entry.base)
+            try:
+                await watched(
+                    *(link, task, entry.attempt, board),
+                    lambda: link.upload(entry.weights, task, entry.sha256, base, board.transferred),
+                    desk.clock,
+                )
+            except Stale as error:
+                log.info("the update of %s is not taken, perhaps there is a verdict: %s", task, error, extra=fields(task))
+            verdict = await link.submit(task, entry.attempt, entry.envelope)
+            desk.journal.append(
                 "update.verdict",
                 subject=subject,
                 outcome="success" if verdict.admitted else "refused",
@@ -85,7 +92,9 @@ class HandOver:
             )
             span.outcome("ok" if verdict.admitted else "rejected")
         failpoint("agent.update_acknowledged")
-        self._outbox.remove(task)
+        # the entry last: a task that was still in hand without it would be dropped as one that nobody wants
+        self._over(task)
+        desk.outbox.remove(task)
         if verdict.admitted:
             log.info("the update of %s was admitted", task, extra=fields(task, event="update.admitted"))
         else:
@@ -95,22 +104,20 @@ class HandOver:
 
     async def flush(self) -> None:
         """Deliver everything that an earlier connection, or an earlier life, left behind; drop what nobody takes."""
-        for entry in self._outbox.entries():
-            if entry.task.site != self._link.credentials.identity.name:
+        desk = self._desk
+        for entry in desk.outbox.entries():
+            if entry.task.site != desk.link.credentials.identity.name:
                 self.forget(entry.task, entry.attempt, "it was made under another site's name")
                 continue
             try:
-                await self.deliver(entry, _unwatched)
+                await self.deliver(entry, Board("upload", desk.clock))
             except BadData as error:
                 self.forget(entry.task, entry.attempt, str(error))
 
     def forget(self, task: TaskKey, attempt: int, reason: str) -> None:
         """Nobody wants the update of `task` any more."""
-        if self._outbox.get(task) is not None:
-            self._journal.append("update.dropped", subject=spoken(task, attempt), outcome="refused", reason=reason)
-            self._outbox.remove(task)
+        desk = self._desk
+        if desk.outbox.get(task) is not None:
+            desk.journal.append("update.dropped", subject=spoken(task, attempt), outcome="refused", reason=reason)
+            desk.outbox.remove(task)
             log.info("the update of %s is dropped: %s", task, reason, extra=fields(task))
-
-
-def _unwatched(done: int, total: int) -> None:
-    """Nobody watches the progress of a flush."""

@@ -63,7 +63,7 @@ class Work:
         self.config = config
         """What a reload may change; the next step of a task sees it."""
         self._rooms = Rooms(folder)
-        self._handover = HandOver(desk.link, desk.outbox, desk.bases, desk.journal, desk.tracing)
+        self._handover = HandOver(desk, self._clear)
         self.epochs = Epochs(desk, self._rooms, self._handover)
         self.tensors = KeptTensors(desk)
         self._words = "waits for work"
@@ -245,12 +245,8 @@ class Work:
 
     async def _hand_over(self, offer: Offer, entry: Entry) -> None:
         self._board = board = Board("upload", self._desk.clock)
-        await self._until_told(
-            "hand the update over",
-            lambda: self._watched(offer, board, lambda: self._handover.deliver(entry, board.transferred, offer.trace)),
-        )
+        await self._until_told("hand the update over", lambda: self._handover.deliver(entry, board, offer.trace))
         self.epochs.note_history()
-        self._clear(offer.task)
 
     async def _fail(self, offer: Offer, error: HistofedError) -> None:
         """Tell the site's log everything and the aggregator what may leave the site."""

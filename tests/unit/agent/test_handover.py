@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from histofed.base.errors import Stale, TryLater
+from agent.link import Transfer, Wanted
+from histofed.base.errors import AggregatorUnavailable, Stale, TryLater
 from histofed.v1 import rounds_pb2, types_pb2
 from tests.support.agent_site import SITE, AgentSite, task, until
 from tests.support.fake_aggregator import FakeAggregator
@@ -52,3 +55,45 @@ async def test_a_finished_update_is_delivered_by_the_next_life(
         await aggregator.wait_for("SubmitUpdate")
         await until(lambda: site.outbox.entries() == ())
         assert site.actions().count("task.trained") == 1
+        assert site.state.task_in_hand() is None, "or it would be dropped as one that nobody wants any more"
+        assert not list(site.layout.work.iterdir())
+
+
+def ends(site: AgentSite) -> list[tuple[str, str]]:
+    """How tasks and updates ended, by the journal."""
+    found = {"update.verdict", "update.dropped", "task.dropped"}
+    return [(record.action, record.outcome) for record in site.audit() if record.action in found]
+
+
+async def test_a_verdict_that_was_lost_on_its_way_is_asked_for(site: AgentSite, aggregator: FakeAggregator) -> None:
+    """The aggregator admits the update and dies before it answers; the next one takes no bytes of a task that is settled."""
+    aggregator.answers["SubmitUpdate"] = [AggregatorUnavailable("the connection was cut")]
+    aggregator.answers["may_upload"] = [Stale("task pilot/1 is admitted")] * 9
+    aggregator.offer(aggregator.make_offer(task()))
+    site.start()
+    await until(lambda: "update.verdict" in site.actions())
+    await until(lambda: site.state.task_in_hand() is None)
+    assert ends(site) == [("update.verdict", "success")]
+    assert site.outbox.entries() == ()
+
+
+async def test_an_answer_that_an_upload_is_not_wanted_is_no_verdict(
+    site: AgentSite, aggregator: FakeAggregator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is what the aggregator says of an update that it has admitted, and of one whose round has closed."""
+
+    async def upload(*arguments: Any) -> None:
+        progress: Transfer = arguments[-1]
+        progress(1, 2)
+        await asyncio.Event().wait()
+
+    async def report(*arguments: Any) -> Wanted:
+        return Wanted(arguments[2] != "upload", "the task is admitted")
+
+    monkeypatch.setattr(site.link, "upload", upload)
+    monkeypatch.setattr(site.link, "report", report)
+    aggregator.offer(aggregator.make_offer(task()))
+    site.start()
+    await until(lambda: bool(ends(site)))
+    await until(lambda: site.state.task_in_hand() is None)
+    assert ends(site) == [("update.verdict", "success")]
