@@ -40,7 +40,7 @@ class Epochs:
         """The aggregator was restored from a backup. Nothing is in hand now; updates that wait are withheld.
 
         An update goes back beside the training that made it: if the restored aggregator offers the very same assignment
-        again, it is handed over without another training; otherwise the next task clears it away. May be repeated.
+        again, it is handed over without another training; otherwise the experiment's next task clears it away. Repeatable.
         """
         desk = self._desk
         subject: dict[str, Json] = {"epoch_from": seen.epoch, "epoch": now.epoch, "records": now.head.sequence}

@@ -3,8 +3,8 @@
     work/TASK/assignment.json        what the trainer was told; checkpoints and results count for exactly this one
     work/TASK/output/...             checkpoints, then private tensors, the update and the result
 
-A folder outlives the agent, which is how a task goes on after a restart. The callers are `agent/work.py` and
-`agent/epochs.py`.
+A folder outlives the agent, which is how a task goes on after a restart. An experiment has one at most, which goes with the
+task's end, the experiment's next task or its end. The callers are `agent/work.py`, `agent/epochs.py` and `agent/tensors.py`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 from agent.assignment import ASSIGNMENT_FILE, RESULT_FILE, UPDATE_FILE, Assignment, Result, encode, read_result
 from agent.outbox import folder_name
 from histofed.base import durable
-from histofed.base.ids import TaskKey
+from histofed.base.ids import ExperimentId, TaskKey
 
 
 class Rooms:
@@ -55,10 +55,22 @@ class Rooms:
         durable.remove(self.room(task))
 
     def keep_only(self, task: TaskKey) -> None:
-        """Remove what others left: it will not be asked for again."""
-        for room in sorted(self._folder.iterdir()):
+        """Remove what other rounds of the experiment left: they will not be asked for again. Other experiments wait."""
+        for room in self._rooms_of(task.round.experiment):
             if room != self.room(task):
                 durable.remove(room)
+
+    def experiments(self) -> tuple[ExperimentId, ...]:
+        """Experiments on which work was begun, by name."""
+        return tuple(sorted({ExperimentId(room.name.partition(".")[0]) for room in self._folder.iterdir()}))
+
+    def forget(self, experiment: ExperimentId) -> None:
+        """The experiment has ended. Raises `CannotWriteState`."""
+        for room in self._rooms_of(experiment):
+            durable.remove(room)
+
+    def _rooms_of(self, experiment: ExperimentId) -> list[Path]:
+        return sorted(self._folder.glob(f"{experiment}.*"))
 
     def _told(self, task: TaskKey) -> bytes | None:
         stored = self.room(task) / ASSIGNMENT_FILE

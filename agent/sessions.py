@@ -196,10 +196,13 @@ class Sessions:
     async def _withdraw(self, message: Withdrawal) -> None:
         """Stop and forget the task."""
         log.info("task %s is withdrawn: %s", message.task, message.reason, extra=fields(message.task))
-        self._waiting.pop(message.task, None)
+        waited = self._waiting.pop(message.task, None)
         if self._job is not None and self._job[0].task == message.task:
             await self._end_job()
-        if (attempt := self._work.attempt_of(message.task)) is not None:
+        attempt = self._work.attempt_of(message.task)
+        if attempt is None and waited is not None and self._work.has_begun(message.task):
+            attempt = waited.attempt  # an earlier life began it, and another experiment's task came first in this one
+        if attempt is not None:
             self._work.drop(message.task, attempt, message.reason)
         if self._job is None and (following := self._following()) is not None:
             self._begin(following)

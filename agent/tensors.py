@@ -1,8 +1,8 @@
 """The tensors that this site keeps from one task to the next: an experiment's private ones and the bases it trained from.
 
 Private ones advance with the rounds that the aggregator has committed, and go back with an aggregator that was restored; all
-of them go when the experiment has ended. Going back and forgetting private tensors are journalled first. `agent/work.py`
-settles before each task, `agent/sessions.py` asks at each hello what has ended.
+of them go when the experiment has ended, and with them what was begun on its tasks. Going back and forgetting private ones
+are journalled first. `agent/work.py` settles before each task, `agent/sessions.py` asks at each hello what has ended.
 """
 
 from __future__ import annotations
@@ -11,32 +11,36 @@ import logging
 
 from agent.desk import Desk
 from agent.offers import Offer
+from agent.rooms import Rooms
 from histofed.base.ids import ExperimentId, Json, RoundKey
 
 log = logging.getLogger(__name__)
 
 
 class KeptTensors:
-    """Private tensors and bases of one site, over all experiments."""
+    """Private tensors, bases and unfinished work of one site, over all experiments."""
 
-    def __init__(self, desk: Desk) -> None:
+    def __init__(self, desk: Desk, rooms: Rooms) -> None:
         self._desk = desk
+        self._rooms = rooms
 
     def experiments(self) -> tuple[ExperimentId, ...]:
         """Experiments of which tensors are here; a thousand of them at a time is enough to ask about."""
-        return tuple(sorted({*self._desk.private.experiments(), *self._desk.bases.experiments()}))[:1000]
+        keepers = (self._desk.private, self._desk.bases, self._rooms)
+        return tuple(sorted({experiment for keeper in keepers for experiment in keeper.experiments()}))[:1000]
 
     def forget(self, ended: frozenset[str]) -> None:
-        """Remove the tensors of experiments that have ended; of the task in hand when that is over."""
+        """Remove what is kept of experiments that have ended; of the task in hand when that is over."""
         desk, held = self._desk, self._desk.state.task_in_hand()
         over = ended if held is None else ended - {held.task.round.experiment}
         for experiment in desk.private.experiments():
             if experiment in over:
                 desk.journal.append("private.forgotten", subject={"experiment": experiment}, reason="it has ended")
                 desk.private.forget(experiment)
-        for experiment in desk.bases.experiments():
-            if experiment in over:
-                desk.bases.forget(experiment)
+        for keeper in (desk.bases, self._rooms):
+            for experiment in keeper.experiments():
+                if experiment in over:
+                    keeper.forget(experiment)
 
     def settle(self, offer: Offer) -> int:
         """Advance the private tensors with the aggregator, or go back with it; going back is journalled."""

@@ -65,7 +65,7 @@ class Work:
         self._rooms = Rooms(folder)
         self._handover = HandOver(desk, self._clear)
         self.epochs = Epochs(desk, self._rooms, self._handover)
-        self.tensors = KeptTensors(desk)
+        self.tensors = KeptTensors(desk, self._rooms)
         self._words = "waits for work"
         self._board: Board | None = None
         self._resting: dict[TaskKey, float] = {}
@@ -121,6 +121,10 @@ class Work:
         if held is not None and held.task == task:
             return held.attempt
         return None if entry is None else entry.attempt
+
+    def has_begun(self, task: TaskKey) -> bool:
+        """Whether something of the work on `task` is here, also of one that waits behind another experiment's."""
+        return self._rooms.room(task).exists()
 
     def drop(self, task: TaskKey, attempt: int, reason: str) -> None:
         """Nobody wants `task` any more: forget it and everything that was made for it."""

@@ -31,6 +31,8 @@ async def test_tensors_of_an_ended_experiment_are_forgotten(site: AgentSite, agg
         (site.layout.private / experiment / "1.safetensors").write_bytes(b"moments")
     for experiment in ("over", "only-a-base"):
         (site.layout.bases / experiment).mkdir()
+    for room in ("over.2.train", "half-done.1.train"):
+        (site.layout.work / room).mkdir()
     greeting = rounds_pb2.HelloResponse(
         version=__version__, identity="", now=iso(SystemClock().now()), ended_experiments=["over", "of-another-site"]
     )
@@ -38,8 +40,9 @@ async def test_tensors_of_an_ended_experiment_are_forgotten(site: AgentSite, agg
     site.start()
     await aggregator.wait_for("WaitForWork")
     asked = aggregator.heard[0]
-    assert list(asked.request.experiments) == ["going-on", "only-a-base", "over"]
+    assert list(asked.request.experiments) == ["going-on", "half-done", "only-a-base", "over"]
     assert [path.name for path in sorted(site.layout.private.iterdir())] == ["going-on"]
     assert [path.name for path in sorted(site.layout.bases.iterdir())] == ["only-a-base"]
+    assert [path.name for path in sorted(site.layout.work.iterdir())] == ["half-done.1.train"]
     (forgotten,) = [record for record in site.audit() if record.action == "private.forgotten"]
     assert forgotten.subject == {"experiment": "over"}

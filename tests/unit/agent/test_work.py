@@ -64,6 +64,48 @@ async def test_a_stopped_agent_resumes_its_checkpoint(
     assert first > 1
 
 
+async def half_trained(folder: Path, federation: Federation, aggregator: FakeAggregator) -> None:
+    """A life of the site that ends in the middle of a task of `zeta`; the next one is offered a task of `alpha` first."""
+    zeta = aggregator.make_offer(task(experiment="zeta"), config="steps = 60\ndelay_s = 0.02")
+    aggregator.offer(zeta)
+    async with AgentSite(folder, federation.site(SITE), aggregator.address) as site:
+        site.start()
+        await training(aggregator)
+        await site.stop()
+    aggregator.offers = [aggregator.make_offer(task(experiment="alpha"), config=LONG), zeta]
+
+
+async def test_another_experiments_task_leaves_a_checkpoint_alone(
+    tmp_path: Path, federation: Federation, aggregator: FakeAggregator
+) -> None:
+    await half_trained(tmp_path / "site", federation, aggregator)
+    aggregator.offers[0] = aggregator.make_offer(task(experiment="alpha"))
+    reports = len(aggregator.heard)
+    async with AgentSite(tmp_path / "site", federation.site(SITE), aggregator.address) as site:
+        site.start()
+        await aggregator.wait_for("SubmitUpdate", 2)
+        await until(lambda: not list(site.layout.work.iterdir()))
+    assert [manifest.experiment for manifest in aggregator.manifests()] == ["alpha", "zeta"]
+    first = next(
+        heard.request.done
+        for heard in aggregator.heard[reports:]
+        if heard.call == "ReportProgress" and heard.request.phase == "train" and heard.request.task.startswith("zeta/")
+    )
+    assert first > 1
+
+
+async def test_a_withdrawn_task_that_waits_half_done_is_dropped(
+    tmp_path: Path, federation: Federation, aggregator: FakeAggregator
+) -> None:
+    await half_trained(tmp_path / "site", federation, aggregator)
+    async with AgentSite(tmp_path / "site", federation.site(SITE), aggregator.address) as site:
+        site.start()
+        await aggregator.wait_for("AcceptTask", 2)
+        aggregator.withdraw(task(experiment="zeta"), "the round reached its deadline")
+        await until(lambda: "task.dropped" in site.actions())
+        await until(lambda: [room.name for room in site.layout.work.iterdir()] == ["alpha.1.train"])
+
+
 async def test_a_withdrawn_task_stops_its_trainer_and_leaves_nothing(site: AgentSite, aggregator: FakeAggregator) -> None:
     aggregator.offer(aggregator.make_offer(task(), config=LONG))
     site.start()
