@@ -94,6 +94,11 @@ class Sessions:
         try:
             await self._link.reload_identity()
             await self._session()
+        except WentBack as error:
+            # what the aggregator says of the job in hand counts no more: it waits, with its checkpoint, for an honest one
+            await self._end_job()
+            self._waiting.clear()
+            return error
         except HistofedError as error:
             return error
         finally:

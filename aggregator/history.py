@@ -1,10 +1,11 @@
 """The daemon's side of epochs and backups: what it tells sites of its history, and what it hears of theirs.
 
 A site that has seen more than this state knows proves that the state directory was put back by hand, or that its journal
-lost its end: the site is refused in words, and so is an operator told (condition `history` of `histofed status`). Nothing is
-dropped on either side meanwhile; a restore begins the next epoch, and sites follow. What a site claims concerns that site
-alone: one that lies about epochs shuts out nobody else. Its claim is journalled, also after the restore, so that an auditor
-reads what the sites had seen; each once, and `CLAIMS_LIMIT` of a site in one life of the daemon.
+lost its end: the site is refused in words, and so is an operator told (condition `history` of `histofed status`). Nothing
+is dropped on either side meanwhile, nor taken: a site is heard about its tasks only after its hello to this process was
+welcome. A restore begins the next epoch, and sites follow. What a site claims concerns that site alone: one that lies about
+epochs shuts out nobody else. Its claim is journalled, also after the restore, so that an auditor reads what the sites had
+seen; each once, and `CLAIMS_LIMIT` of a site in one life of the daemon.
 
 Backups are made by another process beside this one (`aggregator/backup.py`), which may not write the journal: it leaves a
 row, and the daemon journals it. Rows also say which private tensors sites should keep (`backed_up`).
@@ -47,6 +48,8 @@ class Chronicle:
         self._health = health
         self._ahead: dict[SiteId, History] = {}
         self._claims: dict[SiteId, set[History]] = {}
+        self._met: set[SiteId] = set()
+        """Sites whose last word of us is in this history, as they said since the start."""
         with database.reading() as connection:
             self.epoch: int = connection.execute(sa.select(sa.func.max(schema.epochs.c.number))).scalar_one() or 1
 
@@ -82,6 +85,7 @@ class Chronicle:
             self._journal_claim(site, seen, who)
         if seen is not None and not held and seen.epoch >= self.epoch:
             self._ahead[site] = seen
+            self._met.discard(site)
             self._tell()
             log.error("this state is not what a site has seen", extra=fields(site=site, seen=str(seen), own=str(self.now())))
             raise WentBack(
@@ -89,14 +93,24 @@ class Chronicle:
                 "state directory was put back from a copy without `histofed-aggregator restore`, or restored twice from one "
                 f"backup, or records were removed from its journal; {repair(self.epoch, seen.epoch)}"
             )
+        self._met.add(site)
         if self._ahead.pop(site, None) is not None:
             self._tell()
 
-    def check(self, metadata: Iterable[tuple[str, str | bytes]]) -> None:
-        """A call about a task was made in this epoch. Raises `TryLater`: the site is to say hello, and hears of the new one.
+    def check_met(self, site: SiteId) -> None:
+        """The site has said hello to this process, and was welcome. Raises `TryLater`: its agent says it by itself."""
+        if site not in self._met:
+            raise TryLater(
+                f"this aggregator has not heard yet what site {site} has seen of its history; the agent says it with its "
+                "next hello and calls again"
+            )
+
+    def check(self, site: SiteId, metadata: Iterable[tuple[str, str | bytes]]) -> None:
+        """A call about a task was made in this epoch, by a site that was met. Raises `TryLater`: it is to say hello.
 
         A call that names no epoch is let through: what it asks for is checked against the rounds all the same.
         """
+        self.check_met(site)
         told = next((value for key, value in metadata if key == EPOCH_KEY), None)
         if told is None or str(told) == str(self.epoch):
             return

@@ -35,6 +35,7 @@ class SitePermissions:
     async def may_upload(self, who: Caller, task: TaskKey, sha256: Digest, size: int) -> None:
         """Only the update of the caller's own accepted task, within the experiment's limit, while the disk has room."""
         check_own(who, task)
+        self._chronicle.check_met(task.site)
         with self._chronicle.forgotten(task.round):
             self._engine.note_late(task, convert.who(who))
         limit = self._engine.experiment(task.round.experiment).file.aggregation.max_update_bytes

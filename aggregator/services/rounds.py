@@ -220,7 +220,7 @@ class FleetServicer(rounds_pb2_grpc.FleetServiceServicer):
         """The caller and the task, which must be the caller's and must exist, in this kind and this epoch."""
         who, task = caller(context), TaskKey.parse(text)
         check_own(who, task)
-        self._chronicle.check(context.invocation_metadata() or ())
+        self._chronicle.check(task.site, context.invocation_metadata() or ())
         with self._chronicle.forgotten(task.round):
             self._engine.round_of(task)
         return who, task

@@ -45,6 +45,7 @@ def hostile(healthy: Federation, tmp_path_factory: pytest.TempPathFactory) -> It
     """The enrolled site without an agent, and an experiment that asks nobody else."""
     identity = healthy.site(HOSTILE) / "state/identity/agent.pem"
     with HostileSite(healthy.address, identity, tmp_path_factory.mktemp("hostile")) as site:
+        site.hello()
         healthy.submit(mean_experiment("alone", 1000, extra=ALONE))
         yield site
         for _ in range(PATIENCE - _abandoned_in_a_row(healthy)):

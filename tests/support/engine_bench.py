@@ -142,9 +142,12 @@ class Bench:
             health=health,
         )
 
-    def chronicle(self, engine: Engine) -> Chronicle:
-        """The engine's epoch and backups."""
-        return Chronicle(engine.store._database, engine._journal, self.clock, Health(self.clock, required=()))
+    def chronicle(self, engine: Engine, met: Sequence[SiteId] = (NORTH, SOUTH)) -> Chronicle:
+        """The engine's epoch and backups; these sites have said hello."""
+        chronicle = Chronicle(engine.store._database, engine._journal, self.clock, Health(self.clock, required=()))
+        for site in met:
+            chronicle.meet(site, None)
+        return chronicle
 
     @property
     def blobs(self) -> BlobStore:

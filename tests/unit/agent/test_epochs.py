@@ -10,11 +10,12 @@ import pytest
 from histofed import weights
 from histofed.audit.history import EPOCH_KEY, History
 from histofed.audit.verify import Head
-from histofed.base.errors import AggregatorUnavailable, NotFound
+from histofed.base.errors import AggregatorUnavailable, NotFound, WentBack
 from histofed.v1 import rounds_pb2
-from tests.support.agent_site import LONG, AgentSite, task, until
+from tests.support.agent_site import LONG, AgentSite, task, training, until
 from tests.support.fake_aggregator import FakeAggregator
 from tests.support.pki import Federation
+from tests.support.processes import trainers
 
 
 def history(epoch: int, records: int) -> rounds_pb2.History:
@@ -199,3 +200,30 @@ async def test_a_task_that_runs_into_an_aggregator_which_was_put_back_is_kept(
     assert len(site.outbox) == 1
     assert site.state.task_in_hand() is not None
     assert "task.dropped" not in site.actions()
+
+
+@pytest.mark.parametrize("told_by", ["the aggregator", "its history"])
+async def test_training_waits_with_its_checkpoint_for_an_aggregator_that_is_made_honest(
+    site: AgentSite, aggregator: FakeAggregator, told_by: str
+) -> None:
+    aggregator.offer(aggregator.make_offer(task(2), config="steps = 200\ndelay_s = 0.02"))
+    site.start()
+    await training(aggregator)
+    aggregator.history = history(1, 5)
+    if told_by == "the aggregator":
+        aggregator.answers["Hello"] = [WentBack("this aggregator's history went back")]
+    aggregator.hang_up()
+    await until(lambda: "went back" in site.sessions.words)
+    await until(lambda: not trainers())
+    assert site.state.task_in_hand() is not None
+    assert not {"task.dropped", "task.failed", "update.sent"} & set(site.actions())
+    reports = len(aggregator.heard)
+    aggregator.history = history(2, 7)
+    await reconnect(site, aggregator)
+    await until(lambda: "update.verdict" in site.actions())
+    first = next(
+        heard.request.done
+        for heard in aggregator.heard[reports:]
+        if heard.call == "ReportProgress" and heard.request.phase == "train"
+    )
+    assert first > 1

@@ -136,11 +136,32 @@ def test_what_was_lost_before_a_restore_is_journalled_when_a_site_comes_back(des
 def test_a_call_of_another_epoch_has_to_say_hello_first(desk: Desk) -> None:
     begin_epoch(desk, 2)
     chronicle = desk.chronicle()
-    chronicle.check([(EPOCH_KEY, "2"), ("traceparent", "x")])
-    chronicle.check([("traceparent", "x")])
+    chronicle.meet(NORTH, None)
+    chronicle.check(NORTH, [(EPOCH_KEY, "2"), ("traceparent", "x")])
+    chronicle.check(NORTH, [("traceparent", "x")])
     for told in ("1", "3", "two", ""):
         with pytest.raises(TryLater, match="say hello again"):
-            chronicle.check([(EPOCH_KEY, told)])
+            chronicle.check(NORTH, [(EPOCH_KEY, told)])
+
+
+def test_nothing_is_heard_of_a_sites_tasks_before_it_was_met(desk: Desk) -> None:
+    """The epoch of a state that was put back by hand is the right one; only a hello shows what is missing."""
+    chronicle = desk.chronicle()
+    call = [(EPOCH_KEY, "1")]
+    with pytest.raises(TryLater, match="what site north has seen"):
+        chronicle.check(NORTH, call)
+    with pytest.raises(WentBack):
+        chronicle.meet(NORTH, History(1, Head(9, "a" * 64)))
+    with pytest.raises(TryLater):
+        chronicle.check(NORTH, call)
+    chronicle.meet(NORTH, chronicle.now())
+    chronicle.check(NORTH, call)
+    with pytest.raises(TryLater):
+        chronicle.check(SOUTH, call)
+    with pytest.raises(WentBack):
+        chronicle.meet(NORTH, History(1, Head(9, "a" * 64)))
+    with pytest.raises(TryLater):
+        chronicle.check(NORTH, call)
 
 
 def test_a_round_that_a_restore_lost_is_explained(desk: Desk) -> None:
