@@ -114,6 +114,12 @@ def _take(layout: Layout, room: Path, clock: Clock, credentials: Credentials) ->
             rounds = {str(name): number for name, number in state.private_rounds().items()}
             history = state.history(credentials.ca_sha256)
         journal = snapshot.journal_end(layout.journal)
+        if history is not None and not journal.head.sequence:
+            # `backup.made` would become its first record, and the daemon's next start would find nothing wrong
+            raise BadData(
+                f"the audit journal in {layout.journal} holds no record, though this site has talked to its aggregator: "
+                "its files were removed or emptied; put them back, or start the agent, which writes that down, and try again"
+            )
         files = tuple(_link(layout, room))
         if all(f"private/{name}/{number}.safetensors" in files for name, number in rounds.items()):
             return Taken(rounds, 0 if history is None else history.epoch, journal, files)

@@ -26,6 +26,7 @@ from typing import Final
 from aggregator import setup
 from aggregator.config import AggregatorConfig
 from aggregator.database import revisions
+from aggregator.history import refuse_emptied
 from aggregator.rounds import RoundState
 from aggregator.tasks import TaskState
 from histofed import __version__
@@ -63,6 +64,9 @@ class Rows:
     open_rounds: tuple[str, ...]
     blobs: tuple[str, ...]
     """Names in the blob folder that the rows need: files, and receipts of updates of open rounds."""
+    sites: int
+    experiments: int
+    """How many it knows."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,8 @@ class Taken:
 def back_up(config: AggregatorConfig, target: Path, clock: Clock) -> Manifest:
     """Write a backup of the state to the new file `target`.
 
-    Raises `AlreadyThere`, `NotEnrolled`, `BadData` for a damaged state, `TryLater`, `CannotWriteState`.
+    Raises `AlreadyThere`, `NotEnrolled`, `BadData` for a damaged state, `WentBack` for an emptied journal, `TryLater`,
+    `CannotWriteState`.
     """
     archive.refuse_existing(target)
     state = config.state_dir
@@ -122,6 +127,7 @@ def _take(state: Path, room: Path, own: str, made_at: str) -> Taken:
         snapshot.copy_database(state / "state.db", room / "state.db")
         rows = readconnected(room / "state.db")
         journal = snapshot.journal_end(state / "journal")
+        refuse_emptied(journal.head, rows.sites, rows.experiments, rows.epoch)  # before `backup.made` becomes its first
         lost = [name for name in rows.blobs if not snapshot.link(state / "blobs" / name, room / "blobs" / name)]
         # where rounds end faster than this, sites may lack the private tensors after a restore; a complete backup goes first
         if not lost and _claim(state, own, made_at, rows, whatever=attempt == ATTEMPTS):
@@ -176,7 +182,9 @@ def readconnected(path: Path) -> Rows:
         opened = tuple(
             f"{name}/{number}" for name, number in connection.execute(f"SELECT experiment, number {_OPEN_ROUNDS}", _ENDED)
         )
-        return Rows(schema, epoch or 1, _committed(connection), opened, _blobs(connection))
+        counts = "SELECT (SELECT count(*) FROM sites), (SELECT count(*) FROM experiments)"
+        sites, experiments = connection.execute(counts).fetchone()
+        return Rows(schema, epoch or 1, _committed(connection), opened, _blobs(connection), sites, experiments)
 
 
 _ENDED: Final = (str(RoundState.COMMITTED), str(RoundState.ABANDONED))

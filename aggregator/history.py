@@ -26,6 +26,7 @@ from aggregator.database import Database
 from histofed.audit.history import CLAIMED, EPOCH_KEY, History, claimed, repair
 from histofed.audit.journal import Journal
 from histofed.audit.record import SYSTEM, Who
+from histofed.audit.verify import Head
 from histofed.base.clock import Clock, iso
 from histofed.base.errors import NotFound, TryLater, WentBack
 from histofed.base.health import Health
@@ -36,6 +37,15 @@ log = logging.getLogger(__name__)
 
 CLAIMS_LIMIT: Final = 8
 """Different heads of one site that are journalled before the next start: an honest site claims one, a liar fills no disk."""
+
+
+def refuse_emptied(head: Head, sites: int, experiments: int, epoch: int) -> None:
+    """A journal that ends at `head`, of a state that knows so much. Raises `WentBack` where all its records are gone."""
+    if not head.sequence and (sites or experiments):
+        raise WentBack(
+            f"the audit journal holds no record, but this state knows {sites} sites and {experiments} experiments: its "
+            f"files were removed or emptied; put them back, or, {repair(epoch, epoch)}"
+        )
 
 
 class Chronicle:
@@ -59,16 +69,10 @@ class Chronicle:
         Without a record there is no head that a site could miss one behind: the first thing to be written would be the start
         of a chain that proves.
         """
-        if self._journal.head.sequence:
-            return
         known = [sa.select(sa.func.count()).select_from(table) for table in (schema.sites, schema.experiments)]
         with self._database.reading() as connection:
             sites, experiments = (connection.execute(query).scalar_one() for query in known)
-        if sites or experiments:
-            raise WentBack(
-                f"the audit journal holds no record, but this state knows {sites} sites and {experiments} experiments: its "
-                f"files were removed or emptied; put them back, or, {repair(self.epoch, self.epoch)}"
-            )
+        refuse_emptied(self._journal.head, sites, experiments, self.epoch)
 
     def now(self) -> History:
         """What sites are told."""

@@ -198,6 +198,15 @@ def test_private_tensors_that_are_lost_or_go_too_quickly(
         backup.back_up(layout, tmp_path / "backup", CLOCK)
 
 
+def test_an_emptied_journal_is_not_hidden_by_a_backups_own_record(layout: Layout, tmp_path: Path) -> None:
+    for segment in layout.journal.iterdir():
+        segment.write_bytes(b"")
+    with pytest.raises(BadData, match="holds no record, though this site has talked to its aggregator"):
+        backup.back_up(layout, tmp_path / "backup", CLOCK)
+    assert not (tmp_path / "backup").exists()
+    assert told(layout) == []
+
+
 def test_a_site_without_an_identity_has_nothing_to_back_up(tmp_path: Path) -> None:
     with pytest.raises(NotEnrolled):
         backup.back_up(Layout(tmp_path), tmp_path / "backup", CLOCK)

@@ -11,7 +11,7 @@ from aggregator import backup, restore
 from histofed.audit.verify import records
 from histofed.backup import snapshot
 from histofed.base import durable
-from histofed.base.errors import AlreadyThere, BadData, NotEnrolled, NotFound, TryLater, VersionMismatch
+from histofed.base.errors import AlreadyThere, BadData, NotEnrolled, NotFound, TryLater, VersionMismatch, WentBack
 from histofed.base.ids import sha256
 from histofed.transport.store import owner_of
 from tests.support.centre import UPDATE, Centre
@@ -49,6 +49,16 @@ def test_nothing_to_back_up(centre: Centre, tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="nothing has run here yet"):
         backup.back_up(centre.config, tmp_path / "backup", centre.clock)
     assert not (tmp_path / "backup").exists()
+
+
+def test_an_emptied_journal_is_not_hidden_by_a_backups_own_record(centre: Centre, backup_file: Path, tmp_path: Path) -> None:
+    centre.cli("restore", str(backup_file))
+    for segment in (centre.state / "journal").iterdir():
+        segment.write_bytes(b"")
+    refused = centre.cli("backup", str(tmp_path / "backup"), code=WentBack.exit_code)
+    assert "the audit journal holds no record, but this state knows 0 sites and 1 experiments" in refused
+    assert not (tmp_path / "backup").exists()
+    assert not list(records(centre.state / "journal"))
 
 
 def test_files_that_are_missing_for_good_are_told(centre: Centre, backup_file: Path, tmp_path: Path) -> None:
