@@ -62,6 +62,7 @@ class _Parts:
     work: Work
     sessions: Sessions
     journal: Journal
+    trainers: Trainers
 
 
 class AgentService:
@@ -120,22 +121,25 @@ class AgentService:
         sessions = Sessions(link, work, journal, site, state.instance, self._clock, self._random)
         note_lost_journal(journal, state.history(link.credentials.ca_sha256), site)
         journal.append("agent.started", subject={"site": site, "version": __version__, "instance": state.instance})
-        self._parts = _Parts(site, link, state, outbox, work, sessions, journal)
+        self._parts = _Parts(site, link, state, outbox, work, sessions, journal, trainers)
 
     async def serve(self, drain: asyncio.Event) -> None:
-        """Talk to the aggregator until drained; then the trainer writes its checkpoint and stops."""
+        """Talk to the aggregator until drained; then the trainer writes its checkpoint and stops.
+
+        Raises `WorkerLost` beside a trainer that does not end.
+        """
         assert self._parts is not None, "serve comes after start"
         self._talking = asyncio.create_task(self._parts.sessions.run())
         waiting = asyncio.create_task(drain.wait())
-        publishing = asyncio.create_task(self._publish())
+        others = {asyncio.create_task(self._publish()), asyncio.create_task(self._parts.trainers.lost())}
         try:
-            done, _ = await asyncio.wait({self._talking, waiting, publishing}, return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait({self._talking, waiting, *others}, return_when=asyncio.FIRST_COMPLETED)
             for task in done - {waiting}:
                 await task
         finally:
-            for task in (publishing, waiting, self._talking):
+            for task in (*others, waiting, self._talking):
                 task.cancel()
-            await asyncio.wait({publishing, waiting, self._talking})
+            await asyncio.wait({*others, waiting, self._talking})
 
     async def reload(self) -> str:
         """Read the configuration again. Raises `ConfigError`; then the old one stays."""

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from agent.config import AgentConfig
-from histofed.base.errors import CannotWriteState, HistofedError, NotOurs, TrainingFailed, TryLater
+from histofed.base.errors import CannotWriteState, HistofedError, NotOurs, TrainingFailed, TryLater, WorkerLost
 
 
 def may_succeed_later(error: HistofedError) -> bool:
     """Whether another attempt at the same task could end differently: never with the same data or the same bytes."""
-    return isinstance(error, TrainingFailed | CannotWriteState | TryLater)
+    return isinstance(error, TrainingFailed | CannotWriteState | TryLater | WorkerLost)
 
 
 def for_the_operator(error: HistofedError, config: AgentConfig) -> str:

@@ -1,8 +1,9 @@
-"""The daemon's side of the trainer: start it, listen to it, stop it, and never wait for it without a bound.
+"""The daemon's side of the trainer: start it, listen to it, stop it, and never wait for its end without a bound.
 
 The child gets a session of its own, so that a Ctrl-C at the terminal reaches the daemon alone and so that its workers can
 be killed with it. Cancelling `train` is how it is stopped: SIGTERM, time for a checkpoint, then SIGKILL. However it ends,
-nothing of it is left running when `train` is left. No torch here: a crash of CUDA or the OOM killer takes the child alone.
+nothing of it is left running when `train` is left; where even SIGKILL does not end it, the daemon ends (`Trainers.lost`): no
+other training is to meet it on its GPU. No torch here: a crash of CUDA or the OOM killer takes the child alone.
 Nor is torch in the nursery that children come from: only what every trainer imports.
 """
 
@@ -21,8 +22,8 @@ from pathlib import Path
 from typing import Final, Protocol
 
 from agent.assignment import ASSIGNMENT_FILE, RESULT_FILE, Assignment, Result, read_result, write
-from histofed.base.errors import HistofedError, TrainingFailed, all_errors
-from histofed.base.nursery import Nursery
+from histofed.base.errors import HistofedError, TrainingFailed, WorkerLost, all_errors
+from histofed.base.nursery import Nursery, end_of_killed
 from histofed.base.warm import PARENT
 from histofed.recipes.contract import Progress
 
@@ -47,6 +48,8 @@ class Trainers:
     def __init__(self) -> None:
         self._nursery: Nursery | None = None
         self._threads = 0
+        self._left: WorkerLost | None = None
+        self._lost = asyncio.Event()
 
     async def nursery(self, threads: int) -> Nursery:
         """One whose numeric libraries were imported for so many threads."""
@@ -54,6 +57,17 @@ class Trainers:
             await self.close()
             self._nursery, self._threads = Nursery("agent.trainer", _threads(threads)), threads
         return self._nursery
+
+    def lose(self, error: WorkerLost) -> None:
+        """A trainer does not end."""
+        self._left = error
+        self._lost.set()
+
+    async def lost(self) -> None:
+        """Wait for a trainer that does not end, and raise its `WorkerLost`."""
+        await self._lost.wait()
+        assert self._left is not None, "it is set before the event"
+        raise self._left
 
     async def close(self) -> None:
         """End it."""
@@ -87,19 +101,25 @@ async def train(
     `report` is called in the event loop and must neither wait nor raise. Without `trainers` the child is started the long
     way.
     Raises the child's error (`BadData`: another attempt cannot help), `TrainingFailed` when it was killed, and
-    `CannotWriteState`. On cancellation the child is given `stop_seconds` to write its checkpoint.
+    `CannotWriteState`. On cancellation the child is given `stop_seconds` to write its checkpoint. Where it does not end at
+    all, `trainers` hears of it, and `WorkerLost` is raised, also in place of the cancellation.
     """
     write(folder / ASSIGNMENT_FILE, assignment)
     heard = _Heard()
-    async with (
-        _child(folder, assignment.threads, stop_seconds, trainers) as (process, pipe, stderr),
-        asyncio.TaskGroup() as group,
-    ):
-        group.create_task(_listen(pipe, heard, report))
-        group.create_task(_keep_last_words(stderr, heard))
-        code = await process.wait()
-        # a worker that it left behind would hold its pipes open
-        _kill_group(process)
+    try:
+        async with (
+            _child(folder, assignment.threads, stop_seconds, trainers) as (process, pipe, stderr),
+            asyncio.TaskGroup() as group,
+        ):
+            group.create_task(_listen(pipe, heard, report))
+            group.create_task(_keep_last_words(stderr, heard))
+            code = await process.wait()
+            # a worker that it left behind would hold its pipes open
+            _kill_group(process)
+    except WorkerLost as error:
+        if trainers is not None:
+            trainers.lose(error)
+        raise
     _log_last_words(heard.stderr, assignment.data, code)
     if code == 0:
         return read_result(assignment.output / RESULT_FILE)
@@ -161,7 +181,7 @@ def _threads(count: int) -> dict[str, str]:
 
 
 async def _end(process: _Process, stop_seconds: float) -> None:
-    """SIGTERM to the trainer alone and time for its checkpoint; then SIGKILL to its whole group."""
+    """SIGTERM to the trainer alone and time for its checkpoint; then SIGKILL to its whole group. Raises `WorkerLost`."""
     try:
         if process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
@@ -172,7 +192,7 @@ async def _end(process: _Process, stop_seconds: float) -> None:
         log.warning("the trainer did not end within %.0f s of SIGTERM and is killed", stop_seconds)
     finally:
         _kill_group(process)
-        await process.wait()
+        await end_of_killed(process.pid, process.wait())
 
 
 def _kill_group(process: _Process) -> None:

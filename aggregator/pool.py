@@ -34,7 +34,7 @@ from aggregator.jobs import (
 )
 from histofed.base.clock import Clock
 from histofed.base.errors import DeadlineExceeded, HistofedError, WorkerLost
-from histofed.base.nursery import Child, Nursery
+from histofed.base.nursery import Child, Nursery, end_of_killed
 from histofed.base.warm import PARENT
 
 log = logging.getLogger(__name__)
@@ -82,7 +82,7 @@ class Workers:
     async def run(self, job: InspectJob) -> InspectResult: ...
     async def run(self, job: Job) -> Result:
         """Do the job in a child process. Raises what the job raises, `DeadlineExceeded`, `WorkerLost` for a child that
-        cannot be kept alive, and `HistofedError` for one that failed by itself.
+        cannot be kept alive or does not end, and `HistofedError` for one that failed by itself.
         """
         async with self._free:
             ended = await self._persist(job)
@@ -175,6 +175,6 @@ async def _from_nothing(job: bytes) -> _Ended:
     finally:
         if process.returncode is None:
             process.kill()
-            await process.communicate()
+            await end_of_killed(process.pid, process.communicate())
     assert process.returncode is not None, "communicate() waits for the end"
     return _Ended(process.returncode, output, complaint.decode(errors="replace")[-_COMPLAINT:])

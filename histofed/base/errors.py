@@ -18,7 +18,7 @@ class HistofedError(Exception):
 
 
 class WorkerLost(HistofedError):
-    """A child process of the aggregator keeps being killed; the daemon's next life repeats its work."""
+    """A child process keeps being killed, or does not end when it is; the daemon's next life repeats its work."""
 
     # it ends the daemon and never crosses the wire
     status = "INTERNAL"

@@ -18,15 +18,30 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
 from typing import Final
 
+from histofed.base.errors import WorkerLost
 from histofed.base.warm import REQUEST_LIMIT
 
 log = logging.getLogger(__name__)
 
 _START_S: Final = 60.0
 """Seconds for a first child; a machine under load imports slowly."""
+KILLED_S: Final = 30.0
+"""Seconds from SIGKILL to the end of a process: a GPU's driver may have much to release."""
+
+
+async def end_of_killed(pid: int, end: Awaitable[object]) -> None:
+    """Wait for the end of a process that got SIGKILL. Raises `WorkerLost` for one that hangs in the kernel."""
+    try:
+        async with asyncio.timeout(KILLED_S):
+            await end
+    except TimeoutError as error:
+        raise WorkerLost(
+            f"process {pid} did not end within {KILLED_S:g} s of SIGKILL: it hangs in the kernel, in a GPU's driver or on a "
+            "disk that does not answer (`dmesg` may say which); where it stays (`ps` shows state D), restart this machine"
+        ) from error
 
 
 class Child:
@@ -49,12 +64,12 @@ class Child:
             os.kill(self.pid, number)
 
     async def close(self) -> None:
-        """Kill what is left of it and of its session; returns when the child has ended."""
+        """Kill what is left of it and of its session; returns when the child has ended. Raises `WorkerLost`."""
         for kill in (os.killpg, os.kill):  # it may have had no time to begin a session
             with contextlib.suppress(ProcessLookupError):
                 kill(self.pid, signal.SIGKILL)
         try:
-            await self.wait()
+            await end_of_killed(self.pid, self.wait())
         finally:
             self._writer.close()
 

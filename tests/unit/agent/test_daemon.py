@@ -21,7 +21,7 @@ from histofed.audit.journal import Journal
 from histofed.audit.verify import Head, records
 from histofed.base.clock import FakeClock, SystemClock
 from histofed.base.config import Loaded
-from histofed.base.errors import AlreadyThere, ConfigError, NotEnrolled
+from histofed.base.errors import AlreadyThere, ConfigError, NotEnrolled, WorkerLost
 from histofed.base.ids import SiteId
 from histofed.pki.credentials import Credentials
 from tests.support.agent_site import task, until
@@ -169,6 +169,18 @@ async def test_an_operators_identity_is_no_sites(tmp_path: Path) -> None:
     built = service(tmp_path, AgentConfig(state_dir=tmp_path / "state", aggregator="127.0.0.1:1"))
     with pytest.raises(NotEnrolled, match="not a site's"):
         await built.start()
+    await built.stop()
+
+
+async def test_beside_a_trainer_that_does_not_end_the_agent_ends(tmp_path: Path) -> None:
+    """Its manager starts it again; with that trainer on the GPU another one would fail, or hang as well."""
+    enrolled(tmp_path, Federation().site(SITE), "127.0.0.1:1")
+    built = service(tmp_path, AgentConfig(state_dir=tmp_path / "state", aggregator="127.0.0.1:1"))
+    await built.start()
+    assert built._parts is not None
+    built._parts.trainers.lose(WorkerLost("process 7 did not end within 30 s of SIGKILL"))
+    with pytest.raises(WorkerLost, match="process 7"):
+        await asyncio.wait_for(built.serve(asyncio.Event()), 60)
     await built.stop()
 
 

@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -16,7 +16,7 @@ import pytest
 from agent.assignment import encode, read_assignment, write
 from agent.training import Trainers, train
 from histofed import weights
-from histofed.base.errors import BadData, CannotWriteState, TrainingFailed
+from histofed.base.errors import BadData, CannotWriteState, TrainingFailed, WorkerLost
 from histofed.recipes.contract import Progress
 from tests.support.processes import children, has_ended, open_descriptors, trainers
 from tests.unit.agent.conftest import MakeAssignment
@@ -173,6 +173,54 @@ async def test_trainers_from_a_nursery_do_the_same(tmp_path: Path, make_assignme
     assert not trainers(), "it wrote its checkpoint and ended"
     await born.close()
     assert not children()
+
+
+class Unkillable:
+    """A child in uninterruptible sleep, as a hung GPU driver makes them; no test can bring a process there."""
+
+    pid = 2**22 + 1
+    returncode: int | None = None
+
+    def __init__(self) -> None:
+        self.signals: list[int] = []
+        self.started = asyncio.Event()
+
+    async def start(self, arguments: Sequence[str], descriptors: Sequence[int]) -> Unkillable:
+        self.started.set()
+        return self
+
+    def send_signal(self, number: int) -> None:
+        self.signals.append(number)
+
+    async def wait(self) -> int:
+        await asyncio.Event().wait()
+        return 0
+
+    async def close(self) -> None:
+        """A nursery's child does what the daemon did before."""
+
+
+async def test_a_trainer_that_sigkill_does_not_end_is_told_and_not_waited_for(
+    tmp_path: Path, make_assignment: MakeAssignment, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("histofed.base.nursery.KILLED_S", 0.05)
+    hung = Unkillable()
+
+    async def nursery(threads: int) -> Unkillable:
+        return hung
+
+    born = Trainers()
+    monkeypatch.setattr(born, "nursery", nursery)
+    lost = asyncio.create_task(born.lost())
+    running = asyncio.create_task(train(tmp_path, make_assignment(), ignore, 0.05, born))
+    await hung.started.wait()
+    assert not lost.done()
+    running.cancel()
+    with pytest.raises(WorkerLost, match=r"did not end within .* of SIGKILL"):
+        await running
+    assert hung.signals == [signal.SIGTERM]
+    with pytest.raises(WorkerLost, match="restart this machine"):
+        await lost
 
 
 async def test_another_number_of_threads_needs_another_nursery() -> None:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -14,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from histofed.base import nursery as nursery_module
-from histofed.base.nursery import Nursery
+from histofed.base.errors import WorkerLost
+from histofed.base.nursery import Child, Nursery
 from tests.support.processes import children, has_ended, open_descriptors
 
 PROGRAM = """
@@ -155,6 +157,20 @@ async def test_closing_kills_the_child_and_what_it_started(nursery: Nursery, pip
     await child.wait()
     await child.close()
     assert await asyncio.to_thread(has_ended, grandchild, 10)
+
+
+async def test_a_child_that_sigkill_does_not_end_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is in uninterruptible sleep, where no test can bring a process; this one has no process at all."""
+    monkeypatch.setattr(nursery_module, "KILLED_S", 0.05)
+    ours, theirs = socket.socketpair()
+    theirs.setblocking(False)
+    with theirs:
+        child = Child(2**22 + 1, *await asyncio.open_connection(sock=ours))
+        with pytest.raises(WorkerLost, match=r"process 4194305 did not end .* restart this machine"):
+            await child.close()
+        heard = await asyncio.wait_for(asyncio.get_running_loop().sock_recv(theirs, 1), 20)
+        assert heard == b"", "the nursery learns that nobody holds the leash"
+    await child.wait()
 
 
 async def test_a_child_of_a_killed_nursery_is_told_as_killed_and_another_nursery_follows(
