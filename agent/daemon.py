@@ -145,7 +145,7 @@ class AgentService:
         """Read the configuration again. Raises `ConfigError`; then the old one stays."""
         found = self._read_again()
         if self._parts is not None:
-            self._parts.work.config = found.config
+            self._parts.work.config = _live(self._loaded.config, found.config)
             _cap(self._parts.link, found.config)
         logging.getLogger().setLevel(found.config.log_level)
         return self._reloads.take(found)
@@ -232,6 +232,12 @@ def note_lost_journal(journal: Journal, heard: History | None, site: SiteId) -> 
     reason = "the journal held no record, though this site has talked to its aggregator: its files were removed or emptied"
     journal.append("journal.begun_again", subject={"site": site, "heard": str(heard)}, outcome="failed", reason=reason)
     log.error("%s", reason, extra=fields(event="journal.begun_again"))
+
+
+def _live(started: AgentConfig, found: AgentConfig) -> AgentConfig:
+    """The configuration that holds after a reload: what waits for a restart is as it was at the start."""
+    names = [key.removesuffix(".") for key in RELOADABLE]
+    return started.model_copy(update={name: getattr(found, name) for name in names})
 
 
 def _cap(link: Link, config: AgentConfig) -> None:

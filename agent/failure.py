@@ -11,12 +11,12 @@ def may_succeed_later(error: HistofedError) -> bool:
     return isinstance(error, TrainingFailed | CannotWriteState | TryLater | WorkerLost)
 
 
-def for_the_operator(error: HistofedError, config: AgentConfig) -> str:
-    """The error's sentence, or its class's where the sentence names a place on this machine."""
-    places = (config.state_dir, config.data.root, config.data.cache_dir, config.consent)
+def for_the_operator(error: HistofedError, *configs: AgentConfig) -> str:
+    """The error's sentence, or its class's where the sentence names a place on this machine, by any of `configs`."""
+    places = [place for one in configs for place in (one.state_dir, one.data.root, one.data.cache_dir, one.consent) if place]
     sentence = str(error)
     # whose the files are may be told of a folder above those places, or of what a link leads to
-    if isinstance(error, NotOurs) or any(place is not None and str(place) in sentence for place in places):
+    if isinstance(error, NotOurs) or any(str(place) in sentence for place in places):
         doc = (type(error).__doc__ or type(error).__name__).strip()
         return f"{doc} The site's log says where."
     return sentence

@@ -78,7 +78,7 @@ class Work:
 
     async def run(self, offer: Offer) -> None:
         """Do the task, or say why not. Raises only what concerns the connection: the offer will come again."""
-        task = offer.task
+        task, began_with = offer.task, self.config
         self._words = f"round {task.round.number} of {task.round.experiment}"
         try:
             await self._rest(offer)
@@ -89,12 +89,11 @@ class Work:
             # an aggregator that does not know a round which it offered may have been put back: the next hello tells
             raise
         except HistofedError as error:
-            await self._fail(offer, error)
+            await self._fail(offer, error, began_with)
         except Exception as error:
             log.exception("task %s ended by an error of the agent itself; please report it", task)
-            await self._fail(
-                offer, HistofedError(f"the agent failed with {type(error).__name__}; the site's log has the place")
-            )
+            unforeseen = HistofedError(f"the agent failed with {type(error).__name__}; the site's log has the place")
+            await self._fail(offer, unforeseen, began_with)
         finally:
             self._words, self._board = "waits for work", None
 
@@ -252,12 +251,12 @@ class Work:
         await self._until_told("hand the update over", lambda: self._handover.deliver(entry, board, offer.trace))
         self.epochs.note_history()
 
-    async def _fail(self, offer: Offer, error: HistofedError) -> None:
+    async def _fail(self, offer: Offer, error: HistofedError, began_with: AgentConfig) -> None:
         """Tell the site's log everything and the aggregator what may leave the site."""
         desk, task = self._desk, offer.task
         retryable = may_succeed_later(error)
         log.error("task %s failed: %s", task, error, extra=fields(task, event="task.failed", attempt=offer.attempt))
-        reason = for_the_operator(error, self.config)
+        reason = for_the_operator(error, self.config, began_with)
         if isinstance(error, OWN_TROUBLE):
             left = offer.deadline - desk.link.aggregators_now()
             self._resting[task] = desk.clock.monotonic() + rest_s(offer.attempt, left)

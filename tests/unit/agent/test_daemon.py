@@ -15,13 +15,14 @@ import pytest
 
 from agent.config import AgentConfig
 from agent.daemon import AgentService, note_lost_journal
+from agent.failure import for_the_operator
 from agent.layout import Layout
 from histofed.audit.history import History
 from histofed.audit.journal import Journal
 from histofed.audit.verify import Head, records
 from histofed.base.clock import FakeClock, SystemClock
 from histofed.base.config import Loaded
-from histofed.base.errors import AlreadyThere, ConfigError, NotEnrolled, WorkerLost
+from histofed.base.errors import AlreadyThere, CannotWriteState, ConfigError, NotEnrolled, WorkerLost
 from histofed.base.ids import SiteId
 from histofed.pki.credentials import Credentials
 from tests.support.agent_site import task, until
@@ -191,6 +192,23 @@ async def test_a_reload_says_what_changed_and_what_waits_for_a_restart(tmp_path:
         "changed: aggregator, minimum_patients; a restart is needed for aggregator"
     )
     assert await service(tmp_path, config).reload() == "nothing changed"
+
+
+async def test_a_reload_leaves_what_waits_for_a_restart_as_it_was(tmp_path: Path) -> None:
+    """Errors go on naming the old places, by which they are kept from leaving the site."""
+    enrolled(tmp_path, Federation().site(SITE), "127.0.0.1:1")
+    config = AgentConfig(state_dir=tmp_path / "state", aggregator="127.0.0.1:1")
+    again = {"state_dir": tmp_path / "elsewhere", "data": {"root": tmp_path / "tiles"}, "minimum_patients": 5}
+    built = service(tmp_path, config, AgentConfig.model_validate({"aggregator": "127.0.0.1:1", **again}))
+    await built.start()
+    assert "a restart is needed for state_dir" in await built.reload()
+    assert built._parts is not None
+    now = built._parts.work.config
+    assert (now.data.root, now.minimum_patients) == (tmp_path / "tiles", 5)
+    assert now.state_dir == tmp_path / "state"
+    full = CannotWriteState(f"cannot write {tmp_path}/state/work/pilot.1.train/assignment.json: No space left on device")
+    assert str(tmp_path) not in for_the_operator(full, now)
+    await built.stop()
 
 
 async def test_telemetry_files_that_are_not_there_are_a_configuration_error(tmp_path: Path) -> None:

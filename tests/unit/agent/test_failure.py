@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
+from pathlib import Path
 
 import pytest
 
-from histofed.base.errors import CannotWriteState
+from agent.config import AgentConfig, DataConfig
+from histofed.base.errors import BadData, CannotWriteState
 from tests.support.agent_site import LONG, AgentSite, task, training, until
 from tests.support.fake_aggregator import FakeAggregator
 from tests.support.processes import trainers
@@ -66,6 +68,24 @@ async def test_a_full_disk_in_the_trainer_is_told_without_a_path(
     assert "disk is full" in heard.request.reason
     assert str(site.layout.root) not in heard.request.reason
     assert "No space left on device" in caplog.text
+
+
+async def test_a_place_that_was_another_before_a_reload_is_not_told(
+    site: AgentSite, aggregator: FakeAggregator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def at(root: Path) -> AgentConfig:
+        return site.config.model_copy(update={"data": DataConfig(root=root)})
+
+    async def train(*_: object) -> None:
+        site.work.config = at(tmp_path / "new-tiles")
+        raise BadData(f"{tmp_path}/old-tiles cannot be listed")
+
+    site.work.config = at(tmp_path / "old-tiles")
+    monkeypatch.setattr("agent.work.train", train)
+    aggregator.offer(aggregator.make_offer(task()))
+    site.start()
+    heard = await aggregator.wait_for("FailTask")
+    assert heard.request.reason.endswith("The site's log says where.")
 
 
 async def test_without_a_journal_nothing_is_done(
