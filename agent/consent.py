@@ -96,9 +96,13 @@ class Decision:
 
 def load_policy(path: Path) -> Policy:
     """The policy as it is now. Raises `ConfigError` with file and line when it cannot be used; then nothing is allowed."""
-    if not path.exists():
+    try:
+        data = path.read_bytes()  # once: the digest is to be that of the bytes that decide
+    except (FileNotFoundError, NotADirectoryError):
         return Policy(Consent(), sha256(b""), missing=True)
-    file = toml.read(path)
+    except OSError as error:
+        raise toml.unreadable(path, error) from error
+    file = toml.parse(path, data)
     known = tuple(Consent.model_fields)
     for key in file.values:
         if key not in known:
@@ -111,7 +115,7 @@ def load_policy(path: Path) -> Policy:
         first = error.errors(include_url=False)[0]
         message = first["msg"].removeprefix("Value error, ")
         raise ConfigError(f"{path}:{file.line(first['loc'])}: {first['loc'][0]!r} is not allowed: {message}") from error
-    return Policy(consent, sha256(path.read_bytes()))
+    return Policy(consent, sha256(data))
 
 
 def decide(policy: Policy, experiment: Experiment, demands: Demands) -> Decision:

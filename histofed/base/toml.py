@@ -1,6 +1,6 @@
 """A TOML file that remembers on which line each key stands, so that an error can name it.
 
-`tomllib` gives values without positions. `read` parses the file once for its values, then reads it again statement by
+`tomllib` gives values without positions. `parse` reads the text once for its values, then reads it again statement by
 statement: a statement is the shortest run of lines that is TOML by itself, which is true of headers, of keys and of
 values over several lines alike. Quadratic in the length of one statement, which is a few lines in a configuration.
 """
@@ -43,9 +43,21 @@ class TomlFile:
 def read(path: Path) -> TomlFile:
     """Parse a file. Raises `ConfigError` with file and line."""
     try:
-        text = path.read_bytes().decode("utf-8")
+        data = path.read_bytes()
     except OSError as error:
-        raise ConfigError(f"{path}: cannot be read ({error.strerror}); check its name and its permissions") from error
+        raise unreadable(path, error) from error
+    return parse(path, data)
+
+
+def unreadable(path: Path, error: OSError) -> ConfigError:
+    """What to say of a file that is not there, or that this user may not read."""
+    return ConfigError(f"{path}: cannot be read ({error.strerror}); check its name and its permissions")
+
+
+def parse(path: Path, data: bytes) -> TomlFile:
+    """Parse what was read from `path`. Raises `ConfigError` with file and line."""
+    try:
+        text = data.decode("utf-8")
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise ConfigError(f"{path}:{line}: is not UTF-8 text; save the file as UTF-8") from error

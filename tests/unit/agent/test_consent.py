@@ -13,6 +13,9 @@ from histofed.base.errors import ConfigError
 from histofed.base.experiment import Experiment, parse_experiment
 from histofed.base.ids import sha256
 from histofed.recipes.contract import Demands
+from tests.support.users import as_nobody, needs_root, open_tmp_path
+
+tmp_path = open_tmp_path
 
 FULL = """
 experiments = ["tcga-*", "pilot"]
@@ -79,6 +82,31 @@ def test_without_a_file_nothing_is_allowed_and_an_example_is_given(tmp_path: Pat
     assert "no consent file" in answer.reason
     example = answer.reason.partition("could say: ")[2].replace(", ", "\n").replace('"*"\n', '"*", ')
     assert set(Consent.model_fields) == {line.split(" = ")[0] for line in example.splitlines()}
+
+
+@needs_root
+def test_a_file_in_a_folder_that_may_not_be_searched_allows_nothing(tmp_path: Path) -> None:
+    folder = tmp_path / "etc"
+    folder.mkdir(mode=0o700)
+    (folder / "consent.toml").write_text(FULL)
+    with as_nobody(), pytest.raises(ConfigError, match=r"consent\.toml: cannot be read \(Permission denied\)"):
+        load_policy(folder / "consent.toml")
+
+
+def test_the_digest_is_that_of_the_bytes_that_decide(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The hospital writes its file anew while it is read."""
+    file, read = tmp_path / "consent.toml", Path.read_bytes
+
+    def read_and_replace(path: Path) -> bytes:
+        found = read(path)
+        path.write_text('experiments = ["nothing"]')
+        return found
+
+    file.write_text(FULL)
+    monkeypatch.setattr(Path, "read_bytes", read_and_replace)
+    found = load_policy(file)
+    assert decide(found, experiment(), DEMANDS).allowed
+    assert found.sha256 == sha256(FULL.encode())
 
 
 def test_a_recipe_that_reads_no_image_needs_no_size(tmp_path: Path) -> None:
