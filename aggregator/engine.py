@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from datetime import datetime
 from functools import partial
+from typing import Final
 
 from aggregator import events, lifecycle, rounds
 from aggregator.background import Background
@@ -32,10 +33,10 @@ from aggregator.tasks import WITH_SITE, TaskState
 from histofed.audit.journal import Journal
 from histofed.audit.record import SYSTEM, Who
 from histofed.base.clock import Clock
-from histofed.base.errors import CannotWriteState, HistofedError, NotFound, Stale, WorkerLost
+from histofed.base.errors import BadData, CannotWriteState, HistofedError, NotFound, Stale, WorkerLost
 from histofed.base.experiment import Experiment, parse_experiment
 from histofed.base.failpoints import failpoint
-from histofed.base.ids import Digest, ExperimentId, Json, RoundKey, SiteId, TaskKey
+from histofed.base.ids import Digest, ExperimentId, Json, RoundKey, SiteId, TaskKey, sha256
 from histofed.pki.signing import Envelope
 from histofed.telemetry import attributes as names
 from histofed.telemetry.context import TraceContext, round_parent
@@ -44,6 +45,12 @@ from histofed.telemetry.metrics import Metrics
 from histofed.telemetry.tracing import Tracing
 
 log = logging.getLogger(__name__)
+
+NAMED_LIMIT: Final = 1000
+"""Sites whose names stand in one record of the journal; the rows name them all."""
+UNSEEN: Final = (
+    "the aggregator could not look at the update, and that is not the site's doing: the aggregator's log says why"
+)
 
 
 class Engine:
@@ -195,7 +202,7 @@ class Engine:
         state = rounds.plan(key, base, eligible, sample, rules.quorum, rules.attempts, rules.deadline_s, enough)
         attributes = _round_attributes(key) | {names.SITES_ELIGIBLE: len(eligible), names.SITES_SAMPLED: len(sample)}
         with self._tracing.root(names.ROUND_SAMPLE, round_parent(key.experiment, key.number), attributes):
-            self.audit("round.planned", SYSTEM, {"round": str(key), "base": base, "eligible": eligible, "sample": sample})
+            self.audit("round.planned", SYSTEM, {"round": str(key), "base": base} | _asked(eligible, sample))
             self.store.add_round(state)
             self._rounds[key] = state
             failpoint("aggregator.sample_planned")
@@ -222,6 +229,7 @@ class Engine:
         `trace` is the span that led to it, at a site perhaps; without one the event belongs to the round itself.
         """
         before = self._rounds.get(key) or self.store.round(key)
+        event = events.plain(event)
         after, effects = rounds.step(before, event)
         if after == before:
             return before
@@ -257,7 +265,7 @@ class Engine:
                 case events.Withdraw(site, reason):
                     self.fleet.send(site, WithdrawTask(state.task_key(site), reason))
                 case events.Inspect(site):
-                    self.background.start(f"inspect {state.task_key(site)}", partial(self._inspect, state.key, site, trace))
+                    self.background.start(_inspection(state, site), partial(self._inspect, state.key, site, trace))
                 case events.Aggregate():
                     self.background.start(f"aggregate {state.key}", partial(self._aggregate, state.key))
                 case events.Ended():
@@ -272,7 +280,7 @@ class Engine:
     def _end_round(self, state: Round) -> None:
         self._rounds.pop(state.key, None)
         self.rounds_ended += 1
-        for job in (f"aggregate {state.key}", *(f"inspect {state.task_key(site)}" for site in state.sampled)):
+        for job in (f"aggregate {state.key}", *(_inspection(state, site) for site in state.sampled)):
             self.background.drop(job)
         self.fleet.forget(tuple(state.task_key(site) for site in state.sampled))
         self._ended_with_updates.append(state)
@@ -292,17 +300,19 @@ class Engine:
         with self._tracing.span(names.TASK_ADMIT, attributes, parent=parent) as span:
             event: Event
             try:
-                norm = await self.forge.inspect(experiment, state, site)
+                look = partial(self.forge.inspect, experiment, state, site)
+                norm = await self.background.patiently(_inspection(state, site), look)
                 span.set({names.UPDATE_NORM: norm})
                 span.outcome("ok")
                 event = events.Admitted(site)
             except (CannotWriteState, WorkerLost):
                 raise
             except HistofedError as error:
-                where = fields(state.task_key(site), event="update.rejected", reason=str(error))
+                reason = str(error) if isinstance(error, BadData) else UNSEEN
+                where = fields(state.task_key(site), event="update.rejected", reason=reason)
                 log.warning("update rejected", extra=where)
                 span.outcome("rejected")
-                event = events.Rejected(site, str(error))
+                event = events.Rejected(site, reason)
             self.dispatch(key, event)
             failpoint("aggregator.update_admitted")
 
@@ -313,7 +323,7 @@ class Engine:
         attributes = _round_attributes(key) | {names.UPDATES_ADMITTED: len(state.admitted)}
         try:
             with self._tracing.span(names.ROUND_AGGREGATE, attributes, parent=parent):
-                made = await self.forge.next(experiment, state)
+                made = await self.background.patiently(f"aggregate {key}", partial(self.forge.next, experiment, state))
         except (CannotWriteState, WorkerLost):
             raise
         except HistofedError as error:
@@ -345,8 +355,19 @@ class Engine:
                     self._metrics.count(names.UPDATES_BYTES_TOTAL, new.update_bytes)
 
 
+def _inspection(state: Round, site: SiteId) -> str:
+    """The name of the look at the site's update."""
+    return f"inspect {state.task_key(site)}"
+
+
 def _round_attributes(key: RoundKey) -> dict[str, str | int | float | bool]:
     return {names.EXPERIMENT_ID: key.experiment, names.ROUND_NUMBER: key.number}
+
+
+def _asked(eligible: tuple[SiteId, ...], sample: tuple[SiteId, ...]) -> dict[str, Json]:
+    """Who was asked, out of how many; a sample that is too long for a record is told by its digest."""
+    named: Json = sample if len(sample) <= NAMED_LIMIT else sha256("\n".join(sample).encode())
+    return {"eligible": len(eligible), "sampled": len(sample), "sample": named}
 
 
 def _facts(event: Event) -> dict[str, Json]:

@@ -26,6 +26,7 @@ from histofed.base.errors import AlreadyThere, BadData
 from histofed.base.experiment import parse_experiment
 from histofed.base.health import Health
 from histofed.base.ids import RoundKey, experiment_id, site_id
+from histofed.base.words import one_line
 from histofed.recipes.registry import recipe
 from histofed.transport.server import caller
 from histofed.v1 import admin_pb2, admin_pb2_grpc
@@ -210,7 +211,7 @@ class OperatorServicer(admin_pb2_grpc.OperatorServiceServicer):
         context: grpc.aio.ServicerContext[Any, Any],
     ) -> admin_pb2.Experiment:
         who = caller(context)
-        self._experiments.steer(request.name, order, convert.who(who), who.name, convert.one_line(request.reason))
+        self._experiments.steer(request.name, order, convert.who(who), who.name, one_line(request.reason))
         return self._experiment(self._store.experiment(request.name))
 
     def _experiment(self, row: ExperimentRow) -> admin_pb2.Experiment:

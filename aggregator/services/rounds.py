@@ -30,6 +30,7 @@ from histofed.base.clock import Clock, iso
 from histofed.base.errors import AlreadyThere, BadData, NotAuthorised, Stale, VersionMismatch
 from histofed.base.failpoints import failpoint
 from histofed.base.ids import Digest, SiteId, TaskKey, digest, sha256
+from histofed.base.words import one_line
 from histofed.pki.credentials import Credentials
 from histofed.pki.signing import Envelope
 from histofed.statements import METRIC_NAME
@@ -254,7 +255,7 @@ class FleetServicer(rounds_pb2_grpc.FleetServiceServicer):
 
 def _words(reason: str) -> str:
     """A site's reason, as it is shown to operators."""
-    return convert.one_line(reason) or "no reason given"
+    return one_line(reason) or "no reason given"
 
 
 def _number(value: float) -> float:
