@@ -25,7 +25,9 @@ from typing import TypeVar
 
 import numpy as np
 
-from histofed.base.errors import BadData
+from histofed.base.errors import BadData, HistofedError
+from histofed.base.hashing import sha256_file
+from histofed.base.ids import Digest
 from histofed.encodings.file import PLAIN, Encoded, Form, open_encoded
 from histofed.encodings.step import writing_step
 from histofed.recipes.contract import ServerRule
@@ -41,6 +43,14 @@ class UpdateInput:
     site: str
     path: Path
     weight: int
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A file of ours that lay on the disk since the round before, and what its bytes were."""
+
+    path: Path
+    sha256: Digest
 
 
 @dataclass(frozen=True)
@@ -73,7 +83,7 @@ class AggregateJob:
     """The server tensors before; None where there are none yet."""
     rules: tuple[ServerRule, ...]
     round: int
-    """The round that is being committed, from 1."""
+    """Of those that were committed, this one's place, from 1: rounds that were abandoned moved nothing."""
     out_shared: Path
     out_server: Path | None
     """Needed where there are rules."""
@@ -85,6 +95,8 @@ class AggregateJob:
     """How the new model is told as a step from the base (`histofed/encodings/step.py`); None where it is not."""
     out_step: Path | None = None
     """Needed where there is a step."""
+    kept: tuple[Kept, ...] = ()
+    """Files that are hashed before they are used: what no site downloads, a changed byte would stay in for ever."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +118,19 @@ class AggregateResult:
     """What a strategy of Flower's keeps for its next round."""
     step: Encoded | None = None
     """The new model as a step from the base."""
+
+
+def check_kept(files: Sequence[Kept]) -> None:
+    """Raises `HistofedError` for one whose bytes are not what they were: no site's fault, and no round can mend it."""
+    for file in files:
+        try:
+            found = sha256_file(file.path)
+        except OSError as error:
+            raise HistofedError(f"the model's file {file.path.name[:12]}… cannot be read: {error.strerror}") from error
+        if found != file.sha256:
+            raise HistofedError(
+                f"the model's file {file.path.name[:12]}… has changed on the disk: repair the disk and restore a backup"
+            )
 
 
 def aggregate(job: AggregateJob) -> AggregateResult:
@@ -154,7 +179,8 @@ def shares_of(updates: Sequence[UpdateInput]) -> tuple[Share, ...]:
 def follow(shared: Path, state: Path | None, rules: Sequence[ServerRule], round_number: int, target: Path | None) -> Written:
     """Write the server tensors that follow the model in `shared`, one per rule; a missing one starts as a copy.
 
-    The decay of round r is min(decay, (r - 1) / (r + 4)), `ServerRule`. Raises `BadData` and `CannotWriteState`.
+    The decay of the r-th committed round is min(decay, (r - 1) / (r + 4)), `ServerRule`. Raises `BadData` and
+    `CannotWriteState`.
     """
     if target is None:
         raise BadData("the recipe keeps server tensors, but there is no file to write them to")

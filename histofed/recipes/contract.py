@@ -47,7 +47,8 @@ class Demands:
 class ServerRule:
     """`target` follows shared tensor `source`: target = decay * target + (1 - decay) * source, in float64.
 
-    The decay of round r is min(decay, (r - 1) / (r + 4)), so that early rounds do not remember the random start.
+    The decay of the r-th committed round is min(decay, (r - 1) / (r + 4)), so that early ones do not remember the random
+    start.
     """
 
     target: str
@@ -104,7 +105,7 @@ class TrainTask:
     cache_bytes: int = 0
     """How large that folder may become."""
     round: int = 1
-    """The round's number, from 1 on."""
+    """Its place among the rounds that are committed, from 1: what follows a schedule counts by it."""
 
 
 @dataclass(frozen=True)
