@@ -16,12 +16,10 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
-from datetime import datetime
 from functools import partial
 from typing import Final
 
-from aggregator import events, lifecycle, rounds
+from aggregator import events, lifecycle, rounds, told
 from aggregator.background import Background
 from aggregator.events import Effect, Event
 from aggregator.fleet import Changes, Fleet, OfferTask, WithdrawTask
@@ -36,7 +34,7 @@ from histofed.base.clock import Clock
 from histofed.base.errors import BadData, CannotWriteState, HistofedError, NotFound, Stale, WorkerLost
 from histofed.base.experiment import Experiment, parse_experiment
 from histofed.base.failpoints import failpoint
-from histofed.base.ids import Digest, ExperimentId, Json, RoundKey, SiteId, TaskKey, sha256
+from histofed.base.ids import Digest, ExperimentId, Json, RoundKey, SiteId, TaskKey
 from histofed.pki.signing import Envelope
 from histofed.telemetry import attributes as names
 from histofed.telemetry.context import TraceContext, round_parent
@@ -46,8 +44,6 @@ from histofed.telemetry.tracing import Tracing
 
 log = logging.getLogger(__name__)
 
-NAMED_LIMIT: Final = 1000
-"""Sites whose names stand in one record of the journal; the rows name them all."""
 UNSEEN: Final = (
     "the aggregator could not look at the update, and that is not the site's doing: the aggregator's log says why"
 )
@@ -200,9 +196,9 @@ class Engine:
         rules = experiment.file.round
         key = RoundKey(experiment.name, number)
         state = rounds.plan(key, base, eligible, sample, rules.quorum, rules.attempts, rules.deadline_s, enough)
-        attributes = _round_attributes(key) | {names.SITES_ELIGIBLE: len(eligible), names.SITES_SAMPLED: len(sample)}
+        attributes = told.attributes(key) | {names.SITES_ELIGIBLE: len(eligible), names.SITES_SAMPLED: len(sample)}
         with self._tracing.root(names.ROUND_SAMPLE, round_parent(key.experiment, key.number), attributes):
-            self.audit("round.planned", SYSTEM, {"round": str(key), "base": base} | _asked(eligible, sample))
+            self.audit("round.planned", SYSTEM, {"round": str(key), "base": base} | told.asked(eligible, sample))
             self.store.add_round(state)
             self._rounds[key] = state
             failpoint("aggregator.sample_planned")
@@ -234,13 +230,13 @@ class Engine:
         if after == before:
             return before
         action = f"round.{type(event).__name__.lower()}"
-        subject: dict[str, Json] = {"round": str(key), "state": after.state} | _facts(event)
+        subject: dict[str, Json] = {"round": str(key), "state": after.state} | told.facts(event)
         trace = trace or round_parent(key.experiment, key.number)
         self.audit(action, who, subject, reason=getattr(event, "reason", ""), trace=trace)
         self.store.save_round(before, after, event, update, model)
         if not before.ended:
             self._rounds[key] = after
-        self._count(before, after)
+        told.count(self._metrics, before, after)
         self._carry_out(after, effects, trace)
         self.changes.notify()
         return after
@@ -272,7 +268,7 @@ class Engine:
                     self._end_round(state)
 
     def _offer(self, state: Round, site: SiteId) -> None:
-        attributes = _round_attributes(state.key) | {names.SITE_ID: site, names.ATTEMPT: state.task(site).attempt}
+        attributes = told.attributes(state.key) | {names.SITE_ID: site, names.ATTEMPT: state.task(site).attempt}
         with self._tracing.span(names.TASK_OFFER, attributes, parent=round_parent(state.key.experiment, state.key.number)):
             failpoint("aggregator.task_offered")
             self.fleet.send(site, OfferTask(state.task_key(site)))
@@ -295,7 +291,7 @@ class Engine:
     async def _inspect(self, key: RoundKey, site: SiteId, trace: TraceContext | None) -> None:
         state = self._open(key)
         experiment = self.experiment(key.experiment)
-        attributes = _round_attributes(key) | {names.SITE_ID: site}
+        attributes = told.attributes(key) | {names.SITE_ID: site}
         parent = trace or round_parent(key.experiment, key.number)
         with self._tracing.span(names.TASK_ADMIT, attributes, parent=parent) as span:
             event: Event
@@ -320,7 +316,7 @@ class Engine:
         state = self._open(key)
         experiment = self.experiment(key.experiment)
         parent = round_parent(key.experiment, key.number)
-        attributes = _round_attributes(key) | {names.UPDATES_ADMITTED: len(state.admitted)}
+        attributes = told.attributes(key) | {names.UPDATES_ADMITTED: len(state.admitted)}
         try:
             with self._tracing.span(names.ROUND_AGGREGATE, attributes, parent=parent):
                 made = await self.background.patiently(f"aggregate {key}", partial(self.forge.next, experiment, state))
@@ -331,7 +327,7 @@ class Engine:
             self.dispatch(key, events.Abandoned(f"the updates cannot be averaged: {error}"))
             return
         with self._tracing.span(
-            names.ROUND_COMMIT, _round_attributes(key) | {names.MODEL_DIGEST: made.model.digest}, parent=parent
+            names.ROUND_COMMIT, told.attributes(key) | {names.MODEL_DIGEST: made.model.digest}, parent=parent
         ):
             self.dispatch(key, events.Aggregated(made.model.digest, self._clock.now()), model=made.model)
             # numbers for people, not part of the model: after the commit that they describe
@@ -343,33 +339,7 @@ class Engine:
             raise Stale(f"round {key} has ended")
         return self._rounds[key]
 
-    def _count(self, before: Round, after: Round) -> None:
-        if before.state is not after.state:
-            self._metrics.count(names.ROUNDS_TOTAL, 1, state=after.state.value)
-            if after.committed_at is not None and after.opened_at is not None:
-                self._metrics.observe(names.ROUND_SECONDS, (after.committed_at - after.opened_at).total_seconds())
-        for old, new in zip(before.tasks, after.tasks, strict=True):
-            if old.state is not new.state:
-                self._metrics.count(names.TASKS_TOTAL, 1, state=new.state.value)
-                if new.state is TaskState.RECEIVED:
-                    self._metrics.count(names.UPDATES_BYTES_TOTAL, new.update_bytes)
-
 
 def _inspection(state: Round, site: SiteId) -> str:
     """The name of the look at the site's update."""
     return f"inspect {state.task_key(site)}"
-
-
-def _round_attributes(key: RoundKey) -> dict[str, str | int | float | bool]:
-    return {names.EXPERIMENT_ID: key.experiment, names.ROUND_NUMBER: key.number}
-
-
-def _asked(eligible: tuple[SiteId, ...], sample: tuple[SiteId, ...]) -> dict[str, Json]:
-    """Who was asked, out of how many; a sample that is too long for a record is told by its digest."""
-    named: Json = sample if len(sample) <= NAMED_LIMIT else sha256("\n".join(sample).encode())
-    return {"eligible": len(eligible), "sampled": len(sample), "sample": named}
-
-
-def _facts(event: Event) -> dict[str, Json]:
-    """What the journal says about an event; times and reasons have places of their own."""
-    return {name: value for name, value in asdict(event).items() if name != "reason" and not isinstance(value, datetime)}
