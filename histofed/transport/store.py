@@ -25,6 +25,7 @@ from histofed.transport import limits
 from histofed.transport.receiving import Upload, Writer
 
 _ROUND_ENDED: Final = "the round has ended: what this site sends for it is not wanted any more"
+_ANOTHER: Final = "this site announced another update of the task: what it sends of this one is not wanted any more"
 
 
 def owner_of(task: str) -> str:
@@ -102,17 +103,24 @@ class BlobStore:
         A blob goes with its last receipt, unless `keep` wants it: another owner may have sent the same bytes. One look at
         the folder and one sync of it, however many owners there are. Raises `CannotWriteState`.
         """
-        self._end(lambda upload: upload[1] in owners, _ROUND_ENDED)
+        self._drop(lambda _, owner: owner in owners, keep, _ROUND_ENDED)
+
+    def forget_others(self, owner: str, sha: Digest, keep: Callable[[Digest], bool]) -> None:
+        """The same for what `owner` sent, or is sending, of any other blob than `sha`. Raises `CannotWriteState`."""
+        self._drop(lambda name, sender: sender == owner and name != sha, keep, _ANOTHER)
+
+    def _drop(self, unwanted: Callable[[str, str], bool], keep: Callable[[Digest], bool], reason: str) -> None:
+        self._end(unwanted, reason)
         sent: dict[Digest, list[Path]] = {}
         kept: set[Digest] = set()
         with durable.state_errors("what a round left"):
             for path in sorted(self._directory.iterdir()):
                 name, _, rest = path.name.partition(".")
                 owner, _, kind = rest.partition(".")
-                if kind in ("part", "part.sums") and owner in owners:
+                if kind in ("part", "part.sums") and unwanted(name, owner):
                     path.unlink(missing_ok=True)
                 elif kind == "received":
-                    if owner in owners:
+                    if unwanted(name, owner):
                         sent.setdefault(digest(name), []).append(path)
                     else:
                         kept.add(digest(name))
@@ -158,10 +166,10 @@ class BlobStore:
             if upload.users == 0 and self._uploads.get(key) is upload:
                 del self._uploads[key]
 
-    def _end(self, unwanted: Callable[[tuple[Digest, str]], bool], reason: str) -> None:
+    def _end(self, unwanted: Callable[[str, str], bool], reason: str) -> None:
         """No connection of these uploads writes any more; one that comes later begins anew."""
         with self._lock:
-            ended = [self._uploads.pop(key) for key in tuple(self._uploads) if unwanted(key)]
+            ended = [self._uploads.pop(key) for key in tuple(self._uploads) if unwanted(*key)]
         for upload in ended:
             upload.end(reason)
 

@@ -199,6 +199,28 @@ def test_an_upload_begins_anew_while_the_one_that_was_ended_hangs_on(store: Blob
     assert store._uploads == {}
 
 
+def test_of_two_blobs_that_one_owner_sends_only_the_one_that_is_wanted_stays(store: BlobStore) -> None:
+    sent, other = os.urandom(len(BLOB)), os.urandom(len(BLOB))
+    for owner in (NORTH, SOUTH):
+        send(store, sent, owner, sha256(sent))
+    with (
+        contextlib.closing(store.writer(NAME, NORTH).open(len(BLOB))) as wanted,
+        contextlib.closing(store.writer(sha256(other), NORTH).open(len(BLOB))) as unwanted,
+    ):
+        unwanted.append(0, other[:1000], sync=True)
+        store.forget_others(NORTH, NAME, keep=lambda _: False)
+        with pytest.raises(Stale, match="this site announced another update"):
+            unwanted.append(1000, other[1000:])
+        wanted.append(0, BLOB)
+        wanted.finish()
+    assert not store.received(sha256(sent), NORTH)
+    assert store.received(sha256(sent), SOUTH)
+    assert {path.name for path in store.path(NAME).parent.iterdir()} == {
+        *(NAME, f"{NAME}.{NORTH}.received"),
+        *(sha256(sent), f"{sha256(sent)}.{SOUTH}.received"),
+    }
+
+
 def test_the_sums_of_a_part_are_found_without_it(store: BlobStore) -> None:
     with contextlib.closing(store.writer(NAME, NORTH).open(len(BLOB))) as writer:
         writer.append(0, BLOB[:1000], sync=True)
