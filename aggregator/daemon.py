@@ -187,7 +187,7 @@ class AggregatorService:
         )
         self._blob_service = BlobService(
             blobs,
-            SitePermissions(engine, space, self._chronicle),
+            SitePermissions(engine, blobs, space, self._chronicle),
             clock,
             metrics=metrics,
             bytes_per_second=config.transfer.max_bytes_per_second,

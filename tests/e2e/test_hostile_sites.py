@@ -10,13 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 
+from aggregator.tasks import ANNOUNCEMENTS
 from histofed.base.clock import SystemClock
 from histofed.base.errors import BadData, NotAuthorised, NotFound, Stale, VersionMismatch
+from histofed.base.hashing import sha256_file
 from histofed.pki.authority import Authority
 from histofed.pki.credentials import Credentials
 from histofed.pki.keys import new_key, signing_request
 from histofed.pki.signing import sign
 from histofed.statements import UPDATE_TYPE, File, encode
+from histofed.transport.store import owner_of
 from histofed.v1 import admin_pb2, admin_pb2_grpc, rounds_pb2_grpc, types_pb2
 from histofed.v1 import rounds_pb2 as wire
 from histofed.weights import Array
@@ -139,6 +142,20 @@ def test_an_update_that_is_too_large_is_refused_before_its_first_byte(
     state, reason = outcome(healthy, offer)
     assert state == "abandoned"
     assert "aggregation.max_update_bytes" in reason
+
+
+def test_a_site_cannot_fill_the_disk_with_updates_of_one_task(
+    healthy: Federation, hostile: HostileSite, offer: wire.TaskOffer, tmp_path: Path
+) -> None:
+    for number in range(ANNOUNCEMENTS):
+        (file := tmp_path / str(number)).write_bytes(bytes([number]) * 8192)
+        hostile.send_bytes(offer, file)
+        left = [path.name for path in (healthy.state / "blobs").glob(f"*.{owner_of(offer.task)}.*")]
+        assert left == [f"{sha256_file(file)}.{owner_of(offer.task)}.received"]
+    with pytest.raises(Stale, match=f"announced {ANNOUNCEMENTS} different updates in attempt 1"):
+        hostile.announce(offer.task, "ab" * 32, 100)
+    assert hostile.send_file(offer, file).state == types_pb2.TASK_STATE_REJECTED
+    assert outcome(healthy, offer)[0] == "abandoned"
 
 
 def test_bytes_must_come_before_their_manifest_and_then_count(
