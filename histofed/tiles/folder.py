@@ -21,7 +21,7 @@ from typing import Final
 from histofed.base.errors import BadData
 from histofed.tiles import disk, patients
 from histofed.tiles.manifest import MANIFEST, Manifest, read_manifest
-from histofed.tiles.patients import PatientTable
+from histofed.tiles.patients import PatientTable, spelling
 from histofed.tiles.tileset import Tile, TileSet, check_classes
 
 PUBLISHED: Final[Mapping[str, str]] = {"MSIH": "MSIMUT", "nonMSIH": "MSS"}
@@ -267,7 +267,7 @@ def _check_nobody_held_out(tileset: TileSet, marks: Sequence[Manifest]) -> None:
 
 
 def _check_halves(tileset: TileSet, held_out: set[str]) -> None:
-    if count := len(tileset.patients() & held_out):
+    if count := len({spelling(patient) for patient in tileset.patients()} & {spelling(patient) for patient in held_out}):
         people = "1 patient is" if count == 1 else f"{count} patients are"
         raise BadData(
             f"{people} in the training part and in a test or validation part of the data root; "

@@ -46,6 +46,11 @@ class PatientTable:
         return self._people.get(path.relative_to(self._folder).as_posix())
 
 
+def spelling(patient: str) -> str:
+    """What two spellings of the same patient have in common."""
+    return patient.upper()
+
+
 def read_table(folder: Path) -> PatientTable | None:
     """The table in `folder`; None where there is none.
 
@@ -76,7 +81,7 @@ def identify(path: Path, tables: tuple[PatientTable, ...]) -> Person | None:
     listed = next((found for table in reversed(tables) if (found := table.find(path)) is not None), None)
     if name is None:
         return listed
-    if listed is not None and listed.patient.upper() != name.patient:
+    if listed is not None and spelling(listed.patient) != name.patient:
         raise BadData(f"{TABLE} names another patient than the barcode in a file's name; correct the one that is wrong")
     return Person(name.patient, (listed.hospital if listed else "") or name.source_site)
 

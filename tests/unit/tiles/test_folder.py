@@ -95,6 +95,16 @@ def test_a_patient_on_both_sides_is_refused(small_root: Path, tmp_path: Path, pl
     assert "TCGA" not in str(caught.value)
 
 
+def test_a_patient_of_two_spellings_is_on_both_sides_too(tmp_path: Path) -> None:
+    for half, spelling in (("TRAIN", "P-17"), ("TEST", "p-17")):
+        for name in CLASSES:
+            (tmp_path / half / name).mkdir(parents=True)
+            (tmp_path / half / name / "1.png").write_bytes(b"")
+        (tmp_path / half / TABLE).write_text(f"file,patient\nMSIH/1.png,{spelling}\nnonMSIH/1.png,{half}\n")
+    with pytest.raises(BadData, match="1 patient is in the training part and in a test or validation part"):
+        folder.scan(tmp_path, CLASSES)
+
+
 def test_a_test_half_alone_is_refused(small_root: Path, tmp_path: Path) -> None:
     shutil.copytree(small_root / "MSIH", tmp_path / "only/TEST/MSIH")
     with pytest.raises(BadData, match="test patients must not be trained on"):
