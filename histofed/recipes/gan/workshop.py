@@ -109,7 +109,6 @@ def _train(
     losses = train(contest, batches, config.steps, len(config.classes), store, clock, tell, stop, rules, team=team)
     if team.leads:
         _write(contest.state(), config, task.output)
-        store.clear()
     counts = Counts(len(tiles.tileset.tiles), len(tiles.tileset.patients()))
     return TrainResult(counts, config.steps, losses, (*tiles.tileset.notes(), *notes))
 

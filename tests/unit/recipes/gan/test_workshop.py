@@ -85,6 +85,9 @@ def test_a_stopped_task_goes_on_and_ends_in_the_same_bytes(tiles_root: TilesRoot
         WORKSHOP.train(task, lambda _: None, lambda: next(answers))
     assert not (task.output / "shared.safetensors").exists()
     assert train_task(task) == whole
+    kept = CheckpointStore(task.output, "").peek()
+    assert kept is not None and kept.state.step == 1, "until somebody has kept the result"
+    assert train_task(task) == whole
 
 
 def test_a_stopped_task_with_muon_and_falling_rates_ends_in_the_same_bytes(tiles_root: TilesRoot, tmp_path: Path) -> None:
@@ -243,7 +246,7 @@ def test_everything_together_resumes_and_goes_on_in_the_next_round(tiles_root: T
     with pytest.raises(Cancelled, match="after 1 of 3 steps"):
         WORKSHOP.train(task, lambda _: None, lambda: next(answers))
     assert train_task(task) == whole
-    assert whole.keys() == {"shared.safetensors", "private.safetensors"}, "no checkpoint is left"
+    assert whole.keys() == {"shared.safetensors", "private.safetensors"}, "no state to return to is left"
     assert _groups(task.output / "private.safetensors") == {"discriminator", "adam", "lecam"}
     adopted = tmp_path / "private.safetensors"
     (task.output / "private.safetensors").rename(adopted)
