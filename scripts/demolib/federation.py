@@ -43,6 +43,17 @@ def stopped_at_the_end(daemons: Sequence[Daemon], say: Callable[[str], None]) ->
         raise DemoError(f"did not stop in time and had to be killed: {', '.join(killed)}")
 
 
+@contextlib.contextmanager
+def stopped_if_it_fails(daemons: Sequence[Daemon]) -> Iterator[None]:
+    """Those that did not run before; the others go on."""
+    ran = [daemon for daemon in daemons if daemon.running()]
+    try:
+        yield
+    except BaseException:
+        stop_all([daemon for daemon in daemons if daemon not in ran])
+        raise
+
+
 def make_federation(layout: Layout, wishes: Wishes, say: Callable[[str], None]) -> None:
     """Tiles, configuration files, the CA, the aggregator's and the operator's certificates."""
     make_tiles(layout, wishes, say)
