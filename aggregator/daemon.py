@@ -17,7 +17,8 @@ from typing import Final
 import grpc
 
 from aggregator import setup
-from aggregator.config import AggregatorConfig, Telemetry
+from aggregator.collector import tracing_of
+from aggregator.config import AggregatorConfig
 from aggregator.database import Database
 from aggregator.door import EnrolmentDoor, open_enrolment
 from aggregator.engine import Engine
@@ -53,7 +54,6 @@ from histofed.pki.credentials import Credentials
 from histofed.pki.tokens import JoinLine
 from histofed.telemetry.logs import fields
 from histofed.telemetry.metrics import PrometheusMetrics
-from histofed.telemetry.tracing import Resource, Tracing
 from histofed.transport import frames, tls
 from histofed.transport.blob_service import BlobService
 from histofed.transport.server import bind, fleet_gate, make_server
@@ -94,7 +94,7 @@ class AggregatorService:
         journal = Journal(durable.make_directory(state / "journal"), clock, instance)
         stack.callback(journal.close)
         self._health.set("journal", True, "audit records are written")
-        tracing = _tracing(config.telemetry, instance)
+        tracing = tracing_of(instance, config.telemetry)
         stack.push_async_callback(asyncio.to_thread, tracing.close)
         metrics = PrometheusMetrics()
         database = Database(state / "state.db")
@@ -313,20 +313,6 @@ class AggregatorService:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(drain.wait(), 5.0)
         await self._probes.drain()
-
-
-def _tracing(config: Telemetry, instance: str) -> Tracing:
-    if not config.otlp_endpoint:
-        return Tracing.off()
-    resource = Resource("histofed-aggregator", __version__, instance, config.environment)
-    return Tracing.otlp(config.otlp_endpoint, resource, credentials=_otlp_credentials(config))
-
-
-def _otlp_credentials(config: Telemetry) -> grpc.ChannelCredentials:
-    ca, key, certificate = (
-        None if path is None else path.read_bytes() for path in (config.ca_file, config.key_file, config.certificate_file)
-    )
-    return grpc.ssl_channel_credentials(ca, key, certificate)
 
 
 def _reachable(host: str) -> str:

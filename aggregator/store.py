@@ -269,9 +269,9 @@ class Store:
             return tuple(to_model(row) for row in connection.execute(query))
 
     def model(self, name: str) -> ModelRow:
-        """A model by digest, by an unambiguous beginning of it (`FEWEST_DIGITS`), or the newest of an experiment.
+        """The newest model of an experiment, else one by digest or by an unambiguous beginning of it (`FEWEST_DIGITS`).
 
-        Raises `NotFound`.
+        No name is as long as a digest, and one may be a digest's beginning: it then means the experiment. Raises `NotFound`.
         """
         table = schema.models
         by_experiment = (
@@ -284,7 +284,7 @@ class Store:
         matches = table.c.digest.startswith(name, autoescape=True) if long_enough else sa.false()
         by_digest = sa.select(table).where(matches).limit(2)
         with self._database.reading() as connection:
-            rows = connection.execute(by_digest).all() or connection.execute(by_experiment).all()
+            rows = connection.execute(by_experiment).all() or connection.execute(by_digest).all()
         if len(rows) != 1:
             problem = "is ambiguous, give more of its digits" if rows else "does not exist"
             raise NotFound(f"model {name!r} {problem}; `histofed models list` shows them")

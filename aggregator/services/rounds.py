@@ -47,6 +47,8 @@ BEAT_S: Final = 10.0
 """Seconds between two messages on an idle stream."""
 LOSSES_LIMIT: Final = 16
 """Losses of one task that are shown."""
+PHASE_LIMIT: Final = 20
+"""Characters of what a task is at."""
 EXPERIMENTS_LIMIT: Final = 1000
 """Experiments that one agent asks about."""
 CAPABILITIES: Final = (*encoding.CAPABILITIES, "kind:train")
@@ -163,7 +165,11 @@ class FleetServicer(rounds_pb2_grpc.FleetServiceServicer):
             reason = mine.reason or (f"the task is {mine.state}" if is_open else f"round {state.key} is {state.state}")
             return rounds_pb2.ReportProgressResponse(wanted=False, reason=reason)
         progress = TaskProgress(
-            _words(request.phase)[:20], request.done, request.total, _numbers(request.losses), _number(request.rate)
+            convert.one_line(request.phase)[:PHASE_LIMIT],
+            request.done,
+            request.total,
+            _numbers(request.losses),
+            _number(request.rate),
         )
         self._fleet.report(task, progress)
         return rounds_pb2.ReportProgressResponse(wanted=True)

@@ -138,8 +138,8 @@ class Workshop(Protocol):
     def train(self, task: TrainTask, report: Callable[[Progress], None], stop: Stop) -> TrainResult:
         """Train one task and write its two files. When `stop()` turns true: checkpoint, then raise `Cancelled`.
 
-        A checkpoint in `task.output` is resumed, bit for bit on a CPU. Raises `BadData` for tiles or weights that
-        cannot be used and `TrainingFailed` when it diverges.
+        A checkpoint in `task.output` is resumed, bit for bit on a CPU, and stays there: who takes the two files removes it
+        once they are kept. Raises `BadData` for tiles or weights that cannot be used and `TrainingFailed` when it diverges.
         """
         ...
 

@@ -23,6 +23,7 @@ from histofed.tiles import duplicates, folder
 from histofed.tiles.decode import MINIMUM_EDGE, Refused, decode_picture, read_bytes, suspicion_is_enough
 from histofed.tiles.folder import Unusable
 from histofed.tiles.measure import Measures, measure
+from histofed.tiles.patients import spelling
 from histofed.tiles.tileset import Tile, TileSet
 
 PERCENTILES: Final = (0, 5, 50, 95, 100)
@@ -229,6 +230,8 @@ def _look(tile: Tile) -> tuple[bytes, Measures] | str:
 
 def _leaking(listed: TileSet, root: Path) -> tuple[str, ...]:
     """Patients on both sides of a split by folder names."""
-    held_out = {tile.patient for tile in listed.tiles if folder.is_held_out(tile.path.relative_to(root))}
-    trained = {tile.patient for tile in listed.tiles if not folder.is_held_out(tile.path.relative_to(root))}
-    return tuple(sorted(held_out & trained))
+    held_out, trained = set[str](), set[str]()
+    for tile in listed.tiles:
+        side = held_out if folder.is_held_out(tile.path.relative_to(root)) else trained
+        side.add(spelling(tile.patient))
+    return tuple(sorted({tile.patient for tile in listed.tiles if spelling(tile.patient) in held_out & trained}))

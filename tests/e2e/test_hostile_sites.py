@@ -226,6 +226,9 @@ def test_what_a_site_reports_cannot_harm_the_operators_view(
     (shown,) = healthy.cli("rounds", "show", experiment, number)["round"]["tasks"]
     assert (len(shown["losses"]), shown["rate"]) == (16, 0.0)
     assert "\x1b" not in str(shown)
+    assert hostile.call("ReportProgress", wire.ReportProgressRequest(task=offer.task, attempt=1, phase=" ")).wanted
+    (shown,) = healthy.cli("rounds", "show", experiment, number)["round"]["tasks"]
+    assert shown["phase"] == ""
     hostile.call("FailTask", wire.FailTaskRequest(task=offer.task, attempt=1, reason="no \x1b[2J luck", retryable=False))
     state, reason = outcome(healthy, offer)
     assert (state, "\x1b" in str(reason)) == ("abandoned", False)

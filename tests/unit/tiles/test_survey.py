@@ -98,6 +98,14 @@ def test_patients_on_both_sides_of_a_split(small_root: Path) -> None:
     assert any("both" in line or "in a test" in line for line in found.problems())
 
 
+def test_a_patient_of_two_spellings_is_on_both_sides_too(small_root: Path) -> None:
+    for half, spelling in (("TRAIN", "P-17"), ("TEST", "p-17")):
+        (small_root / half / "MSIH").mkdir(parents=True)
+        shutil.copy(next((small_root / "MSIH").iterdir()), small_root / half / "MSIH" / "1.png")
+        (small_root / half / "patients.csv").write_text(f"file,patient\nMSIH/1.png,{spelling}\n")
+    assert survey(small_root, CLASSES).leaking == ("P-17", "p-17")
+
+
 def test_what_a_training_would_not_read_does_not_count(tiles_root: TilesRoot, tmp_path: Path) -> None:
     """A folder is as good as its training half."""
     shutil.copytree(tiles_root.path, tmp_path / "set/TEST")
