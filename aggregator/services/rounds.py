@@ -165,7 +165,7 @@ class FleetServicer(rounds_pb2_grpc.FleetServiceServicer):
             reason = mine.reason or (f"the task is {mine.state}" if is_open else f"round {state.key} is {state.state}")
             return rounds_pb2.ReportProgressResponse(wanted=False, reason=reason)
         progress = TaskProgress(
-            convert.one_line(request.phase)[:PHASE_LIMIT],
+            one_line(request.phase)[:PHASE_LIMIT],
             request.done,
             request.total,
             _numbers(request.losses),
