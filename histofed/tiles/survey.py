@@ -18,7 +18,7 @@ from typing import Final
 
 import numpy as np
 
-from histofed.base.errors import BadData
+from histofed.base.errors import BadData, TryLater
 from histofed.tiles import duplicates, folder
 from histofed.tiles.decode import MINIMUM_EDGE, Refused, decode_picture, read_bytes, suspicion_is_enough
 from histofed.tiles.folder import Unusable
@@ -177,8 +177,10 @@ def survey(root: Path, classes: Sequence[str] | None = None) -> Survey:
     unusable = list(looked.unusable)
     with suspicion_is_enough(), ThreadPoolExecutor(len(os.sched_getaffinity(0)), "survey") as pool:
         for tile, found in zip(listed.tiles, pool.map(_look, listed.tiles), strict=True):
-            if isinstance(found, str):
-                unusable.append(Unusable(tile.path, found))
+            if isinstance(found, Exception):
+                unusable.append(Unusable(tile.path, str(found)))
+                # one bad sector stops a training; here its file is named
+                refusal = refusal or (str(found) if isinstance(found, TryLater) else "")
             else:
                 contents.append(found[0])
                 seen.append(Seen(tile, found[1]))
@@ -219,13 +221,13 @@ def _trainable(root: Path, listed: TileSet) -> tuple[frozenset[Tile], str]:
         return frozenset(listed.tiles), str(error)
 
 
-def _look(tile: Tile) -> tuple[bytes, Measures] | str:
+def _look(tile: Tile) -> tuple[bytes, Measures] | Refused | TryLater:
     """The content's hash and the measures, or why there are none."""
     try:
         data = read_bytes(tile.path)
         return hashlib.sha256(data).digest(), measure(decode_picture(data, MINIMUM_EDGE))
-    except Refused as reason:
-        return str(reason)
+    except (Refused, TryLater) as reason:
+        return reason
 
 
 def _leaking(listed: TileSet, root: Path) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ from PIL import Image
 from histofed.tiles import folder
 from histofed.tiles.page import STAYS, render
 from histofed.tiles.survey import survey
+from tests.support.bad_pictures import UNREADABLE
 from tests.support.tiles import CLASSES, TilesRoot
 
 
@@ -67,6 +68,14 @@ def test_files_that_cannot_be_used_are_counted_together_and_named(small_root: Pa
     for file in found.unusable:
         assert found.place(file.path) in page
     page.encode()
+
+
+def test_a_file_that_the_disk_does_not_give_is_named_and_stops_a_training(small_root: Path) -> None:
+    (small_root / "MSIH/TCGA-AA-0005-01Z-00-DX1.png").symlink_to(UNREADABLE)
+    found = survey(small_root, CLASSES)
+    words = "the disk of the tiles cannot be read: Input/output error; repair it, or mount it again"
+    assert [(file.path.name, file.reason) for file in found.unusable] == [("TCGA-AA-0005-01Z-00-DX1.png", words)]
+    assert words in found.problems()
 
 
 def test_folders_that_are_no_class_are_told(small_root: Path) -> None:
