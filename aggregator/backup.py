@@ -2,7 +2,8 @@
 
     snapshot  database (one transaction's view), journal up to its end now, hard links of the files that its rows name
     check     every file that a row needs is there, and no round was committed meanwhile; otherwise another snapshot
-    claim     a row says which rounds are in it: from the next offer on sites keep the private tensors of those rounds
+    claim     a row says which rounds are in it: from the next offer on sites keep the private tensors of those rounds;
+              a backup that fails takes its claim back, one that is killed leaves it to the next or to the daemon
     write     manifest, signature, members; one rename
     journal   `backup.made`: here when no daemon runs, by the daemon (`aggregator/history.py`) when one does
 
@@ -48,6 +49,8 @@ MEMBERS: Final = re.compile(
     r"identity/(ca\.pem|ca\.key|token\.key)|instance|state\.db|journal/\d{12}\.jsonl|blobs/[0-9a-f]{64}(\.[0-9a-f]{16}\.received)?"
 )
 """Names in an aggregator's backup."""
+UNFINISHED: Final = "DELETE FROM backups WHERE digest IS NULL"
+"""Drops the claims of backups that were never complete; whoever runs it holds the lock of backups."""
 ATTEMPTS: Final = 8
 """Snapshots that are taken while rounds end too quickly for one."""
 
@@ -84,7 +87,7 @@ def back_up(config: AggregatorConfig, target: Path, clock: Clock) -> Manifest:
         raise NotEnrolled(f"{state} holds no federation; there is nothing to back up (state_dir in the configuration?)")
     credentials = Credentials.load(state / "identity" / "aggregator.pem")
     own, made_at = uuid.uuid4().hex, iso(clock.now())
-    with snapshot.room(state) as room:
+    with snapshot.room(state) as room, _claimed_only_if_made(state):
         taken = _take(state, room, own, made_at)
         failpoint("backup.snapshot_taken")
         sources = list(_sources(state, room, taken))
@@ -140,12 +143,26 @@ def _claim(state: Path, own: str, made_at: str, rows: Rows, whatever: bool) -> b
         if _committed(live) != rows.rounds and not whatever:
             live.execute("ROLLBACK")
             return False
+        live.execute(UNFINISHED)
         live.execute(
             "INSERT INTO backups (id, made_at, rounds) VALUES (?, ?, ?)",
             (own, made_at, json.dumps(rows.rounds, sort_keys=True)),
         )
         live.execute("COMMIT")
     return True
+
+
+@contextlib.contextmanager
+def _claimed_only_if_made(state: Path) -> Iterator[None]:
+    """A backup that fails must not stay the newest: sites would drop what the last good one needs."""
+    try:
+        yield
+    except BaseException:
+        if (state / "state.db").exists():
+            # where the disk refuses this too, the daemon does it later
+            with contextlib.suppress(CannotWriteState), connected(state / "state.db") as live:
+                live.execute(UNFINISHED)
+        raise
 
 
 def _sources(state: Path, room: Path, taken: Taken) -> Iterable[Source]:
