@@ -158,6 +158,7 @@ class AggregatorService:
             authority=identity.authority,
             token_key=identity.token_key,
             address=setup.public_address(config),
+            clock=clock,
         )
         self._door = EnrolmentDoor(
             members,

@@ -17,6 +17,7 @@ from histofed.base.experiment import Experiment, parse_experiment
 from histofed.base.ids import sha256
 from histofed.telemetry.tracing import Tracing
 from histofed.v1 import rounds_pb2
+from tests.support.calls import Call
 from tests.support.engine_bench import ADMIN, NORTH, Bench, StandInForge, settle
 from tests.support.pki import Federation
 
@@ -29,19 +30,6 @@ class Forge(StandInForge):
 
     async def first(self, experiment: Experiment) -> ModelRow:
         return replace(self._model(0), digest=sha256(experiment.name.encode()), experiment=experiment.name)
-
-
-class Call:
-    """The site's side of a call."""
-
-    def __init__(self) -> None:
-        self._pem = FEDERATION.site(NORTH).certificate_pem
-
-    def auth_context(self) -> dict[str, list[bytes]]:
-        return {"x509_pem_cert": [self._pem]}
-
-    def peer(self) -> str:
-        return "ipv4:127.0.0.1:1"
 
 
 async def test_a_site_hears_of_all_its_tasks_when_it_connects_however_many(tmp_path: Path) -> None:
@@ -64,7 +52,8 @@ async def test_a_site_hears_of_all_its_tasks_when_it_connects_however_many(tmp_p
             chronicle=bench.chronicle(engine),
             clock=clock,
         )
-        stream: Any = servicer.WaitForWork(rounds_pb2.WaitForWorkRequest(instance="one"), cast("Any", Call()))
+        north = Call(FEDERATION.site(NORTH))
+        stream: Any = servicer.WaitForWork(rounds_pb2.WaitForWorkRequest(instance="one"), cast("Any", north))
         async with contextlib.aclosing(stream):
             offered = [(await anext(stream)).offer.task for _ in EXPERIMENTS]
     assert sorted(offered) == sorted(f"{experiment.name}/1/train/north" for experiment in EXPERIMENTS)
