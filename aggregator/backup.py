@@ -1,8 +1,10 @@
 """`histofed-aggregator backup`: the aggregator's state in one file, also while the daemon runs.
 
-    snapshot  database (one transaction's view), journal up to its end now, hard links of the files that its rows name
+    snapshot  database (one transaction's view), journal up to its end now, hard links of the files that its rows name, and
+              of first weights that operators brought for experiments without a model
     check     every file that a row needs is there, and no round was committed meanwhile; otherwise another snapshot
-    claim     a row says which rounds are in it: from the next offer on sites keep the private tensors of those rounds
+    claim     a row says which rounds are in it: from the next offer on sites keep the private tensors of those rounds;
+              a backup that fails takes its claim back, one that is killed leaves it to the next or to the daemon
     write     manifest, signature, members; one rename
     journal   `backup.made`: here when no daemon runs, by the daemon (`aggregator/history.py`) when one does
 
@@ -42,12 +44,15 @@ from histofed.base.owner import database_files, denial
 from histofed.pki.credentials import Credentials
 from histofed.transport.store import owner_of
 
-ENTRIES: Final = ("state.db", "state.db-wal", "state.db-shm", "journal", "blobs", "identity", "instance", "scratch")
+ENTRIES: Final = ("state.db", "state.db-wal", "state.db-shm", "journal", "blobs", "first", "identity", "instance", "scratch")
 """What the daemon keeps in its state directory; an operator's folder there is not its own."""
 MEMBERS: Final = re.compile(
     r"identity/(ca\.pem|ca\.key|token\.key)|instance|state\.db|journal/\d{12}\.jsonl|blobs/[0-9a-f]{64}(\.[0-9a-f]{16}\.received)?"
+    r"|first/[a-z0-9][a-z0-9-]{0,39}\.safetensors"
 )
 """Names in an aggregator's backup."""
+UNFINISHED: Final = "DELETE FROM backups WHERE digest IS NULL"
+"""Drops the claims of backups that were never complete; whoever runs it holds the lock of backups."""
 ATTEMPTS: Final = 8
 """Snapshots that are taken while rounds end too quickly for one."""
 
@@ -63,6 +68,8 @@ class Rows:
     open_rounds: tuple[str, ...]
     blobs: tuple[str, ...]
     """Names in the blob folder that the rows need: files, and receipts of updates of open rounds."""
+    begun: frozenset[str]
+    """Experiments that have a model, and need no first weights any more."""
 
 
 @dataclass(frozen=True)
@@ -84,7 +91,7 @@ def back_up(config: AggregatorConfig, target: Path, clock: Clock) -> Manifest:
         raise NotEnrolled(f"{state} holds no federation; there is nothing to back up (state_dir in the configuration?)")
     credentials = Credentials.load(state / "identity" / "aggregator.pem")
     own, made_at = uuid.uuid4().hex, iso(clock.now())
-    with snapshot.room(state) as room:
+    with snapshot.room(state) as room, _claimed_only_if_made(state):
         taken = _take(state, room, own, made_at)
         failpoint("backup.snapshot_taken")
         sources = list(_sources(state, room, taken))
@@ -122,6 +129,7 @@ def _take(state: Path, room: Path, own: str, made_at: str) -> Taken:
         snapshot.copy_database(state / "state.db", room / "state.db")
         rows = readconnected(room / "state.db")
         journal = snapshot.journal_end(state / "journal")
+        _link_first(state, room, rows)
         lost = [name for name in rows.blobs if not snapshot.link(state / "blobs" / name, room / "blobs" / name)]
         # where rounds end faster than this, sites may lack the private tensors after a restore; a complete backup goes first
         if not lost and _claim(state, own, made_at, rows, whatever=attempt == ATTEMPTS):
@@ -133,6 +141,13 @@ def _take(state: Path, room: Path, own: str, made_at: str) -> Taken:
     raise TryLater(f"rounds ended faster than their files ({len(lost)}) could be kept; try again in a moment")
 
 
+def _link_first(state: Path, room: Path, rows: Rows) -> None:
+    """First weights wait for an experiment that is still to be submitted or begun; no row names them."""
+    for path in sorted(setup.first_weights(state).glob("*.safetensors")):
+        if path.stem not in rows.begun and MEMBERS.fullmatch(f"first/{path.name}"):
+            snapshot.link(path, durable.make_directory(setup.first_weights(room)) / path.name)
+
+
 def _claim(state: Path, own: str, made_at: str, rows: Rows, whatever: bool) -> bool:
     """Say in the live database what the snapshot holds, unless a round was committed since."""
     with connected(state / "state.db") as live:
@@ -140,12 +155,26 @@ def _claim(state: Path, own: str, made_at: str, rows: Rows, whatever: bool) -> b
         if _committed(live) != rows.rounds and not whatever:
             live.execute("ROLLBACK")
             return False
+        live.execute(UNFINISHED)
         live.execute(
             "INSERT INTO backups (id, made_at, rounds) VALUES (?, ?, ?)",
             (own, made_at, json.dumps(rows.rounds, sort_keys=True)),
         )
         live.execute("COMMIT")
     return True
+
+
+@contextlib.contextmanager
+def _claimed_only_if_made(state: Path) -> Iterator[None]:
+    """A backup that fails must not stay the newest: sites would drop what the last good one needs."""
+    try:
+        yield
+    except BaseException:
+        if (state / "state.db").exists():
+            # where the disk refuses this too, the daemon does it later
+            with contextlib.suppress(CannotWriteState), connected(state / "state.db") as live:
+                live.execute(UNFINISHED)
+        raise
 
 
 def _sources(state: Path, room: Path, taken: Taken) -> Iterable[Source]:
@@ -161,6 +190,8 @@ def _sources(state: Path, room: Path, taken: Taken) -> Iterable[Source]:
         else:
             # its name is its hash, which is checked as it is written
             yield Source(f"blobs/{name}", path, path.stat().st_size, digest(name))
+    for path in sorted(setup.first_weights(room).glob("*")):
+        yield Source.read(f"first/{path.name}", path)
 
 
 def readconnected(path: Path) -> Rows:
@@ -176,7 +207,8 @@ def readconnected(path: Path) -> Rows:
         opened = tuple(
             f"{name}/{number}" for name, number in connection.execute(f"SELECT experiment, number {_OPEN_ROUNDS}", _ENDED)
         )
-        return Rows(schema, epoch or 1, _committed(connection), opened, _blobs(connection))
+        begun = frozenset(str(name) for (name,) in connection.execute("SELECT DISTINCT experiment FROM models"))
+        return Rows(schema, epoch or 1, _committed(connection), opened, _blobs(connection), begun)
 
 
 _ENDED: Final = (str(RoundState.COMMITTED), str(RoundState.ABANDONED))

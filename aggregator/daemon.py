@@ -7,7 +7,6 @@ children stop, everything that was acknowledged is on disk already.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import random
 from collections.abc import Callable
@@ -31,6 +30,7 @@ from aggregator.models import ModelForge
 from aggregator.past import Past
 from aggregator.pool import Workers, nursery
 from aggregator.probes import Probes
+from aggregator.pulse import Pulse
 from aggregator.retention import Retention
 from aggregator.scheduler import Scheduler
 from aggregator.services.admin import OperatorServicer
@@ -46,7 +46,7 @@ from histofed.backup import swap
 from histofed.base import durable
 from histofed.base.clock import Clock
 from histofed.base.config import Loaded
-from histofed.base.errors import CannotWriteState, HistofedError
+from histofed.base.errors import HistofedError
 from histofed.base.health import Health
 from histofed.base.ids import Digest
 from histofed.base.reload import Reloads
@@ -131,7 +131,7 @@ class AggregatorService:
         )
         experiments = Experiments(engine)
         self._engine, self._metrics, self._fleet = engine, metrics, fleet
-        self._gauges = Gauges(
+        gauges = Gauges(
             metrics=metrics,
             engine=engine,
             fleet=fleet,
@@ -158,6 +158,7 @@ class AggregatorService:
             authority=identity.authority,
             token_key=identity.token_key,
             address=setup.public_address(config),
+            clock=clock,
         )
         self._door = EnrolmentDoor(
             members,
@@ -214,7 +215,7 @@ class AggregatorService:
         await self._listen(server, identity.credentials)
         stack.callback(changes.close)
         stack.callback(fleet.close)
-        await self._serve_probes()
+        self._pulse = Pulse(self._chronicle, gauges, await self._serve_probes())
         self._serve_metrics()
 
     async def _listen(self, server: grpc.aio.Server, credentials: Credentials) -> None:
@@ -236,7 +237,7 @@ class AggregatorService:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._scheduler.run(drain), name="scheduler")
             group.create_task(self._door.run(drain), name="enrolment door")
-            group.create_task(self._publish(drain), name="gauges")
+            group.create_task(self._pulse.run(drain), name="pulse")
         if self._failure is not None:
             raise self._failure
 
@@ -291,28 +292,16 @@ class AggregatorService:
         port = int(self._config.listen.enrolment.rpartition(":")[2])
         return JoinLine(self._config.public_hosts[0], port, token, ca_sha256)
 
-    async def _serve_probes(self) -> None:
-        self._probes = Probes(self._health)
-        await self._probes.open(self._config.listen.health)
-        self._stack.push_async_callback(self._probes.close)
+    async def _serve_probes(self) -> Probes:
+        probes = Probes(self._health)
+        await probes.open(self._config.listen.health)
+        self._stack.push_async_callback(probes.close)
+        return probes
 
     def _serve_metrics(self) -> None:
         host, _, port = self._config.listen.metrics.rpartition(":")
         server = self._metrics.serve(host, int(port))
         self._stack.callback(server.close)
-
-    async def _publish(self, drain: asyncio.Event) -> None:
-        """Values that are read rather than counted, and what the probes answer."""
-        while not drain.is_set():
-            try:
-                self._chronicle.note_backups()
-                self._gauges.refresh()
-            except CannotWriteState as error:
-                log.error("gauges are not renewed", extra=fields(reason=str(error)))
-            await self._probes.renew()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(drain.wait(), 5.0)
-        await self._probes.drain()
 
 
 def _reachable(host: str) -> str:

@@ -108,8 +108,10 @@ class FleetServicer(rounds_pb2_grpc.FleetServiceServicer):
         connection = self._fleet.connect(site, request.instance)
         self._engine.wake()
         try:
+            # not through the queue, which is for what happens from now on: however many there are, they are no flood
             for task in self._engine.tasks_of(site):
-                connection.send(OfferTask(task))
+                if (offer := task_offer(self._engine, self._chronicle, task)) is not None:
+                    yield rounds_pb2.WaitForWorkResponse(offer=offer)
             while True:
                 try:
                     message = await asyncio.wait_for(connection.messages.get(), BEAT_S)
