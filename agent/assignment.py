@@ -60,7 +60,7 @@ class Assignment:
     encoding: Encoding = "float32"
     """How the update is written."""
     round: int = 1
-    """The task's; a checkpointed assignment of an older release has none."""
+    """Its place among the rounds that are committed, from 1; a checkpointed assignment of an older release has none."""
 
 
 @checked(frozen=True, config=_strict)

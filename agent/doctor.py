@@ -40,6 +40,7 @@ from histofed.base.errors import (
 from histofed.base.owner import usable
 from histofed.base.proxy import ENVIRONMENT, ProxySetting, find
 from histofed.pki.credentials import Credentials
+from histofed.tiles import disk
 from histofed.tiles.folder import OTHER_CLASS, PUBLISHED, class_key, look, scan
 from histofed.tiles.tileset import TileSet, check_patients
 from histofed.transport.diagnose import probe, split
@@ -123,7 +124,7 @@ def data(config: DataConfig) -> str | Doubt:
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     """False also for a link that leads to where this user may not look: the refusal would name it."""
     try:
-        return entry.is_dir()
+        return disk.is_folder(entry)
     except PermissionError:
         return False
 

@@ -48,6 +48,8 @@ class Offer:
     """The latest round that was committed with this site's update in it; 0 for none."""
     backup_round: int | None
     """The same in the aggregator's newest backup; None where that does not hold the experiment."""
+    rounds_committed: int
+    """Of the experiment, so far: what follows a schedule counts by it."""
     deadline: datetime
     trace: TraceContext | None
 
@@ -97,6 +99,7 @@ def _offer(offer: wire.TaskOffer) -> Offer:
         steps=tuple(Step(digest(one.from_sha256), digest(one.blob.sha256), one.blob.bytes) for one in offer.steps),
         settled_round=offer.settled_round,
         backup_round=offer.backup_round if offer.HasField("backup_round") else None,
+        rounds_committed=offer.rounds_committed if offer.HasField("rounds_committed") else task.round.number - 1,
         deadline=moment(offer.deadline),
         trace=TraceContext.parse(offer.traceparent) if offer.traceparent else None,
     )

@@ -42,6 +42,7 @@ from histofed.privacy.clipping import clip_file
 from histofed.recipes.contract import Progress, Stop, TrainResult, TrainTask
 from histofed.recipes.registry import recipe
 from histofed.statements import File
+from histofed.training.checkpoint import CheckpointStore
 
 PR_SET_PDEATHSIG: Final = 1
 """prctl(2): the signal that this process gets when its parent dies."""
@@ -85,7 +86,7 @@ class StopFlag:
 
 
 def run(assignment: Assignment, reporter: Reporter, stop: Stop) -> Result:
-    """Train, clip, encode, write. What was finished before a crash is not done again."""
+    """Train, clip, encode, write. A crash at any moment costs at most the work since the last checkpoint."""
     output = assignment.output
     done = (
         recipe(assignment.recipe)
@@ -112,6 +113,8 @@ def run(assignment: Assignment, reporter: Reporter, stop: Stop) -> Result:
     )
     result = _finished(assignment, done)
     write(output / RESULT_FILE, result)
+    # not before: an attempt after a crash in between goes on from it
+    CheckpointStore(output, fingerprint="").clear()
     return result
 
 

@@ -220,7 +220,7 @@ class Work:
             cache=config.data.cache_dir or Layout(config.state_dir).tile_cache,
             cache_bytes=config.data.cache_bytes,
             encoding=experiment.file.aggregation.encoding,
-            round=offer.task.round.number,
+            round=offer.rounds_committed + 1,
         )
 
     async def _train(self, offer: Offer, assignment: Assignment) -> Result:

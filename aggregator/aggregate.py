@@ -15,7 +15,6 @@ caught is refused here with the site and the tensor named.
 from __future__ import annotations
 
 import contextlib
-import math
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,11 +24,14 @@ from typing import TypeVar
 
 import numpy as np
 
-from histofed.base.errors import BadData
+from aggregator.mean import WeightedMean
+from histofed.base.errors import BadData, HistofedError
+from histofed.base.hashing import sha256_file
+from histofed.base.ids import Digest
 from histofed.encodings.file import PLAIN, Encoded, Form, open_encoded
 from histofed.encodings.step import writing_step
 from histofed.recipes.contract import ServerRule
-from histofed.weights import PIECE, Array, TensorFile, Tensors, Written, check_same_meaning, save_stream
+from histofed.weights import Array, TensorFile, Tensors, Written, check_same_meaning, save_stream
 
 Opened = TypeVar("Opened")
 
@@ -41,6 +43,14 @@ class UpdateInput:
     site: str
     path: Path
     weight: int
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A file of ours that lay on the disk since the round before, and what its bytes were."""
+
+    path: Path
+    sha256: Digest
 
 
 @dataclass(frozen=True)
@@ -73,7 +83,7 @@ class AggregateJob:
     """The server tensors before; None where there are none yet."""
     rules: tuple[ServerRule, ...]
     round: int
-    """The round that is being committed, from 1."""
+    """Of those that were committed, this one's place, from 1: rounds that were abandoned moved nothing."""
     out_shared: Path
     out_server: Path | None
     """Needed where there are rules."""
@@ -85,6 +95,8 @@ class AggregateJob:
     """How the new model is told as a step from the base (`histofed/encodings/step.py`); None where it is not."""
     out_step: Path | None = None
     """Needed where there is a step."""
+    kept: tuple[Kept, ...] = ()
+    """Files that are hashed before they are used: what no site downloads, a changed byte would stay in for ever."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +118,19 @@ class AggregateResult:
     """What a strategy of Flower's keeps for its next round."""
     step: Encoded | None = None
     """The new model as a step from the base."""
+
+
+def check_kept(files: Sequence[Kept]) -> None:
+    """Raises `HistofedError` for one whose bytes are not what they were: no site's fault, and no round can mend it."""
+    for file in files:
+        try:
+            found = sha256_file(file.path)
+        except OSError as error:
+            raise HistofedError(f"the model's file {file.path.name[:12]}… cannot be read: {error.strerror}") from error
+        if found != file.sha256:
+            raise HistofedError(
+                f"the model's file {file.path.name[:12]}… has changed on the disk: repair the disk and restore a backup"
+            )
 
 
 def aggregate(job: AggregateJob) -> AggregateResult:
@@ -154,7 +179,8 @@ def shares_of(updates: Sequence[UpdateInput]) -> tuple[Share, ...]:
 def follow(shared: Path, state: Path | None, rules: Sequence[ServerRule], round_number: int, target: Path | None) -> Written:
     """Write the server tensors that follow the model in `shared`, one per rule; a missing one starts as a copy.
 
-    The decay of round r is min(decay, (r - 1) / (r + 4)), `ServerRule`. Raises `BadData` and `CannotWriteState`.
+    The decay of the r-th committed round is min(decay, (r - 1) / (r + 4)), `ServerRule`. Raises `BadData` and
+    `CannotWriteState`.
     """
     if target is None:
         raise BadData("the recipe keeps server tensors, but there is no file to write them to")
@@ -165,44 +191,6 @@ def follow(shared: Path, state: Path | None, rules: Sequence[ServerRule], round_
         _check_rules(ordered, model, before)
         headers = [(rule.target, *model.specs[rule.source].meaning[1:]) for rule in ordered]
         return save_stream(target, headers, _followers(ordered, model, before, round_number))
-
-
-class WeightedMean:
-    """Means of pieces, weighted by `shares` (which sum to 1), in two float64 buffers of `PIECE` elements."""
-
-    def __init__(self, shares: Sequence[float]) -> None:
-        self._shares = tuple(shares)
-        self._total = np.empty(PIECE, np.float64)
-        self._term = np.empty(PIECE, np.float64)
-
-    def of(self, parts: Sequence[Array]) -> Array | None:
-        """The mean of as many pieces as there are shares, in their type; None when a value is not finite."""
-        total, term = self._total[: parts[0].size], self._term[: parts[0].size]
-        # infinite and undefined values are looked for at the end, in one pass
-        with np.errstate(over="ignore", invalid="ignore"):
-            # the first is stored, not added to zero: 0.0 + -0.0 would lose the sign
-            np.copyto(total, parts[0])
-            total *= self._shares[0]
-            for part, share in zip(parts[1:], self._shares[1:], strict=True):
-                np.copyto(term, part)
-                term *= share
-                total += term
-            if parts[0].dtype == np.float64:
-                return _between(total, parts)
-            # narrower types cannot overflow a float64 sum of one piece
-            return total.astype(parts[0].dtype) if math.isfinite(total.sum()) else None
-
-
-def _between(total: Array, parts: Sequence[Array]) -> Array | None:
-    """`total` moved into the range of the float64 `parts`, where a true mean lies; None when one is not finite.
-
-    Narrower types lose the sum's rounding when it is cast to them; for float64 this makes the mean of equal values exact.
-    """
-    low, high = np.minimum.reduce(parts), np.maximum.reduce(parts)
-    if not (np.isfinite(low).all() and np.isfinite(high).all()):
-        return None
-    clipped: Array = np.clip(total, low, high)
-    return clipped
 
 
 def averages(files: Sequence[Tensors], shares: Sequence[Share]) -> Iterator[Array]:

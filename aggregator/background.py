@@ -12,15 +12,18 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable, Iterator
-from typing import Final
+from typing import Final, TypeVar
 
 from histofed.base.clock import Clock
-from histofed.base.errors import CannotWriteState, HistofedError, Stale, WorkerLost
+from histofed.base.errors import BadData, CannotWriteState, HistofedError, Stale, WorkerLost
 from histofed.telemetry.logs import fields
 from histofed.transport.backoff import Backoff
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+OWN_TROUBLE: Final = Backoff(first_s=1.0, most_s=60.0, attempts=5)
+"""Before what is ours to mend (a child that fails, a file of ours that cannot be read) counts as the end of a job."""
 DISK_ATTEMPTS: Final = 30
 """How often a job that cannot write is tried again (about half an hour) before the daemon ends with exit code 73."""
 
@@ -59,6 +62,24 @@ class Background:
         for job in jobs:
             job.cancel()
         await asyncio.gather(*jobs, return_exceptions=True)
+
+    async def patiently(self, name: str, work: Callable[[], Awaitable[T]]) -> T:
+        """What `work` makes of its input, tried again a few times where the fault is this machine's and not the input's.
+
+        Raises `BadData` for the input, `CannotWriteState` and `WorkerLost` at once, and any other error after the last try.
+        """
+        delays = OWN_TROUBLE.delays(self._entropy)
+        while True:
+            try:
+                return await work()
+            except (BadData, CannotWriteState, WorkerLost):
+                raise
+            except HistofedError as error:
+                delay = next(delays, None)
+                log.error("a job failed here", extra=fields(job=name, again_in_s=delay, reason=str(error)))
+                if delay is None:
+                    raise
+                await self._clock.sleep(delay)
 
     def disk_delays(self) -> Iterator[float]:
         """Seconds between tries while a disk refuses; when they are used up, the daemon ends."""

@@ -1,8 +1,10 @@
 """`histofed-aggregator backup`: the aggregator's state in one file, also while the daemon runs.
 
-    snapshot  database (one transaction's view), journal up to its end now, hard links of the files that its rows name
+    snapshot  database (one transaction's view), journal up to its end now, hard links of the files that its rows name, and
+              of first weights that operators brought for experiments without a model
     check     every file that a row needs is there, and no round was committed meanwhile; otherwise another snapshot
-    claim     a row says which rounds are in it: from the next offer on sites keep the private tensors of those rounds
+    claim     a row says which rounds are in it: from the next offer on sites keep the private tensors of those rounds;
+              a backup that fails takes its claim back, one that is killed leaves it to the next or to the daemon
     write     manifest, signature, members; one rename
     journal   `backup.made`: here when no daemon runs, by the daemon (`aggregator/history.py`) when one does
 
@@ -43,12 +45,15 @@ from histofed.base.owner import database_files, denial
 from histofed.pki.credentials import Credentials
 from histofed.transport.store import owner_of
 
-ENTRIES: Final = ("state.db", "state.db-wal", "state.db-shm", "journal", "blobs", "identity", "instance", "scratch")
+ENTRIES: Final = ("state.db", "state.db-wal", "state.db-shm", "journal", "blobs", "first", "identity", "instance", "scratch")
 """What the daemon keeps in its state directory; an operator's folder there is not its own."""
 MEMBERS: Final = re.compile(
     r"identity/(ca\.pem|ca\.key|token\.key)|instance|state\.db|journal/\d{12}\.jsonl|blobs/[0-9a-f]{64}(\.[0-9a-f]{16}\.received)?"
+    r"|first/[a-z0-9][a-z0-9-]{0,39}\.safetensors"
 )
 """Names in an aggregator's backup."""
+UNFINISHED: Final = "DELETE FROM backups WHERE digest IS NULL"
+"""Drops the claims of backups that were never complete; whoever runs it holds the lock of backups."""
 ATTEMPTS: Final = 8
 """Snapshots that are taken while rounds end too quickly for one."""
 
@@ -67,6 +72,8 @@ class Rows:
     sites: int
     experiments: int
     """How many it knows."""
+    begun: frozenset[str]
+    """Experiments that have a model, and need no first weights any more."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +96,7 @@ def back_up(config: AggregatorConfig, target: Path, clock: Clock) -> Manifest:
         raise NotEnrolled(f"{state} holds no federation; there is nothing to back up (state_dir in the configuration?)")
     credentials = Credentials.load(state / "identity" / "aggregator.pem")
     own, made_at = uuid.uuid4().hex, iso(clock.now())
-    with snapshot.room(state) as room:
+    with snapshot.room(state) as room, _claimed_only_if_made(state):
         taken = _take(state, room, own, made_at)
         failpoint("backup.snapshot_taken")
         sources = list(_sources(state, room, taken))
@@ -128,6 +135,7 @@ def _take(state: Path, room: Path, own: str, made_at: str) -> Taken:
         rows = readconnected(room / "state.db")
         journal = snapshot.journal_end(state / "journal")
         refuse_emptied(journal.head, rows.sites, rows.experiments, rows.epoch)  # before `backup.made` becomes its first
+        _link_first(state, room, rows)
         lost = [name for name in rows.blobs if not snapshot.link(state / "blobs" / name, room / "blobs" / name)]
         # where rounds end faster than this, sites may lack the private tensors after a restore; a complete backup goes first
         if not lost and _claim(state, own, made_at, rows, whatever=attempt == ATTEMPTS):
@@ -139,6 +147,13 @@ def _take(state: Path, room: Path, own: str, made_at: str) -> Taken:
     raise TryLater(f"rounds ended faster than their files ({len(lost)}) could be kept; try again in a moment")
 
 
+def _link_first(state: Path, room: Path, rows: Rows) -> None:
+    """First weights wait for an experiment that is still to be submitted or begun; no row names them."""
+    for path in sorted(setup.first_weights(state).glob("*.safetensors")):
+        if path.stem not in rows.begun and MEMBERS.fullmatch(f"first/{path.name}"):
+            snapshot.link(path, durable.make_directory(setup.first_weights(room)) / path.name)
+
+
 def _claim(state: Path, own: str, made_at: str, rows: Rows, whatever: bool) -> bool:
     """Say in the live database what the snapshot holds, unless a round was committed since."""
     with connected(state / "state.db") as live:
@@ -146,12 +161,26 @@ def _claim(state: Path, own: str, made_at: str, rows: Rows, whatever: bool) -> b
         if _committed(live) != rows.rounds and not whatever:
             live.execute("ROLLBACK")
             return False
+        live.execute(UNFINISHED)
         live.execute(
             "INSERT INTO backups (id, made_at, rounds) VALUES (?, ?, ?)",
             (own, made_at, json.dumps(rows.rounds, sort_keys=True)),
         )
         live.execute("COMMIT")
     return True
+
+
+@contextlib.contextmanager
+def _claimed_only_if_made(state: Path) -> Iterator[None]:
+    """A backup that fails must not stay the newest: sites would drop what the last good one needs."""
+    try:
+        yield
+    except BaseException:
+        if (state / "state.db").exists():
+            # where the disk refuses this too, the daemon does it later
+            with contextlib.suppress(CannotWriteState), connected(state / "state.db") as live:
+                live.execute(UNFINISHED)
+        raise
 
 
 def _sources(state: Path, room: Path, taken: Taken) -> Iterable[Source]:
@@ -167,6 +196,8 @@ def _sources(state: Path, room: Path, taken: Taken) -> Iterable[Source]:
         else:
             # its name is its hash, which is checked as it is written
             yield Source(f"blobs/{name}", path, path.stat().st_size, digest(name))
+    for path in sorted(setup.first_weights(room).glob("*")):
+        yield Source.read(f"first/{path.name}", path)
 
 
 def readconnected(path: Path) -> Rows:
@@ -184,7 +215,8 @@ def readconnected(path: Path) -> Rows:
         )
         counts = "SELECT (SELECT count(*) FROM sites), (SELECT count(*) FROM experiments)"
         sites, experiments = connection.execute(counts).fetchone()
-        return Rows(schema, epoch or 1, _committed(connection), opened, _blobs(connection), sites, experiments)
+        begun = frozenset(str(name) for (name,) in connection.execute("SELECT DISTINCT experiment FROM models"))
+        return Rows(schema, epoch or 1, _committed(connection), opened, _blobs(connection), sites, experiments, begun)
 
 
 _ENDED: Final = (str(RoundState.COMMITTED), str(RoundState.ABANDONED))

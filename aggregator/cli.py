@@ -177,9 +177,8 @@ def _init(options: argparse.Namespace) -> int:
     from aggregator import setup
 
     config = _own(options, "init").config
-    identity = setup.create(config, SystemClock())
     folder = options.operator_dir or config.state_dir / "operator"
-    setup.write_operator(folder, options.operator, config, identity.authority, SystemClock())
+    identity = setup.create(config, SystemClock(), options.operator, folder)
     sys.stdout.write(
         f"federation {config.federation}: CA SHA-256 {identity.authority.sha256}\n"
         f"operator {options.operator}: {folder / 'operator.toml'} (copy the folder to the operator's machine)\n"

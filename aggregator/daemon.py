@@ -7,7 +7,6 @@ children stop, everything that was acknowledged is on disk already.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import random
 from collections.abc import Callable
@@ -17,7 +16,8 @@ from typing import Final
 import grpc
 
 from aggregator import setup
-from aggregator.config import AggregatorConfig, Telemetry
+from aggregator.collector import tracing_of
+from aggregator.config import AggregatorConfig
 from aggregator.database import Database
 from aggregator.door import EnrolmentDoor, open_enrolment
 from aggregator.engine import Engine
@@ -30,6 +30,7 @@ from aggregator.models import ModelForge
 from aggregator.past import Past
 from aggregator.pool import Workers, nursery
 from aggregator.probes import Probes
+from aggregator.pulse import Pulse
 from aggregator.retention import Retention
 from aggregator.scheduler import Scheduler
 from aggregator.services.admin import OperatorServicer
@@ -45,7 +46,7 @@ from histofed.backup import swap
 from histofed.base import durable
 from histofed.base.clock import Clock
 from histofed.base.config import Loaded
-from histofed.base.errors import CannotWriteState, HistofedError
+from histofed.base.errors import HistofedError
 from histofed.base.health import Health
 from histofed.base.ids import Digest
 from histofed.base.reload import Reloads
@@ -53,7 +54,6 @@ from histofed.pki.credentials import Credentials
 from histofed.pki.tokens import JoinLine
 from histofed.telemetry.logs import fields
 from histofed.telemetry.metrics import PrometheusMetrics
-from histofed.telemetry.tracing import Resource, Tracing
 from histofed.transport import frames, tls
 from histofed.transport.blob_service import BlobService
 from histofed.transport.server import bind, fleet_gate, make_server
@@ -94,7 +94,7 @@ class AggregatorService:
         journal = Journal(durable.make_directory(state / "journal"), clock, instance)
         stack.callback(journal.close)
         self._health.set("journal", True, "audit records are written")
-        tracing = _tracing(config.telemetry, instance)
+        tracing = tracing_of(instance, config.telemetry)
         stack.push_async_callback(asyncio.to_thread, tracing.close)
         metrics = PrometheusMetrics()
         database = Database(state / "state.db")
@@ -131,7 +131,7 @@ class AggregatorService:
         )
         experiments = Experiments(engine)
         self._engine, self._metrics, self._fleet = engine, metrics, fleet
-        self._gauges = Gauges(
+        gauges = Gauges(
             metrics=metrics,
             engine=engine,
             fleet=fleet,
@@ -158,6 +158,7 @@ class AggregatorService:
             authority=identity.authority,
             token_key=identity.token_key,
             address=setup.public_address(config),
+            clock=clock,
         )
         self._door = EnrolmentDoor(
             members,
@@ -187,7 +188,7 @@ class AggregatorService:
         )
         self._blob_service = BlobService(
             blobs,
-            SitePermissions(engine, space, self._chronicle),
+            SitePermissions(engine, blobs, space, self._chronicle),
             clock,
             metrics=metrics,
             bytes_per_second=config.transfer.max_bytes_per_second,
@@ -214,7 +215,7 @@ class AggregatorService:
         await self._listen(server, identity.credentials)
         stack.callback(changes.close)
         stack.callback(fleet.close)
-        await self._serve_probes()
+        self._pulse = Pulse(self._chronicle, gauges, await self._serve_probes())
         self._serve_metrics()
 
     async def _listen(self, server: grpc.aio.Server, credentials: Credentials) -> None:
@@ -236,7 +237,7 @@ class AggregatorService:
         async with asyncio.TaskGroup() as group:
             group.create_task(self._scheduler.run(drain), name="scheduler")
             group.create_task(self._door.run(drain), name="enrolment door")
-            group.create_task(self._publish(drain), name="gauges")
+            group.create_task(self._pulse.run(drain), name="pulse")
         if self._failure is not None:
             raise self._failure
 
@@ -291,42 +292,16 @@ class AggregatorService:
         port = int(self._config.listen.enrolment.rpartition(":")[2])
         return JoinLine(self._config.public_hosts[0], port, token, ca_sha256)
 
-    async def _serve_probes(self) -> None:
-        self._probes = Probes(self._health)
-        await self._probes.open(self._config.listen.health)
-        self._stack.push_async_callback(self._probes.close)
+    async def _serve_probes(self) -> Probes:
+        probes = Probes(self._health)
+        await probes.open(self._config.listen.health)
+        self._stack.push_async_callback(probes.close)
+        return probes
 
     def _serve_metrics(self) -> None:
         host, _, port = self._config.listen.metrics.rpartition(":")
         server = self._metrics.serve(host, int(port))
         self._stack.callback(server.close)
-
-    async def _publish(self, drain: asyncio.Event) -> None:
-        """Values that are read rather than counted, and what the probes answer."""
-        while not drain.is_set():
-            try:
-                self._chronicle.note_backups()
-                self._gauges.refresh()
-            except CannotWriteState as error:
-                log.error("gauges are not renewed", extra=fields(reason=str(error)))
-            await self._probes.renew()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(drain.wait(), 5.0)
-        await self._probes.drain()
-
-
-def _tracing(config: Telemetry, instance: str) -> Tracing:
-    if not config.otlp_endpoint:
-        return Tracing.off()
-    resource = Resource("histofed-aggregator", __version__, instance, config.environment)
-    return Tracing.otlp(config.otlp_endpoint, resource, credentials=_otlp_credentials(config))
-
-
-def _otlp_credentials(config: Telemetry) -> grpc.ChannelCredentials:
-    ca, key, certificate = (
-        None if path is None else path.read_bytes() for path in (config.ca_file, config.key_file, config.certificate_file)
-    )
-    return grpc.ssl_channel_credentials(ca, key, certificate)
 
 
 def _reachable(host: str) -> str:

@@ -48,6 +48,11 @@ class Database:
         with self._state_errors():
             self._migrate()
 
+    @property
+    def folder(self) -> Path:
+        """The state directory."""
+        return self._path.parent
+
     def close(self) -> None:
         """Release the file."""
         self.engine.dispose()

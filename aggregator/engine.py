@@ -16,11 +16,10 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
-from datetime import datetime
 from functools import partial
+from typing import Final
 
-from aggregator import events, lifecycle, rounds
+from aggregator import events, lifecycle, rounds, told
 from aggregator.background import Background
 from aggregator.events import Effect, Event
 from aggregator.fleet import Changes, Fleet, OfferTask, WithdrawTask
@@ -32,7 +31,7 @@ from aggregator.tasks import WITH_SITE, TaskState
 from histofed.audit.journal import Journal
 from histofed.audit.record import SYSTEM, Who
 from histofed.base.clock import Clock
-from histofed.base.errors import CannotWriteState, HistofedError, NotFound, Stale, WorkerLost
+from histofed.base.errors import BadData, CannotWriteState, HistofedError, NotFound, Stale, WorkerLost
 from histofed.base.experiment import Experiment, parse_experiment
 from histofed.base.failpoints import failpoint
 from histofed.base.ids import Digest, ExperimentId, Json, RoundKey, SiteId, TaskKey
@@ -44,6 +43,10 @@ from histofed.telemetry.metrics import Metrics
 from histofed.telemetry.tracing import Tracing
 
 log = logging.getLogger(__name__)
+
+UNSEEN: Final = (
+    "the aggregator could not look at the update, and that is not the site's doing: the aggregator's log says why"
+)
 
 
 class Engine:
@@ -193,9 +196,9 @@ class Engine:
         rules = experiment.file.round
         key = RoundKey(experiment.name, number)
         state = rounds.plan(key, base, eligible, sample, rules.quorum, rules.attempts, rules.deadline_s, enough)
-        attributes = _round_attributes(key) | {names.SITES_ELIGIBLE: len(eligible), names.SITES_SAMPLED: len(sample)}
+        attributes = told.attributes(key) | {names.SITES_ELIGIBLE: len(eligible), names.SITES_SAMPLED: len(sample)}
         with self._tracing.root(names.ROUND_SAMPLE, round_parent(key.experiment, key.number), attributes):
-            self.audit("round.planned", SYSTEM, {"round": str(key), "base": base, "eligible": eligible, "sample": sample})
+            self.audit("round.planned", SYSTEM, {"round": str(key), "base": base} | told.asked(eligible, sample))
             self.store.add_round(state)
             self._rounds[key] = state
             failpoint("aggregator.sample_planned")
@@ -222,17 +225,18 @@ class Engine:
         `trace` is the span that led to it, at a site perhaps; without one the event belongs to the round itself.
         """
         before = self._rounds.get(key) or self.store.round(key)
+        event = events.plain(event)
         after, effects = rounds.step(before, event)
         if after == before:
             return before
         action = f"round.{type(event).__name__.lower()}"
-        subject: dict[str, Json] = {"round": str(key), "state": after.state} | _facts(event)
+        subject: dict[str, Json] = {"round": str(key), "state": after.state} | told.facts(event)
         trace = trace or round_parent(key.experiment, key.number)
         self.audit(action, who, subject, reason=getattr(event, "reason", ""), trace=trace)
         self.store.save_round(before, after, event, update, model)
         if not before.ended:
             self._rounds[key] = after
-        self._count(before, after)
+        told.count(self._metrics, before, after)
         self._carry_out(after, effects, trace)
         self.changes.notify()
         return after
@@ -257,14 +261,14 @@ class Engine:
                 case events.Withdraw(site, reason):
                     self.fleet.send(site, WithdrawTask(state.task_key(site), reason))
                 case events.Inspect(site):
-                    self.background.start(f"inspect {state.task_key(site)}", partial(self._inspect, state.key, site, trace))
+                    self.background.start(_inspection(state, site), partial(self._inspect, state.key, site, trace))
                 case events.Aggregate():
                     self.background.start(f"aggregate {state.key}", partial(self._aggregate, state.key))
                 case events.Ended():
                     self._end_round(state)
 
     def _offer(self, state: Round, site: SiteId) -> None:
-        attributes = _round_attributes(state.key) | {names.SITE_ID: site, names.ATTEMPT: state.task(site).attempt}
+        attributes = told.attributes(state.key) | {names.SITE_ID: site, names.ATTEMPT: state.task(site).attempt}
         with self._tracing.span(names.TASK_OFFER, attributes, parent=round_parent(state.key.experiment, state.key.number)):
             failpoint("aggregator.task_offered")
             self.fleet.send(site, OfferTask(state.task_key(site)))
@@ -272,7 +276,7 @@ class Engine:
     def _end_round(self, state: Round) -> None:
         self._rounds.pop(state.key, None)
         self.rounds_ended += 1
-        for job in (f"aggregate {state.key}", *(f"inspect {state.task_key(site)}" for site in state.sampled)):
+        for job in (f"aggregate {state.key}", *(_inspection(state, site) for site in state.sampled)):
             self.background.drop(job)
         self.fleet.forget(tuple(state.task_key(site) for site in state.sampled))
         self._ended_with_updates.append(state)
@@ -287,22 +291,24 @@ class Engine:
     async def _inspect(self, key: RoundKey, site: SiteId, trace: TraceContext | None) -> None:
         state = self._open(key)
         experiment = self.experiment(key.experiment)
-        attributes = _round_attributes(key) | {names.SITE_ID: site}
+        attributes = told.attributes(key) | {names.SITE_ID: site}
         parent = trace or round_parent(key.experiment, key.number)
         with self._tracing.span(names.TASK_ADMIT, attributes, parent=parent) as span:
             event: Event
             try:
-                norm = await self.forge.inspect(experiment, state, site)
+                look = partial(self.forge.inspect, experiment, state, site)
+                norm = await self.background.patiently(_inspection(state, site), look)
                 span.set({names.UPDATE_NORM: norm})
                 span.outcome("ok")
                 event = events.Admitted(site)
             except (CannotWriteState, WorkerLost):
                 raise
             except HistofedError as error:
-                where = fields(state.task_key(site), event="update.rejected", reason=str(error))
+                reason = str(error) if isinstance(error, BadData) else UNSEEN
+                where = fields(state.task_key(site), event="update.rejected", reason=reason)
                 log.warning("update rejected", extra=where)
                 span.outcome("rejected")
-                event = events.Rejected(site, str(error))
+                event = events.Rejected(site, reason)
             self.dispatch(key, event)
             failpoint("aggregator.update_admitted")
 
@@ -310,10 +316,10 @@ class Engine:
         state = self._open(key)
         experiment = self.experiment(key.experiment)
         parent = round_parent(key.experiment, key.number)
-        attributes = _round_attributes(key) | {names.UPDATES_ADMITTED: len(state.admitted)}
+        attributes = told.attributes(key) | {names.UPDATES_ADMITTED: len(state.admitted)}
         try:
             with self._tracing.span(names.ROUND_AGGREGATE, attributes, parent=parent):
-                made = await self.forge.next(experiment, state)
+                made = await self.background.patiently(f"aggregate {key}", partial(self.forge.next, experiment, state))
         except (CannotWriteState, WorkerLost):
             raise
         except HistofedError as error:
@@ -321,7 +327,7 @@ class Engine:
             self.dispatch(key, events.Abandoned(f"the updates cannot be averaged: {error}"))
             return
         with self._tracing.span(
-            names.ROUND_COMMIT, _round_attributes(key) | {names.MODEL_DIGEST: made.model.digest}, parent=parent
+            names.ROUND_COMMIT, told.attributes(key) | {names.MODEL_DIGEST: made.model.digest}, parent=parent
         ):
             self.dispatch(key, events.Aggregated(made.model.digest, self._clock.now()), model=made.model)
             # numbers for people, not part of the model: after the commit that they describe
@@ -333,22 +339,7 @@ class Engine:
             raise Stale(f"round {key} has ended")
         return self._rounds[key]
 
-    def _count(self, before: Round, after: Round) -> None:
-        if before.state is not after.state:
-            self._metrics.count(names.ROUNDS_TOTAL, 1, state=after.state.value)
-            if after.committed_at is not None and after.opened_at is not None:
-                self._metrics.observe(names.ROUND_SECONDS, (after.committed_at - after.opened_at).total_seconds())
-        for old, new in zip(before.tasks, after.tasks, strict=True):
-            if old.state is not new.state:
-                self._metrics.count(names.TASKS_TOTAL, 1, state=new.state.value)
-                if new.state is TaskState.RECEIVED:
-                    self._metrics.count(names.UPDATES_BYTES_TOTAL, new.update_bytes)
 
-
-def _round_attributes(key: RoundKey) -> dict[str, str | int | float | bool]:
-    return {names.EXPERIMENT_ID: key.experiment, names.ROUND_NUMBER: key.number}
-
-
-def _facts(event: Event) -> dict[str, Json]:
-    """What the journal says about an event; times and reasons have places of their own."""
-    return {name: value for name, value in asdict(event).items() if name != "reason" and not isinstance(value, datetime)}
+def _inspection(state: Round, site: SiteId) -> str:
+    """The name of the look at the site's update."""
+    return f"inspect {state.task_key(site)}"

@@ -3,11 +3,12 @@ and `aggregator/tasks.py`."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import TypeAlias
 
 from histofed.base.ids import Digest, SiteId
+from histofed.base.words import one_line
 
 # --- what can happen -------------------------------------------------------------------------------------------------
 
@@ -124,6 +125,13 @@ Event: TypeAlias = (
     | Abandoned
     | Late
 )
+
+
+def plain(event: Event) -> Event:
+    """The event with its reason made fit to be kept: a site, or a file that it sent, may have chosen the words."""
+    if isinstance(event, Declined | Failed | Rejected | Abandoned):
+        return replace(event, reason=one_line(event.reason))
+    return event
 
 
 # --- what is to be done about it -------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from histofed.base.errors import AlreadyThere
 from histofed.base.ids import SiteId, TaskKey
 
 QUEUE_LIMIT: Final = 64
-"""Messages that wait for one agent; far above the tasks one site can have."""
+"""Messages that wait for one agent. One that does not keep up comes again, and then hears of all its tasks at once."""
 
 
 @dataclass(frozen=True)

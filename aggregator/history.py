@@ -8,7 +8,8 @@ epochs shuts out nobody else. Its claim is journalled, also after the restore, s
 seen; each once, and `CLAIMS_LIMIT` of a site in one life of the daemon.
 
 Backups are made by another process beside this one (`aggregator/backup.py`), which may not write the journal: it leaves a
-row, and the daemon journals it. Rows also say which private tensors sites should keep (`backed_up`).
+row, and the daemon journals it. Rows also say which private tensors sites should keep (`backed_up`), from before the file is
+written; the row of a backup that was killed is dropped, so that sites keep those of the last one that is there.
 """
 
 from __future__ import annotations
@@ -27,8 +28,9 @@ from histofed.audit.history import CLAIMED, EPOCH_KEY, History, claimed, repair
 from histofed.audit.journal import Journal
 from histofed.audit.record import SYSTEM, Who
 from histofed.audit.verify import Head
+from histofed.backup import snapshot
 from histofed.base.clock import Clock, iso
-from histofed.base.errors import NotFound, TryLater, WentBack
+from histofed.base.errors import AlreadyThere, NotFound, TryLater, WentBack
 from histofed.base.health import Health
 from histofed.base.ids import ExperimentId, RoundKey, SiteId
 from histofed.telemetry.logs import fields
@@ -147,7 +149,11 @@ class Chronicle:
         return None if found is None else int(found)
 
     def note_backups(self) -> None:
-        """Journal the backups that were made beside this process. Raises `CannotWriteState`; a later call notes them."""
+        """Journal the backups that were made beside this process, and drop the rows of those that were killed.
+
+        Raises `CannotWriteState`; a later call notes them.
+        """
+        self._drop_claims()
         table = schema.backups
         query = sa.select(table).where(table.c.digest.is_not(None), table.c.noted_at.is_(None)).order_by(table.c.made_at)
         with self._database.reading() as connection:
@@ -157,6 +163,17 @@ class Chronicle:
             with self._database.writing() as connection:
                 connection.execute(sa.update(table).where(table.c.id == row.id).values(noted_at=iso(self._clock.now())))
             log.info("a backup was made", extra=fields(made_at=row.made_at, sha256=row.digest))
+
+    def _drop_claims(self) -> None:
+        """Forget backups that nobody makes any more and that were never complete."""
+        table = schema.backups
+        with self._database.reading() as connection:
+            if connection.execute(sa.select(table.c.id).where(table.c.digest.is_(None))).first() is None:
+                return
+        with contextlib.suppress(AlreadyThere), snapshot.alone(self._database.folder):
+            with self._database.writing() as connection:
+                connection.execute(sa.delete(table).where(table.c.digest.is_(None)))
+            log.warning("a backup was killed before it was complete; what sites keep for it is forgotten")
 
     def _holds(self, seen: History) -> bool:
         """Whether the site's last word of us is in our past."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from histofed.base.errors import BadData
+from histofed.base.errors import BadData, HistofedError
 from histofed.encodings.file import PLAIN, Form, open_encoded
 from histofed.weights import TensorFile, difference
 
@@ -22,9 +22,9 @@ def check_tensors(update: Path, base: Path, max_norm: float, form: Form = PLAIN)
     """The L2 norm of (update - base), in float64 and of decoded values, of an update that may enter.
 
     Raises `BadData` for a damaged file, one in another form, other names, shapes or types than the base's, types that
-    cannot be averaged, values that are not finite, and a norm above `max_norm`.
+    cannot be averaged, values that are not finite, and a norm above `max_norm`; `HistofedError` where the base is damaged.
     """
-    with TensorFile(base) as old, open_encoded(update, old, form) as new:
+    with _base(base) as old, open_encoded(update, old, form) as new:
         found = difference(new, old)
     if found.not_finite:
         raise BadData(
@@ -37,3 +37,11 @@ def check_tensors(update: Path, base: Path, max_norm: float, form: Form = PLAIN)
             f"{max_norm:.6g} (aggregation.max_norm); the site must clip it"
         )
     return found.norm
+
+
+def _base(path: Path) -> TensorFile:
+    """Raises `HistofedError`: what is wrong with a file of ours is no site's fault."""
+    try:
+        return TensorFile(path)
+    except (OSError, BadData) as error:
+        raise HistofedError(f"the base model cannot be read ({error}): restore it from a backup") from error

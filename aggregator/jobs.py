@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
-from aggregator.aggregate import AggregateJob, AggregateResult, FlowerCall, Share, UpdateInput
+from aggregator.aggregate import AggregateJob, AggregateResult, FlowerCall, Kept, Share, UpdateInput
 from histofed.base.errors import HistofedError, all_errors
 from histofed.base.ids import Json
 from histofed.encodings.file import PLAIN, Encoded, Form
@@ -100,6 +100,7 @@ def decode_job(data: bytes) -> Job:
                 form=Form(**fields["form"]),
                 step=Form(**fields["step"]) if fields["step"] else None,
                 out_step=_path(fields["out_step"]),
+                kept=tuple(Kept(Path(one["path"]), one["sha256"]) for one in fields["kept"]),
             )
         case "initialise":
             paths = {name: Path(fields[name]) for name in ("out_shared", "out_server")}

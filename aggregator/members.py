@@ -86,6 +86,20 @@ class Members:
         with self._database.writing() as connection:
             _insert_certificate(connection, identity, serial, iso(self._clock.now()), iso(expires_at))
 
+    def issued_at(self, identity: str, nth: int) -> datetime | None:
+        """When the `nth` newest certificate of the identity was issued; None where there are fewer."""
+        table = schema.certificates.c
+        query = (
+            # of a clock that was ahead nothing is learnt
+            sa.select(table.issued_at)
+            .where(table.identity == identity, table.issued_at <= iso(self._clock.now()))
+            .order_by(table.issued_at.desc())
+            .offset(nth - 1)
+            .limit(1)
+        )
+        with self._database.reading() as connection:
+            return moment(connection.execute(query).scalar_one_or_none())
+
     def revoked_serials(self) -> frozenset[str]:
         """Serials that must be refused although the certificates are valid."""
         query = sa.select(schema.certificates.c.serial).where(schema.certificates.c.revoked_at.is_not(None))

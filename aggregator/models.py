@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from aggregator.admission import weight_of
-from aggregator.aggregate import AggregateJob, UpdateInput
+from aggregator.aggregate import AggregateJob, Kept, UpdateInput
 from aggregator.jobs import InitialiseJob, InspectJob
 from aggregator.pool import Workers
 from aggregator.rounds import Round
@@ -118,7 +118,7 @@ class ModelForge:
             ),
             state=self._part_of(base, SERVER),
             rules=rules,
-            round=state.key.number,
+            round=self._store.rounds_committed(experiment.name) + 1,
             out_shared=shared,
             out_server=server if rules else None,
             flower=flower_call(
@@ -131,6 +131,11 @@ class ModelForge:
             form=Form(encoding, base.parts[SHARED].sha256),
             step=step_form(encoding, base.parts[SHARED].sha256),
             out_step=step,
+            kept=tuple(
+                Kept(self._blobs.path(file.sha256), Digest(file.sha256))
+                for name, file in base.parts.items()
+                if name in (SERVER, STRATEGY)
+            ),
         )
         made = await self._workers.run(job)
         written = {

@@ -94,6 +94,15 @@ LATEST_MODEL: Final = (
 )
 
 
+MODELS_ORDER: Final = (schema.models.c.created_at, schema.models.c.round, schema.models.c.digest)
+
+
+def models(experiment: str, *, newest_first: bool = False) -> sa.Select[Any]:
+    """The models of one or all experiments."""
+    query = sa.select(schema.models).order_by(*(column.desc() if newest_first else column for column in MODELS_ORDER))
+    return query.where(schema.models.c.experiment == experiment) if experiment else query
+
+
 def parts_held(*columns: Any) -> sa.Select[Any]:
     """A selection from the parts of models whose files are kept."""
     return sa.select(*columns).join_from(schema.model_parts, schema.models).where(schema.models.c.removed_at.is_(None))

@@ -3,6 +3,7 @@
     read      manifest, signature, every hash; into STATE/restore.new
     amend     next epoch; join tokens void; open rounds get their whole time again; what the old state, where it is still
               here, knows better: certificates issued or revoked since, sites that joined since
+    first     weights that operators brought since for experiments to come are kept
     journal   the old journal goes on where it continues the backup's; else the backup's does; `state.restored` either way
     swap      `histofed/backup/swap.py`; the old state is kept aside
 
@@ -73,6 +74,7 @@ def restore(
             later = amendments.next_epoch(max(manifest.epoch, before), epoch)
             aside = swap.aside_name(clock.now(), state)
             notes = amendments.amend(new / "state.db", clock, manifest=manifest, epoch=later, old=old)
+            _keep_first(state, new)
             old_head = journals.choose(new / "journal", state / "journal", manifest.journal_head)
             subject = history.restored(
                 epoch_from=manifest.epoch,
@@ -157,6 +159,12 @@ def _prove(new: Path, manifest: Manifest, config: AggregatorConfig, clock: Clock
     durable.make_directory(new / "blobs")
     doctor.database(new / "state.db")
     doctor.models(new / "state.db", new / "blobs")
+
+
+def _keep_first(state: Path, new: Path) -> None:
+    """First weights that are here stay, in the place of those in the backup: they were given later."""
+    for path in sorted(setup.first_weights(state).glob("*.safetensors")):
+        durable.link(path, durable.make_directory(setup.first_weights(new)) / path.name)
 
 
 def _last_word(journal: Path) -> str:

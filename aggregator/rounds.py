@@ -44,10 +44,13 @@ from aggregator.events import (
 from aggregator.tasks import LIVE, WITH_SITE, Task, TaskEvent, TaskState, step_task
 from histofed.base.errors import Stale
 from histofed.base.ids import Digest, RoundKey, SiteId, TaskKey
+from histofed.base.words import one_line
 
 DEADLINE: Final = "the round's deadline passed"
 ENOUGH: Final = "the round had enough updates without it"
 CAME_LATE: Final = "; its update came too late"
+REASON_LETTERS: Final = 2000
+"""Of a round's reason, in which those of its tasks stand in a row."""
 
 
 class RoundState(StrEnum):
@@ -231,7 +234,7 @@ def _settle(state: Round) -> tuple[Round, tuple[Effect, ...]]:
     if len(admitted) >= state.quorum:
         return replace(state, state=RoundState.AGGREGATING), (*withdrawn, Aggregate(admitted))
     words = "; ".join(f"{task.site}: {task.reason}" for task in state.tasks if task.reason)
-    reason = f"{len(admitted)} of {state.quorum} needed updates ({words})"
+    reason = one_line(f"{len(admitted)} of {state.quorum} needed updates ({words})", REASON_LETTERS)
     return replace(state, state=RoundState.ABANDONED, reason=reason), (Ended(),)
 
 

@@ -85,7 +85,9 @@ def round_progress(state: Round) -> dict[str, Any]:
 
 
 def task_values(key: RoundKey, task: Task) -> dict[str, Any]:
-    return asdict(task) | {"experiment": key.experiment, "round": key.number}
+    values = asdict(task) | {"experiment": key.experiment, "round": key.number}
+    del values["announced"]  # counted in memory alone
+    return values
 
 
 def to_round(row: Any, tasks: tuple[Task, ...]) -> Round:

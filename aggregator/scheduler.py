@@ -24,7 +24,7 @@ from aggregator.rows import ExperimentRow
 from aggregator.space import Space
 from aggregator.tasks import TaskState
 from histofed.base.clock import Clock
-from histofed.base.errors import CannotWriteState
+from histofed.base.errors import CannotWriteState, HistofedError
 from histofed.base.experiment import Experiment
 from histofed.base.health import Health
 from histofed.base.ids import ExperimentId, SiteId
@@ -183,7 +183,7 @@ class Scheduler:
         short = self._short_of_space()
         for row in self._engine.store.experiments(only_open=True):
             if row.state != ExperimentState.DRAFT and self._engine.open_round(row.name) is None:
-                self._advance(row, short)
+                self._try_to_advance(row, short)
         self._engine.clear_away()
         self._retention.turn()  # after the plans: sites are at work while the past is cleared away
 
@@ -196,6 +196,19 @@ class Scheduler:
             return str(error)
         self._health.set("disk", True, "there is room")
         return ""
+
+    def _try_to_advance(self, row: ExperimentRow, short: str) -> None:
+        """An experiment that cannot go on, for a reason that nobody foresaw, keeps no other from it: its status says why."""
+        told = self._waiting.get(row.name)
+        try:
+            self._advance(row, short)
+        except CannotWriteState:
+            raise
+        except HistofedError as error:
+            words = f"it cannot go on: {error}"
+            if words != told:
+                log.exception("an experiment cannot go on", extra=fields(experiment=row.name))
+            self._waiting[row.name] = words
 
     def _advance(self, row: ExperimentRow, short: str) -> None:
         experiment, name = self._engine.experiment(row.name), row.name

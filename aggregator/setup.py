@@ -3,6 +3,8 @@
 STATE/identity/ca.pem, ca.key      the federation's CA; the key never leaves this host
 STATE/identity/aggregator.pem      the daemon's own key and certificate, renewed at start when half its life is over
 STATE/identity/token.key           the key under which join tokens are stored
+
+The CA's key is written last: before that there is no federation, nobody can have enrolled, and `init` begins again.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from histofed.base.hashing import sha256_file
 from histofed.base.ids import Digest, experiment_id
 from histofed.base.owner import refuse_root
 from histofed.pki import keys, tokens
-from histofed.pki.authority import Authority, Issued
+from histofed.pki.authority import CERTIFICATE_FILE, KEY_FILE, Authority, Issued
 from histofed.pki.credentials import Credentials
 from histofed.weights import TensorFile
 
@@ -40,29 +42,45 @@ class Identity:
     token_key: bytes
 
 
-def create(config: AggregatorConfig, clock: Clock) -> Identity:
-    """A new federation in an empty state directory.
+def create(config: AggregatorConfig, clock: Clock, operator: str, operator_dir: Path) -> Identity:
+    """A new federation in an empty state directory, and its first operator's folder.
 
-    Raises `AlreadyThere` rather than replace a CA, and `ConfigError` for root in another user's folder.
+    Raises `AlreadyThere` rather than replace a CA or an operator's key, and `ConfigError` for root in another user's folder.
     """
     refuse_root(config.state_dir, "histofed-aggregator init")
     folder = config.state_dir / "identity"
-    if (folder / "ca.key").exists():
-        raise AlreadyThere(f"{folder} holds a federation already; a new CA would lock every enrolled site out")
+    if (folder / CERTIFICATE_FILE).exists() and (folder / KEY_FILE).exists():
+        raise AlreadyThere(
+            f"{folder} holds a federation already; a new CA would lock every enrolled site out "
+            "(`histofed-aggregator operator` makes another operator)"
+        )
     if (config.state_dir / swap.PLAN).exists():
         raise AlreadyThere(f"a restore was interrupted in {config.state_dir}: start the daemon, which finishes it")
     durable.make_directory(config.state_dir)
     durable.make_directory(folder)
-    durable.replace(folder / "token.key", tokens.new_server_key())
+    _clear_unfinished(folder, operator_dir)
     authority = Authority.create(config.federation, clock)
+    durable.replace(folder / CERTIFICATE_FILE, authority.certificate_pem, mode=0o644)
+    durable.replace(folder / "token.key", tokens.new_server_key())
+    credentials = _own_certificate(config, authority)
+    write_operator(operator_dir, operator, config, authority, clock)
     authority.save(folder)
-    return Identity(authority, _own_certificate(config, authority), (folder / "token.key").read_bytes())
+    return Identity(authority, credentials, (folder / "token.key").read_bytes())
+
+
+def _clear_unfinished(folder: Path, operator_dir: Path) -> None:
+    """What an `init` that was killed leaves in the way: a key without its certificate (older releases wrote the key first),
+    and the key of an operator of the federation that never was."""
+    durable.remove(folder / KEY_FILE)
+    begun, shown = folder / CERTIFICATE_FILE, operator_dir / "ca.crt"
+    if begun.exists() and shown.exists() and begun.read_bytes() == shown.read_bytes():
+        durable.remove(operator_dir / "operator.key")
 
 
 def load(config: AggregatorConfig, clock: Clock) -> Identity:
     """The federation in the state directory. Raises `NotEnrolled` when `init` was not run."""
     folder = config.state_dir / "identity"
-    if not (folder / "ca.key").exists():
+    if not (folder / KEY_FILE).exists() or not (folder / CERTIFICATE_FILE).exists():
         raise NotEnrolled(f"{folder} holds no federation; run `histofed-aggregator init` first")
     authority = Authority.load(folder, clock)
     if authority.federation != config.federation:
@@ -97,14 +115,15 @@ def write_operator(folder: Path, name: str, config: AggregatorConfig, authority:
     key = keys.new_key()
     issued = authority.issue(authority.operator(name), keys.signing_request(key))
     _audit(config, clock, issued)
-    durable.replace(folder / "operator.key", keys.key_pem(key))
-    durable.replace(folder / "operator.crt", issued.certificate_pem)
     durable.replace(folder / "ca.crt", authority.certificate_pem)
+    durable.replace(folder / "operator.crt", issued.certificate_pem)
     durable.replace(
         folder / "operator.toml",
         f'aggregator = "{public_address(config)}"\ncertificate = "operator.crt"\nkey = "operator.key"\n'
         'ca = "ca.crt"\n'.encode(),
     )
+    # last: a folder with a key is whole, and one without may be written again
+    durable.replace(folder / "operator.key", keys.key_pem(key))
     return issued
 
 

@@ -26,11 +26,16 @@ class Space:
         """Bytes that stay free; a reload may change it."""
         self._free = free
 
-    def check(self, more: int = 0) -> None:
-        """Raises `CannotWriteState` unless `more` bytes leave the reserve untouched."""
+    def fits(self, more: int) -> bool:
+        """Whether `more` bytes leave the reserve untouched."""
+        return self._free(self._folder) - more >= self.reserve
+
+    def check(self, more: int = 0, promised: int = 0) -> None:
+        """Raises `CannotWriteState` unless `more` bytes, and those `promised` to others, leave the reserve untouched."""
         free = self._free(self._folder)
-        if free - more < self.reserve:
-            needed = f"{_mib(more)} more would leave less than" if more else "less than"
+        if free - more - promised < self.reserve:
+            beside = f" beside the {_mib(promised)} that other uploads still need" if promised else ""
+            needed = f"{_mib(more)} more{beside} would leave less than" if more else "less than"
             raise CannotWriteState(
                 f"the aggregator's disk has {_mib(free)} free, {needed} its reserve of {_mib(self.reserve)} "
                 "(retention.reserve_bytes): make room, or keep fewer models (retention.models, retention.bytes)"

@@ -260,18 +260,29 @@ class Store:
                 .values(state="running", reason="")
             )
 
-    def models(self, experiment: str = "") -> tuple[ModelRow, ...]:
-        """Models, oldest first."""
-        query = sa.select(schema.models).order_by(schema.models.c.created_at, schema.models.c.round)
-        if experiment:
-            query = query.where(schema.models.c.experiment == experiment)
+    def models(self, experiment: str = "", *, last: int | None = None) -> tuple[ModelRow, ...]:
+        """Models of one or all experiments, oldest first; `last` keeps the newest ones only."""
+        query = queries.models(experiment, newest_first=True).limit(last)
         with self._database.reading() as connection:
-            return tuple(to_model(row) for row in connection.execute(query))
+            return tuple(map(to_model, reversed(connection.execute(query).all())))
+
+    def page_of_models(self, experiment: str, after: str, most: int) -> tuple[ModelRow, ...]:
+        """At most so many models of one or all experiments, oldest first, behind the one with digest `after`, if given.
+
+        Raises `NotFound` when `after` is unknown.
+        """
+        query = queries.models(experiment).limit(most)
+        if after:
+            begin = self.model(after)
+            place = (iso(begin.created_at), begin.round, begin.digest)
+            query = query.where(sa.tuple_(*queries.MODELS_ORDER) > sa.tuple_(*map(sa.literal, place)))
+        with self._database.reading() as connection:
+            return tuple(map(to_model, connection.execute(query)))
 
     def model(self, name: str) -> ModelRow:
-        """A model by digest, by an unambiguous beginning of it (`FEWEST_DIGITS`), or the newest of an experiment.
+        """The newest model of an experiment, else one by digest or by an unambiguous beginning of it (`FEWEST_DIGITS`).
 
-        Raises `NotFound`.
+        No name is as long as a digest, and one may be a digest's beginning: it then means the experiment. Raises `NotFound`.
         """
         table = schema.models
         by_experiment = (
@@ -284,7 +295,7 @@ class Store:
         matches = table.c.digest.startswith(name, autoescape=True) if long_enough else sa.false()
         by_digest = sa.select(table).where(matches).limit(2)
         with self._database.reading() as connection:
-            rows = connection.execute(by_digest).all() or connection.execute(by_experiment).all()
+            rows = connection.execute(by_experiment).all() or connection.execute(by_digest).all()
         if len(rows) != 1:
             problem = "is ambiguous, give more of its digits" if rows else "does not exist"
             raise NotFound(f"model {name!r} {problem}; `histofed models list` shows them")

@@ -9,9 +9,9 @@ round, `aggregator/rounds.py`, which is the caller.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import TypeAlias
+from typing import Final, TypeAlias
 
 from aggregator.events import Accepted, Admitted, Announced, Declined, Effect, Failed, Inspect, Offer, Received, Rejected
 from histofed.base.errors import Stale
@@ -19,6 +19,9 @@ from histofed.base.ids import Digest, SiteId, TaskKey
 
 TaskEvent: TypeAlias = Accepted | Declined | Failed | Announced | Received | Admitted | Rejected
 """What a site, or the check of its update, does to its task."""
+
+ANNOUNCEMENTS: Final = 4
+"""Updates that one attempt may announce: a site that came back from a backup trains again, with another result."""
 
 
 class TaskState(StrEnum):
@@ -53,6 +56,8 @@ class Task:
     weights: Digest | None = None
     """SHA-256 of the update's file, once announced."""
     update_bytes: int = 0
+    announced: int = field(default=0, compare=False)
+    """Updates that the attempt announced since this process began; it is in no row, because a restart may forget it."""
 
 
 def step_task(key: TaskKey, task: Task, event: TaskEvent, attempts: int) -> tuple[Task, tuple[Effect, ...]]:
@@ -72,8 +77,8 @@ def step_task(key: TaskKey, task: Task, event: TaskEvent, attempts: int) -> tupl
             return task, ()
         case Failed(reason=reason, retryable=retryable), _ if task.state in WITH_SITE and event.attempt == task.attempt:
             return _failed(task, reason, retryable and task.attempt < attempts)
-        case Announced(weights=weights, update_bytes=size), (TaskState.ACCEPTED | TaskState.UPLOADING):
-            return replace(task, state=TaskState.UPLOADING, weights=weights, update_bytes=size), ()
+        case Announced(), (TaskState.ACCEPTED | TaskState.UPLOADING):
+            return _announced(key, task, event), ()
         case Received(attempt=attempt), (TaskState.ACCEPTED | TaskState.UPLOADING) if attempt == task.attempt:
             received = replace(
                 task,
@@ -100,6 +105,18 @@ def step_task(key: TaskKey, task: Task, event: TaskEvent, attempts: int) -> tupl
                 f"task {key} is {task.state} (attempt {task.attempt}"
                 f"{', ' + task.reason if task.reason else ''}); {type(event).__name__.lower()} comes too late or too early"
             )
+
+
+def _announced(key: TaskKey, task: Task, event: Announced) -> Task:
+    announced = replace(task, state=TaskState.UPLOADING, weights=event.weights, update_bytes=event.update_bytes)
+    if announced == task:
+        return task
+    if task.announced >= ANNOUNCEMENTS:
+        raise Stale(
+            f"task {key} announced {ANNOUNCEMENTS} different updates in attempt {task.attempt}, which is the limit: "
+            "send the last of them, or wait for the next round"
+        )
+    return replace(announced, announced=task.announced + 1)
 
 
 def _failed(task: Task, reason: str, again: bool) -> tuple[Task, tuple[Effect, ...]]:

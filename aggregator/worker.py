@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import sys
 
-from aggregator.aggregate import AggregateJob, AggregateResult, aggregate, follow
+from aggregator.aggregate import AggregateJob, AggregateResult, aggregate, check_kept, follow
 from aggregator.inspection import check_tensors
 from aggregator.jobs import (
     InitialiseJob,
@@ -51,12 +51,11 @@ def main() -> int:
 
 
 def perform(job: Job) -> Result:
-    """Any job. Raises what it raises: `BadData`, `CannotWriteState`."""
+    """Any job. Raises what it raises: `BadData`, `CannotWriteState`, and `HistofedError` for files of ours that changed."""
     match job:
-        case AggregateJob(flower=None):
-            return aggregate(job)
         case AggregateJob():
-            return _aggregate_with_flower(job)
+            check_kept(job.kept)
+            return aggregate(job) if job.flower is None else _aggregate_with_flower(job)
         case InspectJob():
             return InspectResult(check_tensors(job.update, job.base, job.max_norm, job.form))
         case InitialiseJob():

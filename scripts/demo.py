@@ -22,7 +22,15 @@ from pathlib import Path
 from demolib.commands import Operator
 from demolib.daemons import Daemon, DemoError, stop_all
 from demolib.experiment import facts_of, require_all_committed, submit, watch
-from demolib.federation import daemons_of, enrol, make_federation, start_agents, start_aggregator, stopped_at_the_end
+from demolib.federation import (
+    daemons_of,
+    enrol,
+    make_federation,
+    start_agents,
+    start_aggregator,
+    stopped_at_the_end,
+    stopped_if_it_fails,
+)
 from demolib.layout import Layout
 from demolib.report import write_report
 from demolib.wishes import Wishes, check
@@ -44,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stderr.write(f"demo: {error}\n")
         return 1
     except KeyboardInterrupt:
-        sys.stderr.write("demo: interrupted; the daemons are stopped, their state is kept\n")
+        sys.stderr.write("demo: interrupted; the daemons that it started are stopped, their state is kept\n")
         return 130
     return 0
 
@@ -126,12 +134,9 @@ def _up(layout: Layout, _: argparse.Namespace) -> None:
     if not layout.made:
         raise DemoError("there is no demo here yet: run `make demo` first")
     say, daemons, operator = _story(), daemons_of(layout), Operator(layout.operator)
-    try:
+    with stopped_if_it_fails(daemons):
         start_aggregator(daemons[0], operator, say)
         start_agents(daemons, operator, say)
-    except BaseException:
-        stop_all(daemons)
-        raise
     say(f"running; try: histofed --config {_near(layout.operator)} status; stop with `make demo-down`")
 
 

@@ -26,6 +26,7 @@ from histofed.base.errors import AlreadyThere, BadData
 from histofed.base.experiment import parse_experiment
 from histofed.base.health import Health
 from histofed.base.ids import RoundKey, experiment_id, site_id
+from histofed.base.words import one_line
 from histofed.recipes.registry import recipe
 from histofed.transport.server import caller
 from histofed.v1 import admin_pb2, admin_pb2_grpc
@@ -35,6 +36,10 @@ TTL_S: Final = (60, 7 * 86400)
 ROUNDS_PAGE: Final = 100
 """Rounds in one answer: a tenth of a second of the daemon's loop, and far from a message's limit with a hundred sites
 each."""
+MODELS_PAGE: Final = 500
+"""Models in one answer, for the same reasons."""
+MODELS_AT_ONCE: Final = 5000
+"""Models for a client that knows no pages: some 500 bytes each, so that they are far from a message's limit too."""
 LOOK_S: Final = 0.1
 """Seconds between two looks at the rounds for one watcher: a burst of changes is one document, or watching would cost more
 than a round with a small model."""
@@ -137,7 +142,7 @@ class OperatorServicer(admin_pb2_grpc.OperatorServiceServicer):
     ) -> admin_pb2.ListRoundsResponse:
         if request.experiment:
             self._store.experiment(request.experiment)
-        size = min(request.page_size or ROUNDS_PAGE, ROUNDS_PAGE)
+        size = _size(request.page_size, ROUNDS_PAGE)
         after = RoundKey.parse(request.page_token) if request.page_token else None
         page = self._store.page_of_rounds(request.experiment, after, size)
         return admin_pb2.ListRoundsResponse(
@@ -181,7 +186,14 @@ class OperatorServicer(admin_pb2_grpc.OperatorServiceServicer):
     ) -> admin_pb2.ListModelsResponse:
         if request.experiment:
             self._store.experiment(request.experiment)
-        return admin_pb2.ListModelsResponse(models=[convert.model(row) for row in self._store.models(request.experiment)])
+        if not request.page_size and not request.page_token:
+            newest = self._store.models(request.experiment, last=MODELS_AT_ONCE)
+            return admin_pb2.ListModelsResponse(models=map(convert.model, newest))
+        size = _size(request.page_size, MODELS_PAGE)
+        page = self._store.page_of_models(request.experiment, request.page_token, size)
+        return admin_pb2.ListModelsResponse(
+            models=map(convert.model, page), next_page_token=page[-1].digest if len(page) == size else ""
+        )
 
     async def GetModel(
         self, request: admin_pb2.GetModelRequest, context: grpc.aio.ServicerContext[Any, Any]
@@ -210,7 +222,7 @@ class OperatorServicer(admin_pb2_grpc.OperatorServiceServicer):
         context: grpc.aio.ServicerContext[Any, Any],
     ) -> admin_pb2.Experiment:
         who = caller(context)
-        self._experiments.steer(request.name, order, convert.who(who), who.name, convert.one_line(request.reason))
+        self._experiments.steer(request.name, order, convert.who(who), who.name, one_line(request.reason))
         return self._experiment(self._store.experiment(request.name))
 
     def _experiment(self, row: ExperimentRow) -> admin_pb2.Experiment:
@@ -225,3 +237,8 @@ class OperatorServicer(admin_pb2_grpc.OperatorServiceServicer):
             None if model is None else model.digest,
             0 if open_round is None else open_round.key.number,
         )
+
+
+def _size(asked: int, most: int) -> int:
+    """Rows of a page, of which a client may want fewer."""
+    return asked if 0 < asked < most else most

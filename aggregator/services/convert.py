@@ -23,9 +23,6 @@ from histofed.statements import decode_model
 from histofed.transport.server import Caller
 from histofed.v1 import admin_pb2, rounds_pb2, types_pb2
 
-REASON_LIMIT: Final = 500
-"""Characters of a reason, a site's or an operator's, that are kept."""
-
 _IN_VAIN: Final = frozenset({TaskState.REJECTED, TaskState.DECLINED, TaskState.EXPIRED})
 """Tasks of which nothing comes; their progress was an earlier attempt's."""
 
@@ -38,12 +35,6 @@ def text(moment: datetime | None) -> str:
 def task_state(state: TaskState) -> str:
     """The wire's word for a task's state."""
     return f"TASK_STATE_{state.name}"
-
-
-def one_line(words: str) -> str:
-    """Words from outside on one line, bounded and printable, because they are shown to others; may be empty."""
-    line = " ".join(words.split())[:REASON_LIMIT]
-    return "".join(letter if letter.isprintable() else "?" for letter in line)
 
 
 def who(by: Caller) -> Who:

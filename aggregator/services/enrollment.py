@@ -1,9 +1,14 @@
-"""EnrollmentService: a join token or a certificate becomes a (newer) certificate."""
+"""EnrollmentService: a join token or a certificate becomes a (newer) certificate.
+
+Both ways write: a record and, for a certificate, a row, which are kept for ever. So what one member or all strangers
+together can make of them is bounded, far above what honest ones need.
+"""
 
 from __future__ import annotations
 
 import logging
-from typing import Any
+from datetime import timedelta
+from typing import Any, Final
 
 import grpc
 
@@ -11,21 +16,37 @@ from aggregator.members import Members
 from aggregator.services import convert
 from histofed.audit.journal import Journal
 from histofed.audit.record import Who
-from histofed.base.errors import NotAuthorised
+from histofed.base.clock import Clock
+from histofed.base.errors import NotAuthorised, TryLater
 from histofed.base.ids import SiteId
 from histofed.pki import tokens
 from histofed.pki.authority import Authority, Issued
+from histofed.pki.identity import Identity
 from histofed.telemetry.logs import fields
+from histofed.transport.rate import Rate, RateLimiter
 from histofed.transport.server import caller
 from histofed.v1 import enrollment_pb2, enrollment_pb2_grpc
 
 log = logging.getLogger(__name__)
 
+CERTIFICATES: Final = 8
+"""Certificates of one identity in `CERTIFICATES_IN`. A site asks twice a week, and again, minutes later, where the answer
+was lost or its disk is full."""
+CERTIFICATES_IN: Final = timedelta(days=1)
+REFUSALS: Final = Rate(per_second=1 / 60, burst=100)
+"""Refusals of strangers that are journalled, over all addresses: a day of guessing is a megabyte, whoever guesses."""
+
 
 class EnrollmentServicer(enrollment_pb2_grpc.EnrollmentServiceServicer):
     """`Enroll` is reachable on the enrolment port alone, `Renew` on the mTLS port alone (`transport/authz.py`)."""
 
-    def __init__(self, *, members: Members, journal: Journal, authority: Authority, token_key: bytes, address: str) -> None:
+    def __init__(
+        self, *, members: Members, journal: Journal, authority: Authority, token_key: bytes, address: str, clock: Clock
+    ) -> None:
+        self._clock = clock
+        self._refusals = RateLimiter(REFUSALS, clock)
+        self._untold = 0
+        """Refusals since the last one that was journalled."""
         self._members = members
         self._journal = journal
         self._authority = authority
@@ -38,13 +59,7 @@ class EnrollmentServicer(enrollment_pb2_grpc.EnrollmentServiceServicer):
         token = tokens.digest(request.token[:200], self._token_key)
         site = self._members.token_site(token)
         if site is None:
-            self._journal.append(
-                "site.enrol",
-                who=Who("anonymous"),
-                subject={"peer": context.peer()},
-                outcome="refused",
-                reason="token not valid",
-            )
+            self._journal_refusal(context.peer())
             raise NotAuthorised("the join token is unknown, used or expired; ask the operator for a new one")
         issued = self._issue("site.enrol", Who("anonymous"), site, request.csr_pem)
         self._members.enrol(token, site, issued.identity.uri, issued.serial, issued.not_after)
@@ -60,6 +75,7 @@ class EnrollmentServicer(enrollment_pb2_grpc.EnrollmentServiceServicer):
         self, request: enrollment_pb2.RenewRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> enrollment_pb2.RenewResponse:
         who = caller(context)
+        self._check_renewals(who.identity)
         issued = self._authority.issue(who.identity, request.csr_pem)
         self._journal.append(
             "certificate.renewed",
@@ -69,6 +85,33 @@ class EnrollmentServicer(enrollment_pb2_grpc.EnrollmentServiceServicer):
         self._members.add_certificate(issued.identity.uri, issued.serial, issued.not_after)
         log.info("certificate renewed", extra=fields(identity=issued.identity.uri, serial=issued.serial))
         return enrollment_pb2.RenewResponse(certificate_pem=issued.certificate_pem, ca_pem=self._authority.certificate_pem)
+
+    def _check_renewals(self, identity: Identity) -> None:
+        """Raises `TryLater` for a member that was issued many certificates just now."""
+        nth = self._members.issued_at(identity.uri, CERTIFICATES)
+        if nth is not None and self._clock.now() < nth + CERTIFICATES_IN:
+            raise TryLater(
+                f"{identity} was issued {CERTIFICATES} certificates within a day: use the newest, or ask again from "
+                f"{nth + CERTIFICATES_IN:%Y-%m-%d %H:%M} UTC on"
+            )
+
+    def _journal_refusal(self, peer: str) -> None:
+        """Write down that a stranger was refused, unless too many were."""
+        try:
+            self._refusals.take("strangers")
+        except TryLater:
+            self._untold += 1
+            log.warning("an enrolment was refused, and not journalled: there are too many", extra=fields(peer=peer))
+            return
+        more = f"; {self._untold} refusals before this one were too many to be journalled" if self._untold else ""
+        self._journal.append(
+            "site.enrol",
+            who=Who("anonymous"),
+            subject={"peer": peer},
+            outcome="refused",
+            reason=f"token not valid{more}",
+        )
+        self._untold = 0
 
     def _issue(self, action: str, who: Who, site: SiteId, csr_pem: bytes) -> Issued:
         issued = self._authority.issue(self._authority.site(site), csr_pem)

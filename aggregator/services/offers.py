@@ -44,6 +44,7 @@ def task_offer(engine: Engine, chronicle: Chronicle, task: TaskKey) -> rounds_pb
         ],
         settled_round=settled_round(task.round.experiment, task.site),
         backup_round=None if backed_up is None else settled_round(task.round.experiment, task.site, backed_up),
+        rounds_committed=engine.store.rounds_committed(task.round.experiment),
         history=convert.history(chronicle.now()),
         deadline=iso(state.deadline),
         traceparent=round_parent(task.round.experiment, task.round.number).traceparent,

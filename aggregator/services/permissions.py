@@ -7,19 +7,22 @@ Who may call which method at all is said elsewhere (`histofed/transport/authz.py
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 
-from aggregator import events
+from aggregator import events, rounds
 from aggregator.engine import Engine
 from aggregator.history import Chronicle
 from aggregator.models import SHARED
 from aggregator.services import convert
 from aggregator.services.offers import offered_steps
 from aggregator.space import Space
+from aggregator.tasks import TaskState
 from histofed.base.errors import BadData, NotAuthorised
 from histofed.base.ids import Digest, SiteId, TaskKey
 from histofed.pki.identity import Role
 from histofed.telemetry.logs import fields
 from histofed.transport.server import Caller
+from histofed.transport.store import BlobStore, owner_of
 
 log = logging.getLogger(__name__)
 
@@ -27,13 +30,18 @@ log = logging.getLogger(__name__)
 class SitePermissions:
     """Which bytes a caller may send and read (`histofed/transport/blob_service.py`, Permissions)."""
 
-    def __init__(self, engine: Engine, space: Space, chronicle: Chronicle) -> None:
+    def __init__(self, engine: Engine, blobs: BlobStore, space: Space, chronicle: Chronicle) -> None:
         self._engine = engine
+        self._blobs = blobs
         self._chronicle = chronicle
         self._space = space
 
     async def may_upload(self, who: Caller, task: TaskKey, sha256: Digest, size: int) -> None:
-        """Only the update of the caller's own accepted task, within the experiment's limit, while the disk has room."""
+        """Only the update of the caller's own accepted task, within the experiment's limit, while the disk has room.
+
+        One update at a time: the bytes of another one that the task announced before are removed. Nothing here is awaited,
+        so no update can be received meanwhile.
+        """
         check_own(who, task)
         self._chronicle.check_met(task.site)
         with self._chronicle.forgotten(task.round):
@@ -43,8 +51,11 @@ class SitePermissions:
             reason = f"the update has {size} bytes, the experiment's limit is {limit} (aggregation.max_update_bytes)"
             self._engine.dispatch(task.round, events.Rejected(task.site, reason), who=convert.who(who))
             raise BadData(f"task {task}: {reason}")
-        self._space.check(size)
-        self._engine.dispatch(task.round, events.Announced(task.site, sha256, size), who=convert.who(who))
+        announced = events.Announced(task.site, sha256, size)
+        rounds.step(self._engine.round_of(task), announced)  # an announcement that is refused costs no byte
+        self._drop_others(task, sha256)
+        self._check_room(task, sha256, size)
+        self._engine.dispatch(task.round, announced, who=convert.who(who))
 
     async def may_download(self, who: Caller, sha256: Digest) -> None:
         """A site reads the base of its live tasks and the steps to it; an operator reads every model."""
@@ -72,6 +83,39 @@ class SitePermissions:
         """The bytes are complete; the manifest that follows is what counts."""
         check_own(who, task)
         log.info("update uploaded", extra=fields(task, bytes=size))
+
+    def _drop_others(self, task: TaskKey, sha256: Digest) -> None:
+        """What the site sent for the task under another digest is not wanted any more, in this attempt or an earlier one."""
+        mine = self._engine.round_of(task).task(task.site)
+        if mine.weights != sha256 and (mine.weights is not None or mine.attempt > 1):
+            self._blobs.forget_others(owner_of(str(task)), sha256, self._engine.store.is_part)
+
+    def _check_room(self, task: TaskKey, sha256: Digest, size: int) -> None:
+        """Room for what is still to come, beside what other uploads were promised. Raises `CannotWriteState`."""
+        others = dict(self._announced(but=task))
+        if self._space.fits(size + sum(whole for _, whole in others.values())):
+            return  # as on most disks on most days: no file was looked at
+        to_come = self._lacking(task, sha256, size)
+        lacking = {other: self._lacking(other, *announced) for other, announced in others.items()}
+        mine = self._engine.round_of(task).task(task.site)
+        if (mine.weights, mine.update_bytes) == (sha256, size):
+            # it was promised its room, as they were; where the disk lost some since, those that need least go first
+            # instead of each waiting for the others
+            lacking = {other: n for other, n in lacking.items() if (n, str(other)) < (to_come, str(task))}
+        if to_come:
+            self._space.check(to_come, promised=sum(lacking.values()))
+
+    def _announced(self, but: TaskKey) -> Iterator[tuple[TaskKey, tuple[Digest, int]]]:
+        """The other updates that are on their way, and how long each will be in the end."""
+        for state in self._engine.open_rounds:
+            for task in state.tasks:
+                key = state.task_key(task.site)
+                if task.state is TaskState.UPLOADING and task.weights is not None and key != but:
+                    yield key, (task.weights, task.update_bytes)
+
+    def _lacking(self, task: TaskKey, sha256: Digest, size: int) -> int:
+        """Bytes of the update that are still to come."""
+        return max(0, size - self._blobs.committed(sha256, owner_of(str(task))))
 
     def _needed(self, task: TaskKey, sha256: Digest) -> bool:
         """Whether the file is the task's base or a step to it."""

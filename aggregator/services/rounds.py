@@ -30,6 +30,7 @@ from histofed.base.clock import Clock, iso
 from histofed.base.errors import AlreadyThere, BadData, NotAuthorised, Stale, VersionMismatch
 from histofed.base.failpoints import failpoint
 from histofed.base.ids import Digest, SiteId, TaskKey, digest, sha256
+from histofed.base.words import one_line
 from histofed.pki.credentials import Credentials
 from histofed.pki.signing import Envelope
 from histofed.statements import METRIC_NAME
@@ -46,6 +47,8 @@ BEAT_S: Final = 10.0
 """Seconds between two messages on an idle stream."""
 LOSSES_LIMIT: Final = 16
 """Losses of one task that are shown."""
+PHASE_LIMIT: Final = 20
+"""Characters of what a task is at."""
 EXPERIMENTS_LIMIT: Final = 1000
 """Experiments that one agent asks about."""
 CAPABILITIES: Final = (*encoding.CAPABILITIES, "kind:train")
@@ -105,8 +108,10 @@ class FleetServicer(rounds_pb2_grpc.FleetServiceServicer):
         connection = self._fleet.connect(site, request.instance)
         self._engine.wake()
         try:
+            # not through the queue, which is for what happens from now on: however many there are, they are no flood
             for task in self._engine.tasks_of(site):
-                connection.send(OfferTask(task))
+                if (offer := task_offer(self._engine, self._chronicle, task)) is not None:
+                    yield rounds_pb2.WaitForWorkResponse(offer=offer)
             while True:
                 try:
                     message = await asyncio.wait_for(connection.messages.get(), BEAT_S)
@@ -162,7 +167,11 @@ class FleetServicer(rounds_pb2_grpc.FleetServiceServicer):
             reason = mine.reason or (f"the task is {mine.state}" if is_open else f"round {state.key} is {state.state}")
             return rounds_pb2.ReportProgressResponse(wanted=False, reason=reason)
         progress = TaskProgress(
-            _words(request.phase)[:20], request.done, request.total, _numbers(request.losses), _number(request.rate)
+            one_line(request.phase)[:PHASE_LIMIT],
+            request.done,
+            request.total,
+            _numbers(request.losses),
+            _number(request.rate),
         )
         self._fleet.report(task, progress)
         return rounds_pb2.ReportProgressResponse(wanted=True)
@@ -254,7 +263,7 @@ class FleetServicer(rounds_pb2_grpc.FleetServiceServicer):
 
 def _words(reason: str) -> str:
     """A site's reason, as it is shown to operators."""
-    return convert.one_line(reason) or "no reason given"
+    return one_line(reason) or "no reason given"
 
 
 def _number(value: float) -> float:

@@ -33,7 +33,8 @@ def main() -> None:
     one.add_argument("--name", help="of the run's folder")
     one.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", dest="values")
     real = commands.add_parser("yardsticks", help="what real tiles score, whole and spoiled (what `run` does first)")
-    for command in (run, one, real):
+    classes = commands.add_parser("classes", help="how much of a class there is to learn, and how much the runs show")
+    for command in (run, one, real, classes):
         command.add_argument("--data", type=Path, required=True, help="tiles with MSIH and nonMSIH, or their sisters' names")
         command.add_argument("--nets", type=Path, required=True, help="folder with the feature nets' files")
     run.add_argument("--minutes", type=int, default=30)
@@ -42,7 +43,7 @@ def main() -> None:
     run.add_argument("--at-once", type=int, default=2, help="runs side by side, one thread each")
     report = commands.add_parser("report", help="table, curves and sheets of what has run")
     report.add_argument("--target", type=Path, default=Path("docs/results"))
-    for command in (run, one, real, report):
+    for command in (run, one, real, classes, report):
         command.add_argument("--out", type=Path, required=True)
     options = parser.parse_args()
     match options.command:
@@ -56,6 +57,10 @@ def main() -> None:
             from bench.quality.yardsticks import measure
 
             measure(options.data, options.nets, options.out)
+        case "classes":
+            from bench.quality.classes import show
+
+            show(options.data, options.nets, options.out)
         case _:
             from bench.quality.report import write_report
 

@@ -78,6 +78,10 @@ class Judge:
         """Of tiles (N, 3, S, S) to the held-out tiles, whatever their classes."""
         return {net.name: frechet_distance(net.features(pixels), self.held_out.features[net.name]) for net in self._nets}
 
+    def features(self, pixels: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[np.float32]]:
+        """Of tiles (N, 3, S, S), per net: (N, F)."""
+        return {net.name: net.features(pixels) for net in self._nets}
+
     def of_real(self) -> dict[str, Json]:
         """The same of the training patients' real tiles: what a generator that is perfect would score, about."""
         distances, accuracies = dict[str, Json](), dict[str, Json]()

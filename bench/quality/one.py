@@ -80,7 +80,7 @@ def advance(options: argparse.Namespace) -> None:
     with contextlib.suppress(Cancelled):
         train_centrally(task, watch, lambda: watch.spent() >= options.until, SystemClock())
     spent = watch.spent()
-    generator = _released(settings, folder / "run")
+    generator = released(settings, folder / "run")
     row: dict[str, Json] = {"mark": options.until, "minutes": spent, "steps": watch.steps, "losses": dict(watch.losses)}
     row |= judge.of(generator, TILES)
     draw_sheet(generator, CLASSES, COLUMNS, options.seed, folder / f"sheet-{options.until:02g}.png")
@@ -88,7 +88,7 @@ def advance(options: argparse.Namespace) -> None:
     print(folder.name, json.dumps(row), flush=True)
 
 
-def _released(settings: Settings, run: Path) -> Generator:
+def released(settings: Settings, run: Path) -> Generator:
     """The averaged generator of the checkpoint."""
     generator = generator_of(settings.draft())
     load_floating_state(generator, with_prefix(weights.read(run / "checkpoint.safetensors"), "ema."))

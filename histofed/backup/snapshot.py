@@ -31,9 +31,16 @@ _WINDOW: Final = 1 << 16
 
 
 @contextlib.contextmanager
+def alone(state: Path) -> Iterator[None]:
+    """Nobody else makes a backup as long as the block lasts. Raises `AlreadyThere` while one is being made."""
+    with durable.lock(state / LOCK, "a backup"):
+        yield
+
+
+@contextlib.contextmanager
 def room(state: Path) -> Iterator[Path]:
     """An empty folder for one snapshot, gone afterwards. Raises `AlreadyThere` while another backup is being made."""
-    with durable.lock(state / LOCK, "a backup"):
+    with alone(state):
         durable.remove(state / ROOM)
         try:
             yield durable.make_directory(state / ROOM)

@@ -10,7 +10,7 @@ import stat
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from histofed.base.clock import Clock
 from histofed.base.errors import ConfigError, NotEnrolled
@@ -24,6 +24,9 @@ from histofed.v1 import admin_pb2_grpc, types_pb2
 
 if TYPE_CHECKING:
     from histofed.pki.signing import Envelope
+
+MODELS_PAGE: Final = 500
+"""Models that are asked for at a time; an aggregator of an older release gives them all."""
 
 
 class OperatorClient:
@@ -120,9 +123,15 @@ class OperatorClient:
         return tuple(map(_site, found.sites))
 
     async def models(self, experiment: str = "") -> tuple[views.Model, ...]:
-        """Global models of one or all experiments, oldest first. Raises `NotFound`."""
-        found = await self._connection.call(self._stub.ListModels, pb.ListModelsRequest(experiment=experiment))
-        return tuple(map(_model, found.models))
+        """Global models of one or all experiments, oldest first; page by page, however many there are. Raises `NotFound`."""
+        found: list[views.Model] = []
+        request = pb.ListModelsRequest(experiment=experiment, page_size=MODELS_PAGE)
+        while True:
+            page = await self._connection.call(self._stub.ListModels, request)
+            found += map(_model, page.models)
+            if not page.next_page_token:
+                return tuple(found)
+            request.page_token = page.next_page_token
 
     async def model(self, name: str) -> tuple[views.Model, Envelope]:
         """One model and its signed statement, which is not verified yet. Raises `NotFound`."""

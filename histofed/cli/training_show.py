@@ -43,11 +43,12 @@ class TrainingShow(Protocol):
 
 
 def numbers(progress: Progress, span_: Span) -> str:
-    """`discriminator 0.512  generator 1.204  31.4 images/s  4 min 10 s left`."""
+    """`discriminator 0.512  generator 1.204  31.4 images/s  4 min 10 s left`; to which step, where the run does not end."""
     parts = [losses(progress.losses)] if progress.losses else []
     if progress.images_per_second > 0:
         left = (span_.last - progress.step) * span_.batch / progress.images_per_second
-        parts += [f"{progress.images_per_second:.1f} images/s", f"{span(left)} left"]
+        end = f" to step {span_.last}" if span_.last < span_.steps else ""
+        parts += [f"{progress.images_per_second:.1f} images/s", f"{span(left)} left{end}"]
     return "  ".join(parts)
 
 

@@ -103,10 +103,10 @@ class Authority:
         return cls(certificate_from_pem(certificate, "CA certificate"), key_from_pem(key), clock)
 
     def save(self, directory: Path) -> None:
-        """Write key (0600), then certificate (0644), durable. Raises `CannotWriteState`."""
+        """Write certificate (0644), then key (0600), durable: with the key the CA is there. Raises `CannotWriteState`."""
         durable.make_directory(directory)
-        durable.replace(directory / KEY_FILE, key_pem(self._key), mode=0o600)
         durable.replace(directory / CERTIFICATE_FILE, self.certificate_pem, mode=0o644)
+        durable.replace(directory / KEY_FILE, key_pem(self._key), mode=0o600)
 
     @property
     def certificate_pem(self) -> bytes:

@@ -47,7 +47,8 @@ class Demands:
 class ServerRule:
     """`target` follows shared tensor `source`: target = decay * target + (1 - decay) * source, in float64.
 
-    The decay of round r is min(decay, (r - 1) / (r + 4)), so that early rounds do not remember the random start.
+    The decay of the r-th committed round is min(decay, (r - 1) / (r + 4)), so that early ones do not remember the random
+    start.
     """
 
     target: str
@@ -104,7 +105,7 @@ class TrainTask:
     cache_bytes: int = 0
     """How large that folder may become."""
     round: int = 1
-    """The round's number, from 1 on."""
+    """Its place among the rounds that are committed, from 1: what follows a schedule counts by it."""
 
 
 @dataclass(frozen=True)
@@ -137,8 +138,8 @@ class Workshop(Protocol):
     def train(self, task: TrainTask, report: Callable[[Progress], None], stop: Stop) -> TrainResult:
         """Train one task and write its two files. When `stop()` turns true: checkpoint, then raise `Cancelled`.
 
-        A checkpoint in `task.output` is resumed, bit for bit on a CPU. Raises `BadData` for tiles or weights that
-        cannot be used and `TrainingFailed` when it diverges.
+        A checkpoint in `task.output` is resumed, bit for bit on a CPU, and stays there: who takes the two files removes it
+        once they are kept. Raises `BadData` for tiles or weights that cannot be used and `TrainingFailed` when it diverges.
         """
         ...
 

@@ -97,7 +97,6 @@ class MeanWorkshop:
         weights.store(task.output / "private.safetensors", {PRIVATE: np.array([before + config.steps], np.float32)})
         unchanged = {name: tensor for name, tensor in weights.read(task.shared).items() if name == FROZEN}
         weights.store(task.output / "shared.safetensors", {SHARED: value, **unchanged})
-        store.clear()
         return TrainResult(Counts(config.tiles, config.patients), config.steps, {"distance": _distance(value, goal)})
 
     def sample_sheet(self, config: Mapping[str, Json], tensors: Path, seed: int, target: Path) -> bool:

@@ -18,6 +18,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
 
+from histofed.tiles import disk
+
 Pixels: TypeAlias = npt.NDArray[np.uint8]
 
 FORMATS: Final = ("JPEG", "PNG", "TIFF")
@@ -36,7 +38,7 @@ class Refused(Exception):
 
 
 def read_tile(path: Path, size: int, minimum_edge: int = MINIMUM_EDGE) -> Pixels:
-    """Decode, cut the middle square, resize to `size` pixels: uint8 (3, size, size). Raises `Refused`."""
+    """Decode, cut the middle square, resize to `size` pixels: uint8 (3, size, size). Raises `Refused`, `TryLater`."""
     with suspicion_is_enough():
         return decode_tile(read_bytes(path), size, minimum_edge)
 
@@ -53,7 +55,10 @@ def suspicion_is_enough() -> Iterator[None]:
 
 
 def read_bytes(path: Path) -> bytes:
-    """The file as it is, so that what is hashed and what is decoded are the same bytes. Raises `Refused`."""
+    """The file as it is, so that what is hashed and what is decoded are the same bytes.
+
+    Raises `Refused`, and `TryLater` when the disk is at fault and not the file.
+    """
     try:
         with path.open("rb") as file:
             if os.fstat(file.fileno()).st_size > MAXIMUM_BYTES:
@@ -62,7 +67,7 @@ def read_bytes(path: Path) -> bytes:
     except PermissionError as error:
         raise Refused("may not be read by this user") from error
     except OSError as error:
-        raise Refused("truncated or damaged") from error
+        raise (Refused("truncated or damaged") if disk.of_one_file(error) else disk.trouble(error)) from error
 
 
 def decode_tile(data: bytes, size: int, minimum_edge: int = MINIMUM_EDGE) -> Pixels:

@@ -19,9 +19,9 @@ from pathlib import Path
 from typing import Final
 
 from histofed.base.errors import BadData
-from histofed.tiles import patients
+from histofed.tiles import disk, patients
 from histofed.tiles.manifest import MANIFEST, Manifest, read_manifest
-from histofed.tiles.patients import PatientTable
+from histofed.tiles.patients import PatientTable, spelling
 from histofed.tiles.tileset import Tile, TileSet, check_classes
 
 PUBLISHED: Final[Mapping[str, str]] = {"MSIH": "MSIMUT", "nonMSIH": "MSS"}
@@ -61,7 +61,7 @@ def scan(root: Path, classes: Sequence[str]) -> TileSet:
     """List the tiles under `root` that may be trained on; no picture is opened. The first class has index 0.
 
     Raises `BadData` when the root or a class's folder is missing, a class has no tile, something held out is offered, or a
-    patient is in the training half and in another.
+    patient is in the training half and in another; `TryLater` when the disk cannot be read.
     """
     if root.name.lower() in _HELD_OUT:
         raise BadData("the data root is a test or validation folder; its patients must not be trained on")
@@ -98,7 +98,7 @@ class Listing:
 def look(root: Path, classes: Sequence[str]) -> Listing:
     """Everything under `root`, the held-out tiles too, and no word about what is missing: for looking, not for training.
 
-    Raises `BadData` when the tree cannot be read.
+    Raises `BadData` when the tree cannot be read, `TryLater` when its disk cannot.
     """
     walk = _walk(root, classes, training=False)
     return Listing(walk.tileset(), tuple(sorted(walk.unusable)), walk.missing())
@@ -109,12 +109,13 @@ def list_all(root: Path, classes: Sequence[str]) -> TileSet:
     return look(root, classes).tileset
 
 
+@disk.disk_errors()
 def outermost(root: Path) -> tuple[str, ...]:
     """The names of the outermost folders of the training half that may be classes. Raises `BadData`."""
     top = root
-    while inner := [entry for entry in _entries(top) if entry.is_dir() and entry.name.lower() in _TRAIN]:
+    while inner := [entry for entry in _entries(top) if disk.is_folder(entry) and entry.name.lower() in _TRAIN]:
         top = Path(inner[0].path)
-    names = (entry.name for entry in _entries(top) if entry.is_dir() and not entry.name.startswith("."))
+    names = (entry.name for entry in _entries(top) if disk.is_folder(entry) and not entry.name.startswith("."))
     return tuple(name for name in names if name.lower() not in _HELD_OUT)
 
 
@@ -158,6 +159,7 @@ class _Walk:
         return tuple(name for index, name in enumerate(self.classes) if index not in self.found)
 
 
+@disk.disk_errors()
 def _walk(root: Path, classes: Sequence[str], *, training: bool) -> _Walk:
     index_of = {class_key(name): index for index, name in enumerate(classes)}
     if len(index_of) != len(classes):
@@ -184,7 +186,7 @@ def _read(
         tables = (*tables, table)
     if (mark := read_manifest(folder)) is not None:
         walk.marks.append(mark)
-    inner = [entry for entry in entries if entry.is_dir()]
+    inner = [entry for entry in entries if disk.is_folder(entry)]
     chosen = _to_be_read(inner, mark) if walk.training else inner
     for entry in inner:
         if entry not in chosen and entry.name.lower() in _HELD_OUT:
@@ -195,7 +197,7 @@ def _read(
         if not entry.name.startswith("."):
             _read(walk, Path(entry.path), _inner_class(walk, entry.name, index), tables, above)
     for entry in entries:
-        if not entry.is_dir() and entry.name not in _NO_TILES:
+        if not disk.is_folder(entry) and entry.name not in _NO_TILES:
             _take(walk, entry, index, tables)
 
 
@@ -230,7 +232,7 @@ def _take(walk: _Walk, entry: os.DirEntry[str], index: int | None, tables: tuple
             walk.refuse(path, OTHER_CLASS)
     elif index == _TWO:
         walk.refuse(path, TWO_CLASSES)
-    elif not entry.is_file():
+    elif not disk.is_file(entry):
         walk.refuse(path, NOT_A_FILE)
     elif (person := patients.identify(path, tables)) is None:
         walk.refuse(path, NO_PATIENT)
@@ -247,10 +249,6 @@ def _entries(folder: Path) -> list[os.DirEntry[str]]:
         raise BadData("the data root does not exist; mount it or correct the site's configuration") from error
     except NotADirectoryError as error:
         raise BadData("the data root is not a folder; correct the site's configuration") from error
-    except PermissionError as error:
-        raise BadData(
-            "the data root, or a folder below it, may not be read by this user; grant the agent's user read access"
-        ) from error
 
 
 def _check_role(mark: Manifest) -> None:
@@ -269,7 +267,7 @@ def _check_nobody_held_out(tileset: TileSet, marks: Sequence[Manifest]) -> None:
 
 
 def _check_halves(tileset: TileSet, held_out: set[str]) -> None:
-    if count := len(tileset.patients() & held_out):
+    if count := len({spelling(patient) for patient in tileset.patients()} & {spelling(patient) for patient in held_out}):
         people = "1 patient is" if count == 1 else f"{count} patients are"
         raise BadData(
             f"{people} in the training part and in a test or validation part of the data root; "

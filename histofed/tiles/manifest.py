@@ -17,6 +17,7 @@ from typing import Final, Literal, TypeAlias, get_args
 from histofed.base import durable
 from histofed.base.errors import BadData
 from histofed.base.ids import Json, canonical
+from histofed.tiles import disk
 
 MANIFEST: Final = "histofed-split.json"
 FORMAT: Final = "histofed.split/v1"
@@ -62,7 +63,10 @@ def write_manifest(folder: Path, manifest: Manifest) -> None:
 
 
 def read_manifest(folder: Path) -> Manifest | None:
-    """The mark of a folder; None where there is none. Raises `BadData` for one that cannot be understood."""
+    """The mark of a folder; None where there is none.
+
+    Raises `BadData` for one that cannot be understood, `TryLater` when its disk cannot be read.
+    """
     path = folder / MANIFEST
     try:
         with path.open("rb") as file:
@@ -70,7 +74,7 @@ def read_manifest(folder: Path) -> Manifest | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        raise _damaged() from error
+        raise (_damaged() if disk.of_one_file(error) else disk.trouble(error)) from error
     try:
         found = json.loads(data) if len(data) <= _MAXIMUM_BYTES else None
     except ValueError as error:

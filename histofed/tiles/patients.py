@@ -17,7 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import Final
 
 from histofed.base.errors import BadData
-from histofed.tiles import barcode
+from histofed.tiles import barcode, disk
 
 TABLE: Final = "patients.csv"
 UNKNOWN: Final = f"no patient id in the name and no line in {TABLE}"
@@ -46,8 +46,16 @@ class PatientTable:
         return self._people.get(path.relative_to(self._folder).as_posix())
 
 
+def spelling(patient: str) -> str:
+    """What two spellings of the same patient have in common."""
+    return patient.upper()
+
+
 def read_table(folder: Path) -> PatientTable | None:
-    """The table in `folder`; None where there is none. Raises `BadData` with the line, without what it says."""
+    """The table in `folder`; None where there is none.
+
+    Raises `BadData` with the line, without what it says; `TryLater` when the disk cannot be read.
+    """
     path = folder / TABLE
     if not path.is_file():
         return None
@@ -56,6 +64,8 @@ def read_table(folder: Path) -> PatientTable | None:
             raise BadData(f"{TABLE} is larger than {MAXIMUM_BYTES // 2**20} MiB; it should have one short line per tile")
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
+        if isinstance(error, OSError) and not disk.of_one_file(error):
+            raise disk.trouble(error) from error
         raise BadData(
             f"{TABLE} cannot be read ({type(error).__name__}); save it as UTF-8 text that this user may read"
         ) from error
@@ -71,7 +81,7 @@ def identify(path: Path, tables: tuple[PatientTable, ...]) -> Person | None:
     listed = next((found for table in reversed(tables) if (found := table.find(path)) is not None), None)
     if name is None:
         return listed
-    if listed is not None and listed.patient.upper() != name.patient:
+    if listed is not None and spelling(listed.patient) != name.patient:
         raise BadData(f"{TABLE} names another patient than the barcode in a file's name; correct the one that is wrong")
     return Person(name.patient, (listed.hospital if listed else "") or name.source_site)
 

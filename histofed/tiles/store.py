@@ -3,8 +3,9 @@
 A set (`stored_set.py`) is found by its key from any run, folder or process. Names of files are nowhere in the cache; the
 pictures are, so its folder is for its owner alone (0700).
 
-Invariants: the folder never grows beyond its limit. One process builds at a time, under a lock; the others go on without the
-cache. A set that is damaged counts as absent. `cache.py` alone fills and reads it.
+Invariants: the sets never grow beyond their limit; what somebody else left in the folder is neither counted nor touched. One
+process builds at a time, under a lock; the others go on without the cache. A set that is damaged counts as absent.
+`cache.py` alone fills and reads it.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ def default_directory(environ: Mapping[str, str]) -> Path:
 
 
 class TileStore:
-    """A folder of decoded sets that never grows beyond `limit` bytes; the least recently used set goes first."""
+    """A folder of decoded sets that never take more than `limit` bytes; the least recently used set goes first."""
 
     def __init__(self, directory: Path, limit: int = DEFAULT_BYTES) -> None:
         self.directory, self.limit = directory, limit
@@ -113,20 +114,23 @@ class TileStore:
         return sorted(path for path in self.directory.glob("*.tiles") if _NAME.match(path.stem))
 
     def _remove_what_was_left_behind(self) -> None:
-        """Half-built files of processes that died: the lock is ours, so nobody is writing them."""
-        for path in [*self.directory.glob(".*.tmp"), self.directory / BUILDING]:
+        """Half-built files and stamps without a set, of processes that died: the lock is ours, so nobody is writing them."""
+        alone = (path for path in self.directory.glob("*.stamps") if not path.with_suffix(".tiles").exists())
+        stamps = [path for path in alone if _NAME.match(path.stem)]
+        for path in [*self.directory.glob(".*.tmp"), self.directory / BUILDING, *stamps]:
             durable.remove(path)
 
     def _make_room(self, needed: int) -> None:
         """Remove sets, least recently used first, until `needed` bytes fit under the limit."""
         aged = sorted((path.stat().st_mtime_ns, path) for path in self._sets())
-        used = sum(path.stat().st_size for path in self.directory.iterdir())
+        used = sum(_bytes(path) for _, path in aged)
         for _, path in aged:
             if used + needed <= self.limit:
                 return
-            for part in (path, path.with_suffix(".stamps")):
-                used -= part.stat().st_size if part.exists() else 0
-                durable.remove(part)
+            used -= _bytes(path)
+            # the set last: by its name both are found again after a crash in between
+            durable.remove(path.with_suffix(".stamps"))
+            durable.remove(path)
 
 
 class Decoded:
@@ -171,6 +175,11 @@ def _disk_errors() -> Iterator[None]:
             f"the cache of decoded tiles cannot be written: {reason}; free space, or change cache_dir or cache_bytes "
             "(with cache_bytes = 0 there is no cache)"
         ) from error
+
+
+def _bytes(path: Path) -> int:
+    """What a set and its stamps take."""
+    return sum(part.stat().st_size for part in (path, path.with_suffix(".stamps")) if part.exists())
 
 
 def _read(path: Path) -> bytes:

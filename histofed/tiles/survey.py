@@ -18,11 +18,12 @@ from typing import Final
 
 import numpy as np
 
-from histofed.base.errors import BadData
+from histofed.base.errors import BadData, TryLater
 from histofed.tiles import duplicates, folder
 from histofed.tiles.decode import MINIMUM_EDGE, Refused, decode_picture, read_bytes, suspicion_is_enough
 from histofed.tiles.folder import Unusable
 from histofed.tiles.measure import Measures, measure
+from histofed.tiles.patients import spelling
 from histofed.tiles.tileset import Tile, TileSet
 
 PERCENTILES: Final = (0, 5, 50, 95, 100)
@@ -176,8 +177,10 @@ def survey(root: Path, classes: Sequence[str] | None = None) -> Survey:
     unusable = list(looked.unusable)
     with suspicion_is_enough(), ThreadPoolExecutor(len(os.sched_getaffinity(0)), "survey") as pool:
         for tile, found in zip(listed.tiles, pool.map(_look, listed.tiles), strict=True):
-            if isinstance(found, str):
-                unusable.append(Unusable(tile.path, found))
+            if isinstance(found, Exception):
+                unusable.append(Unusable(tile.path, str(found)))
+                # one bad sector stops a training; here its file is named
+                refusal = refusal or (str(found) if isinstance(found, TryLater) else "")
             else:
                 contents.append(found[0])
                 seen.append(Seen(tile, found[1]))
@@ -218,17 +221,19 @@ def _trainable(root: Path, listed: TileSet) -> tuple[frozenset[Tile], str]:
         return frozenset(listed.tiles), str(error)
 
 
-def _look(tile: Tile) -> tuple[bytes, Measures] | str:
+def _look(tile: Tile) -> tuple[bytes, Measures] | Refused | TryLater:
     """The content's hash and the measures, or why there are none."""
     try:
         data = read_bytes(tile.path)
         return hashlib.sha256(data).digest(), measure(decode_picture(data, MINIMUM_EDGE))
-    except Refused as reason:
-        return str(reason)
+    except (Refused, TryLater) as reason:
+        return reason
 
 
 def _leaking(listed: TileSet, root: Path) -> tuple[str, ...]:
     """Patients on both sides of a split by folder names."""
-    held_out = {tile.patient for tile in listed.tiles if folder.is_held_out(tile.path.relative_to(root))}
-    trained = {tile.patient for tile in listed.tiles if not folder.is_held_out(tile.path.relative_to(root))}
-    return tuple(sorted(held_out & trained))
+    held_out, trained = set[str](), set[str]()
+    for tile in listed.tiles:
+        side = held_out if folder.is_held_out(tile.path.relative_to(root)) else trained
+        side.add(spelling(tile.patient))
+    return tuple(sorted({tile.patient for tile in listed.tiles if spelling(tile.patient) in held_out & trained}))

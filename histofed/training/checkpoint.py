@@ -112,9 +112,18 @@ class CheckpointStore:
             _logger.warning("the checkpoint is damaged (%s); starting from the beginning", error)
             return None
         if found is None or found.fingerprint != self._fingerprint:
-            _logger.info("the checkpoint found belongs to other work or another version; starting from the beginning")
+            _logger.warning(
+                "the checkpoint found belongs to other work or another version%s; starting from the beginning",
+                self._difference(found),
+            )
             return None
         return found.state
+
+    def _difference(self, found: Found | None) -> str:
+        """What both say of their work, and not alike: ` (differing: device)`."""
+        theirs = found.work if found is not None else {}
+        names = sorted(name for name in self._work.keys() & theirs.keys() if self._work[name] != theirs[name])
+        return f" (differing: {', '.join(names)})" if names else ""
 
     def clear(self) -> None:
         """Remove it: the work is done."""

@@ -28,7 +28,8 @@ from histofed.transport.frames import DownloadFrame, Frame, UploadFrame
 from histofed.transport.gate import Caller, answer, caller
 from histofed.transport.held import opened
 from histofed.transport.pace import Pace, Paces
-from histofed.transport.store import BlobStore, Writer, owner_of
+from histofed.transport.receiving import Writer
+from histofed.transport.store import BlobStore, owner_of
 from histofed.transport.turns import Turn, Turns
 from histofed.transport.unchanged import Piece, Stretch, copied, digest_of, pieces
 from histofed.transport.watchdog import Alarm, in_thread
@@ -95,7 +96,8 @@ class BlobService:
     async def GetUpload(self, request: transfer_pb2.GetUploadRequest, context: Any) -> transfer_pb2.GetUploadResponse:  # noqa: N802
         """How much of the blob is here."""
         who = caller(context)
-        task, sha = await self._admit(who, request)
+        task, sha = _named(request)
+        await self._permissions.may_upload(who, task, sha, request.bytes)
         committed = await asyncio.to_thread(self._store.committed, sha, owner_of(str(task)))
         complete = await self._complete(who, task, sha)
         return transfer_pb2.GetUploadResponse(committed=committed, complete=complete)
@@ -110,13 +112,15 @@ class BlobService:
         if first is None or not first.head.HasField("blob"):
             raise BadData("the first message of an upload must say which blob it is")
         size = first.head.blob.bytes
-        task, sha = await self._admit(who, first.head.blob)
-        if await self._complete(who, task, sha):
-            yield transfer_pb2.UploadResponse(committed=self._store.size(sha), complete=True)
-            return
-        base = await self._permissions.base_of(task)
-        writer = await self._open(sha, size, owner_of(str(task)))
+        task, sha = _named(first.head.blob)
+        writer = self._store.writer(sha, owner_of(str(task)))
         try:
+            await self._permissions.may_upload(who, task, sha, size)
+            if await self._complete(who, task, sha):
+                yield transfer_pb2.UploadResponse(committed=self._store.size(sha), complete=True)
+                return
+            base = await self._permissions.base_of(task)
+            await in_thread(writer.open, size)
             with opened(self._store.path(base) if base else None) as held, self._turns.queue(who.name) as turn:
                 # what a site sends before it is read would lie here, some MiB of each that waits
                 while writer.committed < size and not await turn.came():
@@ -141,15 +145,6 @@ class BlobService:
             max_bytes_per_second=self._paces.bytes_per_second,
             waiting=waiting,
         )
-
-    async def _open(self, sha: Digest, size: int, owner: str) -> Writer:
-        """Opening may hash a long part, in a thread; a call that is cancelled meanwhile leaves no writer behind."""
-        opening = asyncio.create_task(asyncio.to_thread(self._store.open_upload, sha, size, owner))
-        try:
-            return await asyncio.shield(opening)
-        except asyncio.CancelledError:
-            opening.add_done_callback(lambda done: None if done.exception() else done.result().close())
-            raise
 
     async def _receive(
         self,
@@ -249,20 +244,20 @@ class BlobService:
         size, how = (frame.head.copy.bytes, "copied") if frame.head.HasField("copy") else (len(frame.data), "sent")
         self._metrics.count(names.TRANSFER_BYTES_TOTAL, size, direction=direction, how=how)
 
-    async def _admit(self, who: Caller, wanted: transfer_pb2.GetUploadRequest) -> tuple[TaskKey, Digest]:
-        """Parse and ask the permissions. Raises `BadData` and what they raise."""
-        task, sha = TaskKey.parse(wanted.task), digest(wanted.sha256)
-        if wanted.bytes < 0:
-            raise BadData("a blob cannot have a negative length")
-        await self._permissions.may_upload(who, task, sha, wanted.bytes)
-        return task, sha
-
     async def _complete(self, who: Caller, task: TaskKey, sha: Digest) -> bool:
         """Whether this task's upload was finished before; then its receiver is told again, it may have crashed."""
         if not self._store.received(sha, owner_of(str(task))):
             return False
         await self._permissions.received(who, task, sha, self._store.size(sha))
         return True
+
+
+def _named(wanted: transfer_pb2.GetUploadRequest) -> tuple[TaskKey, Digest]:
+    """The task and the blob that an upload is about. Raises `BadData`."""
+    task, sha = TaskKey.parse(wanted.task), digest(wanted.sha256)
+    if wanted.bytes < 0:
+        raise BadData("a blob cannot have a negative length")
+    return task, sha
 
 
 def _append(writer: Writer, piece: UploadFrame, held: int | None, sync: bool) -> int:

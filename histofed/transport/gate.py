@@ -1,9 +1,9 @@
 """The gate that every call passes before a handler sees it, and every error on its way back.
 
-In this order: TLS version, identity (URI in the certificate), deny list by serial, role, rate, deadline. On streams the
-deny list is asked again at every message, for a stream outlives the moment it was opened in. Errors of ours become their
-gRPC status with their sentence and their class's name; anything else becomes INTERNAL with a number to look up in the
-log, and its text never leaves the machine. Built by `server.py`; handlers ask `caller(context)` who calls.
+In this order: TLS version, identity (URI in the certificate), deny list by serial, role, rate, open calls, deadline. On
+streams the deny list is asked again at every message, for a stream outlives the moment it was opened in. Errors of ours
+become their gRPC status with their sentence and their class's name; anything else becomes INTERNAL with a number to look
+up in the log, and its text never leaves the machine. Built by `server.py`; handlers ask `caller(context)` who calls.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import logging
 import os
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -28,7 +29,7 @@ from histofed.pki.identity import Identity, identity_of, serial_of
 from histofed.pki.keys import der_of
 from histofed.transport import authz, limits
 from histofed.transport.limits import ERROR_CLASS
-from histofed.transport.rate import RateLimiter
+from histofed.transport.rate import OpenCalls, RateLimiter
 
 _log = logging.getLogger(__name__)
 
@@ -86,8 +87,8 @@ def _read(pem: bytes) -> _Read:
 class Admission(Protocol):
     """What a call must pass; the difference between the two ports."""
 
-    def admit(self, method: str, context: Context) -> None:
-        """Raises a `HistofedError` for a call that may not go on."""
+    def admit(self, method: str, context: Context) -> AbstractContextManager[None]:
+        """A call's place, from now to its end. Raises a `HistofedError`, here or on entering, for one that may not go on."""
         ...
 
     def still(self, context: Context) -> None:
@@ -96,18 +97,22 @@ class Admission(Protocol):
 
 
 class Members:
-    """The mTLS port: certificate, deny list, role, rate."""
+    """The mTLS port: certificate, deny list, role, rate, open calls."""
 
-    def __init__(self, federation: str, denied: Callable[[str], bool], limiter: RateLimiter, clock: Clock) -> None:
+    def __init__(
+        self, federation: str, denied: Callable[[str], bool], limiter: RateLimiter, calls: OpenCalls, clock: Clock
+    ) -> None:
         self._federation = federation
         self._denied = denied
         self._limiter = limiter
+        self._calls = calls
         self._clock = clock
 
-    def admit(self, method: str, context: Context) -> None:
+    def admit(self, method: str, context: Context) -> AbstractContextManager[None]:
         who = self._identify(context)
         authz.check(who.identity, method)
         self._limiter.take(who.identity.uri)
+        return self._calls.one(who.identity.uri)
 
     def still(self, context: Context) -> None:
         self._identify(context)
@@ -131,9 +136,10 @@ class Strangers:
     def __init__(self, limiter: RateLimiter) -> None:
         self._limiter = limiter
 
-    def admit(self, method: str, context: Context) -> None:
+    def admit(self, method: str, context: Context) -> AbstractContextManager[None]:
         authz.check_open(method)
         self._limiter.take(context.peer().rpartition(":")[0])
+        return contextlib.nullcontext()
 
     def still(self, context: Context) -> None:
         """Nothing can change about a stranger."""
@@ -194,10 +200,10 @@ class Gate(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in 
         """Admit the call; turn whatever comes out of it into an answer."""
         try:
             _require_tls13(context)
-            self._admission.admit(method, context)
-            if unary and context.time_remaining() is None:
-                raise BadData(f"the call of {method.rpartition('v1.')[2]} has no deadline: every unary call needs one")
-            yield
+            with self._admission.admit(method, context):
+                if unary and context.time_remaining() is None:
+                    raise BadData(f"the call of {method.rpartition('v1.')[2]} has no deadline: every unary call needs one")
+                yield
         except CannotWriteState as error:
             # the place is for this machine's administrator, and so for its log
             _log.error("%s: %s", method, error)

@@ -38,6 +38,9 @@ CALL_S: Final = 30.0
 CONCURRENT_RPCS: Final = 4096
 """Calls that a server works on at once; more are refused with RESOURCE_EXHAUSTED instead of waiting in silence. Every
 connected site has one that lasts, its stream of offers, and needs two or three beside it while it works."""
+CALLS_OF_ONE: Final = 64
+"""... and of them for one member, over all its connections; more are refused in words. As many as one connection takes, and
+far above an agent's handful and an operator's watchers: a site that lets its calls hang leaves the others theirs."""
 ERROR_CLASS: Final = "histofed-error"
 """Trailing metadata: the class of the error, so that the other end raises the same one."""
 DETAILS: Final = 1500

@@ -1,11 +1,14 @@
-"""How many calls one caller may make: a token bucket each, a bounded number of buckets.
+"""How many calls one caller may make, a token bucket each, and how many it may have open.
 
-A site that loops, by mistake or not, is slowed down before it slows the others down.
+A site that loops, by mistake or not, is slowed down before it slows the others down; one that lets its calls hang, over
+however many connections, leaves the others theirs.
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict
+import contextlib
+from collections import Counter, OrderedDict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Final
 
@@ -49,3 +52,22 @@ class RateLimiter:
             self._buckets.popitem(last=False)
         if not allowed:
             raise TryLater(f"too many calls ({self._rate.per_second:g} a second are allowed): wait a moment, then go on")
+
+
+class OpenCalls:
+    """The calls that go on. One event loop uses it, so it needs no lock."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._open: Counter[str] = Counter()
+
+    @contextlib.contextmanager
+    def one(self, caller: str) -> Iterator[None]:
+        """A call of `caller`, open until the end of the block. Raises `TryLater` when it has too many."""
+        if self._open[caller] >= self._most:
+            raise TryLater(f"{caller} has {self._most} calls open, as many as are allowed: end some of them, then go on")
+        self._open[caller] += 1
+        try:
+            yield
+        finally:
+            self._open -= Counter([caller])  # leaves no zeros behind

@@ -18,14 +18,21 @@ from histofed.base.clock import Clock
 from histofed.base.errors import AlreadyThere
 from histofed.transport import limits, rate
 from histofed.transport.gate import Caller, Gate, Members, Strangers, caller
-from histofed.transport.rate import Rate, RateLimiter
+from histofed.transport.rate import OpenCalls, Rate, RateLimiter
 
 __all__ = ["Caller", "Gate", "bind", "bind_plain", "caller", "enrolment_gate", "fleet_gate", "make_server"]
 
 
-def fleet_gate(federation: str, *, denied: Callable[[str], bool], clock: Clock, limit: Rate = rate.MEMBER) -> Gate:
+def fleet_gate(
+    federation: str,
+    *,
+    denied: Callable[[str], bool],
+    clock: Clock,
+    limit: Rate = rate.MEMBER,
+    open_calls: int = limits.CALLS_OF_ONE,
+) -> Gate:
     """The gate of the mTLS port. `denied(serial)` is asked at every call and every message: it must be quick."""
-    return Gate(Members(federation, denied, RateLimiter(limit, clock), clock))
+    return Gate(Members(federation, denied, RateLimiter(limit, clock), OpenCalls(open_calls), clock))
 
 
 def enrolment_gate(*, clock: Clock, limit: Rate = rate.STRANGER) -> Gate:

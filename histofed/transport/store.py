@@ -4,8 +4,7 @@
     <sha256>.<owner>.part        an upload; one per owner, so that nobody can spoil another's (.part.sums: see `sums.py`)
     <sha256>.<owner>.received    this owner sent all of it: knowing a digest is not having the bytes
 
-An upload has one writer at a time: a connection that comes later takes it over, because the earlier one may be dead
-without anybody knowing yet. Thread-safe; calls may block on the disk. Used by the aggregator.
+Thread-safe; calls may block on the disk. Used by the aggregator.
 """
 
 from __future__ import annotations
@@ -17,12 +16,16 @@ import secrets
 import threading
 from collections.abc import Callable, Collection
 from pathlib import Path
+from typing import Final
 
 from histofed.base import durable
-from histofed.base.errors import NotFound, Stale
+from histofed.base.errors import NotFound
 from histofed.base.ids import Digest, digest, sha256
 from histofed.transport import limits
-from histofed.transport.part import PartFile
+from histofed.transport.receiving import Upload, Writer
+
+_ROUND_ENDED: Final = "the round has ended: what this site sends for it is not wanted any more"
+_ANOTHER: Final = "this site announced another update of the task: what it sends of this one is not wanted any more"
 
 
 def owner_of(task: str) -> str:
@@ -37,7 +40,7 @@ class BlobStore:
         """Raises `CannotWriteState`."""
         self._directory = durable.make_directory(directory)
         self._lock = threading.Lock()
-        self._uploads: dict[tuple[Digest, str], _Upload] = {}
+        self._uploads: dict[tuple[Digest, str], Upload] = {}
 
     def path(self, sha: str) -> Path:
         """Where the blob is or would be. Raises `BadData` for anything but a digest, so for every path."""
@@ -95,21 +98,29 @@ class BlobStore:
             durable.remove(path)
 
     def forget(self, owners: Collection[str], keep: Callable[[Digest], bool]) -> None:
-        """Drop everything that `owners` sent: their round is over. Raises `CannotWriteState`.
+        """Drop everything that `owners` sent, and end what they are sending: their round is over.
 
         A blob goes with its last receipt, unless `keep` wants it: another owner may have sent the same bytes. One look at
-        the folder and one sync of it, however many owners there are.
+        the folder and one sync of it, however many owners there are. Raises `CannotWriteState`.
         """
+        self._drop(lambda _, owner: owner in owners, keep, _ROUND_ENDED)
+
+    def forget_others(self, owner: str, sha: Digest, keep: Callable[[Digest], bool]) -> None:
+        """The same for what `owner` sent, or is sending, of any other blob than `sha`. Raises `CannotWriteState`."""
+        self._drop(lambda name, sender: sender == owner and name != sha, keep, _ANOTHER)
+
+    def _drop(self, unwanted: Callable[[str, str], bool], keep: Callable[[Digest], bool], reason: str) -> None:
+        self._end(unwanted, reason)
         sent: dict[Digest, list[Path]] = {}
         kept: set[Digest] = set()
         with durable.state_errors("what a round left"):
             for path in sorted(self._directory.iterdir()):
                 name, _, rest = path.name.partition(".")
                 owner, _, kind = rest.partition(".")
-                if kind in ("part", "part.sums") and owner in owners:
+                if kind in ("part", "part.sums") and unwanted(name, owner):
                     path.unlink(missing_ok=True)
                 elif kind == "received":
-                    if owner in owners:
+                    if unwanted(name, owner):
                         sent.setdefault(digest(name), []).append(path)
                     else:
                         kept.add(digest(name))
@@ -135,119 +146,38 @@ class BlobStore:
 
     def owners(self) -> set[str]:
         """Everybody who sent something that is still here."""
-        return {path.name.split(".")[1] for pattern in ("*.part", "*.received") for path in self._directory.glob(pattern)}
+        left = ("*.part", "*.part.sums", "*.received")
+        return {path.name.split(".")[1] for pattern in left for path in self._directory.glob(pattern)}
 
-    def open_upload(self, sha: str, size: int, owner: str) -> Writer:
-        """Become the writer of `owner`'s upload, from its committed offset on; hashes what is there. Close it.
+    def writer(self, sha: str, owner: str) -> Writer:
+        """A connection of `owner`'s upload; `open` it to write, close it in the end.
 
-        Raises `CannotWriteState`.
+        From here on whoever forgets the owner ends it too: ask whether the upload is wanted after this, and before `open`.
         """
         key = digest(sha), owner
         with self._lock:
-            shared = self._uploads.setdefault(
-                key, _Upload(digest(sha), self._part(*key), self.path(sha), self._receipt(*key))
-            )
-            shared.users += 1
-        try:
-            return shared.hand_over(size, on_close=lambda: self._leave(key))
-        except BaseException:
-            self._leave(key)
-            raise
+            upload = self._uploads.setdefault(key, Upload(key[0], self._part(*key), self.path(sha), self._receipt(*key)))
+            upload.users += 1
+        return Writer(upload, on_close=lambda: self._leave(key, upload))
 
-    def _leave(self, key: tuple[Digest, str]) -> None:
+    def _leave(self, key: tuple[Digest, str], upload: Upload) -> None:
         with self._lock:
-            shared = self._uploads[key]
-            shared.users -= 1
-            if shared.users == 0:
+            upload.users -= 1
+            if upload.users == 0 and self._uploads.get(key) is upload:
                 del self._uploads[key]
+
+    def _end(self, unwanted: Callable[[str, str], bool], reason: str) -> None:
+        """No connection of these uploads writes any more; one that comes later begins anew."""
+        with self._lock:
+            ended = [self._uploads.pop(key) for key in tuple(self._uploads) if unwanted(*key)]
+        for upload in ended:
+            upload.end(reason)
 
     def _part(self, sha: str, owner: str) -> Path:
         return self._directory / f"{digest(sha)}.{owner}.part"
 
     def _receipt(self, sha: str, owner: str) -> Path:
         return self._directory / f"{digest(sha)}.{owner}.received"
-
-
-class _Upload:
-    """What the connections of one upload share: the part, its lock, and which of them may write."""
-
-    def __init__(self, sha: Digest, path: Path, target: Path, receipt: Path) -> None:
-        self.lock = threading.Lock()
-        self.users = 0
-        self.part: PartFile | None = None
-        self.writer: Writer | None = None
-        self.target = target
-        self.receipt = receipt
-        self._sha = sha
-        self._path = path
-
-    def hand_over(self, size: int, on_close: Callable[[], None]) -> Writer:
-        """A new writer; the one before finds itself refused. Raises `CannotWriteState`."""
-        with self.lock:
-            if self.part is not None and self.part.size != size:
-                self._close()
-            if self.part is None:
-                self.part = PartFile(self._path, self._sha, size)
-            self.part.commit()
-            self.writer = Writer(self, on_close)
-            return self.writer
-
-    def let_go(self, writer: Writer) -> None:
-        """The writer's connection is over; what it wrote stays."""
-        with self.lock:
-            if self.writer is writer:
-                self.writer = None
-                self._close()
-
-    def _close(self) -> None:
-        if self.part is not None:
-            part, self.part = self.part, None
-            part.close()
-
-
-class Writer:
-    """The right of one connection to append to an upload, until a later connection takes it."""
-
-    def __init__(self, upload: _Upload, on_close: Callable[[], None]) -> None:
-        self._upload = upload
-        self._on_close = on_close
-
-    @property
-    def committed(self) -> int:
-        """Bytes on disk. Raises `Stale`."""
-        with self._upload.lock:
-            return self._held().committed
-
-    def append(self, offset: int, data: bytes | memoryview, *, sync: bool = False) -> int:
-        """Add the next bytes; sync when asked or when a stretch is full. Returns the bytes on disk.
-
-        Raises `Stale` (a later connection writes now), `TryLater` (not the next byte), `TooLarge`, `CannotWriteState`.
-        """
-        with self._upload.lock:
-            part = self._held()
-            part.append(offset, data)
-            if sync or part.written - part.committed >= limits.SYNC_EVERY:
-                part.commit()
-            return part.committed
-
-    def finish(self) -> None:
-        """The upload becomes a blob, with a receipt. Raises `BadData`, `DigestMismatch`, `CannotWriteState`, `Stale`."""
-        with self._upload.lock:
-            part = self._held()
-            part.verify()
-            with durable.state_errors("the receipt of a blob"):
-                self._upload.receipt.touch(mode=0o600)  # the sync of the directory below makes it durable too
-            part.adopt(self._upload.target)
-
-    def close(self) -> None:
-        """Let go; call it once."""
-        self._upload.let_go(self)
-        self._on_close()
-
-    def _held(self) -> PartFile:
-        if self._upload.writer is not self or self._upload.part is None:
-            raise Stale("another connection of this site sends the same blob now; this one stops")
-        return self._upload.part
 
 
 def _hash_and_sync(path: Path) -> Digest:

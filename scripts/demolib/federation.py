@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from .commands import Operator, command, run
 from .daemons import Daemon, DemoError, stop_all
 from .layout import CLASSES, SITES, Layout, Ports, write_aggregator, write_site
-from .wishes import Wishes
+from .wishes import Wishes, drawn_edge
 
 START_SECONDS = 120.0
 """A daemon that does not answer by then has failed; a loaded machine takes 10."""
@@ -43,9 +43,20 @@ def stopped_at_the_end(daemons: Sequence[Daemon], say: Callable[[str], None]) ->
         raise DemoError(f"did not stop in time and had to be killed: {', '.join(killed)}")
 
 
+@contextlib.contextmanager
+def stopped_if_it_fails(daemons: Sequence[Daemon]) -> Iterator[None]:
+    """Those that did not run before; the others go on."""
+    ran = [daemon for daemon in daemons if daemon.running()]
+    try:
+        yield
+    except BaseException:
+        stop_all([daemon for daemon in daemons if daemon not in ran])
+        raise
+
+
 def make_federation(layout: Layout, wishes: Wishes, say: Callable[[str], None]) -> None:
     """Tiles, configuration files, the CA, the aggregator's and the operator's certificates."""
-    _make_tiles(layout, wishes, say)
+    make_tiles(layout, wishes, say)
     write_aggregator(layout, Ports.find())
     for site in SITES:
         write_site(layout, site, largest_size=256, steps=2000)
@@ -53,7 +64,8 @@ def make_federation(layout: Layout, wishes: Wishes, say: Callable[[str], None]) 
     run("histofed-aggregator", "init", "--config", layout.aggregator_config, "--operator-dir", layout.root)
 
 
-def _make_tiles(layout: Layout, wishes: Wishes, say: Callable[[str], None]) -> None:
+def make_tiles(layout: Layout, wishes: Wishes, say: Callable[[str], None]) -> None:
+    """Each hospital's tiles: drawn, or its share of real ones. Raises `BadData`, `AlreadyThere`."""
     if wishes.data is not None:
         from histofed.tiles.split import split_by_patient
 
@@ -64,7 +76,7 @@ def _make_tiles(layout: Layout, wishes: Wishes, say: Callable[[str], None]) -> N
     from histofed.tiles.draw import draw_tiles
 
     say("drawing H&E-like tiles for four hospitals, each with its own stain (DATA=DIR uses real ones)")
-    drawn = draw_tiles(layout.tiles, SITES, wishes.patients, wishes.tiles, wishes.size or 64, wishes.seed)
+    drawn = draw_tiles(layout.tiles, SITES, wishes.patients, wishes.tiles, drawn_edge(wishes), wishes.seed)
     say(f"drew {drawn.tiles} tiles of {drawn.patients} patients")
 
 

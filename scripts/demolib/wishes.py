@@ -5,8 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from histofed.base.experiment import parse_experiment
+from histofed.recipes.registry import recipe
+
 from .daemons import DemoError
 from .layout import CLASSES, SITES
+
+DRAWN_EDGE = 64
+"""Pixels; tiles of the demo's own experiment are shrunk from it, as scanned ones are."""
 
 
 @dataclass(frozen=True)
@@ -23,11 +29,20 @@ class Wishes:
     keep: bool
 
 
+def drawn_edge(wishes: Wishes) -> int:
+    """Pixels of a drawn tile: never smaller than the model, which would refuse it. Raises `BadData` for the experiment."""
+    if wishes.size is not None:
+        return wishes.size
+    experiment = parse_experiment(wishes.experiment.read_text(encoding="utf-8")).file
+    return max(DRAWN_EDGE, recipe(experiment.recipe).demands(experiment.recipe_config).image_size or 0)
+
+
 def check(wishes: Wishes) -> None:
     """What was asked for can be used; nothing of an earlier demo is removed before. Raises `DemoError`, `BadData`."""
     if not wishes.experiment.is_file():
         raise DemoError(f"there is no experiment file {wishes.experiment}")
     if wishes.data is None:
+        drawn_edge(wishes)
         return
     if not wishes.data.is_dir():
         raise DemoError(f"there is no folder of tiles {wishes.data}")

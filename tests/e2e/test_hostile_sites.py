@@ -10,13 +10,16 @@ from typing import Any
 import numpy as np
 import pytest
 
+from aggregator.tasks import ANNOUNCEMENTS
 from histofed.base.clock import SystemClock
 from histofed.base.errors import BadData, NotAuthorised, NotFound, Stale, VersionMismatch
+from histofed.base.hashing import sha256_file
 from histofed.pki.authority import Authority
 from histofed.pki.credentials import Credentials
 from histofed.pki.keys import new_key, signing_request
 from histofed.pki.signing import sign
 from histofed.statements import UPDATE_TYPE, File, encode
+from histofed.transport.store import owner_of
 from histofed.v1 import admin_pb2, admin_pb2_grpc, rounds_pb2_grpc, types_pb2
 from histofed.v1 import rounds_pb2 as wire
 from histofed.weights import Array
@@ -142,6 +145,20 @@ def test_an_update_that_is_too_large_is_refused_before_its_first_byte(
     assert "aggregation.max_update_bytes" in reason
 
 
+def test_a_site_cannot_fill_the_disk_with_updates_of_one_task(
+    healthy: Federation, hostile: HostileSite, offer: wire.TaskOffer, tmp_path: Path
+) -> None:
+    for number in range(ANNOUNCEMENTS):
+        (file := tmp_path / str(number)).write_bytes(bytes([number]) * 8192)
+        hostile.send_bytes(offer, file)
+        left = [path.name for path in (healthy.state / "blobs").glob(f"*.{owner_of(offer.task)}.*")]
+        assert left == [f"{sha256_file(file)}.{owner_of(offer.task)}.received"]
+    with pytest.raises(Stale, match=f"announced {ANNOUNCEMENTS} different updates in attempt 1"):
+        hostile.announce(offer.task, "ab" * 32, 100)
+    assert hostile.send_file(offer, file).state == types_pb2.TASK_STATE_REJECTED
+    assert outcome(healthy, offer)[0] == "abandoned"
+
+
 def test_bytes_must_come_before_their_manifest_and_then_count(
     healthy: Federation, hostile: HostileSite, offer: wire.TaskOffer
 ) -> None:
@@ -210,6 +227,9 @@ def test_what_a_site_reports_cannot_harm_the_operators_view(
     (shown,) = healthy.cli("rounds", "show", experiment, number)["round"]["tasks"]
     assert (len(shown["losses"]), shown["rate"]) == (16, 0.0)
     assert "\x1b" not in str(shown)
+    assert hostile.call("ReportProgress", wire.ReportProgressRequest(task=offer.task, attempt=1, phase=" ")).wanted
+    (shown,) = healthy.cli("rounds", "show", experiment, number)["round"]["tasks"]
+    assert shown["phase"] == ""
     hostile.call("FailTask", wire.FailTaskRequest(task=offer.task, attempt=1, reason="no \x1b[2J luck", retryable=False))
     state, reason = outcome(healthy, offer)
     assert (state, "\x1b" in str(reason)) == ("abandoned", False)

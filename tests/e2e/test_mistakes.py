@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -28,6 +30,28 @@ def test_an_unknown_key_in_aggregator_toml(tmp_path: Path) -> None:
     assert done.code == 78
     assert f"{file}:3" in done.error
     assert "'grpc'" in done.error or "listen.grpc" in done.error
+
+
+@pytest.mark.parametrize(
+    ("named", "sentence"),
+    [
+        ("ca_file", "ca_file.pem (named in [telemetry]) cannot be read: No such file or directory"),
+        ("certificate_file", "telemetry.certificate_file and telemetry.key_file go together: set both or neither"),
+    ],
+)
+def test_a_wrong_file_in_the_aggregators_telemetry(tmp_path: Path, named: str, sentence: str) -> None:
+    file = tmp_path / "aggregator.toml"
+    file.write_text(
+        f'state_dir = "{tmp_path / "state"}"\n[telemetry]\notlp_endpoint = "https://127.0.0.1:4317"\n'
+        f'{named} = "{tmp_path / named}.pem"\n'
+    )
+    assert run_here("aggregator.cli", "init", "--config", str(file)).code == 0
+    # a process of its own: a daemon takes signals and logs for itself
+    command = [sys.executable, "-m", "aggregator", "run", "--config", str(file)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 78
+    assert sentence in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_an_unknown_key_in_operator_toml(healthy: Federation, tmp_path: Path) -> None:

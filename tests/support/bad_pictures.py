@@ -51,6 +51,8 @@ BAD_PICTURES: Final[Mapping[str, Callable[[Path], None]]] = {
     "truncated or damaged": truncated,
 }
 """Why it is refused → who writes it."""
+UNREADABLE: Final = Path("/proc/self/mem")
+"""Opens like any file, and its first byte is an I/O error to whoever reads it: a disk that fails."""
 
 
 def _chunk(kind: bytes, data: bytes) -> bytes:

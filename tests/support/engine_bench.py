@@ -34,7 +34,7 @@ from histofed.base.durable import make_directory
 from histofed.base.errors import HistofedError
 from histofed.base.experiment import Experiment, parse_experiment
 from histofed.base.health import Health
-from histofed.base.ids import Digest, RoundKey, SiteId, sha256
+from histofed.base.ids import Digest, ExperimentId, RoundKey, SiteId, sha256
 from histofed.pki.signing import Envelope
 from histofed.statements import MODEL_TYPE, UPDATE_TYPE, File, ModelStatement, encode
 from histofed.telemetry.metrics import NoMetrics
@@ -63,7 +63,7 @@ class StandInForge:
 
     async def first(self, experiment: Experiment) -> ModelRow:
         self._work("first")
-        return self._model(0)
+        return self._model(0, experiment.name)
 
     async def inspect(self, experiment: Experiment, state: Round, site: SiteId) -> float:
         self._work("inspect")
@@ -80,12 +80,12 @@ class StandInForge:
     def forget_strangers(self, open_rounds: Sequence[Round]) -> None:
         self.kept = tuple(state.key for state in open_rounds)
 
-    def _model(self, number: int) -> ModelRow:
+    def _model(self, number: int, name: ExperimentId = EXPERIMENT.name) -> ModelRow:
         parts = {"shared": File(sha256(str(number).encode()), 1)}
-        statement = ModelStatement("test", "demo", "1" * 64, "mean", number, "", parts, "shared", "fedavg", [])
+        statement = ModelStatement("test", name, "1" * 64, "mean", number, "", parts, "shared", "fedavg", [])
         payload = encode(statement)
         envelope = Envelope(MODEL_TYPE, payload, b"s", b"c")
-        return ModelRow(sha256(payload), EXPERIMENT.name, number, "candidate", envelope, self.clock.now())
+        return ModelRow(sha256(payload), name, number, "candidate", envelope, self.clock.now())
 
 
 @dataclass
@@ -175,9 +175,9 @@ async def settle(engine: Engine) -> None:
         await asyncio.gather(*jobs.values(), return_exceptions=True)
 
 
-def submit(engine: Engine) -> None:
-    """`demo` is submitted; its first model is still to be made."""
-    Experiments(engine).submit(EXPERIMENT, ADMIN)
+def submit(engine: Engine, experiment: Experiment = EXPERIMENT) -> None:
+    """`demo`, or another experiment, is submitted; its first model is still to be made."""
+    Experiments(engine).submit(experiment, ADMIN)
 
 
 def recover(engine: Engine) -> None:
@@ -203,12 +203,12 @@ async def running(engine: Engine) -> None:
     await settle(engine)
 
 
-async def opened(engine: Engine) -> None:
-    """Round 1 is open, with `north` in its sample."""
+async def opened(engine: Engine, sites: tuple[SiteId, ...] = (NORTH, SOUTH)) -> None:
+    """Round 1 is open, with `north`, or all of `sites` where others are given, in its sample."""
     await running(engine)
     base = engine.store.latest_model(EXPERIMENT.name)
     assert base is not None
-    engine.plan(EXPERIMENT, 1, base.digest, (NORTH, SOUTH), (NORTH,))
+    engine.plan(EXPERIMENT, 1, base.digest, sites, (NORTH,) if NORTH in sites else sites)
 
 
 def received(site: SiteId) -> tuple[events.Received, Envelope]:

@@ -19,7 +19,7 @@ import numpy as np
 from histofed import __version__, weights
 from histofed.base.clock import SystemClock, iso
 from histofed.base.hashing import sha256_file
-from histofed.base.ids import TaskKey, digest, sha256
+from histofed.base.ids import Digest, TaskKey, digest, sha256
 from histofed.pki.credentials import Credentials
 from histofed.pki.signing import Envelope, sign
 from histofed.statements import UPDATE_TYPE, File, UpdateManifest, encode
@@ -93,10 +93,15 @@ class HostileSite:
 
     def send_file(self, offer: wire.TaskOffer, file: Path, **changes: Any) -> wire.SubmitUpdateResponse:
         """The same with any bytes."""
-        sha = sha256_file(file)
-        self._run(upload(self._connection, file, sha, task=offer.task, clock=SystemClock(), random=Random()))
+        sha = self.send_bytes(offer, file)
         manifest = dataclasses.replace(self.manifest(offer, File(sha, file.stat().st_size)), **changes)
         return self.submit(offer.task, offer.attempt, self.sign(manifest))
+
+    def send_bytes(self, offer: wire.TaskOffer, file: Path) -> Digest:
+        """Any bytes without a manifest; their digest."""
+        sha = sha256_file(file)
+        self._run(upload(self._connection, file, sha, task=offer.task, clock=SystemClock(), random=Random()))
+        return sha
 
     def manifest(self, offer: wire.TaskOffer, file: File) -> UpdateManifest:
         """What an honest site would say about its update."""

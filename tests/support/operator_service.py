@@ -89,6 +89,8 @@ class OperatorServicer(admin_pb2_grpc.OperatorServiceServicer):
     """One list of messages per connection; a connection whose list does not end the experiment is cut after it."""
     steered: list[tuple[str, str]] = field(default_factory=list)
     """State and reason of every order."""
+    pages_of_models: int = 1
+    """The model is listed once on each."""
     removed_at: str = ""
     """When the model's files were removed by retention."""
     state: str = "DRAFT"
@@ -155,7 +157,9 @@ class OperatorServicer(admin_pb2_grpc.OperatorServiceServicer):
         return pb.ListSitesResponse(sites=[site, pb.Site(name="west", enrolled_at=MOMENT)])
 
     async def ListModels(self, request: pb.ListModelsRequest, context: Any) -> pb.ListModelsResponse:
-        return pb.ListModelsResponse(models=[self._model()])
+        behind = int(request.page_token or 0)
+        left = self.pages_of_models - behind - 1
+        return pb.ListModelsResponse(models=[self._model()], next_page_token=str(behind + 1) if left else "")
 
     async def GetModel(self, request: pb.GetModelRequest, context: Any) -> pb.GetModelResponse:
         assert self.model is not None

@@ -110,6 +110,7 @@ async def serving(
     *,
     clock: Clock | None = None,
     limit: rate.Rate = rate.MEMBER,
+    open_calls: int = limits.CALLS_OF_ONE,
     port: int = 0,
     credentials: grpc.ServerCredentials | None = None,
     stall_s: float = limits.STALL_S,
@@ -119,7 +120,8 @@ async def serving(
     """An aggregator's mTLS port with our gate and blob service."""
     clock = clock or SystemClock()
     denied: set[str] = set()
-    server = make_server(fleet_gate(federation.name, denied=denied.__contains__, clock=clock, limit=limit))
+    gate = fleet_gate(federation.name, denied=denied.__contains__, clock=clock, limit=limit, open_calls=open_calls)
+    server = make_server(gate)
     store, permissions, fleet = BlobStore(directory), SitesOwnTasks(), Fleet()
     service = BlobService(store, permissions, clock, stall_s=stall_s, bytes_per_second=bytes_per_second, turns=turns)
     frames.serve(service, server)

@@ -19,6 +19,7 @@ class Span:
     first: int
     """Steps that were done before."""
     last: int
+    """The step at which this call ends; the run may go on in another one."""
     steps: int
     """Of the whole run."""
     batch: int

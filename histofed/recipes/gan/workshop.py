@@ -99,7 +99,8 @@ def _train(
     contest = _contest(config, task, device)
     notes = compile_networks(config, contest)
     batches = batches_of(config, tiles, task.seed, device)
-    store = CheckpointStore(task.output, _fingerprint(task, tiles, rules.accumulate))
+    work = _work(task, tiles, rules.accumulate, device)
+    store = CheckpointStore(task.output, sha256(canonical(work)), work=work)
 
     def tell(step: Step) -> None:
         report(Progress(step.number, config.steps, step.losses, step.images_per_second, str(device)))
@@ -108,7 +109,6 @@ def _train(
     losses = train(contest, batches, config.steps, len(config.classes), store, clock, tell, stop, rules, team=team)
     if team.leads:
         _write(contest.state(), config, task.output)
-        store.clear()
     counts = Counts(len(tiles.tileset.tiles), len(tiles.tileset.patients()))
     return TrainResult(counts, config.steps, losses, (*tiles.tileset.notes(), *notes))
 
@@ -151,20 +151,18 @@ def _write(state: Mapping[str, Array], config: GanConfig, output: Path) -> None:
     weights.store(output / "shared.safetensors", shared)
 
 
-def _fingerprint(task: TrainTask, tiles: TileCache, parts: int) -> str:
+def _work(task: TrainTask, tiles: TileCache, parts: int, device: torch.device) -> dict[str, Json]:
     """What a checkpoint must have in common with the task that resumes it."""
-    return sha256(
-        canonical(
-            {
-                "config": task.config,
-                "parts": parts,
-                "seed": task.seed,
-                "shared": _file_digest(task.shared),
-                "private": _file_digest(task.private) if task.private else None,
-                "tiles": tiles.fingerprint(),
-            }
-        )
-    )
+    return {
+        "config": task.config,
+        "parts": parts,
+        "seed": task.seed,
+        "shared": _file_digest(task.shared),
+        "private": _file_digest(task.private) if task.private else None,
+        "tiles": tiles.fingerprint(),
+        # `auto` finds another one when a GPU comes or goes; random numbers of one kind are none of the other's
+        "device": device.type,
+    }
 
 
 def _file_digest(path: Path) -> str:

@@ -145,7 +145,7 @@ class Life:
             chronicle=chronicle,
             clock=clock,
         )
-        blob_service = BlobService(self.blobs, SitePermissions(self.engine, space, chronicle), clock)
+        blob_service = BlobService(self.blobs, SitePermissions(self.engine, self.blobs, space, chronicle), clock)
         self._services = {"FleetService": fleet_service, "BlobService": blob_service}
         self._changes = changes
         self._journal.append("aggregator.started", who=SYSTEM, subject={"instance": "simulation"})

@@ -17,12 +17,12 @@ import numpy as np
 import pytest
 
 from histofed import weights
-from histofed.base.errors import BadData, CannotWriteState, HistofedError, OutOfMemory, TrainingFailed
+from histofed.base.errors import BadData, CannotWriteState, HistofedError, OutOfMemory, TrainingFailed, TryLater
 from histofed.base.hashing import sha256_file
 from histofed.recipes.registry import recipe
 from histofed.tiles.draw import draw_tiles
 from tests.support.agent_site import AgentSite, task
-from tests.support.bad_pictures import BAD_PICTURES
+from tests.support.bad_pictures import BAD_PICTURES, UNREADABLE
 from tests.support.fake_aggregator import FakeAggregator
 from tests.support.pki import Federation
 from tests.support.processes import trainers
@@ -59,6 +59,12 @@ def bad_pictures_only(tiles: Path) -> None:
         write(tile)
     for tile in sorted(tiles.glob("MSIH/*"))[len(BAD_PICTURES) :]:
         tile.unlink()
+
+
+def a_hanging_share(tiles: Path) -> None:
+    for tile in sorted(tiles.glob("MSIH/*"))[1:]:
+        tile.unlink()
+        tile.symlink_to(UNREADABLE)
 
 
 def tiles_of_nobody(tiles: Path) -> None:
@@ -105,6 +111,9 @@ MISTAKES = {
         BadData,
         ("class MSIH has no usable tile", "add tiles", *(f"1 file refused: {reason}" for reason in BAD_PICTURES)),
         bad_pictures_only,
+    ),
+    "tiles on a share that hangs": Mistake(
+        TryLater, ("the disk of the tiles cannot be read: Input/output error", "mount it again"), a_hanging_share
     ),
     "tiles without a patient": Mistake(
         BadData,
@@ -167,7 +176,7 @@ async def test_a_mistake_ends_the_trainer_with_its_code_and_is_told(
     heard = await aggregator.wait_for("FailTask", seconds=120)
     assert [word for word in mistake.words if word not in heard.request.reason] == [], heard.request.reason
     assert f"the trainer ended with exit code {mistake.error.exit_code}" in caplog.text
-    assert heard.request.retryable == issubclass(mistake.error, TrainingFailed | CannotWriteState)
+    assert heard.request.retryable == issubclass(mistake.error, TrainingFailed | CannotWriteState | TryLater)
     assert aggregator.called("SubmitUpdate") == 0
     assert site.actions()[-1] == "task.failed"
     for secret in (str(tmp_path), "TCGA", ".jpg", "private-"):

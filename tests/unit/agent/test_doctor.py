@@ -139,6 +139,10 @@ def test_data(tmp_path: Path, tiles: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(BadData, match="is the disk mounted"):
         doctor.data(DataConfig(root=tmp_path / "empty"))
+    (tmp_path / "circle/inner").mkdir(parents=True)
+    (tmp_path / "circle/loop").symlink_to("loop")
+    with pytest.raises(ConfigError, match="1 of 2 entries"):
+        doctor.data(DataConfig(root=tmp_path / "circle"))
     writable = doctor.data(DataConfig(root=tiles))
     assert isinstance(writable, Doubt)
     assert "mount it read-only" in writable.words

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from agent.offers import Offer, message
 from histofed.base.ids import sha256
+from histofed.v1 import rounds_pb2, types_pb2
 from tests.support.agent_site import AgentSite, task
 from tests.support.fake_aggregator import FakeAggregator
 
@@ -19,3 +21,29 @@ async def test_an_offer_that_makes_no_sense_is_told_and_passed_over(
     site.start()
     await aggregator.wait_for("SubmitUpdate")
     assert "not the one whose digest it names" in caplog.text
+
+
+def test_an_offer_says_how_many_rounds_are_committed() -> None:
+    offer = read(rounds_committed=3)
+    assert offer.rounds_committed == 3
+
+
+def test_an_aggregator_of_before_counts_by_the_round() -> None:
+    assert read().rounds_committed == 8
+
+
+def read(rounds_committed: int | None = None) -> Offer:
+    """The offer of round 9, read."""
+    toml = "a file"
+    offer = rounds_pb2.TaskOffer(
+        task="crc/9/train/north",
+        kind=types_pb2.TASK_KIND_TRAIN,
+        experiment_toml=toml,
+        experiment_sha256=sha256(toml.encode()),
+        base=types_pb2.Blob(sha256="0" * 64),
+        deadline="2030-01-01T00:00:00.000000Z",
+        rounds_committed=rounds_committed,
+    )
+    found = message(rounds_pb2.WaitForWorkResponse(offer=offer))
+    assert isinstance(found, Offer)
+    return found

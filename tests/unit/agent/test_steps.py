@@ -77,6 +77,7 @@ class Centre:
             steps=tuple(told[:steps]),
             settled_round=0,
             backup_round=None,
+            rounds_committed=last,
             deadline=datetime(2030, 1, 1, tzinfo=UTC),
             trace=None,
         )

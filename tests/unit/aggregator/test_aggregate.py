@@ -13,9 +13,8 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 
-from aggregator.aggregate import AggregateJob, AggregateResult, Share, UpdateInput, WeightedMean, aggregate, follow
+from aggregator.aggregate import AggregateJob, AggregateResult, Share, UpdateInput, aggregate, follow
 from histofed import weights
 from histofed.base.errors import BadData
 from histofed.base.hashing import sha256_file
@@ -111,38 +110,6 @@ def test_threads_do_not_change_a_bit(bench: Bench, threads: str) -> None:
         env={"OPENBLAS_NUM_THREADS": threads, "OMP_NUM_THREADS": threads},
     )
     assert done.stdout.decode().strip() == here
-
-
-@given(
-    array=hnp.arrays(
-        st.sampled_from([np.dtype(name) for name in ("<f2", "<f4", "<f8")]),
-        st.integers(1, 40),
-        elements={"allow_nan": False, "allow_infinity": False},
-    ),
-    counts=st.lists(st.integers(1, 10**9), min_size=1, max_size=9),
-)
-@settings(max_examples=300)
-def test_one_update_or_equal_updates_give_exactly_their_bytes(array: Array, counts: list[int]) -> None:
-    total = sum(counts)
-    found = WeightedMean([count / total for count in counts]).of([array] * len(counts))
-    assert found is not None
-    assert found.dtype == array.dtype
-    assert found.tobytes() == array.tobytes()
-
-
-@given(
-    arrays=st.lists(
-        hnp.arrays(np.float32, 5, elements={"allow_nan": False, "allow_infinity": False}),
-        min_size=2,
-        max_size=6,
-    ),
-    counts=st.data(),
-)
-def test_a_mean_never_leaves_the_range_of_its_updates(arrays: list[Array], counts: st.DataObject) -> None:
-    drawn = counts.draw(st.lists(st.integers(1, 1000), min_size=len(arrays), max_size=len(arrays)))
-    found = WeightedMean([count / sum(drawn) for count in drawn]).of(arrays)
-    assert found is not None
-    assert (np.min(arrays, axis=0) <= found).all() and (found <= np.max(arrays, axis=0)).all()
 
 
 def test_one_update_gives_its_own_file(bench: Bench) -> None:

@@ -9,9 +9,18 @@ import pytest
 
 from aggregator import backup, restore
 from histofed.audit.verify import records
-from histofed.backup import snapshot
+from histofed.backup import archive, snapshot
 from histofed.base import durable
-from histofed.base.errors import AlreadyThere, BadData, NotEnrolled, NotFound, TryLater, VersionMismatch, WentBack
+from histofed.base.errors import (
+    AlreadyThere,
+    BadData,
+    CannotWriteState,
+    NotEnrolled,
+    NotFound,
+    TryLater,
+    VersionMismatch,
+    WentBack,
+)
 from histofed.base.ids import sha256
 from histofed.transport.store import owner_of
 from tests.support.centre import UPDATE, Centre
@@ -101,6 +110,31 @@ def test_a_round_that_is_committed_during_the_snapshot_means_another_snapshot(
     assert manifest.rounds == {"demo": 1}
     ((rounds,),) = centre.sql("SELECT rounds FROM backups WHERE id = ?", manifest.id)
     assert json.loads(str(rounds)) == {"demo": 1}
+
+
+def test_what_sites_keep_for_the_last_good_backup_is_not_taken_by_one_that_fails(
+    centre: Centre, backup_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    centre.cli("restore", str(backup_file))
+    good = backup.back_up(centre.config, tmp_path / "good", centre.clock)
+    centre.sql("UPDATE rounds SET state = 'committed'")
+
+    def full(*_: object) -> None:
+        assert centre.sql("SELECT count(*) FROM backups WHERE digest IS NULL") == [(1,)], "sites keep what is being written"
+        raise CannotWriteState("cannot write the backup: No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(archive, "write", full)
+        with pytest.raises(CannotWriteState, match="No space left"):
+            backup.back_up(centre.config, tmp_path / "bad", centre.clock)
+    assert centre.sql("SELECT id FROM backups ORDER BY made_at DESC LIMIT 1") == [(good.id,)]
+
+
+def test_a_backup_that_was_killed_leaves_its_claim_to_the_next(centre: Centre, backup_file: Path, tmp_path: Path) -> None:
+    centre.cli("restore", str(backup_file))
+    centre.sql("INSERT INTO backups (id, made_at, rounds) VALUES ('killed', '2999', '{}')")
+    made = backup.back_up(centre.config, tmp_path / "backup", centre.clock)
+    assert centre.sql("SELECT id, digest FROM backups ORDER BY made_at DESC LIMIT 1") == [(made.id, made.digest)]
 
 
 def test_a_database_of_another_release_is_not_backed_up_half_understood(

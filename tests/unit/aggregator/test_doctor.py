@@ -32,9 +32,9 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The state of a federation that has run, with one experiment."""
     folder = tmp_path_factory.mktemp("template")
     clock = SystemClock()
-    setup.create(AggregatorConfig(state_dir=folder / "state"), clock)
+    setup.create(AggregatorConfig(state_dir=folder / "state"), clock, "admin", folder / "operator")
     journal = Journal(folder / "state/journal", clock, "test")
-    for number in range(3):
+    for number in range(2):  # after the operator's
         journal.append("test.happened", subject={"number": number})
     journal.close()
     return folder / "state"
@@ -149,7 +149,7 @@ async def test_an_edited_journal(experienced: Path) -> None:
     segment.write_bytes(segment.read_bytes().replace(b'"number":1', b'"number":7'))
     finding = found(config(experienced))["journal"]
     assert (finding.state, finding.error) == ("fail", "DigestMismatch")
-    assert "line 2" in finding.words
+    assert "line 3" in finding.words
 
 
 async def test_a_journal_whose_last_line_was_torn_is_no_harm(experienced: Path) -> None:

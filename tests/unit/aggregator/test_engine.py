@@ -5,15 +5,17 @@ from __future__ import annotations
 import pytest
 
 from aggregator import events, rounds
-from aggregator.background import DISK_ATTEMPTS
+from aggregator.background import DISK_ATTEMPTS, OWN_TROUBLE
+from aggregator.engine import UNSEEN
 from aggregator.fleet import OfferTask
 from aggregator.rounds import RoundState
 from aggregator.store import Store
 from aggregator.tasks import TaskState
 from histofed.audit.journal import Journal
 from histofed.audit.record import Who
-from histofed.base.errors import BadData, CannotWriteState, HistofedError, WorkerLost
-from histofed.base.ids import Digest
+from histofed.base.errors import BadData, CannotWriteState, DeadlineExceeded, HistofedError, WorkerLost
+from histofed.base.ids import Digest, SiteId, sha256
+from histofed.base.words import LETTERS
 from tests.support.engine_bench import (
     EXPERIMENT,
     KEY,
@@ -26,6 +28,9 @@ from tests.support.engine_bench import (
     recover,
     settle,
 )
+
+assert OWN_TROUBLE.attempts is not None
+TRIES = OWN_TROUBLE.attempts + 1
 
 
 async def test_a_round_runs_through_and_every_step_is_in_the_journal(bench: Bench) -> None:
@@ -167,11 +172,52 @@ async def test_an_update_that_fails_its_check_is_rejected_with_the_reason(bench:
         )
 
 
+async def test_trouble_of_our_own_is_no_verdict_on_an_update(bench: Bench) -> None:
+    async with bench.engine() as engine:
+        await opened(engine)
+        bench.forge.faults = [HistofedError("the inspect process failed"), DeadlineExceeded("it did not end")]
+        await deliver(engine, NORTH)
+        await settle(engine)
+        assert engine.store.round(KEY).state is RoundState.COMMITTED
+    assert bench.fatal == []
+
+
+async def test_trouble_of_our_own_that_lasts_ends_in_a_rejection_that_says_whose_it_is(bench: Bench) -> None:
+    async with bench.engine() as engine:
+        await opened(engine)
+        bench.forge.faults = [HistofedError("the inspect process failed")] * TRIES
+        await deliver(engine, NORTH)
+        await settle(engine)
+        assert engine.store.round(KEY).task(NORTH).reason == UNSEEN
+    assert bench.fatal == []
+
+
+async def test_a_rejection_in_a_hundred_thousand_letters_is_kept_in_few_words(bench: Bench) -> None:
+    async with bench.engine() as engine:
+        await opened(engine)
+        bench.forge.faults = [BadData("tensor '" + "\x1b[2J" * 25_000 + "' leaves a hole")]
+        await deliver(engine, NORTH)
+        await settle(engine)
+        reason = engine.store.round(KEY).task(NORTH).reason
+        assert reason.isprintable() and len(reason) == LETTERS
+    assert bench.fatal == []
+
+
+async def test_a_sample_of_any_size_can_be_journalled(bench: Bench) -> None:
+    sites = tuple(SiteId(f"{'x' * 30}-{number:05}") for number in range(3000))
+    async with bench.engine() as engine:
+        await opened(engine, sites)
+        assert engine.store.round(KEY).sampled == sites
+    (planned,) = (record for record in bench.audit() if record.action == "round.planned")
+    assert planned.subject["sampled"] == planned.subject["eligible"] == 3000
+    assert planned.subject["sample"] == sha256("\n".join(sites).encode())
+
+
 async def test_an_average_that_cannot_be_computed_abandons_the_round_in_words(bench: Bench) -> None:
     async with bench.engine() as engine:
         await opened(engine)
         await deliver(engine, NORTH)
-        bench.forge.at, bench.forge.faults = "next", [HistofedError("the child failed")]
+        bench.forge.at, bench.forge.faults = "next", [HistofedError("the child failed")] * TRIES
         await settle(engine)
         state = engine.store.round(KEY)
         assert (state.state, state.reason) == (

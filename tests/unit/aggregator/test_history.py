@@ -16,6 +16,7 @@ from histofed.audit.history import EPOCH_KEY, History
 from histofed.audit.journal import Journal
 from histofed.audit.record import Who
 from histofed.audit.verify import Head, records, verify
+from histofed.backup import snapshot
 from histofed.base.clock import FakeClock
 from histofed.base.errors import NotFound, TryLater, WentBack
 from histofed.base.health import Health
@@ -173,19 +174,34 @@ def test_a_round_that_a_restore_lost_is_explained(desk: Desk) -> None:
         raise NotFound("unknown")
 
 
+def add_backups(desk: Desk, *digests: str | None) -> None:
+    """One a year; that of year n has the experiment's round n."""
+    with desk.database.writing() as connection:
+        for number, digest in enumerate(digests, 1):
+            row = {"id": str(number), "made_at": f"202{number}", "rounds": f'{{"demo": {number}}}', "digest": digest}
+            connection.execute(sa.insert(schema.backups).values(row))
+
+
 def test_backups_are_journalled_once_and_the_newest_says_what_sites_keep(desk: Desk) -> None:
     chronicle = desk.chronicle()
     assert chronicle.backed_up(ExperimentId("demo")) is None
-    with desk.database.writing() as connection:
-        for number, digest in ((1, "d" * 64), (2, None)):
-            row = {"id": str(number), "made_at": f"202{number}", "rounds": f'{{"demo": {number}}}', "digest": digest}
-            connection.execute(sa.insert(schema.backups).values(row))
+    add_backups(desk, "d" * 64, None)
     assert chronicle.backed_up(ExperimentId("demo")) == 2
     assert chronicle.backed_up(ExperimentId("other")) is None
     chronicle.note_backups()
     chronicle.note_backups()
     made = [record for record in records(desk.folder / "journal") if record.action == "backup.made"]
     assert [record.subject["backup"] for record in made] == ["d" * 64], "one that is not complete is none"
+
+
+def test_a_backup_that_was_killed_gives_sites_back_what_they_keep_for_the_one_before(desk: Desk) -> None:
+    chronicle = desk.chronicle()
+    add_backups(desk, "d" * 64, None)
+    with snapshot.room(desk.folder):
+        chronicle.note_backups()
+        assert chronicle.backed_up(ExperimentId("demo")) == 2, "it is being made"
+    chronicle.note_backups()
+    assert chronicle.backed_up(ExperimentId("demo")) == 1
 
 
 def test_a_state_that_was_used_does_not_start_with_an_empty_journal(desk: Desk, tmp_path: Path) -> None:

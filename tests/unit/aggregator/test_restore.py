@@ -9,11 +9,13 @@ import sys
 from datetime import timedelta
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from aggregator import backup, restore, setup
 from aggregator.database import Database
 from aggregator.members import Members
+from histofed import weights
 from histofed.audit.verify import by_hand, records, verify
 from histofed.backup import swap
 from histofed.base import durable, failpoints
@@ -52,6 +54,44 @@ def test_the_present_state_is_replaced_only_on_request_and_kept_aside(
     assert (aside / "state.db").exists()
     told = [record.action for record in records(centre.state / "journal")]
     assert told[-3:] == ["state.restored", "lost.history", "state.restored"], "the longer journal goes on"
+
+
+def give_first(centre: Centre, name: str, value: float) -> bytes:
+    """An operator brings weights; the bytes of the copy that is kept."""
+    file = centre.folder / f"drawn-{value}"
+    weights.save(file, {"mean.value": np.full(3, value, dtype=np.float32)})
+    centre.cli("first", name, str(file))
+    return file.read_bytes()
+
+
+def first(centre: Centre) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in setup.first_weights(centre.state).glob("*")}
+
+
+def test_first_weights_that_an_experiment_waits_for_come_back(centre: Centre, backup_file: Path, tmp_path: Path) -> None:
+    centre.cli("restore", str(backup_file))
+    given = give_first(centre, "to-come", 1.0)
+    give_first(centre, "demo", 2.0)  # it has a model, and needs them no more
+    file = tmp_path / "backup"
+    centre.cli("backup", str(file))
+    other = Centre(tmp_path / "other")
+    other.cli("restore", str(file))
+    assert first(other) == {"to-come.safetensors": given}
+
+
+def test_first_weights_that_were_given_since_are_kept(centre: Centre, backup_file: Path, tmp_path: Path) -> None:
+    centre.cli("restore", str(backup_file))
+    old, untouched = give_first(centre, "changed", 1.0), give_first(centre, "untouched", 2.0)
+    file = tmp_path / "backup"
+    centre.cli("backup", str(file))
+    (setup.first_weights(centre.state) / "changed.safetensors").unlink()
+    changed, later = give_first(centre, "changed", 3.0), give_first(centre, "later", 4.0)
+    assert changed != old
+    centre.cli("restore", str(file), "--replace")
+    everything = {"changed": changed, "untouched": untouched, "later": later}
+    assert first(centre) == {f"{name}.safetensors": data for name, data in everything.items()}
+    centre.cli("restore", str(backup_file), "--replace")
+    assert len(first(centre)) == 3, "a backup without any, as older ones are"
 
 
 def test_what_was_used_issued_or_revoked_since_stays_so(centre: Centre, backup_file: Path, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -14,6 +15,7 @@ from aggregator.lifecycle import Order
 from aggregator.rounds import Round, RoundState
 from aggregator.scheduler import Finish, Plan, Rest, Scheduler, Wait, next_move
 from aggregator.tasks import TaskState
+from histofed.base.errors import BadData
 from histofed.base.experiment import Experiment, parse_experiment
 from histofed.base.ids import Digest, RoundKey, SiteId
 from tests.support.engine_bench import (
@@ -31,6 +33,7 @@ from tests.support.engine_bench import (
     settle,
     state_of,
     steer,
+    submit,
 )
 
 NAME = EXPERIMENT.name
@@ -221,6 +224,47 @@ async def test_rounds_that_keep_failing_pause_it_until_an_operator_resumes(bench
         assert [each.key.number for each in engine.open_rounds] == [limit + 1]
     last = [record for record in bench.audit() if record.action == "experiment.paused"][-1]
     assert (last.who.name, last.subject["from"], last.reason) == ("system", "running", reason)
+
+
+async def test_a_pause_can_be_journalled_whatever_many_sites_say(bench: Bench) -> None:
+    sites = tuple(SiteId(f"hospital-{number:04}") for number in range(150))
+    async with bench.engine() as engine:
+        await running(engine)
+        base = engine.store.latest_model(NAME)
+        assert base is not None
+        for number in range(1, EXPERIMENT.file.round.abandoned_limit + 1):
+            engine.plan(EXPERIMENT, number, base.digest, sites, sites)
+            for site in sites:
+                engine.dispatch(RoundKey(NAME, number), events.Declined(site, 1, "\N{SNOWMAN}" * 450))
+        bench.scheduler(engine).tick()
+        assert state_of(engine)[0] == "paused"
+        assert len(engine.store.round(KEY).reason) == rounds.REASON_LETTERS
+
+
+async def test_an_experiment_that_cannot_go_on_keeps_no_other_from_it(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    other = parse_experiment('name = "other"\nrecipe = "mean"\nrounds = 2\n')
+    plan_round = Engine.plan
+
+    def plan_other(engine: Engine, experiment: Experiment, *rest: Any) -> None:
+        if experiment.name == NAME:
+            raise BadData("its file is of a release that nobody remembers")
+        plan_round(engine, experiment, *rest)
+
+    monkeypatch.setattr(Engine, "plan", plan_other)
+    async with bench.engine() as engine:
+        await running(engine)
+        submit(engine, other)
+        await settle(engine)
+        for site in (NORTH, SOUTH):
+            engine.fleet.connect(site, site)
+        scheduler = bench.scheduler(engine)
+        scheduler.tick()
+        scheduler.tick()
+        assert [state.key.experiment for state in engine.open_rounds] == [other.name]
+        assert scheduler.waiting_for(NAME) == "it cannot go on: its file is of a release that nobody remembers"
+    assert caplog.text.count("an experiment cannot go on") == 1, "told once"
 
 
 async def test_rounds_that_failed_before_a_resume_are_forgiven(bench: Bench) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -221,6 +222,20 @@ def test_models_are_found_by_digest_beginning_or_experiment(store: Store, clock:
     for unknown in ("%%%%%%%%", first.digest[:3], "nothing"):
         with pytest.raises(NotFound, match="does not exist"):
             store.model(unknown)
+
+
+def test_an_experiment_named_like_the_beginning_of_digests_is_found_by_its_name(store: Store, clock: FakeClock) -> None:
+    submit(store)
+    others = []
+    for number in range(2):
+        one = replace(model(clock, number), digest=Digest(f"beef{number}" + "0" * 59))
+        store.add_first_model(one)
+        others.append(one)
+    store.add_experiment(ExperimentId("beef"), "", Digest("1" * 64), "op")
+    mine = replace(model(clock, 0, shared="7"), experiment=ExperimentId("beef"))
+    store.add_first_model(mine)
+    assert store.model("beef").digest == mine.digest
+    assert [store.model(f"beef{number}").digest for number in range(2)] == [one.digest for one in others]
 
 
 def test_the_migrations_make_exactly_the_tables_of_the_schema(database: Database) -> None:

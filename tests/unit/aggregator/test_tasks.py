@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import pytest
 
 from aggregator import events
-from aggregator.tasks import Task, TaskEvent, TaskState, step_task
+from aggregator.tasks import ANNOUNCEMENTS, Task, TaskEvent, TaskState, step_task
 from histofed.base.errors import Stale
-from histofed.base.ids import Digest, ExperimentId, RoundKey, SiteId, TaskKey
+from histofed.base.ids import Digest, ExperimentId, RoundKey, SiteId, TaskKey, sha256
 
 A = SiteId("a")
 KEY = TaskKey(RoundKey(ExperimentId("demo"), 3), "train", A)
@@ -47,3 +49,17 @@ def test_a_failure_of_an_attempt_that_was_never_offered_is_refused() -> None:
     task = run(events.Accepted(A, 1))
     with pytest.raises(Stale, match=r"attempt 1\); failed comes too late or too early"):
         step_task(KEY, task, events.Failed(A, 2, "killed", retryable=True), ATTEMPTS)
+
+
+@pytest.mark.parametrize(
+    "update", [lambda number: (sha256(bytes([number])), 10), lambda number: (sha256(b"the same"), number)]
+)
+def test_an_attempt_announces_a_few_updates_only(update: Callable[[int], tuple[Digest, int]]) -> None:
+    announced = [events.Announced(A, *update(number)) for number in range(ANNOUNCEMENTS + 1)]
+    told_twice = [event for event in announced[:ANNOUNCEMENTS] for _ in range(2)]
+    task = run(events.Accepted(A, 1), *told_twice)
+    with pytest.raises(Stale, match=f"{ANNOUNCEMENTS} different updates in attempt 1, which is the limit"):
+        step_task(KEY, task, announced[-1], ATTEMPTS)
+    assert step_task(KEY, task, announced[-2], ATTEMPTS) == (task, ())
+    again = run(events.Accepted(A, 1), *told_twice, events.Failed(A, 1, "killed", True), events.Accepted(A, 2))
+    assert step_task(KEY, again, announced[-1], ATTEMPTS)[0].state is TaskState.UPLOADING

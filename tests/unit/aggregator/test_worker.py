@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aggregator.aggregate import AggregateJob, FlowerCall, UpdateInput, aggregate
+from aggregator.aggregate import AggregateJob, FlowerCall, Kept, UpdateInput, aggregate
 from aggregator.jobs import (
     InitialiseJob,
     InspectJob,
@@ -30,6 +30,7 @@ from histofed import weights
 from histofed.base.clock import FakeClock, SystemClock
 from histofed.base.errors import BadData, CannotWriteState, DeadlineExceeded, HistofedError, NotFound, all_errors
 from histofed.base.hashing import sha256_file
+from histofed.base.ids import sha256
 from histofed.recipes.contract import ServerRule
 
 MEAN = {"dimension": 5, "steps": 1}
@@ -100,6 +101,27 @@ async def test_aggregation_gives_what_the_function_gives(workers: Workers, tmp_p
     assert sha256_file(tmp_path / "child-shared") == sha256_file(model)
 
 
+async def test_what_changed_on_the_disk_since_the_round_before_is_not_built_on(
+    workers: Workers, tmp_path: Path, model: Path
+) -> None:
+    kept, out = Kept(model, sha256_file(model)), tmp_path / "out"
+    job = AggregateJob(model, (UpdateInput("n", model, 1),), None, (), 2, out, None, kept=(kept,))
+    await workers.run(job)
+    flip_last_byte(model)
+    with pytest.raises(HistofedError, match="has changed on the disk: repair the disk and restore a backup") as caught:
+        await workers.run(job)
+    assert not isinstance(caught.value, BadData), "no site's fault"
+    await asyncio.to_thread(model.unlink)
+    with pytest.raises(HistofedError, match="cannot be read: No such file"):
+        await workers.run(job)
+
+
+def flip_last_byte(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
 async def test_the_first_model_of_a_recipe_and_the_tensors_that_follow_it(workers: Workers, tmp_path: Path) -> None:
     def job(name: str, seed: int) -> InitialiseJob:
         return InitialiseJob("mean", MEAN, seed, tmp_path / f"{name}-shared", tmp_path / f"{name}-server")
@@ -141,7 +163,7 @@ def test_every_error_survives_the_way_back(cls: type[HistofedError], endless: In
     "job",
     [
         AggregateJob(HERE, (UpdateInput("s", HERE, 3),), HERE, (ServerRule("t", "s", 0.5),), 4, HERE, HERE),
-        AggregateJob(HERE, (), None, (), 1, HERE, None),
+        AggregateJob(HERE, (), None, (), 1, HERE, None, kept=(Kept(HERE, sha256(b"")),)),
         AggregateJob(HERE, (), None, (), 1, HERE, None, FlowerCall("Krum", {"f": 1}, 9, {"s": {"loss": 0.5}}, HERE, HERE)),
         AggregateJob(HERE, (), None, (), 1, HERE, None, FlowerCall("FedAvg", {}, 9, {}, None, HERE)),
         InitialiseJob("gan", {"classes": ["MSIH"], "nested": {"a": None}}, 2**63 - 1, HERE, HERE),

@@ -156,6 +156,11 @@ def test_models_are_listed(histofed: Histofed, model: SignedModel) -> None:
     assert "server 3.1 MB (to be released)" in histofed("models", "list", "demo").out
 
 
+def test_models_are_listed_page_by_page(histofed: Histofed, model: SignedModel, aggregator: RunningAggregator) -> None:
+    aggregator.servicer.pages_of_models = 3
+    assert len(histofed("models", "list", "--json").document["models"]) == 3
+
+
 @pytest.mark.parametrize("text", ["yesterday", "2026-01-01T12:00:00", "2026-13-01T00:00:00Z"])
 def test_a_time_without_a_zone_is_a_usage_error(histofed: Histofed, text: str, tmp_path: Path) -> None:
     assert histofed("models", "verify", str(tmp_path / "m"), "--ca", "ca.crt", "--at", text).code == 2

@@ -72,7 +72,10 @@ def test_a_stopped_task_goes_on_and_ends_in_the_same_bytes(task: TrainTask) -> N
     seen: list[Progress] = []
     WORKSHOP.train(task, seen.append, _never)
     assert seen[0].step == 4
-    assert {path.name: path.read_bytes() for path in task.output.iterdir()} == whole
+    assert {name: (task.output / name).read_bytes() for name in whole} == whole
+    again: list[Progress] = []
+    WORKSHOP.train(task, again.append, _never)
+    assert again == seen, "until somebody has kept the result"
 
 
 def test_weights_of_other_work_are_refused(task: TrainTask) -> None:

@@ -8,8 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from histofed.base.errors import BadData
+from histofed.base.errors import BadData, TryLater
 from histofed.tiles import cache, folder
+from histofed.tiles.store import TileStore
+from tests.support.bad_pictures import UNREADABLE
 from tests.support.tiles import CLASSES, TilesRoot
 
 
@@ -38,6 +40,13 @@ def test_a_class_of_unusable_files_is_refused(small_root: Path) -> None:
     next((small_root / "MSIH").iterdir()).write_bytes(b"no image")
     with pytest.raises(BadData, match=r"class MSIH has no usable tile .*1 file refused: not a JPEG"):
         cache.load(folder.scan(small_root, CLASSES), 32)
+
+
+@pytest.mark.parametrize("stored", [False, True])
+def test_tiles_that_a_hanging_disk_keeps_back_are_not_left_out(small_root: Path, tmp_path: Path, stored: bool) -> None:
+    (small_root / "MSIH/TCGA-AA-0005-01Z-00-DX1.png").symlink_to(UNREADABLE)
+    with pytest.raises(TryLater, match="the disk of the tiles cannot be read"):
+        cache.load(folder.scan(small_root, CLASSES), 32, store=TileStore(tmp_path / "cache") if stored else None)
 
 
 def test_the_fingerprint_tells_other_tiles(small_root: Path) -> None:

@@ -11,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from histofed.base.errors import TryLater
 from histofed.tiles.decode import MAXIMUM_BYTES, Refused, read_tile
-from tests.support.bad_pictures import BAD_PICTURES
+from tests.support.bad_pictures import BAD_PICTURES, UNREADABLE
 
 
 def _picture(mode: str, size: tuple[int, int] = (64, 64)) -> Image.Image:
@@ -50,6 +51,13 @@ def test_what_is_no_tile_is_refused_with_its_reason(tmp_path: Path, write: Calla
 def test_a_file_that_vanished_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Refused, match="truncated or damaged"):
         read_tile(tmp_path / "gone.png", 32)
+
+
+def test_a_disk_that_cannot_be_read_says_nothing_about_the_tile(tmp_path: Path) -> None:
+    (tmp_path / "secret-name.png").symlink_to(UNREADABLE)
+    with pytest.raises(TryLater, match="cannot be read: Input/output error") as caught:
+        read_tile(tmp_path / "secret-name.png", 32)
+    assert "secret-name" not in str(caught.value)
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "TIFF"])

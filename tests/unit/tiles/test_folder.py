@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 from pathlib import Path
 
 import pytest
 
-from histofed.base.errors import BadData
+from histofed.base.errors import BadData, TryLater
 from histofed.tiles import folder
+from histofed.tiles.manifest import MANIFEST
+from histofed.tiles.patients import TABLE
 from histofed.tiles.tileset import check_patients
+from tests.support.bad_pictures import UNREADABLE
 from tests.support.tiles import CLASSES, TilesRoot
 
 
@@ -88,6 +93,16 @@ def test_a_patient_on_both_sides_is_refused(small_root: Path, tmp_path: Path, pl
     with pytest.raises(BadData, match="1 patient is in the training part and in a test or validation part") as caught:
         folder.scan(tree, CLASSES)
     assert "TCGA" not in str(caught.value)
+
+
+def test_a_patient_of_two_spellings_is_on_both_sides_too(tmp_path: Path) -> None:
+    for half, spelling in (("TRAIN", "P-17"), ("TEST", "p-17")):
+        for name in CLASSES:
+            (tmp_path / half / name).mkdir(parents=True)
+            (tmp_path / half / name / "1.png").write_bytes(b"")
+        (tmp_path / half / TABLE).write_text(f"file,patient\nMSIH/1.png,{spelling}\nnonMSIH/1.png,{half}\n")
+    with pytest.raises(BadData, match="1 patient is in the training part and in a test or validation part"):
+        folder.scan(tmp_path, CLASSES)
 
 
 def test_a_test_half_alone_is_refused(small_root: Path, tmp_path: Path) -> None:
@@ -178,6 +193,38 @@ def test_a_link_in_a_circle_is_refused(small_root: Path) -> None:
     (small_root / "MSIH/again").symlink_to(small_root)
     with pytest.raises(BadData, match="leads back to a folder above it"):
         folder.scan(small_root, CLASSES)
+
+
+def test_a_link_to_itself_is_no_file_and_no_folder(small_root: Path) -> None:
+    for place in ("loop", "MSIH/TCGA-AA-0009-01Z-00-DX1.png", "nonMSIH/loop"):
+        (small_root / place).symlink_to(Path(place).name)
+    found = folder.scan(small_root, CLASSES)
+    assert len(found.tiles) == 2
+    assert found.refused == {folder.NOT_A_FILE: 2}
+    assert folder.outermost(small_root) == CLASSES
+
+
+@pytest.mark.parametrize("name", [MANIFEST, TABLE])
+def test_what_a_hanging_disk_keeps_back_is_not_taken_for_damaged(small_root: Path, name: str) -> None:
+    (small_root / "MSIH" / name).symlink_to(UNREADABLE)
+    with pytest.raises(TryLater, match="the disk of the tiles cannot be read: Input/output error"):
+        folder.scan(small_root, CLASSES)
+
+
+def test_a_folder_that_a_hanging_disk_keeps_back_is_told_without_its_name(
+    small_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    listed = os.scandir
+
+    def stale(path: Path) -> object:
+        if path.name == "nonMSIH":
+            raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(path))
+        return listed(path)
+
+    monkeypatch.setattr(os, "scandir", stale)
+    with pytest.raises(TryLater, match="the disk of the tiles cannot be read") as caught:
+        folder.scan(small_root, CLASSES)
+    assert "nonMSIH" not in str(caught.value)
 
 
 def test_other_names_need_a_table(small_root: Path) -> None:

@@ -129,6 +129,45 @@ def test_the_set_used_longest_ago_goes_first(data: Path, tmp_path: Path) -> None
     assert sum(path.stat().st_size for path in store.directory.iterdir()) <= store.limit
 
 
+def test_a_kill_while_room_is_made_leaves_nothing_for_ever(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = TileStore(tmp_path / "cache", 12 * (3 * SIZE * SIZE + 160) + 4096)
+    load(data, store)
+    (old,) = store.directory.glob("*.tiles")
+
+    def killed(_: str) -> None:
+        if not (old.exists() and old.with_suffix(".stamps").exists()):
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(durable, "failpoint", killed)
+        cache.load(folder.scan(data, CLASSES), SIZE, 31, store)
+    assert old.exists(), "the next one finds it by its name"
+    cache.load(folder.scan(data, CLASSES), SIZE, 31, store)
+    assert not old.exists()
+    assert len([*store.directory.glob("*.stamps")]) == 1
+
+
+def test_stamps_that_a_killed_process_left_are_removed(data: Path, store: TileStore) -> None:
+    load(data, store)
+    (old,) = store.directory.glob("*.tiles")
+    old.unlink()
+    cache.load(folder.scan(data, CLASSES), 16, store=store)
+    assert not old.with_suffix(".stamps").exists()
+
+
+def test_files_of_somebody_else_are_neither_counted_nor_touched(data: Path, tmp_path: Path) -> None:
+    store = TileStore(tmp_path / "cache", 2 * (12 * (3 * SIZE * SIZE + 160) + 4096))
+    durable.make_directory(store.directory)
+    (store.directory / "notes.bin").write_bytes(bytes(store.limit))
+    (store.directory / "notes.stamps").write_bytes(bytes(64))
+    load(data, store)
+    cache.load(folder.scan(data, CLASSES), SIZE, 31, store)
+    assert len(sets(store)) == 2, "there is room for both"
+    assert {"notes.bin", "notes.stamps"} <= {path.name for path in store.directory.iterdir()}
+
+
 def test_tiles_that_do_not_fit_are_not_cached(data: Path, tmp_path: Path) -> None:
     store = TileStore(tmp_path / "cache", 10_000)
     assert same(load(data, store), load(data, None))

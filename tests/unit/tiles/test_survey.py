@@ -15,6 +15,7 @@ from PIL import Image
 from histofed.tiles import folder
 from histofed.tiles.page import STAYS, render
 from histofed.tiles.survey import survey
+from tests.support.bad_pictures import UNREADABLE
 from tests.support.tiles import CLASSES, TilesRoot
 
 
@@ -69,6 +70,14 @@ def test_files_that_cannot_be_used_are_counted_together_and_named(small_root: Pa
     page.encode()
 
 
+def test_a_file_that_the_disk_does_not_give_is_named_and_stops_a_training(small_root: Path) -> None:
+    (small_root / "MSIH/TCGA-AA-0005-01Z-00-DX1.png").symlink_to(UNREADABLE)
+    found = survey(small_root, CLASSES)
+    words = "the disk of the tiles cannot be read: Input/output error; repair it, or mount it again"
+    assert [(file.path.name, file.reason) for file in found.unusable] == [("TCGA-AA-0005-01Z-00-DX1.png", words)]
+    assert words in found.problems()
+
+
 def test_folders_that_are_no_class_are_told(small_root: Path) -> None:
     asked = survey(small_root, ("tumour", "stroma"))
     assert asked.advice() == ("the folders that are there: MSIH, nonMSIH",)
@@ -96,6 +105,14 @@ def test_patients_on_both_sides_of_a_split(small_root: Path) -> None:
     found = survey(small_root, CLASSES)
     assert found.leaking == ("TCGA-AA-0000",)
     assert any("both" in line or "in a test" in line for line in found.problems())
+
+
+def test_a_patient_of_two_spellings_is_on_both_sides_too(small_root: Path) -> None:
+    for half, spelling in (("TRAIN", "P-17"), ("TEST", "p-17")):
+        (small_root / half / "MSIH").mkdir(parents=True)
+        shutil.copy(next((small_root / "MSIH").iterdir()), small_root / half / "MSIH" / "1.png")
+        (small_root / half / "patients.csv").write_text(f"file,patient\nMSIH/1.png,{spelling}\n")
+    assert survey(small_root, CLASSES).leaking == ("P-17", "p-17")
 
 
 def test_what_a_training_would_not_read_does_not_count(tiles_root: TilesRoot, tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from histofed.base.errors import (
     Stale,
     TooLarge,
 )
-from histofed.base.ids import Digest, sha256
+from histofed.base.ids import Digest, TaskKey, sha256
 from histofed.transport import blobs, limits
 from histofed.transport.backoff import Backoff
 from histofed.transport.channel import Connection, open_connection
@@ -336,6 +336,28 @@ async def test_the_later_of_two_connections_wins(folder: Path, source: Path) -> 
         with pytest.raises(Stale, match="another connection of this site"):
             await anext(first)
         assert wire.store.path(NAME).read_bytes() == BLOB
+
+
+@pytest.mark.parametrize("when", ["before the first byte", "in the middle"])
+async def test_a_round_that_ends_meanwhile_is_told_and_leaves_nothing(
+    folder: Path, source: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    monkeypatch.setattr(limits, "WINDOW", limits.CHUNK)
+    monkeypatch.setattr(limits, "SYNC_EVERY", limits.CHUNK)
+    async with serving(folder, FEDERATION) as wire, open_connection(wire.address, SITE) as connection:
+
+        async def base_of(task: TaskKey) -> None:
+            if when == "before the first byte":
+                wire.store.forget({OWNER}, lambda _: False)
+
+        def progress(done: int, total: int) -> None:
+            if done:
+                wire.store.forget({OWNER}, lambda _: False)
+
+        monkeypatch.setattr(wire.permissions, "base_of", base_of)
+        with pytest.raises(Stale, match="the round has ended"):
+            await send(connection, source, progress=progress)
+        assert names(folder) == []
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from histofed.base.errors import BadData, CannotWriteState, DigestMismatch, Stale, TooLarge, TryLater
 from histofed.base.ids import sha256
-from histofed.transport.store import BlobStore, Writer, owner_of
+from histofed.transport.receiving import Writer
+from histofed.transport.store import BlobStore, owner_of
 
 BLOB = bytes(range(256)) * 12
 NAME = sha256(BLOB)
@@ -68,7 +69,7 @@ class Offsets(RuleBasedStateMachine):
         upload = self.uploads[owner]
         if upload.received:
             return
-        earlier, upload.writer = upload.writer, self.store.open_upload(NAME, len(BLOB), owner)
+        earlier, upload.writer = upload.writer, self.store.writer(NAME, owner).open(len(BLOB))
         assert upload.writer.committed == upload.written
         if upload.good:
             assert upload.writer.committed >= upload.acknowledged
@@ -174,14 +175,18 @@ class Offsets(RuleBasedStateMachine):
 
     @rule(owner=owners, keep=st.booleans())
     def the_round_ends(self, owner: str, keep: bool) -> None:
-        """What this owner sent goes, and nobody else's."""
-        if self.uploads[owner].writer is None:
-            self.store.forget(owner, lambda _: keep)
-            self.uploads[owner] = Upload()
-            assert not self.store.received(NAME, owner)
-            if not any(upload.received for upload in self.uploads.values()) and not keep:
-                self.store.sweep(lambda _: False, 10)
-                assert not self.store.has(NAME)
+        """What this owner sent goes, and nobody else's; what it still sends is refused."""
+        upload, self.uploads[owner] = self.uploads[owner], Upload()
+        self.store.forget({owner}, lambda _: keep)
+        if upload.writer is not None:
+            with pytest.raises(Stale, match="the round has ended"):
+                upload.writer.append(upload.written, b"x")
+            upload.writer.close()
+        assert not self.store.received(NAME, owner)
+        assert not list(self.folder.glob(f"*.{owner}.*"))
+        if not any(upload.received for upload in self.uploads.values()) and not keep:
+            self.store.sweep(lambda _: False, 10)
+            assert not self.store.has(NAME)
 
     @invariant()
     def what_was_acknowledged_is_there(self) -> None:

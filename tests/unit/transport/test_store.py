@@ -17,7 +17,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from histofed.base.errors import BadData, CannotWriteState, DigestMismatch, NotFound, Stale, TryLater
 from histofed.base.ids import sha256
 from histofed.transport import limits
-from histofed.transport.store import BlobStore, Writer, owner_of
+from histofed.transport.receiving import Writer
+from histofed.transport.store import BlobStore, owner_of
 
 BLOB = os.urandom(4096)
 NAME = sha256(BLOB)
@@ -30,7 +31,7 @@ def store(tmp_path: Path) -> BlobStore:
 
 
 def send(store: BlobStore, data: bytes, owner: str = NORTH, name: str = NAME) -> None:
-    writer = store.open_upload(name, len(BLOB), owner)
+    writer = store.writer(name, owner).open(len(BLOB))
     try:
         writer.append(writer.committed, data)
         writer.finish()
@@ -46,7 +47,7 @@ def test_nothing_but_a_digest_names_a_blob(store: BlobStore, name: str) -> None:
         with pytest.raises(BadData, match="not a SHA-256 digest"):
             ask(name)
     with pytest.raises(BadData):
-        store.open_upload(name, 1, NORTH)
+        store.writer(name, NORTH)
 
 
 def test_a_blob_arrives(store: BlobStore) -> None:
@@ -76,9 +77,9 @@ def test_two_owners_may_send_the_same_bytes(store: BlobStore) -> None:
 
 
 def test_nobody_spoils_anothers_upload(store: BlobStore) -> None:
-    north = store.open_upload(NAME, len(BLOB), NORTH)
+    north = store.writer(NAME, NORTH).open(len(BLOB))
     north.append(0, BLOB[:100])
-    south = store.open_upload(NAME, len(BLOB), SOUTH)
+    south = store.writer(NAME, SOUTH).open(len(BLOB))
     south.append(0, bytes(200))
     north.append(100, BLOB[100:])
     north.finish()
@@ -88,9 +89,9 @@ def test_nobody_spoils_anothers_upload(store: BlobStore) -> None:
 
 
 def test_the_later_connection_takes_over(store: BlobStore) -> None:
-    earlier = store.open_upload(NAME, len(BLOB), NORTH)
+    earlier = store.writer(NAME, NORTH).open(len(BLOB))
     earlier.append(0, BLOB[:1000])
-    later = store.open_upload(NAME, len(BLOB), NORTH)
+    later = store.writer(NAME, NORTH).open(len(BLOB))
     assert later.committed == 1000
     with pytest.raises(Stale, match="another connection of this site"):
         earlier.append(1000, BLOB[1000:])
@@ -104,7 +105,7 @@ def test_the_later_connection_takes_over(store: BlobStore) -> None:
 
 def test_a_stretch_is_synced_when_it_is_full(store: BlobStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limits, "SYNC_EVERY", 1000)
-    writer = store.open_upload(NAME, len(BLOB), NORTH)
+    writer = store.writer(NAME, NORTH).open(len(BLOB))
     assert writer.append(0, BLOB[:999]) == 0
     assert writer.append(999, BLOB[999:1000]) == 1000
     assert writer.append(1000, BLOB[1000:1001], sync=True) == 1001
@@ -138,7 +139,7 @@ def test_a_failed_import_leaves_nothing(store: BlobStore, tmp_path: Path, monkey
 
 def test_removal_takes_everything_with_it(store: BlobStore) -> None:
     send(store, BLOB)
-    store.open_upload(NAME, len(BLOB), SOUTH).close()
+    store.writer(NAME, SOUTH).open(len(BLOB)).close()
     store.remove(NAME)
     assert list(store.path(NAME).parent.iterdir()) == []
     with pytest.raises(NotFound, match="there is no blob"):
@@ -146,8 +147,8 @@ def test_removal_takes_everything_with_it(store: BlobStore) -> None:
 
 
 def test_an_ended_round_leaves_no_parts(store: BlobStore) -> None:
-    store.open_upload(NAME, len(BLOB), NORTH).close()
-    store.open_upload(NAME, len(BLOB), SOUTH).close()
+    store.writer(NAME, NORTH).open(len(BLOB)).close()
+    store.writer(NAME, SOUTH).open(len(BLOB)).close()
     assert store.owners() == {NORTH, SOUTH}
     store.forget({NORTH}, keep=lambda _: False)
     assert [path.name for path in store.path(NAME).parent.iterdir()] == [f"{NAME}.{SOUTH}.part"]
@@ -155,7 +156,7 @@ def test_an_ended_round_leaves_no_parts(store: BlobStore) -> None:
 
 def test_a_blob_goes_with_the_last_who_sent_it_unless_it_is_kept(store: BlobStore) -> None:
     for owner in (NORTH, SOUTH):
-        with contextlib.closing(store.open_upload(NAME, len(BLOB), owner)) as writer:
+        with contextlib.closing(store.writer(NAME, owner).open(len(BLOB))) as writer:
             writer.append(0, BLOB)
             writer.finish()
     store.forget({NORTH}, keep=lambda _: False)
@@ -163,6 +164,70 @@ def test_a_blob_goes_with_the_last_who_sent_it_unless_it_is_kept(store: BlobStor
     assert not store.received(NAME, NORTH)
     store.forget({SOUTH}, keep=lambda name: name == NAME)
     assert (store.has(NAME), store.owners()) == (True, set())
+
+
+@pytest.mark.parametrize("came", [0, 1000, len(BLOB)])
+def test_a_round_that_ends_ends_its_uploads_and_leaves_nothing(store: BlobStore, came: int) -> None:
+    with contextlib.closing(store.writer(NAME, NORTH).open(len(BLOB))) as writer:
+        writer.append(0, BLOB[:came], sync=True)
+        store.forget({NORTH}, keep=lambda _: False)
+        for go_on in (lambda: writer.committed, lambda: writer.append(came, b"x", sync=True), writer.finish):
+            with pytest.raises(Stale, match="the round has ended"):
+                go_on()
+    assert list(store.path(NAME).parent.iterdir()) == []
+    assert store._uploads == {}
+
+
+def test_an_upload_that_was_not_open_yet_when_its_round_ended_does_not_begin(store: BlobStore) -> None:
+    with contextlib.closing(store.writer(NAME, NORTH)) as writer:
+        store.forget({NORTH}, keep=lambda _: False)
+        with pytest.raises(Stale, match="the round has ended"):
+            writer.open(len(BLOB))
+    assert list(store.path(NAME).parent.iterdir()) == []
+
+
+def test_an_upload_begins_anew_while_the_one_that_was_ended_hangs_on(store: BlobStore) -> None:
+    ended = store.writer(NAME, NORTH).open(len(BLOB))
+    ended.append(0, BLOB[:1000])
+    store.forget({NORTH}, keep=lambda _: False)
+    with contextlib.closing(store.writer(NAME, NORTH).open(len(BLOB))) as writer:
+        assert writer.committed == 0
+        ended.close()
+        writer.append(0, BLOB)
+        writer.finish()
+    assert store.received(NAME, NORTH)
+    assert store._uploads == {}
+
+
+def test_of_two_blobs_that_one_owner_sends_only_the_one_that_is_wanted_stays(store: BlobStore) -> None:
+    sent, other = os.urandom(len(BLOB)), os.urandom(len(BLOB))
+    for owner in (NORTH, SOUTH):
+        send(store, sent, owner, sha256(sent))
+    with (
+        contextlib.closing(store.writer(NAME, NORTH).open(len(BLOB))) as wanted,
+        contextlib.closing(store.writer(sha256(other), NORTH).open(len(BLOB))) as unwanted,
+    ):
+        unwanted.append(0, other[:1000], sync=True)
+        store.forget_others(NORTH, NAME, keep=lambda _: False)
+        with pytest.raises(Stale, match="this site announced another update"):
+            unwanted.append(1000, other[1000:])
+        wanted.append(0, BLOB)
+        wanted.finish()
+    assert not store.received(sha256(sent), NORTH)
+    assert store.received(sha256(sent), SOUTH)
+    assert {path.name for path in store.path(NAME).parent.iterdir()} == {
+        *(NAME, f"{NAME}.{NORTH}.received"),
+        *(sha256(sent), f"{sha256(sent)}.{SOUTH}.received"),
+    }
+
+
+def test_the_sums_of_a_part_are_found_without_it(store: BlobStore) -> None:
+    with contextlib.closing(store.writer(NAME, NORTH).open(len(BLOB))) as writer:
+        writer.append(0, BLOB[:1000], sync=True)
+    store.path(NAME).with_name(f"{NAME}.{NORTH}.part").unlink()
+    assert store.owners() == {NORTH}
+    store.forget(store.owners(), keep=lambda _: False)
+    assert list(store.path(NAME).parent.iterdir()) == []
 
 
 class Uploads(RuleBasedStateMachine):
@@ -189,7 +254,7 @@ class Uploads(RuleBasedStateMachine):
     @precondition(lambda self: not self.complete)
     @rule()
     def connect(self) -> None:
-        writer = self.store.open_upload(NAME, len(BLOB), NORTH)
+        writer = self.store.writer(NAME, NORTH).open(len(BLOB))
         assert writer.committed == self.written, "what was written is found again"
         self.promised = writer.committed
         self.writers.append(writer)

@@ -120,6 +120,11 @@ def site_task(folder: Path, data: Path, **config: Any) -> TrainTask:
 
 
 def train_task(task: TrainTask) -> dict[str, bytes]:
-    """Train to the end; what lies there then."""
+    """Train to the end; what was made."""
     WORKSHOP.train(task, lambda _: None, lambda: False)
-    return {path.name: path.read_bytes() for path in task.output.iterdir()}
+    return made(task)
+
+
+def made(task: TrainTask) -> dict[str, bytes]:
+    """What lies in a task's folder, but its checkpoint."""
+    return {path.name: path.read_bytes() for path in task.output.iterdir() if path.name != "checkpoint.safetensors"}

@@ -15,7 +15,7 @@ from histofed.recipes.contract import Progress, TrainTask
 from histofed.recipes.gan.recipe import GanRecipe
 from histofed.tiles.draw import draw_tiles
 from histofed.tiles.store import TileStore
-from tests.unit.recipes.gan.conftest import Runner
+from tests.unit.recipes.gan.conftest import Runner, files, made
 
 WORKSHOP = GanRecipe().workshop()
 CONFIG: Mapping[str, Any] = {
@@ -49,10 +49,6 @@ def data(tmp_path: Path) -> Path:
     return tmp_path / "tiles"
 
 
-def _files(task: TrainTask) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in task.output.iterdir()}
-
-
 @pytest.mark.slow
 def test_two_processes_end_in_the_bytes_of_one_also_when_stopped_between(data: Path, tmp_path: Path) -> None:
     alone = _task(tmp_path / "one", data, accumulate=2)
@@ -61,10 +57,10 @@ def test_two_processes_end_in_the_bytes_of_one_also_when_stopped_between(data: P
     answers: Iterator[bool] = iter([False, True])
     with pytest.raises(Cancelled, match="after 1 of 3 steps"):
         WORKSHOP.train(two, lambda _: None, lambda: next(answers))
-    assert [*_files(two)] == ["checkpoint.safetensors"]
+    assert files(two.output) == ["checkpoint.safetensors"]
     seen: list[Progress] = []
     together = WORKSHOP.train(two, seen.append, lambda: False)
-    assert _files(two) == _files(alone)
+    assert made(two) == made(alone)
     assert together == whole
     assert seen[-1].step == 3
 

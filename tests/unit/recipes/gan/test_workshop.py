@@ -15,9 +15,11 @@ from PIL import Image
 
 from histofed import weights
 from histofed.base.errors import BadData, Cancelled, CannotWriteState, OutOfMemory, TrainingFailed
+from histofed.base.ids import canonical, sha256
 from histofed.models.cnn_discriminator import CnnDiscriminator
 from histofed.recipes.contract import Counts, Progress, TrainTask
 from histofed.tiles import cache
+from histofed.training.checkpoint import CheckpointStore
 from tests.support.tiles import TilesRoot
 from tests.unit.recipes.gan.conftest import CONFIG, WORKSHOP, site_task, train_task
 
@@ -83,6 +85,9 @@ def test_a_stopped_task_goes_on_and_ends_in_the_same_bytes(tiles_root: TilesRoot
         WORKSHOP.train(task, lambda _: None, lambda: next(answers))
     assert not (task.output / "shared.safetensors").exists()
     assert train_task(task) == whole
+    kept = CheckpointStore(task.output, "").peek()
+    assert kept is not None and kept.state.step == 1, "until somebody has kept the result"
+    assert train_task(task) == whole
 
 
 def test_a_stopped_task_with_muon_and_falling_rates_ends_in_the_same_bytes(tiles_root: TilesRoot, tmp_path: Path) -> None:
@@ -117,6 +122,27 @@ def test_a_checkpoint_of_another_seed_is_not_used(tiles_root: TilesRoot, tmp_pat
     with pytest.raises(Cancelled):
         WORKSHOP.train(replace(task, seed=8), lambda _: None, lambda: next(answers))
     assert train_task(task) == whole
+
+
+def test_a_checkpoint_of_another_kind_of_device_is_not_used(
+    tiles_root: TilesRoot, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = train_task(site_task(tmp_path / "whole", tiles_root.path))
+    task = site_task(tmp_path / "moved", tiles_root.path)
+    answers = iter([False, True])
+    with pytest.raises(Cancelled):
+        WORKSHOP.train(task, lambda _: None, lambda: next(answers))
+    _as_if_made_on_a_gpu(task.output)
+    assert train_task(task) == whole
+    assert "belongs to other work or another version (differing: device); starting from the beginning" in caplog.text
+
+
+def _as_if_made_on_a_gpu(output: Path) -> None:
+    found = CheckpointStore(output, "").peek()
+    assert found is not None and found.work["device"] == "cpu"
+    work = {**found.work, "device": "cuda"}
+    tensors = weights.read(output / "checkpoint.safetensors")
+    CheckpointStore(output, sha256(canonical(work)), work=work).save(replace(found.state, tensors=tensors))
 
 
 def test_the_start_depends_on_the_seed_alone(tmp_path: Path) -> None:
@@ -220,7 +246,7 @@ def test_everything_together_resumes_and_goes_on_in_the_next_round(tiles_root: T
     with pytest.raises(Cancelled, match="after 1 of 3 steps"):
         WORKSHOP.train(task, lambda _: None, lambda: next(answers))
     assert train_task(task) == whole
-    assert whole.keys() == {"shared.safetensors", "private.safetensors"}, "no checkpoint is left"
+    assert whole.keys() == {"shared.safetensors", "private.safetensors"}, "no state to return to is left"
     assert _groups(task.output / "private.safetensors") == {"discriminator", "adam", "lecam"}
     adopted = tmp_path / "private.safetensors"
     (task.output / "private.safetensors").rename(adopted)

@@ -1,0 +1,121 @@
+"""One upload, at the aggregator: what its connections share, and which of them may write.
+
+It has one writer at a time: a connection that comes later takes it over, because the earlier one may be dead without
+anybody knowing yet. One that is ended, because nobody wants its bytes any more, never touches its files again: whoever
+ended it removes them. Thread-safe; calls may block on the disk. Used by `store.py`.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+from histofed.base import durable
+from histofed.base.errors import Stale
+from histofed.base.ids import Digest
+from histofed.transport import limits
+from histofed.transport.part import PartFile
+
+
+class Upload:
+    """The part, its lock, and who may write."""
+
+    def __init__(self, sha: Digest, path: Path, target: Path, receipt: Path) -> None:
+        self.lock = threading.Lock()
+        self.users = 0
+        self.part: PartFile | None = None
+        self.writer: Writer | None = None
+        self.unwanted = ""
+        """Why nobody wants it any more."""
+        self.target = target
+        self.receipt = receipt
+        self._sha = sha
+        self._path = path
+
+    def hand_over(self, writer: Writer, size: int) -> None:
+        """The writer before finds itself refused. Raises `CannotWriteState`, `Stale`."""
+        with self.lock:
+            if self.unwanted:
+                raise Stale(self.unwanted)
+            if self.part is not None and self.part.size != size:
+                self._close()
+            if self.part is None:
+                self.part = PartFile(self._path, self._sha, size)
+            self.part.commit()
+            self.writer = writer
+
+    def let_go(self, writer: Writer) -> None:
+        """The writer's connection is over; what it wrote stays."""
+        with self.lock:
+            if self.writer is writer:
+                self.writer = None
+                self._close()
+
+    def end(self, reason: str) -> None:
+        """Nobody wants it any more: what is being written is waited for, and nothing is written after it."""
+        with self.lock:
+            self.unwanted = reason
+            self.writer = None
+            self._close()
+
+    def _close(self) -> None:
+        if self.part is not None:
+            part, self.part = self.part, None
+            part.close()
+
+
+class Writer:
+    """One connection of an upload: once it is open it may append, until a later one is, or the upload is ended."""
+
+    def __init__(self, upload: Upload, on_close: Callable[[], None]) -> None:
+        self._upload = upload
+        self._on_close = on_close
+
+    def open(self, size: int) -> Writer:
+        """Become the upload's writer, from its committed offset on; hashes what is there.
+
+        Raises `CannotWriteState`, `Stale` (it was ended).
+        """
+        self._upload.hand_over(self, size)
+        return self
+
+    @property
+    def committed(self) -> int:
+        """Bytes on disk. Raises `Stale`."""
+        with self._upload.lock:
+            return self._held().committed
+
+    def append(self, offset: int, data: bytes | memoryview, *, sync: bool = False) -> int:
+        """Add the next bytes; sync when asked or when a stretch is full. Returns the bytes on disk.
+
+        Raises `Stale` (a later connection writes now, or nobody wants the upload any more), `TryLater` (not the next byte),
+        `TooLarge`, `CannotWriteState`.
+        """
+        with self._upload.lock:
+            part = self._held()
+            part.append(offset, data)
+            if sync or part.written - part.committed >= limits.SYNC_EVERY:
+                part.commit()
+            return part.committed
+
+    def finish(self) -> None:
+        """The upload becomes a blob, with a receipt. Raises `BadData`, `DigestMismatch`, `CannotWriteState`, `Stale`."""
+        with self._upload.lock:
+            part = self._held()
+            part.verify()
+            with durable.state_errors("the receipt of a blob"):
+                self._upload.receipt.touch(mode=0o600)  # the sync of the directory below makes it durable too
+            part.adopt(self._upload.target)
+
+    def close(self) -> None:
+        """Let go; call it once."""
+        self._upload.let_go(self)
+        self._on_close()
+
+    def _held(self) -> PartFile:
+        if self._upload.unwanted:
+            raise Stale(self._upload.unwanted)
+        if self._upload.writer is not self or self._upload.part is None:
+            raise Stale("another connection of this site sends the same blob now; this one stops")
+        return self._upload.part

@@ -1,0 +1,95 @@
+"""`histofed-aggregator init`: killed at any instant, it can be run again until a federation is there, and never after."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import count
+
+import pytest
+
+from aggregator import setup
+from histofed.base import failpoints
+from histofed.base.errors import AlreadyThere, NotEnrolled
+from histofed.cli.client import load_credentials
+from histofed.cli.config import load_operator
+from histofed.pki.credentials import Credentials
+from histofed.pki.keys import certificate_from_pem
+from tests.support.centre import Centre
+
+
+class Killed(BaseException):
+    """Nobody handles it."""
+
+
+@dataclass
+class _Cut:
+    """An armed failpoint: the process ends at this passage."""
+
+    left: int
+
+    def pass_by(self, name: str) -> None:
+        self.left -= 1
+        if not self.left:
+            raise Killed
+
+
+def ended(centre: Centre, monkeypatch: pytest.MonkeyPatch, point: str, passage: int) -> bool:
+    """Run `init`, which is killed there; whether a federation is there then."""
+    with monkeypatch.context() as patched:
+        patched.setattr(failpoints, "_armed", {point: _Cut(passage)})
+        try:
+            setup.create(centre.config, centre.clock, "admin", centre.folder / "operator")
+        except Killed:
+            return (centre.state / "identity" / "ca.key").exists()
+    return True
+
+
+def check_whole(centre: Centre) -> None:
+    """There is a federation that can run, an operator of it, and no way to replace it."""
+    identity = setup.load(centre.config, centre.clock)
+    operator = load_credentials(load_operator(centre.folder / "operator" / "operator.toml"))
+    certificate_from_pem(operator.certificate_pem).verify_directly_issued_by(identity.authority.certificate)
+    assert operator.ca_pem == identity.authority.certificate_pem
+    assert Credentials.load(centre.state / "identity" / "aggregator.pem").ca == identity.authority.certificate
+    before = identity.authority.sha256
+    with pytest.raises(AlreadyThere, match="holds a federation already"):
+        setup.create(centre.config, centre.clock, "admin", centre.folder / "another")
+    assert setup.load(centre.config, centre.clock).authority.sha256 == before
+
+
+@pytest.mark.parametrize("point", ["replace.after_rename", "journal.after_fsync", "remove.after_unlink"])
+def test_killed_at_any_file_and_again_at_any_other(
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, point: str
+) -> None:
+    for first in count(1):
+        for second in count(1):
+            centre = Centre(tmp_path_factory.mktemp("centre"))
+            if ended(centre, monkeypatch, point, first):
+                check_whole(centre)
+                assert (first, second) > (1, 1), "it was killed at least once"
+                return
+            if ended(centre, monkeypatch, point, second):
+                check_whole(centre)
+                break
+            centre.cli("init", "--operator-dir", str(centre.folder / "operator"))
+            check_whole(centre)
+
+
+def test_a_key_without_its_certificate_as_older_releases_left_it(centre: Centre) -> None:
+    """They wrote the key first: `init` said that there is a federation, `run` that there is none."""
+    setup.create(centre.config, centre.clock, "admin", centre.folder / "unused")
+    (centre.state / "identity" / "ca.pem").unlink()
+    with pytest.raises(NotEnrolled, match="init` first"):
+        setup.load(centre.config, centre.clock)
+    centre.cli("init", "--operator-dir", str(centre.folder / "operator"))
+    check_whole(centre)
+
+
+def test_another_federations_operator_is_not_replaced(centre: Centre) -> None:
+    folder = centre.folder / "operator"
+    folder.mkdir()
+    for name in ("operator.key", "ca.crt"):
+        (folder / name).write_text("of another federation")
+    assert "name another folder" in centre.cli("init", "--operator-dir", str(folder), code=AlreadyThere.exit_code)
+    assert (folder / "operator.key").read_text() == "of another federation"
+    centre.cli("init")
