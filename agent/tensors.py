@@ -8,6 +8,8 @@ settles before each task, `agent/sessions.py` asks at each hello what has ended.
 from __future__ import annotations
 
 import logging
+from bisect import bisect_right
+from typing import Final
 
 from agent.desk import Desk
 from agent.offers import Offer
@@ -15,16 +17,27 @@ from histofed.base.ids import ExperimentId, Json, RoundKey
 
 log = logging.getLogger(__name__)
 
+AT_ONCE: Final = 1000
+"""Experiments that an aggregator lets one hello ask about."""
+
 
 class KeptTensors:
     """Private tensors and bases of one site, over all experiments."""
 
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
+        self._asked = ""
+        """The last experiment that the aggregator was asked about."""
 
-    def experiments(self) -> tuple[ExperimentId, ...]:
-        """Experiments of which tensors are here; a thousand of them at a time is enough to ask about."""
-        return tuple(sorted({*self._desk.private.experiments(), *self._desk.bases.experiments()}))[:1000]
+    def next_to_ask(self) -> tuple[ExperimentId, ...]:
+        """Experiments of which tensors are here, `AT_ONCE` at most; of more, those behind the ones of the call before."""
+        here = sorted({*self._desk.private.experiments(), *self._desk.bases.experiments()})
+        if len(here) <= AT_ONCE:
+            return tuple(here)
+        behind = bisect_right(here, self._asked)
+        asked = (here[behind:] + here[:behind])[:AT_ONCE]
+        self._asked = asked[-1]
+        return tuple(asked)
 
     def forget(self, ended: frozenset[str]) -> None:
         """Remove the tensors of experiments that have ended; of the task in hand when that is over."""
