@@ -108,7 +108,7 @@ class Sessions:
     async def _session(self) -> None:
         """One connection, until it ends or breaks."""
         seen = self._work.epochs.history_seen()
-        greeting = await self._link.hello(self._instance, self._work.tensors.experiments(), seen)
+        greeting = await self._link.hello(self._instance, self._work.tensors.next_to_ask(), seen)
         await self._follow(seen, greeting.history)
         self.connected = True
         words = "connected to %s (histofed %s) as %s"

@@ -8,6 +8,8 @@ are journalled first. `agent/work.py` settles before each task, `agent/sessions.
 from __future__ import annotations
 
 import logging
+from bisect import bisect_right
+from typing import Final
 
 from agent.desk import Desk
 from agent.offers import Offer
@@ -16,6 +18,9 @@ from histofed.base.ids import ExperimentId, Json, RoundKey
 
 log = logging.getLogger(__name__)
 
+AT_ONCE: Final = 1000
+"""Experiments that an aggregator lets one hello ask about."""
+
 
 class KeptTensors:
     """Private tensors, bases and unfinished work of one site, over all experiments."""
@@ -23,11 +28,19 @@ class KeptTensors:
     def __init__(self, desk: Desk, rooms: Rooms) -> None:
         self._desk = desk
         self._rooms = rooms
+        self._asked = ""
+        """The last experiment that the aggregator was asked about."""
 
-    def experiments(self) -> tuple[ExperimentId, ...]:
-        """Experiments of which tensors are here; a thousand of them at a time is enough to ask about."""
+    def next_to_ask(self) -> tuple[ExperimentId, ...]:
+        """Experiments of which something is here, `AT_ONCE` at most; of more, those behind the ones of the call before."""
         keepers = (self._desk.private, self._desk.bases, self._rooms)
-        return tuple(sorted({experiment for keeper in keepers for experiment in keeper.experiments()}))[:1000]
+        here = sorted({experiment for keeper in keepers for experiment in keeper.experiments()})
+        if len(here) <= AT_ONCE:
+            return tuple(here)
+        behind = bisect_right(here, self._asked)
+        asked = (here[behind:] + here[:behind])[:AT_ONCE]
+        self._asked = asked[-1]
+        return tuple(asked)
 
     def forget(self, ended: frozenset[str]) -> None:
         """Remove what is kept of experiments that have ended; of the task in hand when that is over."""

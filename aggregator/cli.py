@@ -69,7 +69,8 @@ def _parser() -> argparse.ArgumentParser:
         "first",
         help="give an experiment its first weights",
         description="Give an experiment its first weights, before it is submitted: then this machine needs no torch. "
-        "`histofed experiments draw` makes the file, the same bytes as here.",
+        "`histofed experiments draw` makes the file. Its bytes depend on the machine that draws (another processor or torch "
+        "may round otherwise), so compare the SHA-256 that both commands print.",
     )
     first.add_argument("name", metavar="NAME", help="the experiment's")
     first.add_argument("file", type=Path, metavar="FILE", help="safetensors; it is copied")

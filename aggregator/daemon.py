@@ -52,6 +52,7 @@ from histofed.base.ids import Digest
 from histofed.base.reload import Reloads
 from histofed.pki.credentials import Credentials
 from histofed.pki.tokens import JoinLine
+from histofed.telemetry import attributes as names
 from histofed.telemetry.logs import fields
 from histofed.telemetry.metrics import PrometheusMetrics
 from histofed.transport import frames, tls
@@ -91,12 +92,12 @@ class AggregatorService:
         state = config.state_dir
         identity = self._hold_state()
         instance = setup.instance(state)
-        journal = Journal(durable.make_directory(state / "journal"), clock, instance)
+        metrics = PrometheusMetrics()
+        journal = Journal(state / "journal", clock, instance, written=lambda: metrics.count(names.JOURNAL_RECORDS_TOTAL))
         stack.callback(journal.close)
         self._health.set("journal", True, "audit records are written")
         tracing = tracing_of(instance, config.telemetry)
         stack.push_async_callback(asyncio.to_thread, tracing.close)
-        metrics = PrometheusMetrics()
         database = Database(state / "state.db")
         stack.callback(database.close)
         store, members = Store(database, clock), Members(database, clock)
@@ -133,6 +134,7 @@ class AggregatorService:
         self._engine, self._metrics, self._fleet = engine, metrics, fleet
         gauges = Gauges(
             metrics=metrics,
+            tracing=tracing,
             engine=engine,
             fleet=fleet,
             members=members,

@@ -246,7 +246,6 @@ class Engine:
     ) -> None:
         """No audit, no action: raises `CannotWriteState`, and then nothing may be done."""
         self._journal.append(action, who=who, subject=subject, reason=reason, trace=trace)
-        self._metrics.count(names.JOURNAL_RECORDS_TOTAL, 1)
 
     # --- effects -----------------------------------------------------------------------------------------------------
 

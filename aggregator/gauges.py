@@ -1,4 +1,4 @@
-"""The values that are read rather than counted: what alerts look at (`deploy/k8s/components/prometheus-operator`).
+"""The values that are read rather than counted here: what alerts look at (`deploy/k8s/components/prometheus-operator`).
 
 Called by the daemon every few seconds; reads, never writes. A series whose subject is gone is dropped.
 """
@@ -16,15 +16,17 @@ from histofed.base.clock import Clock
 from histofed.base.health import Health
 from histofed.telemetry import attributes as names
 from histofed.telemetry.metrics import Metrics
+from histofed.telemetry.tracing import Tracing
 
 
 class Gauges:
-    """Sites, rounds, conditions, disk and certificates as they are now."""
+    """Sites, rounds, conditions, disk and certificates as they are now, and what the tracing has dropped."""
 
     def __init__(
         self,
         *,
         metrics: Metrics,
+        tracing: Tracing,
         engine: Engine,
         fleet: Fleet,
         members: Members,
@@ -34,6 +36,7 @@ class Gauges:
         certificate_ends: datetime,
     ) -> None:
         self._metrics = metrics
+        self._tracing = tracing
         self._engine = engine
         self._fleet = fleet
         self._members = members
@@ -42,6 +45,7 @@ class Gauges:
         self._state = state
         self._certificate_ends = certificate_ends
         self._open: set[str] = set()
+        self._dropped = 0
 
     def refresh(self) -> None:
         """Read everything once. Raises `CannotWriteState` when the database cannot be read."""
@@ -51,6 +55,9 @@ class Gauges:
         for condition in self._health.conditions():
             metrics.set(names.CONDITION, condition.ok, condition=condition.name)
         metrics.set(names.DISK_FREE_BYTES, durable.free_bytes(self._state))
+        dropped = self._tracing.dropped
+        metrics.count(names.TELEMETRY_DROPPED_TOTAL, dropped - self._dropped)
+        self._dropped = dropped
         metrics.set(names.CERTIFICATE_EXPIRY, (self._certificate_ends - now).total_seconds())
         self._rounds(now)
         for site, expiry in self._members.certificate_expiries().items():

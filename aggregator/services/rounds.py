@@ -52,6 +52,9 @@ PHASE_LIMIT: Final = 20
 EXPERIMENTS_LIMIT: Final = 1000
 """Experiments that one agent asks about."""
 CAPABILITIES: Final = (*encoding.CAPABILITIES, "kind:train")
+_VERSION: Final = re.compile(r"(\d{1,4})\.(\d{1,4})(?!\d)[\w.+-]{0,30}", re.ASCII)
+"""What an agent may call its version, which operators see; MAJOR and MINOR are the ones that count."""
+_INSTANCE: Final = re.compile(r"[A-Za-z0-9-]{8,64}")
 
 
 class FleetServicer(rounds_pb2_grpc.FleetServiceServicer):
@@ -85,12 +88,12 @@ class FleetServicer(rounds_pb2_grpc.FleetServiceServicer):
     ) -> rounds_pb2.HelloResponse:
         who = caller(context)
         _check_version(request.version)
-        if not 8 <= len(request.instance) <= 64:
-            raise BadData("the agent's instance must be 8 to 64 characters")
+        if not _INSTANCE.fullmatch(request.instance):
+            raise BadData("the agent's instance must be 8 to 64 letters, digits or '-'")
         if len(request.experiments) > EXPERIMENTS_LIMIT:
             raise BadData(f"an agent asks about at most {EXPERIMENTS_LIMIT} experiments at once")
         self._chronicle.meet(SiteId(who.name), convert.seen_history(request), convert.who(who))
-        self._members.site_seen(SiteId(who.name), request.version[:40], request.instance)
+        self._members.site_seen(SiteId(who.name), request.version, request.instance)
         log.info("site says hello", extra=fields(event="site.connected", site=who.name, version=request.version))
         return rounds_pb2.HelloResponse(
             version=__version__,
@@ -278,13 +281,12 @@ def _numbers(losses: Mapping[str, float]) -> dict[str, float]:
 
 
 def _check_version(theirs: str) -> None:
-    """Agents may be older, never newer (MAJOR.MINOR). Raises `VersionMismatch`."""
-    try:
-        agent, ours = (tuple(int(part) for part in text.split(".")[:2]) for text in (theirs, __version__))
-    except ValueError as error:
-        raise BadData(f"{theirs[:40]!r} is not a version (MAJOR.MINOR.PATCH)") from error
-    if agent > ours:
+    """Agents may be older, never newer (MAJOR.MINOR). Raises `VersionMismatch`, and `BadData` for what is no version."""
+    found = _VERSION.fullmatch(theirs)
+    if found is None:
+        raise BadData(f"{theirs[:40]!r} is not a version (MAJOR.MINOR.PATCH)")
+    if tuple(map(int, found.groups())) > tuple(int(part) for part in __version__.split(".")[:2]):
         raise VersionMismatch(
-            f"this agent is histofed {theirs[:40]}, newer than the aggregator's {__version__}: "
+            f"this agent is histofed {theirs}, newer than the aggregator's {__version__}: "
             "upgrade the aggregator first, or install the agent of its release"
         )

@@ -15,7 +15,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Final
 
@@ -44,8 +44,18 @@ class Journal:
     `DigestMismatch` when its end is not the end of a chain.
     """
 
-    def __init__(self, directory: Path, clock: Clock, instance: str, *, segment_bytes: int = SEGMENT_BYTES) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        clock: Clock,
+        instance: str,
+        *,
+        segment_bytes: int = SEGMENT_BYTES,
+        written: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`written` is told of each record when it is on disk: whoever counts them."""
         self._directory = make_directory(directory)
+        self._written = written
         self._clock = clock
         self._instance = instance
         self._segment_bytes = segment_bytes
@@ -98,7 +108,8 @@ class Journal:
             line, own = record.line(self._head.hash)
             self._writable_segment().append(line)
             self._head = Head(record.sequence, own)
-            return record.sequence
+        self._written()
+        return record.sequence
 
     def close(self) -> None:
         """Release the files and the lock."""

@@ -19,3 +19,16 @@ def one_line(words: str, most: int = LETTERS) -> str:
     if len(line) > most or len(words) > 4 * most:
         line = line[: most - 1] + "…"
     return "".join(letter if letter.isprintable() else "?" for letter in line)
+
+
+def readable(words: str) -> str:
+    """The words on one line, with an escape for every letter that a terminal would obey or could not show.
+
+    A byte of a file's name that is not UTF-8 is such a letter.
+    """
+    return "".join(letter if letter.isprintable() else _escape(letter) for letter in words)
+
+
+def _escape(letter: str) -> str:
+    # how Python carries the bytes of a name that is not UTF-8 (PEP 383)
+    return f"\\x{ord(letter) - 0xDC00:02x}" if "\udc80" <= letter <= "\udcff" else letter.encode("unicode_escape").decode()

@@ -16,7 +16,7 @@ import sys
 import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import NoReturn, TextIO
 
 from histofed import __version__
 from histofed.base.errors import HistofedError, UsageError
@@ -91,6 +91,7 @@ def _run(arguments: list[str], terminal: Terminal) -> int:
         options = build_parser().parse_args(arguments)
         with in_words():
             answer: Answer | Finished = options.handler(options, terminal)
+        return _tell(answer, options.json, terminal)
     except HistofedError as error:
         return _report(error, "--json" in arguments, terminal)
     except WithFacts as found:
@@ -104,23 +105,42 @@ def _run(arguments: list[str], terminal: Terminal) -> int:
             f"internal error, {type(error).__name__}: {error}; run it again with --traceback and report what it shows"
         )
         return _report(wrapped, "--json" in arguments, terminal)
+
+
+def _tell(answer: Answer | Finished, as_json: bool, terminal: Terminal) -> int:
     if isinstance(answer, Finished):
         return answer.exit_code
-    if options.json:
-        print(json.dumps(answer.document, ensure_ascii=False, allow_nan=False), file=terminal.out)
+    if as_json:
+        print(_document(answer.document, terminal.out), file=terminal.out)
         return answer.exit_code
     if answer.note:
-        print(answer.note, file=terminal.error)
-    print(answer.text, file=terminal.out)
+        print(_words(answer.note, terminal.error), file=terminal.error)
+    print(_words(answer.text, terminal.out), file=terminal.out)
     return answer.exit_code
+
+
+def _document(document: Mapping[str, Json], out: TextIO) -> str:
+    """As JSON, in ASCII where `out` does not take every letter."""
+    text = json.dumps(document, ensure_ascii=False, allow_nan=False)
+    try:
+        text.encode(out.encoding or "utf-8")
+    except UnicodeEncodeError:
+        return json.dumps(document, allow_nan=False)
+    return text
+
+
+def _words(text: str, out: TextIO) -> str:
+    """With escapes for the letters that `out` does not take."""
+    encoding = out.encoding or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def _report(error: HistofedError, as_json: bool, terminal: Terminal, facts: Mapping[str, Json] | None = None) -> int:
     sentence = str(error) or (type(error).__doc__ or "").splitlines()[0]
     print(f"histofed: {sentence}", file=terminal.error)
     if as_json:
-        found = {"code": error.exit_code, "kind": type(error).__name__, "sentence": sentence}
-        print(json.dumps({"error": found, **(facts or {})}, ensure_ascii=False), file=terminal.out)
+        found: Mapping[str, Json] = {"code": error.exit_code, "kind": type(error).__name__, "sentence": sentence}
+        print(_document({"error": found, **(facts or {})}, terminal.out), file=terminal.out)
     return error.exit_code
 
 

@@ -55,13 +55,13 @@ def survey_text(found: Survey, page: Path | None) -> str:
 
 
 def survey_document(found: Survey, directory: Path) -> dict[str, Json]:
-    """Everything, with files as paths below the directory."""
+    """Everything, with files as `Survey.place` tells them."""
 
     def names(groups: Sequence[Sequence[Tile]]) -> list[Json]:
-        return [[tile.path.relative_to(directory).as_posix() for tile in group] for group in groups]
+        return [[found.place(tile.path) for tile in group] for group in groups]
 
     def files(seen: Sequence[Seen]) -> list[Json]:
-        return [one.tile.path.relative_to(directory).as_posix() for one in seen]
+        return [found.place(one.tile.path) for one in seen]
 
     return {
         "stays_in_hospital": True,

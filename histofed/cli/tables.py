@@ -1,5 +1,6 @@
 """Plain text for people: aligned columns and human units.
 
+What a cell holds may have come from another machine: whatever it is, it is printed as one printable line.
 No rich here, because `status` must start in 0.4 s and a pipe must not wrap or cut columns.
 """
 
@@ -9,10 +10,12 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timedelta
 from typing import Final
 
+from histofed.base.words import readable
+
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Columns as wide as their widest cell, two spaces apart, no line ends in a blank."""
-    lines = [list(headings), *(list(row) for row in rows)]
+    lines = [list(map(readable, line)) for line in (headings, *rows)]
     widths = [max(len(line[column]) for line in lines) for column in range(len(headings))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip() for line in lines
@@ -21,8 +24,9 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 def fields(pairs: Sequence[tuple[str, str]]) -> str:
     """One `name  value` per line, values aligned."""
-    width = max(len(name) for name, _ in pairs)
-    return "\n".join(f"{name.ljust(width)}  {value}".rstrip() for name, value in pairs)
+    lines = [(readable(name), readable(value)) for name, value in pairs]
+    width = max(len(name) for name, _ in lines)
+    return "\n".join(f"{name.ljust(width)}  {value}".rstrip() for name, value in lines)
 
 
 def size(count: float) -> str:

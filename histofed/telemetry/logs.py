@@ -63,7 +63,10 @@ def fields(about: RoundKey | TaskKey | None = None, /, **values: FieldValue) -> 
     """Identifiers of a line: `log.info("task accepted", extra=fields(task, event="task.accepted"))`.
 
     A round is told as `experiment` and `round`, a task as these and `site`; an `event` is one of `events.EVENTS`.
+    Raises `ValueError` for another: nobody could be alerted to it.
     """
+    if (event := values.get("event")) is not None and event not in EVENTS:
+        raise ValueError(f"{event!r} is no event of histofed.telemetry.events")
     return {"histofed_fields": {**_identifiers(about), **values}}
 
 

@@ -7,11 +7,12 @@ port is plaintext and belongs on the loopback or the pod's own address.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from itertools import product
 from typing import TYPE_CHECKING, Protocol
 
 from histofed.base.errors import ConfigError
-from histofed.telemetry.attributes import METRICS, OTHER, Metric
+from histofed.telemetry.attributes import METRICS, OTHER, Metric, OneOf
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
@@ -54,7 +55,10 @@ class NoMetrics:
 
 
 class PrometheusMetrics:
-    """A registry of its own, with every metric of the allow-list in it from the start, and the process's CPU and memory."""
+    """A registry of its own, with every metric of the allow-list in it from the start, and the process's CPU and memory.
+
+    Counters whose labels have closed lists of values begin at 0 for each of these.
+    """
 
     def __init__(self) -> None:
         import prometheus_client as prometheus
@@ -67,7 +71,11 @@ class PrometheusMetrics:
         for metric in METRICS:
             labels = tuple(metric.labels)
             if metric.kind == "counter":
-                self._counters[metric.name] = prometheus.Counter(metric.name, metric.help, labels, registry=self._registry)
+                counter = prometheus.Counter(metric.name, metric.help, labels, registry=self._registry)
+                # a series that began with its first event would hide that event from `increase`
+                for values in _all_labels(metric):
+                    counter.labels(**values)
+                self._counters[metric.name] = counter
             elif metric.kind == "gauge":
                 self._gauges[metric.name] = prometheus.Gauge(metric.name, metric.help, labels, registry=self._registry)
             else:
@@ -129,6 +137,13 @@ class MetricsServer:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
+
+
+def _all_labels(metric: Metric) -> Iterator[dict[str, str]]:
+    """Every set of labels that the metric can have; none where it has no labels, or one of them is open."""
+    lists = [sorted(rule.words) for rule in metric.labels.values() if isinstance(rule, OneOf)]
+    if lists and len(lists) == len(metric.labels):
+        yield from (dict(zip(metric.labels, values, strict=True)) for values in product(*lists))
 
 
 def _told(metric: Metric, labels: Mapping[str, str]) -> dict[str, str]:

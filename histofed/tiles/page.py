@@ -6,9 +6,9 @@ It shows tiles and names patients: it is made inside the hospital and stays ther
 from __future__ import annotations
 
 import base64
+import html
 import io
 from collections.abc import Iterable, Sequence
-from html import escape
 from itertools import islice
 from pathlib import Path
 from typing import Final
@@ -16,6 +16,7 @@ from typing import Final
 import numpy as np
 from PIL import Image
 
+from histofed.base.words import readable
 from histofed.tiles.decode import Refused, read_tile
 from histofed.tiles.survey import Seen, Survey
 from histofed.tiles.tileset import Tile
@@ -41,7 +42,7 @@ STAYS: Final = "This report names patients and shows their tissue. It was made i
 def render(survey: Survey, title: str) -> str:
     """The page. Opens about a hundred of the files once more for their pictures."""
     sections = [
-        f'<h1>Tiles of {escape(title)}</h1><p class="stays">{STAYS}</p>',
+        f'<h1>Tiles of {_shown(title)}</h1><p class="stays">{STAYS}</p>',
         _verdict(survey),
         _section("Classes", _classes(survey)),
         _section("Hospitals", _hospitals(survey)),
@@ -60,20 +61,25 @@ def render(survey: Survey, title: str) -> str:
         '<meta http-equiv="Content-Security-Policy" '
         "content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">"
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>Tiles of {escape(title)}</title><style>{_STYLE}</style></head>"
+        f"<title>Tiles of {_shown(title)}</title><style>{_STYLE}</style></head>"
         f"<body><main>{''.join(sections)}</main></body></html>\n"
     )
 
 
+def _shown(text: str) -> str:
+    """As text of the page: nothing in it is markup, and every letter can be shown, whatever a folder or a file is called."""
+    return html.escape(readable(text))
+
+
 def _section(title: str, body: str) -> str:
-    return f"<section><h2>{escape(title)}</h2>{body}</section>"
+    return f"<section><h2>{_shown(title)}</h2>{body}</section>"
 
 
 def _verdict(survey: Survey) -> str:
     patients = len(survey.by_patient())
     found = f"<p>{len(survey.seen)} usable tiles of {patients} patients from {len(survey.by_hospital())} hospitals.</p>"
-    lines = [f'<li class="bad">{escape(line)}</li>' for line in survey.problems()]
-    lines += [f"<li>{escape(line)}</li>" for line in (*survey.advice(), *survey.warnings())]
+    lines = [f'<li class="bad">{_shown(line)}</li>' for line in survey.problems()]
+    lines += [f"<li>{_shown(line)}</li>" for line in (*survey.advice(), *survey.warnings())]
     return found + (f"<ul>{''.join(lines)}</ul>" if lines else "<p>Nothing to complain about.</p>")
 
 
@@ -116,7 +122,7 @@ def _charts(survey: Survey) -> str:
     if not survey.seen:
         return '<p class="soft">none</p>'
     charts = [
-        f"<div>{escape(words)}{_histogram([getattr(seen.measures, name) for seen in survey.seen])}</div>"
+        f"<div>{_shown(words)}{_histogram([getattr(seen.measures, name) for seen in survey.seen])}</div>"
         for name, words in _CHARTS.items()
     ]
     return f'<div class="charts">{"".join(charts)}</div>'
@@ -140,7 +146,7 @@ def _samples(survey: Survey) -> str:
         groups = [[s for s in seen if s.tile.class_index == index] for seen in survey.by_hospital().values()]
         # one of each hospital in turn, so that a large one does not hide the others
         turns = (group[turn] for turn in range(_PER_ROW) for group in groups if turn < len(group))
-        rows.append(f"<p>{escape(name)}</p>" + _pictures(list(islice(turns, 2 * _PER_ROW)), None, 2 * _PER_ROW))
+        rows.append(f"<p>{_shown(name)}</p>" + _pictures(list(islice(turns, 2 * _PER_ROW)), None, 2 * _PER_ROW))
     return "".join(rows)
 
 
@@ -173,7 +179,7 @@ def _row(figures: Iterable[str]) -> str:
 
 
 def _figure(tile: Tile, value: str = "") -> str:
-    caption = f"{escape(tile.patient)}<br>{escape(tile.path.name)}{value}"
+    caption = f"{_shown(tile.patient)}<br>{_shown(tile.path.name)}{value}"
     return f'<figure><img src="{_thumbnail(tile)}" alt=""><figcaption>{caption}</figcaption></figure>'
 
 
@@ -190,6 +196,6 @@ def _thumbnail(tile: Tile) -> str:
 def _table(headings: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
     if not rows:
         return '<p class="soft">none</p>'
-    head = "".join(f"<th>{escape(heading)}</th>" for heading in headings)
-    body = "".join("<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows)
+    head = "".join(f"<th>{_shown(heading)}</th>" for heading in headings)
+    body = "".join("<tr>" + "".join(f"<td>{_shown(str(cell))}</td>" for cell in row) + "</tr>" for row in rows)
     return f"<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"

@@ -19,6 +19,7 @@ from typing import Final
 import numpy as np
 
 from histofed.base.errors import BadData, TryLater
+from histofed.base.words import readable
 from histofed.tiles import duplicates, folder
 from histofed.tiles.decode import MINIMUM_EDGE, Refused, decode_picture, read_bytes, suspicion_is_enough
 from histofed.tiles.folder import Unusable
@@ -79,7 +80,7 @@ class Survey:
 
     def place(self, path: Path) -> str:
         """A file as it is told: its path below the root with `/`, escaped where nobody could read it."""
-        return _readable(path.relative_to(self.root).as_posix())
+        return readable(path.relative_to(self.root).as_posix())
 
     def blurred(self) -> tuple[Seen, ...]:
         """The tiles with little focus, least first."""
@@ -139,7 +140,7 @@ class Survey:
         """What to do about folders whose names are no classes, in sentences that name them."""
         found = []
         if self.missing:
-            found.append(f"the folders that are there: {_some([_readable(name) for name in self.folders]) or 'none'}")
+            found.append(f"the folders that are there: {_some([readable(name) for name in self.folders]) or 'none'}")
         if self.guessed:
             known = ", ".join(map(folder.folders_for, folder.PUBLISHED))
             asked = _some([json.dumps(name) for name in self.classes])
@@ -200,12 +201,6 @@ def survey(root: Path, classes: Sequence[str] | None = None) -> Survey:
         folders=folder.outermost(root),
         guessed=classes is None and listed.classes != tuple(folder.PUBLISHED),
     )
-
-
-def _readable(name: str) -> str:
-    """A name that a terminal and a document can show, whatever its bytes are."""
-    text = os.fsencode(name).decode(errors="backslashreplace")
-    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
 
 
 def _some(names: Sequence[str]) -> str:

@@ -149,8 +149,11 @@ class DaemonProcess:
             self._close()
 
     def tail(self, lines: int = 40) -> str:
-        """The end of its log."""
-        return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+        """The end of its log, or that there is none any more: it goes into words about another failure."""
+        try:
+            return "\n".join(self.log.read_text(errors="replace").splitlines()[-lines:])
+        except OSError as error:
+            return f"(its log {self.log} is gone: {error.strerror})"
 
     def _close(self) -> None:
         self._socket.close()

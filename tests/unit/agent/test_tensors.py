@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from agent.tensors import AT_ONCE
 from histofed import __version__, weights
 from histofed.base.clock import SystemClock, iso
 from histofed.v1 import rounds_pb2
@@ -46,3 +47,25 @@ async def test_tensors_of_an_ended_experiment_are_forgotten(site: AgentSite, agg
     assert [path.name for path in sorted(site.layout.work.iterdir())] == ["half-done.1.train"]
     (forgotten,) = [record for record in site.audit() if record.action == "private.forgotten"]
     assert forgotten.subject == {"experiment": "over"}
+
+
+async def test_a_site_that_keeps_more_than_one_hello_may_name_asks_about_all_in_turn(
+    site: AgentSite, aggregator: FakeAggregator
+) -> None:
+    names = [f"e{number:04d}" for number in range(AT_ONCE + 200)]
+    for name in names:
+        (site.layout.bases / name).mkdir()
+    (site.layout.private / names[-1]).mkdir()
+    over = rounds_pb2.HelloResponse(
+        version=__version__, identity="", now=iso(SystemClock().now()), ended_experiments=[names[-1]]
+    )
+    site.start()
+    first = await aggregator.wait_for("Hello")
+    assert list(first.request.experiments) == names[:AT_ONCE]
+    await aggregator.wait_for("WaitForWork")
+    aggregator.answers["Hello"] = [over]
+    aggregator.hang_up()
+    second = await aggregator.wait_for("Hello", 2)
+    assert list(second.request.experiments) == names[AT_ONCE:] + names[: AT_ONCE - 200]
+    await aggregator.wait_for("WaitForWork", 2)
+    assert not (site.layout.private / names[-1]).exists()

@@ -30,6 +30,7 @@ class World:
     open_rounds: list[Open] = field(default_factory=list)
     connected: set[str] = field(default_factory=set)
     expiries: dict[SiteId, datetime] = field(default_factory=dict)
+    dropped: int = 0
 
     def certificate_expiries(self) -> dict[SiteId, datetime]:
         return self.expiries
@@ -60,6 +61,7 @@ def look(tmp_path: Path) -> Look:
     parts: Any = cast("Any", world)
     gauges = Gauges(
         metrics=metrics,
+        tracing=parts,
         engine=parts,
         fleet=parts,
         members=parts,
@@ -100,3 +102,11 @@ def test_conditions_as_they_are(look: Look) -> None:
     seen = look.take()
     assert (seen["histofed_condition journal"], seen["histofed_condition disk"]) == (1, 0)
     assert seen["histofed_disk_free_bytes"] > 0
+
+
+def test_what_the_tracing_keeps_back_is_counted_once(look: Look) -> None:
+    assert look.take()["histofed_telemetry_dropped_total"] == 0
+    look.world.dropped = 3
+    assert [look.take()["histofed_telemetry_dropped_total"] for _ in range(2)] == [3, 3]
+    look.world.dropped = 4
+    assert look.take()["histofed_telemetry_dropped_total"] == 4

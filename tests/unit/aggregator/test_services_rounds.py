@@ -1,20 +1,27 @@
-"""A site's stream of work, as the servicer writes it."""
+"""What a site says of itself, and its stream of work, as the servicer writes it."""
 
 from __future__ import annotations
 
 import contextlib
+import logging
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
+import pytest
+
+from aggregator.engine import Engine
 from aggregator.experiments import Experiments
 from aggregator.fleet import QUEUE_LIMIT
 from aggregator.members import Members
 from aggregator.rows import ModelRow
 from aggregator.services.rounds import FleetServicer
 from histofed.base.clock import FakeClock
+from histofed.base.errors import BadData, VersionMismatch
 from histofed.base.experiment import Experiment, parse_experiment
 from histofed.base.ids import sha256
+from histofed.telemetry.logs import fields_of
 from histofed.telemetry.tracing import Tracing
 from histofed.v1 import rounds_pb2
 from tests.support.calls import Call
@@ -32,6 +39,80 @@ class Forge(StandInForge):
         return replace(self._model(0), digest=sha256(experiment.name.encode()), experiment=experiment.name)
 
 
+NORTH_CALLS: Any = Call(FEDERATION.site(NORTH))
+
+
+def servicer_of(bench: Bench, engine: Engine) -> FleetServicer:
+    return FleetServicer(
+        engine=engine,
+        members=members_of(bench, engine),
+        fleet=engine.fleet,
+        changes=engine.changes,
+        blobs=bench.blobs,
+        credentials=FEDERATION.aggregator(),
+        tracing=Tracing.off(),
+        chronicle=bench.chronicle(engine),
+        clock=bench.clock,
+    )
+
+
+def members_of(bench: Bench, engine: Engine) -> Members:
+    return Members(engine.store._database, bench.clock)
+
+
+async def hello(bench: Bench, *, version: str = "0.1.0", instance: str = "0" * 32) -> str:
+    """A hello of the enrolled site `north`, and the version that operators see from then on."""
+    async with bench.engine() as engine:
+        members, later = members_of(bench, engine), bench.clock.now() + timedelta(days=1)
+        members.create_token("token", NORTH, later)
+        members.enrol("token", NORTH, FEDERATION.site(NORTH).identity.uri, "1", later)
+        request = rounds_pb2.HelloRequest(version=version, instance=instance)
+        await servicer_of(bench, engine).Hello(request, NORTH_CALLS)
+        return members.sites()[0].version
+
+
+@pytest.mark.parametrize("version", ["0.1.0", "0.1", "0.0.9rc1", "0.1.0.dev3+g12ab34c", "0.1.0-1_2"])
+async def test_an_agent_of_this_release_or_an_older_one_is_welcome(bench: Bench, version: str) -> None:
+    assert await hello(bench, version=version) == version
+
+
+@pytest.mark.parametrize(
+    "version",
+    [
+        "0.1.\x1b]0;owned\x07\x1b[2J",
+        "0.1.0\nsouth  connected",
+        "0.1.0\n",
+        "0.1.0 ",
+        "0.1.\u202e0",
+        "\u0660.\u0661",
+        "0.1." + "x" * 4_000_000,
+        "0.00001",
+        "0",
+        "",
+    ],
+)
+async def test_a_version_that_is_none_is_neither_kept_nor_logged(
+    bench: Bench, version: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    with pytest.raises(BadData, match=r"is not a version \(MAJOR\.MINOR\.PATCH\)") as refused:
+        await hello(bench, version=version)
+    assert str(refused.value).isprintable()
+    assert len(str(refused.value)) < 300
+    assert not [record for record in caplog.records if "version" in fields_of(record)]
+
+
+async def test_a_newer_agent_is_told_what_to_do(bench: Bench) -> None:
+    with pytest.raises(VersionMismatch, match=r"histofed 0\.2\.0, newer .* upgrade the aggregator first"):
+        await hello(bench, version="0.2.0")
+
+
+@pytest.mark.parametrize("instance", ["short", "x" * 65, "0000000\x1b[2J", "00000000\n", "0000 0000"])
+async def test_an_instance_is_letters_and_digits(bench: Bench, instance: str) -> None:
+    with pytest.raises(BadData, match="must be 8 to 64 letters, digits or '-'"):
+        await hello(bench, instance=instance)
+
+
 async def test_a_site_hears_of_all_its_tasks_when_it_connects_however_many(tmp_path: Path) -> None:
     clock = FakeClock()
     bench = Bench(tmp_path, clock, Forge(clock))
@@ -41,19 +122,7 @@ async def test_a_site_hears_of_all_its_tasks_when_it_connects_however_many(tmp_p
         await settle(engine)
         for experiment in EXPERIMENTS:
             engine.plan(experiment, 1, sha256(experiment.name.encode()), (NORTH,), (NORTH,))
-        servicer = FleetServicer(
-            engine=engine,
-            members=Members(engine.store._database, clock),
-            fleet=engine.fleet,
-            changes=engine.changes,
-            blobs=bench.blobs,
-            credentials=FEDERATION.aggregator(),
-            tracing=Tracing.off(),
-            chronicle=bench.chronicle(engine),
-            clock=clock,
-        )
-        north = Call(FEDERATION.site(NORTH))
-        stream: Any = servicer.WaitForWork(rounds_pb2.WaitForWorkRequest(instance="one"), cast("Any", north))
+        stream: Any = servicer_of(bench, engine).WaitForWork(rounds_pb2.WaitForWorkRequest(instance="one"), NORTH_CALLS)
         async with contextlib.aclosing(stream):
             offered = [(await anext(stream)).offer.task for _ in EXPERIMENTS]
     assert sorted(offered) == sorted(f"{experiment.name}/1/train/north" for experiment in EXPERIMENTS)

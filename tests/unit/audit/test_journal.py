@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from histofed.audit.journal import REASON_LETTERS, Journal
+from histofed.audit.journal import REASON_LETTERS, SEGMENT_BYTES, Journal
 from histofed.audit.record import GENESIS, SYSTEM, Who
 from histofed.audit.verify import Head, records, verify
 from histofed.base.clock import FakeClock
@@ -17,12 +17,12 @@ from histofed.base.errors import AlreadyThere, BadData, CannotWriteState, Digest
 from histofed.telemetry.context import round_parent
 
 
-def open_journal(directory: Path, **options: int) -> Journal:
-    return Journal(directory, FakeClock(), "aggregator", **options)
+def open_journal(directory: Path, segment_bytes: int = SEGMENT_BYTES) -> Journal:
+    return Journal(directory, FakeClock(), "aggregator", segment_bytes=segment_bytes)
 
 
-def write(directory: Path, count: int, **options: int) -> Head:
-    journal = open_journal(directory, **options)
+def write(directory: Path, count: int, segment_bytes: int = SEGMENT_BYTES) -> Head:
+    journal = open_journal(directory, segment_bytes)
     for number in range(count):
         journal.append("round.opened", subject={"round": number})
     head = journal.head
@@ -52,6 +52,17 @@ def test_a_record_says_who_what_when_where_why_and_in_which_trace(tmp_path: Path
     assert record.subject == {"experiment": "crc", "round": 3, "update": "ab" * 32}
     assert record.recorded == "2026-01-01T00:00:00.000000Z"
     assert record.trace == round_parent("crc", 3)
+
+
+def test_each_record_is_told_when_it_is_on_disk_and_what_was_refused_is_not(tmp_path: Path) -> None:
+    on_disk: list[int] = []
+    journal = Journal(tmp_path, FakeClock(), "aggregator", written=lambda: on_disk.append(len(list(records(tmp_path)))))
+    journal.append("round.opened", subject={"round": 1})
+    with pytest.raises(BadData):
+        journal.append("round.opened", subject={"round": float("nan")})
+    journal.append("round.opened", subject={"round": 2})
+    journal.close()
+    assert on_disk == [1, 2]
 
 
 def test_an_empty_journal_is_a_chain_of_nothing(tmp_path: Path) -> None:

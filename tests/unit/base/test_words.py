@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from histofed.base.words import LETTERS, one_line
+from histofed.base.words import LETTERS, one_line, readable
 
 
 @given(words=st.text(), most=st.integers(1, 40))
@@ -34,3 +36,23 @@ def test_what_becomes_of_words(words: str, line: str) -> None:
 def test_a_cut_is_shown() -> None:
     assert one_line("x" * LETTERS) == "x" * LETTERS
     assert one_line("x" * (LETTERS + 1)) == "x" * (LETTERS - 1) + "…"
+
+
+@given(words=st.text(st.characters(exclude_categories=())))
+def test_words_of_any_letters_can_be_read(words: str) -> None:
+    shown = readable(words)
+    assert shown.isprintable()
+    assert readable(shown) == shown
+    shown.encode()
+
+
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        ("two  blanks, über 5 µm", "two  blanks, über 5 µm"),
+        ("\x1b[2J\n\u202e", "\\x1b[2J\\n\\u202e"),
+        (os.fsdecode(b"gr\xf6\xdfe.png"), "gr\\xf6\\xdfe.png"),
+    ],
+)
+def test_what_cannot_be_shown_is_escaped(words: str, shown: str) -> None:
+    assert readable(words) == shown

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -43,6 +44,33 @@ def tiles(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _parts(ran: Ran) -> dict[str, dict[str, Any]]:
     return {part["folder"]: part for part in ran.document["parts"]}
+
+
+@pytest.fixture
+def latin(tiles: Path, tmp_path: Path) -> Path:
+    """Tiles from a machine whose names are Latin-1: one that can be used, one that cannot, and a class."""
+    root = tmp_path / os.fsdecode(b"Pr\xe4parate")
+    shutil.copytree(tiles, root)
+    tile = min((root / "MSIH").iterdir())
+    shutil.copy(tile, tile.with_name(os.fsdecode(b"gr\xf6\xdfer-") + tile.name))
+    (root / "MSIH" / os.fsdecode(b"Pr\xe4parat.png")).write_bytes(b"")
+    for old, new in (("MSIH", "Darm"), ("nonMSIH", os.fsdecode(b"\xfcbrige"))):
+        (root / old).rename(root / new)
+    return root
+
+
+def test_names_that_are_not_utf8_are_told_escaped(histofed_data: Shell, latin: Path, tmp_path: Path) -> None:
+    words = histofed_data("data", "check", latin, "--page", tmp_path / "page.html")
+    assert words.code == 0, words.out
+    assert "Darm/Pr\\xe4parat.png" in words.out
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert "Tiles of Pr\\xe4parate" in page
+    assert "gr\\xf6\\xdfer-" in page
+    assert "\\xfcbrige" in page
+
+    found = histofed_data("data", "check", latin, "--json").document
+    assert [file["file"] for file in found["unusable_files"]] == ["Darm/Pr\\xe4parat.png"]
+    assert any(name.startswith("Darm/gr\\xf6\\xdfer-") for group in found["exact_copies"] for name in group)
 
 
 def test_check_as_table_document_and_page(histofed_data: Shell, tiles: Path, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import json
 import os
 import signal
 import socket
@@ -300,3 +302,21 @@ def test_tiles_are_drawn(histofed: Histofed, tmp_path: Path) -> None:
     assert found["tiles"] == 4
     assert len(list((tmp_path / "tiles/site-2/MSIH").iterdir())) == 1
     assert histofed("tiles", "make", str(tmp_path / "tiles"), *arguments).code == 65
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_a_terminal_that_takes_few_letters_gets_words_and_whole_documents(
+    encoding: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "Gewebe…"
+    for name in ("Darm µ", "Rand"):
+        (root / name).mkdir(parents=True)
+
+    def told(*options: str) -> str:
+        out = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+        monkeypatch.setattr(sys, "stdout", out)
+        assert main(["data", "check", str(root), *options]) == 65
+        return out.buffer.getvalue().decode(encoding)
+
+    assert json.loads(told("--json"))["directory"] == str(root)
+    assert "class Darm " in told()

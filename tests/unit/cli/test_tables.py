@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from histofed.cli.tables import between, encoding, losses, moment, short, size, span, table, trained
+from histofed.cli.tables import between, encoding, fields, losses, moment, short, size, span, table, trained
 
 WORDS = st.text(st.characters(categories=("L", "N")), max_size=12)
 
@@ -22,6 +22,21 @@ def test_every_row_is_one_line_and_no_line_ends_in_a_blank(rows: list[tuple[str,
     assert len(lines) == len(rows) + 1
     assert all(line == line.rstrip() for line in lines)
     assert all(cell in line for row, line in zip(rows, lines[1:], strict=True) for cell in row)
+
+
+@given(st.lists(st.tuples(st.text(), st.text()), min_size=1, max_size=6))
+def test_whatever_a_cell_holds_is_one_printable_line(rows: list[tuple[str, str]]) -> None:
+    assert all(line.isprintable() for line in table(("A", "B"), rows).split("\n"))
+    assert len(table(("A", "B"), rows).split("\n")) == len(rows) + 1
+    assert all(line.isprintable() for line in fields(rows).split("\n"))
+    assert len(fields(rows).split("\n")) == len(rows)
+
+
+def test_no_cell_forges_a_row_or_talks_to_the_terminal() -> None:
+    assert table(("SITE", "VERSION"), [("north", "0.1.\x1b[2J\nsouth  0.1.0")]).split("\n") == [
+        "SITE   VERSION",
+        "north  0.1.\\x1b[2J\\nsouth  0.1.0",
+    ]
 
 
 @pytest.mark.parametrize(

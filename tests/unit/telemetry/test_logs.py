@@ -99,8 +99,13 @@ def test_every_event_that_is_told_is_in_the_table_and_the_other_way_round() -> N
     sources = [
         path.read_text() for package in ("agent", "aggregator", "histofed") for path in (root / package).rglob("*.py")
     ]
-    told = {name for text in sources for name in re.findall(r'(?:event=|_event\()"([a-z.]+)"', text)}
+    told = {name for text in sources for name in re.findall(r'(?:\bevent=|_event\()f?"([^"]+)"', text)}
     assert told == set(EVENTS)
+
+
+def test_an_event_that_nobody_could_be_alerted_to_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"'round\.begun' is no event"):
+        fields(event="round.begun")
 
 
 def test_message_ids_never_change() -> None:

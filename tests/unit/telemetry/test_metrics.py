@@ -53,6 +53,16 @@ def test_every_metric_is_there_from_the_start() -> None:
     assert all(f"# HELP {metric.name} " in page for metric in names.METRICS)
 
 
+def test_counters_with_a_closed_list_of_labels_begin_at_zero() -> None:
+    """So that the first round that is abandoned is an increase."""
+    seen = samples(PrometheusMetrics().render())
+    assert seen["histofed_rounds_total", (("state", "abandoned"),)] == 0
+    assert seen["histofed_tasks_total", (("state", "expired"),)] == 0
+    assert seen["histofed_transfer_bytes_total", (("direction", "upload"), ("how", "copied"))] == 0
+    assert seen["histofed_journal_records_total", ()] == 0
+    assert not any(value == "other" for _, labels in seen for _, value in labels)
+
+
 def test_a_site_that_left_is_forgotten() -> None:
     metrics = PrometheusMetrics()
     metrics.set(names.SITE_CERTIFICATE_EXPIRY, 1, site="north")
