@@ -48,7 +48,7 @@ def add(commands: Commands, common: argparse.ArgumentParser) -> None:
         "--at",
         type=instant,
         metavar="TIME",
-        help="the moment at which the signer's certificate must be valid (default: now)",
+        help="the moment at which the signer's certificate must be valid (default: any in its life)",
     )
 
 
@@ -118,9 +118,8 @@ async def fetch(
     from histofed.cli.verification import verify_statement
     from histofed.pki.keys import certificate_from_pem
 
-    clock = SystemClock()
     model, envelope = await operator.model(name)
-    verified = verify_statement(envelope, certificate_from_pem(operator.credentials.ca_pem, "CA certificate"), clock.now())
+    verified = verify_statement(envelope, certificate_from_pem(operator.credentials.ca_pem, "CA certificate"))
     if verified.digest != model.digest:
         raise DigestMismatch(
             f"the aggregator sent the statement of model {verified.digest[:12]} for model {model.digest[:12]}; "
@@ -132,7 +131,7 @@ async def fetch(
             f"the files of model {model.digest[:12]} were removed at {moment(model.removed_at)} by the aggregator's "
             "[retention]; `histofed models list` shows which are still there"
         )
-    await operator.download(Digest(file.sha256), file.bytes, target, clock, meter)
+    await operator.download(Digest(file.sha256), file.bytes, target, SystemClock(), meter)
     meter.done()
     durable.replace(statement_file.beside(target), statement_file.encode(envelope), mode=0o644)
     return model, verified, part, file
@@ -140,13 +139,12 @@ async def fetch(
 
 def verify(args: argparse.Namespace, _: Terminal) -> Answer:
     """Check file, statement and signature with nothing but the CA."""
-    from histofed.base.clock import SystemClock
     from histofed.cli import statement_file
     from histofed.cli.verification import load_ca, verify_file, verify_statement
     from histofed.statements import as_json
 
     envelope = statement_file.read(args.statement or statement_file.beside(args.file))
-    model = verify_statement(envelope, load_ca(args.ca), args.at or SystemClock().now())
+    model = verify_statement(envelope, load_ca(args.ca), args.at)
     part, file = verify_file(args.file, model)
     found: dict[str, Json] = {
         "model": model.digest,
