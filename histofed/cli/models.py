@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -112,7 +113,6 @@ async def fetch(
 
     Raises `NotFound`, `NotAuthorised` for a wrong signer, `DigestMismatch` when statement and model do not belong together.
     """
-    from histofed.base import durable
     from histofed.base.clock import SystemClock
     from histofed.cli import statement_file
     from histofed.cli.verification import verify_statement
@@ -131,10 +131,31 @@ async def fetch(
             f"the files of model {model.digest[:12]} were removed at {moment(model.removed_at)} by the aggregator's "
             "[retention]; `histofed models list` shows which are still there"
         )
-    await operator.download(Digest(file.sha256), file.bytes, target, SystemClock(), meter)
+    with _known_as_pulled(target, statement_file.encode(envelope)):
+        await operator.download(Digest(file.sha256), file.bytes, target, SystemClock(), meter)
     meter.done()
-    durable.replace(statement_file.beside(target), statement_file.encode(envelope), mode=0o644)
     return model, verified, part, file
+
+
+@contextlib.contextmanager
+def _known_as_pulled(target: Path, statement: bytes) -> Iterator[None]:
+    """The block makes `target`, whose statement is there no later, lest a `pull` that is killed be refused when repeated.
+
+    One that replaces a model leaves the old statement beside the old model until the new one is there.
+    """
+    from histofed.base import durable
+    from histofed.cli import statement_file
+
+    beside, new = statement_file.beside(target), not target.exists()
+    if new:
+        durable.replace(beside, statement, mode=0o644)
+    try:
+        yield
+    except BaseException:
+        if new and not target.exists():
+            durable.remove(beside)
+        raise
+    durable.replace(beside, statement, mode=0o644)
 
 
 def verify(args: argparse.Namespace, _: Terminal) -> Answer:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
@@ -150,6 +154,26 @@ def test_a_file_that_is_no_pulled_model_is_kept(histofed: Histofed, model: Signe
     assert "no model that was pulled" in refused.error
     assert "name a new file" in refused.error
     assert out.read_text() == "years of work"
+
+
+@pytest.mark.parametrize("before", [None, "shared"], ids=["new", "in the place of another part"])
+def test_a_pull_that_was_killed_can_be_repeated(
+    histofed: Histofed, model: SignedModel, config: Path, tmp_path: Path, before: str | None
+) -> None:
+    out = tmp_path / "model.safetensors"
+    pull = ("models", "pull", "demo", "--out", str(out))
+    if before:
+        histofed(*pull, "--part", before)
+    killed = subprocess.run(
+        [sys.executable, "-m", "histofed.cli.main", "--config", str(config), *pull],
+        env={**os.environ, "HISTOFED_FAILPOINTS": "blob.complete=kill"},
+        check=False,
+    )
+    assert killed.returncode == -signal.SIGKILL
+    assert out.read_bytes() == model.server
+
+    assert histofed(*pull).code == 0
+    assert histofed("models", "verify", str(out), "--ca", str(config.parent / "ca.crt")).code == 0
 
 
 def test_a_model_replaces_the_one_pulled_before(histofed: Histofed, model: SignedModel, tmp_path: Path) -> None:
