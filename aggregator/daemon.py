@@ -16,7 +16,7 @@ from typing import Final
 
 import grpc
 
-from aggregator import operators, setup
+from aggregator import lifetime, operators, setup
 from aggregator.collector import tracing_of
 from aggregator.config import AggregatorConfig
 from aggregator.database import Database
@@ -219,6 +219,7 @@ class AggregatorService:
         steps: dict[str, Callable[[], None]] = {
             "backups are not noted": self._chronicle.note_backups,
             "operators' certificates are not noted": partial(operators.note_issued, state, journal),
+            "the certificate's end is not told": partial(lifetime.tell, identity.credentials, clock, self._health),
             "gauges are not renewed": gauges.refresh,
         }
         self._pulse = Pulse(steps, await self._serve_probes())

@@ -92,7 +92,8 @@ def _shake_hands(
         if error.verify_code in _WRONG_TIME:
             return NotAuthorised(
                 f"the certificate of the server at {address} is not valid at this machine's time, {now:%Y-%m-%d %H:%M} UTC "
-                f"({error.verify_message}): set the clock (timedatectl); if it is right, the aggregator's own may be wrong"
+                f"({error.verify_message}): set the clock (timedatectl); if it is right, the aggregator's own "
+                f"{_WRONG_TIME[error.verify_code]}"
             )
         return NotAuthorised(
             f"the server at {address} is not the aggregator of this federation ({error.verify_message}): "
@@ -125,5 +126,5 @@ def _after_handshake(address: str, secure: ssl.SSLSocket, remedy: str) -> Histof
 
 _WRONG_NAME: Final = frozenset({62, 64})
 """X509_V_ERR_HOSTNAME_MISMATCH, X509_V_ERR_IP_ADDRESS_MISMATCH (OpenSSL, x509_vfy.h)."""
-_WRONG_TIME: Final = frozenset({9, 10})
-"""X509_V_ERR_CERT_NOT_YET_VALID, X509_V_ERR_CERT_HAS_EXPIRED."""
+_WRONG_TIME: Final = {9: "clock may be wrong", 10: "certificate has ended: have it restarted, which renews it"}
+"""X509_V_ERR_CERT_NOT_YET_VALID, X509_V_ERR_CERT_HAS_EXPIRED, and what of the aggregator's own is behind them."""

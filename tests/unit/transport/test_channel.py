@@ -99,6 +99,16 @@ async def test_the_server_s_certificate_begins_after_this_machine_s_time(tmp_pat
     assert "set the clock" in str(error)
 
 
+async def test_the_server_s_certificate_has_ended(tmp_path: Path) -> None:
+    federation = FEDERATION.at(FakeClock(SystemClock().now() - timedelta(days=400)))
+    async with serving(tmp_path, FEDERATION, credentials=tls.server_credentials(federation.aggregator())) as wire:
+        for member in (SITE, FEDERATION.operator()):
+            error = await failure(wire.address, member)
+            assert type(error) is NotAuthorised
+            assert "set the clock (timedatectl); if it is right, the aggregator's own certificate has ended" in str(error)
+            assert "have it restarted, which renews it" in str(error)
+
+
 async def test_a_clock_that_fell_back_by_hours_does_not_shut_a_site_out(tmp_path: Path) -> None:
     federation = Federation(clock=FakeClock(SystemClock().now() + timedelta(hours=20)))
     async with serving(tmp_path, federation) as wire, open_connection(wire.address, federation.site()) as connection:
