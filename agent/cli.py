@@ -158,13 +158,13 @@ def _status(options: argparse.Namespace) -> int:
     from agent.status import read_status, turns
     from histofed.base.clock import SystemClock
 
-    layout = Layout(_load(options).config.state_dir)
-    found = read_status(layout)
+    layout, clock = Layout(_load(options).config.state_dir), SystemClock()
+    found = read_status(layout, clock)
     if options.json:
         sys.stdout.write(json.dumps(found.document(), ensure_ascii=False) + "\n")
     else:
         sys.stdout.write("".join(f"{line}\n" for line in found.lines()))
-    well = turns(layout, SystemClock()) if options.live else found.connected
+    well = turns(layout, clock) if options.live else found.connected
     return 0 if well else 1
 
 
