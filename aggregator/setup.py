@@ -22,8 +22,8 @@ from histofed.base import durable
 from histofed.base.clock import Clock
 from histofed.base.errors import AlreadyThere, BadData, NotEnrolled
 from histofed.base.hashing import sha256_file
-from histofed.base.ids import Digest, Json, experiment_id
-from histofed.base.owner import refuse_root
+from histofed.base.ids import Digest, Json, check_name, experiment_id
+from histofed.base.owner import not_ours, refuse_root, usable
 from histofed.pki import keys, tokens
 from histofed.pki.authority import CERTIFICATE_FILE, KEY_FILE, Authority, Issued
 from histofed.pki.credentials import Credentials
@@ -45,20 +45,24 @@ class Identity:
 def create(config: AggregatorConfig, clock: Clock, operator: str, operator_dir: Path) -> tuple[Identity, Issued]:
     """A new federation in an empty state directory, its first operator's folder, and what was issued to that operator.
 
-    Raises `AlreadyThere` rather than replace a CA or an operator's key, and `ConfigError` for root in another user's folder.
+    Raises `AlreadyThere` rather than replace a CA or an operator's key, `ConfigError` for root in another user's folder, and
+    `BadData` for the operator's name, `CannotWriteState` and `NotOurs` for a folder before anything of a federation is made.
     """
     refuse_root(config.state_dir, "histofed-aggregator init")
     folder = config.state_dir / "identity"
     if (folder / CERTIFICATE_FILE).exists() and (folder / KEY_FILE).exists():
         raise AlreadyThere(
             f"{folder} holds a federation already; a new CA would lock every enrolled site out "
-            "(`histofed-aggregator operator` makes another operator)"
+            "(`histofed-aggregator operator NAME --out DIR` makes another operator)"
         )
     if (config.state_dir / swap.PLAN).exists():
         raise AlreadyThere(f"a restore was interrupted in {config.state_dir}: start the daemon, which finishes it")
-    durable.make_directory(config.state_dir)
-    durable.make_directory(folder)
+    check_name(operator, "operator name")
+    for directory in (config.state_dir, folder, operator_dir):
+        if not usable(durable.make_directory(directory)):
+            raise not_ours(directory)
     _clear_unfinished(folder, operator_dir)
+    _refuse_taken(operator_dir)
     authority = Authority.create(config.federation, clock)
     durable.replace(folder / CERTIFICATE_FILE, authority.certificate_pem, mode=0o644)
     durable.replace(folder / "token.key", tokens.new_server_key())
@@ -115,8 +119,7 @@ def write_operator(folder: Path, name: str, config: AggregatorConfig, authority:
 
     Raises `AlreadyThere` rather than overwrite a key, and `TryLater` when the daemon runs and does not journal the issue.
     """
-    if (folder / "operator.key").exists():
-        raise AlreadyThere(f"{folder} holds an operator's key already; name another folder")
+    _refuse_taken(folder)
     durable.make_directory(folder)
     key = keys.new_key()
     issued = authority.issue(authority.operator(name), keys.signing_request(key))
@@ -131,6 +134,11 @@ def write_operator(folder: Path, name: str, config: AggregatorConfig, authority:
     # last: a folder with a key is whole, and one without may be written again
     durable.replace(folder / "operator.key", keys.key_pem(key))
     return issued
+
+
+def _refuse_taken(folder: Path) -> None:
+    if (folder / "operator.key").exists():
+        raise AlreadyThere(f"{folder} holds an operator's key already; name another folder")
 
 
 def _audit(config: AggregatorConfig, clock: Clock, issued: Issued) -> None:
