@@ -47,8 +47,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="histofed-agent",
         description="The agent of one hospital: trains locally on request, sends model updates only.",
-        epilog="Exit codes: 0 done, 1 warnings, 2 usage, 65 data, 69 aggregator, 73 disk, 77 identity, "
-        "78 configuration, or another user's state.",
+        epilog="Exit codes: 0 done, 1 not connected (status) or something is wrong (doctor), 2 usage, 65 data, "
+        "69 aggregator, 73 disk, 77 identity, 78 configuration, or another user's state.",
     )
     parser.add_argument("--version", action="version", version=f"histofed-agent {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
