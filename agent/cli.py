@@ -47,8 +47,8 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="histofed-agent",
         description="The agent of one hospital: trains locally on request, sends model updates only.",
-        epilog="Exit codes: 0 done, 1 warnings, 2 usage, 65 data, 69 aggregator, 73 disk, 77 identity, "
-        "78 configuration, or another user's state.",
+        epilog="Exit codes: 0 done, 1 not connected (status) or something is wrong (doctor), 2 usage, 65 data, "
+        "69 aggregator, 73 disk, 77 identity, 78 configuration, or another user's state.",
     )
     parser.add_argument("--version", action="version", version=f"histofed-agent {__version__}")
     commands = parser.add_subparsers(title="commands", required=True, metavar="COMMAND")
@@ -158,13 +158,13 @@ def _status(options: argparse.Namespace) -> int:
     from agent.status import read_status, turns
     from histofed.base.clock import SystemClock
 
-    layout = Layout(_load(options).config.state_dir)
-    found = read_status(layout)
+    layout, clock = Layout(_load(options).config.state_dir), SystemClock()
+    found = read_status(layout, clock)
     if options.json:
         sys.stdout.write(json.dumps(found.document(), ensure_ascii=False) + "\n")
     else:
         sys.stdout.write("".join(f"{line}\n" for line in found.lines()))
-    well = turns(layout, SystemClock()) if options.live else found.connected
+    well = turns(layout, clock) if options.live else found.connected
     return 0 if well else 1
 
 

@@ -11,7 +11,7 @@ import contextlib
 import logging
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 from typing import Final
 
@@ -140,6 +140,7 @@ class AgentService:
             for task in (*others, waiting, self._talking):
                 task.cancel()
             await asyncio.wait({*others, waiting, self._talking})
+            self._hang_up()
 
     async def reload(self) -> str:
         """Read the configuration again. Raises `ConfigError`; then the old one stays."""
@@ -183,6 +184,11 @@ class AgentService:
                     log.error("%s", error)
                 failed = True
             await self._clock.sleep(STATUS_SECONDS)
+
+    def _hang_up(self) -> None:
+        """`status.json` outlives the daemon and must not say that it is connected; a full disk may keep that from it."""
+        with contextlib.suppress(CannotWriteState):
+            write_status(self._layout, replace(self._status(), connected=False))
 
     def _note_backups(self) -> None:
         """Journal the backups that were made beside this process; a full disk delays that."""

@@ -2,6 +2,9 @@
 
 The daemon replaces the file when something changed, and touches it every `BEAT_S` seconds, so that its age says whether the
 loop turns: `status --live`, the liveness probe of a pod. Nobody else writes it. It is a view: nothing is decided by it.
+
+The file outlives a daemon that was killed, and the number of its process may be another's by now (in a pod it is always 1).
+So the daemon runs as long as that process holds the lock of the state, or the file is fresh.
 """
 
 from __future__ import annotations
@@ -14,7 +17,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as checked
 
 from agent.layout import Layout
-from histofed.base import durable
+from histofed.base import checkup, durable
 from histofed.base.clock import Clock
 from histofed.base.errors import BadData, NotFound
 from histofed.base.ids import Json
@@ -47,7 +50,7 @@ class Seen:
 
     status: Status
     running: bool
-    """The process that wrote it is alive."""
+    """The daemon that wrote it is alive."""
 
     @property
     def connected(self) -> bool:
@@ -91,10 +94,14 @@ def write_status(layout: Layout, status: Status) -> None:
 
 def turns(layout: Layout, clock: Clock) -> bool:
     """Whether the daemon's loop turned lately. Raises what `read_status` raises."""
-    return read_status(layout).running and clock.now().timestamp() - layout.status.stat().st_mtime <= LIVE_S
+    return read_status(layout, clock).running and _fresh(layout, clock)
 
 
-def read_status(layout: Layout) -> Seen:
+def _fresh(layout: Layout, clock: Clock) -> bool:
+    return clock.now().timestamp() - layout.status.stat().st_mtime <= LIVE_S
+
+
+def read_status(layout: Layout, clock: Clock) -> Seen:
     """What the daemon last said. Raises `NotFound` when none ever ran here, `BadData` for a damaged file."""
     try:
         found: Any = TypeAdapter(Status).validate_json(layout.status.read_bytes())
@@ -102,7 +109,8 @@ def read_status(layout: Layout) -> Seen:
         raise NotFound(f"no agent ever ran with the state directory {layout.root}; start histofed-agent run") from error
     except ValidationError as error:
         raise BadData(f"{layout.status} cannot be read; it is written again when the agent runs") from error
-    return Seen(found, _alive(found.process))
+    process = found.process
+    return Seen(found, _alive(process) and (checkup.holder(layout.lock) == process or _fresh(layout, clock)))
 
 
 def _alive(process: int) -> bool:

@@ -58,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     init.set_defaults(run=_init)
 
-    operator = commands.add_parser("operator", help="issue a certificate to an operator, while the daemon is stopped")
+    operator = commands.add_parser("operator", help="issue a certificate to an operator, also while the daemon runs")
     operator.add_argument("name", metavar="NAME")
     operator.add_argument(
         "--out", type=Path, required=True, metavar="DIR", help="a new folder for operator.toml, certificate and key"
@@ -179,10 +179,11 @@ def _init(options: argparse.Namespace) -> int:
 
     config = _own(options, "init").config
     folder = options.operator_dir or config.state_dir / "operator"
-    identity = setup.create(config, SystemClock(), options.operator, folder)
+    identity, issued = setup.create(config, SystemClock(), options.operator, folder)
     sys.stdout.write(
         f"federation {config.federation}: CA SHA-256 {identity.authority.sha256}\n"
-        f"operator {options.operator}: {folder / 'operator.toml'} (copy the folder to the operator's machine)\n"
+        f"operator {options.operator}: {folder / 'operator.toml'}, valid until {issued.not_after:%Y-%m-%d} "
+        "(copy the folder to the operator's machine)\n"
         "next: histofed-aggregator run\n"
     )
     return 0
@@ -192,7 +193,7 @@ def _operator(options: argparse.Namespace) -> int:
     from aggregator import setup
 
     config, clock = _own(options, f"operator {options.name} --out DIR").config, SystemClock()
-    issued = setup.write_operator(options.out, options.name, config, setup.load(config, clock).authority, clock)
+    issued = setup.write_operator(options.out, options.name, config, setup.load_authority(config, clock), clock)
     sys.stdout.write(f"operator {options.name}: {options.out / 'operator.toml'}, valid until {issued.not_after:%Y-%m-%d}\n")
     return 0
 

@@ -11,11 +11,12 @@ import logging
 import random
 from collections.abc import Callable
 from contextlib import AsyncExitStack
+from functools import partial
 from typing import Final
 
 import grpc
 
-from aggregator import setup
+from aggregator import lifetime, operators, setup
 from aggregator.collector import tracing_of
 from aggregator.config import AggregatorConfig
 from aggregator.database import Database
@@ -217,7 +218,13 @@ class AggregatorService:
         await self._listen(server, identity.credentials)
         stack.callback(changes.close)
         stack.callback(fleet.close)
-        self._pulse = Pulse(self._chronicle, gauges, await self._serve_probes())
+        steps: dict[str, Callable[[], None]] = {
+            "backups are not noted": self._chronicle.note_backups,
+            "operators' certificates are not noted": partial(operators.note_issued, state, journal),
+            "the certificate's end is not told": partial(lifetime.tell, identity.credentials, clock, self._health),
+            "gauges are not renewed": gauges.refresh,
+        }
+        self._pulse = Pulse(steps, await self._serve_probes())
         self._serve_metrics()
 
     async def _listen(self, server: grpc.aio.Server, credentials: Credentials) -> None:

@@ -16,6 +16,7 @@ from cryptography import x509
 
 from aggregator.config import AggregatorConfig
 from aggregator.database import revisions
+from aggregator.lifetime import ending
 from histofed.audit import verify
 from histofed.backup import swap
 from histofed.base import checkup
@@ -91,7 +92,7 @@ def authority(identity: Path, federation: str, clock: Clock) -> str | Doubt:
 
 
 def certificate(identity: Path, hosts: tuple[str, ...], clock: Clock) -> str | Doubt:
-    """The daemon's own certificate is valid and has every public name. Raises what `Credentials.load` raises."""
+    """The daemon's own certificate is valid and has every public name. Raises `NotEnrolled` after its end, `ConfigError`."""
     if not (identity / "aggregator.pem").exists():
         return Doubt("there is none; the daemon's next start issues it")
     credentials = Credentials.load(identity / "aggregator.pem")
@@ -101,8 +102,10 @@ def certificate(identity: Path, hosts: tuple[str, ...], clock: Clock) -> str | D
     missing = [host for host in hosts if host not in _hosts(credentials.certificate)]
     if missing:
         raise ConfigError(f"the certificate does not have {', '.join(missing)} of public_hosts: {again}")
-    if credentials.not_after < clock.now():
-        return Doubt(f"it expired at {credentials.not_after:%Y-%m-%d %H:%M}; the daemon's next start renews it")
+    if (sentence := ending(credentials, clock.now())) is not None:
+        if credentials.not_after < clock.now():
+            raise NotEnrolled(sentence)
+        return Doubt(sentence)
     return f"{', '.join(hosts)}, until {credentials.not_after:%Y-%m-%d %H:%M} UTC"
 
 

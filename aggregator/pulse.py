@@ -1,4 +1,4 @@
-"""What is done every few seconds beside the rounds: backups are noted, values are read, probes are told.
+"""What is done every few seconds beside the rounds: what other processes did is noted, values are read, probes are told.
 
 One that a full disk refuses does not keep the others from being done: then above all they are looked at.
 """
@@ -8,10 +8,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from collections.abc import Callable, Mapping
 from typing import Final
 
-from aggregator.gauges import Gauges
-from aggregator.history import Chronicle
 from aggregator.probes import Probes
 from histofed.base.errors import CannotWriteState
 from histofed.telemetry.logs import fields
@@ -24,9 +23,9 @@ BEAT_S: Final = 5.0
 class Pulse:
     """Run by the daemon."""
 
-    def __init__(self, chronicle: Chronicle, gauges: Gauges, probes: Probes) -> None:
-        self._chronicle = chronicle
-        self._gauges = gauges
+    def __init__(self, steps: Mapping[str, Callable[[], None]], probes: Probes) -> None:
+        """`steps` are done in their order; a name is what the log says of one that the disk refuses."""
+        self._steps = steps
         self._probes = probes
 
     async def run(self, drain: asyncio.Event) -> None:
@@ -39,12 +38,9 @@ class Pulse:
 
     async def beat(self) -> None:
         """Everything once."""
-        try:
-            self._chronicle.note_backups()
-        except CannotWriteState as error:
-            log.error("backups are not noted", extra=fields(reason=str(error)))
-        try:
-            self._gauges.refresh()
-        except CannotWriteState as error:
-            log.error("gauges are not renewed", extra=fields(reason=str(error)))
+        for refused, step in self._steps.items():
+            try:
+                step()
+            except CannotWriteState as error:
+                log.error(refused, extra=fields(reason=str(error)))
         await self._probes.renew()

@@ -15,15 +15,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from aggregator import operators
 from aggregator.config import AggregatorConfig
-from histofed.audit.journal import Journal
-from histofed.backup import swap
+from histofed.backup import journals, swap
 from histofed.base import durable
 from histofed.base.clock import Clock
 from histofed.base.errors import AlreadyThere, BadData, NotEnrolled
 from histofed.base.hashing import sha256_file
-from histofed.base.ids import Digest, experiment_id
-from histofed.base.owner import refuse_root
+from histofed.base.ids import Digest, Json, check_name, experiment_id
+from histofed.base.owner import not_ours, refuse_root, usable
 from histofed.pki import keys, tokens
 from histofed.pki.authority import CERTIFICATE_FILE, KEY_FILE, Authority, Issued
 from histofed.pki.credentials import Credentials
@@ -42,30 +42,34 @@ class Identity:
     token_key: bytes
 
 
-def create(config: AggregatorConfig, clock: Clock, operator: str, operator_dir: Path) -> Identity:
-    """A new federation in an empty state directory, and its first operator's folder.
+def create(config: AggregatorConfig, clock: Clock, operator: str, operator_dir: Path) -> tuple[Identity, Issued]:
+    """A new federation in an empty state directory, its first operator's folder, and what was issued to that operator.
 
-    Raises `AlreadyThere` rather than replace a CA or an operator's key, and `ConfigError` for root in another user's folder.
+    Raises `AlreadyThere` rather than replace a CA or an operator's key, `ConfigError` for root in another user's folder, and
+    `BadData` for the operator's name, `CannotWriteState` and `NotOurs` for a folder before anything of a federation is made.
     """
     refuse_root(config.state_dir, "histofed-aggregator init")
     folder = config.state_dir / "identity"
     if (folder / CERTIFICATE_FILE).exists() and (folder / KEY_FILE).exists():
         raise AlreadyThere(
             f"{folder} holds a federation already; a new CA would lock every enrolled site out "
-            "(`histofed-aggregator operator` makes another operator)"
+            "(`histofed-aggregator operator NAME --out DIR` makes another operator)"
         )
     if (config.state_dir / swap.PLAN).exists():
         raise AlreadyThere(f"a restore was interrupted in {config.state_dir}: start the daemon, which finishes it")
-    durable.make_directory(config.state_dir)
-    durable.make_directory(folder)
+    check_name(operator, "operator name")
+    for directory in (config.state_dir, folder, operator_dir):
+        if not usable(durable.make_directory(directory)):
+            raise not_ours(directory)
     _clear_unfinished(folder, operator_dir)
+    _refuse_taken(operator_dir)
     authority = Authority.create(config.federation, clock)
     durable.replace(folder / CERTIFICATE_FILE, authority.certificate_pem, mode=0o644)
     durable.replace(folder / "token.key", tokens.new_server_key())
     credentials = _own_certificate(config, authority)
-    write_operator(operator_dir, operator, config, authority, clock)
+    issued = write_operator(operator_dir, operator, config, authority, clock)
     authority.save(folder)
-    return Identity(authority, credentials, (folder / "token.key").read_bytes())
+    return Identity(authority, credentials, (folder / "token.key").read_bytes()), issued
 
 
 def _clear_unfinished(folder: Path, operator_dir: Path) -> None:
@@ -77,8 +81,8 @@ def _clear_unfinished(folder: Path, operator_dir: Path) -> None:
         durable.remove(operator_dir / "operator.key")
 
 
-def load(config: AggregatorConfig, clock: Clock) -> Identity:
-    """The federation in the state directory. Raises `NotEnrolled` when `init` was not run."""
+def load_authority(config: AggregatorConfig, clock: Clock) -> Authority:
+    """The CA of the federation in the state directory. Raises `NotEnrolled` when `init` was not run."""
     folder = config.state_dir / "identity"
     if not (folder / KEY_FILE).exists() or not (folder / CERTIFICATE_FILE).exists():
         raise NotEnrolled(f"{folder} holds no federation; run `histofed-aggregator init` first")
@@ -88,6 +92,12 @@ def load(config: AggregatorConfig, clock: Clock) -> Identity:
             f"the state directory belongs to federation {authority.federation!r}, "
             f"the configuration says {config.federation!r}"
         )
+    return authority
+
+
+def load(config: AggregatorConfig, clock: Clock) -> Identity:
+    """The federation in the state directory, for the daemon that begins. Raises what `load_authority` raises."""
+    authority, folder = load_authority(config, clock), config.state_dir / "identity"
     path = folder / "aggregator.pem"
     credentials = Credentials.load(path) if path.exists() else _own_certificate(config, authority)
     half = credentials.not_before + RENEW_AFTER * (credentials.not_after - credentials.not_before)
@@ -107,10 +117,9 @@ def _own_certificate(config: AggregatorConfig, authority: Authority) -> Credenti
 def write_operator(folder: Path, name: str, config: AggregatorConfig, authority: Authority, clock: Clock) -> Issued:
     """An operator's folder: `operator.toml`, certificate, key, CA; copy it to the operator's machine.
 
-    Raises `AlreadyThere` rather than overwrite a key, and while the daemon runs: it holds the journal.
+    Raises `AlreadyThere` rather than overwrite a key, and `TryLater` when the daemon runs and does not journal the issue.
     """
-    if (folder / "operator.key").exists():
-        raise AlreadyThere(f"{folder} holds an operator's key already; name another folder")
+    _refuse_taken(folder)
     durable.make_directory(folder)
     key = keys.new_key()
     issued = authority.issue(authority.operator(name), keys.signing_request(key))
@@ -127,14 +136,21 @@ def write_operator(folder: Path, name: str, config: AggregatorConfig, authority:
     return issued
 
 
+def _refuse_taken(folder: Path) -> None:
+    if (folder / "operator.key").exists():
+        raise AlreadyThere(f"{folder} holds an operator's key already; name another folder")
+
+
 def _audit(config: AggregatorConfig, clock: Clock, issued: Issued) -> None:
-    """No audit, no action: an operator's certificate is in the journal before it is on disk."""
-    with durable.lock(config.state_dir / "lock", "histofed-aggregator operator"):
-        journal = Journal(durable.make_directory(config.state_dir / "journal"), clock, instance(config.state_dir))
-        try:
-            journal.append("operator.issued", subject={"identity": issued.identity.uri, "serial": issued.serial})
-        finally:
-            journal.close()
+    """No audit, no action: an operator's certificate is in the journal, a running daemon's too, before it is on disk."""
+    state = config.state_dir
+    subject: dict[str, Json] = {"identity": issued.identity.uri, "serial": issued.serial}
+    try:
+        with durable.lock(state / "lock", "histofed-aggregator operator"):
+            durable.make_directory(state / "journal")
+            journals.note(state / "journal", clock, instance(state), subject, "", operators.ACTION)
+    except AlreadyThere:
+        operators.have_noted(state, clock, issued)
 
 
 def first_weights(state: Path) -> Path:

@@ -1,7 +1,7 @@
 # histofed-aggregator: completion for fish; written by scripts/cli_papers.py
 complete -c histofed-aggregator -f
 complete -c histofed-aggregator -n 'not __fish_seen_subcommand_from init operator first run check doctor backup restore' -a init -d 'make the federation'\''s CA, the aggregator'\''s certificate and a first operator'
-complete -c histofed-aggregator -n 'not __fish_seen_subcommand_from init operator first run check doctor backup restore' -a operator -d 'issue a certificate to an operator, while the daemon is stopped'
+complete -c histofed-aggregator -n 'not __fish_seen_subcommand_from init operator first run check doctor backup restore' -a operator -d 'issue a certificate to an operator, also while the daemon runs'
 complete -c histofed-aggregator -n 'not __fish_seen_subcommand_from init operator first run check doctor backup restore' -a first -d 'Give an experiment its first weights, before it is submitted'
 complete -c histofed-aggregator -n 'not __fish_seen_subcommand_from init operator first run check doctor backup restore' -a run -d 'run the daemon'
 complete -c histofed-aggregator -n 'not __fish_seen_subcommand_from init operator first run check doctor backup restore' -a check -d 'print each effective setting and where it comes from'

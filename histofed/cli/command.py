@@ -7,6 +7,7 @@ can mix them. Only `rounds watch`, which has no single answer, writes to its `Te
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -101,10 +102,13 @@ def ask(config: Path | None, question: Callable[[OperatorClient], Awaitable[T]])
     """Connect as the operator, ask, disconnect. Raises what `config.load_operator` and the RPC raise."""
     import asyncio
 
+    from histofed.base.clock import SystemClock
+    from histofed.cli import lifetime
     from histofed.cli.client import OperatorClient
     from histofed.cli.config import load_operator
 
     operator = load_operator(config)
+    lifetime.warn(operator, SystemClock(), sys.stderr)
 
     async def talk() -> T:
         async with OperatorClient.connect(operator) as client:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -48,7 +49,7 @@ def add(commands: Commands, common: argparse.ArgumentParser) -> None:
         "--at",
         type=instant,
         metavar="TIME",
-        help="the moment at which the signer's certificate must be valid (default: now)",
+        help="the moment at which the signer's certificate must be valid (default: any in its life)",
     )
 
 
@@ -112,15 +113,13 @@ async def fetch(
 
     Raises `NotFound`, `NotAuthorised` for a wrong signer, `DigestMismatch` when statement and model do not belong together.
     """
-    from histofed.base import durable
     from histofed.base.clock import SystemClock
     from histofed.cli import statement_file
     from histofed.cli.verification import verify_statement
     from histofed.pki.keys import certificate_from_pem
 
-    clock = SystemClock()
     model, envelope = await operator.model(name)
-    verified = verify_statement(envelope, certificate_from_pem(operator.credentials.ca_pem, "CA certificate"), clock.now())
+    verified = verify_statement(envelope, certificate_from_pem(operator.credentials.ca_pem, "CA certificate"))
     if verified.digest != model.digest:
         raise DigestMismatch(
             f"the aggregator sent the statement of model {verified.digest[:12]} for model {model.digest[:12]}; "
@@ -132,21 +131,41 @@ async def fetch(
             f"the files of model {model.digest[:12]} were removed at {moment(model.removed_at)} by the aggregator's "
             "[retention]; `histofed models list` shows which are still there"
         )
-    await operator.download(Digest(file.sha256), file.bytes, target, clock, meter)
+    with _known_as_pulled(target, statement_file.encode(envelope)):
+        await operator.download(Digest(file.sha256), file.bytes, target, SystemClock(), meter)
     meter.done()
-    durable.replace(statement_file.beside(target), statement_file.encode(envelope), mode=0o644)
     return model, verified, part, file
+
+
+@contextlib.contextmanager
+def _known_as_pulled(target: Path, statement: bytes) -> Iterator[None]:
+    """The block makes `target`, whose statement is there no later, lest a `pull` that is killed be refused when repeated.
+
+    One that replaces a model leaves the old statement beside the old model until the new one is there.
+    """
+    from histofed.base import durable
+    from histofed.cli import statement_file
+
+    beside, new = statement_file.beside(target), not target.exists()
+    if new:
+        durable.replace(beside, statement, mode=0o644)
+    try:
+        yield
+    except BaseException:
+        if new and not target.exists():
+            durable.remove(beside)
+        raise
+    durable.replace(beside, statement, mode=0o644)
 
 
 def verify(args: argparse.Namespace, _: Terminal) -> Answer:
     """Check file, statement and signature with nothing but the CA."""
-    from histofed.base.clock import SystemClock
     from histofed.cli import statement_file
     from histofed.cli.verification import load_ca, verify_file, verify_statement
     from histofed.statements import as_json
 
     envelope = statement_file.read(args.statement or statement_file.beside(args.file))
-    model = verify_statement(envelope, load_ca(args.ca), args.at or SystemClock().now())
+    model = verify_statement(envelope, load_ca(args.ca), args.at)
     part, file = verify_file(args.file, model)
     found: dict[str, Json] = {
         "model": model.digest,

@@ -36,8 +36,11 @@ class VerifiedModel:
         return wanted, self.statement.parts[wanted]
 
 
-def verify_statement(envelope: Envelope, ca: x509.Certificate, at: datetime) -> VerifiedModel:
-    """Check the signature and who signed. Raises `NotAuthorised` (who) or `BadData` (what)."""
+def verify_statement(envelope: Envelope, ca: x509.Certificate, at: datetime | None = None) -> VerifiedModel:
+    """Check the signature and who signed; with `at` also that the signer's certificate was valid then.
+
+    A model is kept for longer than that certificate lives. Raises `NotAuthorised` (who) or `BadData` (what).
+    """
     if envelope.payload_type != MODEL_TYPE:
         raise BadData(f"the envelope holds {envelope.payload_type[:80]!r}, not a model statement ({MODEL_TYPE})")
     # the federation's name is only a claim here; the certificate must say the same, and the CA vouches for that

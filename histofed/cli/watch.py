@@ -17,6 +17,7 @@ from typing import Protocol, TextIO
 
 from histofed.base.clock import Clock, SystemClock
 from histofed.base.errors import AggregatorUnavailable, BadData, HistofedError, TryLater
+from histofed.cli import lifetime
 from histofed.cli.client import OperatorClient
 from histofed.cli.command import Finished, Terminal
 from histofed.cli.config import load_operator
@@ -46,6 +47,7 @@ def run(config: Path | None, experiment: str, patience: float, terminal: Termina
     """Watch until it rests; 0 when it finished, 75 when it is paused, else 65, with the reason on stderr."""
     operator = load_operator(config)
     clock = SystemClock()
+    lifetime.warn(operator, clock, terminal.error)
 
     async def watch() -> Experiment:
         with _show_on(terminal, clock, as_json=as_json) as show:

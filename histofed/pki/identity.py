@@ -54,6 +54,17 @@ class Identity:
     def __str__(self) -> str:
         return self.uri
 
+    @property
+    def remedy(self) -> str:
+        """How its holder comes to another certificate, in words."""
+        match self.role:
+            case Role.SITE:
+                return "enrol again with a new join line"
+            case Role.OPERATOR:
+                return f"have `histofed-aggregator operator {self.name} --out DIR` run on the aggregator's host"
+            case Role.AGGREGATOR:
+                return "restart the aggregator, which renews it"
+
     @classmethod
     def parse(cls, uri: str) -> Identity:
         """The reverse of `uri`. Raises `BadData`."""

@@ -6,11 +6,18 @@ in which `histofed status` has to start. `histofed/pki/credentials.py` is the sa
 
 from __future__ import annotations
 
+import re
+import ssl
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Protocol
+from typing import Final, Protocol
 
 from histofed.base.errors import ConfigError
+
+_TIME: Final = rb"(?:\x17\x0d\d{6}|\x18\x0f\d{8})\d{6}Z"
+_VALIDITY: Final = re.compile(rb"\x30[\x1e\x20\x22](?:%b)(%b)" % (_TIME, _TIME))
+"""SEQUENCE of two times, each UTCTime (until 2049) or GeneralizedTime (RFC 5280, 4.1.2.5), DER."""
 
 
 class Proof(Protocol):
@@ -39,6 +46,16 @@ class PemIdentity:
     key_pem: bytes
     certificate_pem: bytes
     ca_pem: bytes
+
+
+def end_of(certificate_pem: bytes) -> datetime | None:
+    """The end of a certificate's validity, UTC; None where it cannot be found."""
+    try:
+        found = _VALIDITY.search(ssl.PEM_cert_to_DER_cert(certificate_pem.decode("ascii")))
+        digits = "" if found is None else found[1][2:-1].decode()
+        return datetime.strptime(digits if len(digits) == 14 else f"20{digits}", "%Y%m%d%H%M%S").replace(tzinfo=UTC)
+    except ValueError:
+        return None
 
 
 def refuse_readable_by_others(path: Path, mode: int) -> None:

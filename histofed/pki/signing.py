@@ -43,9 +43,10 @@ def sign(payload_type: str, payload: bytes, credentials: Credentials) -> Envelop
     return Envelope(payload_type, payload, signature, der_of(credentials.certificate))
 
 
-def verify(envelope: Envelope, *, ca: x509.Certificate, payload_type: str, signer: Identity, at: datetime) -> None:
+def verify(envelope: Envelope, *, ca: x509.Certificate, payload_type: str, signer: Identity, at: datetime | None) -> None:
     """Check that `signer`, and nobody else, signed this payload as this type with a certificate valid at `at`.
 
+    None for `at` asks only who signed: what is kept outlives the certificate under which it was signed.
     Raises `NotAuthorised` when the signer is not the one expected or the certificate does not count, `BadData` when the
     type is another or the signature does not fit the bytes.
     """
@@ -55,7 +56,7 @@ def verify(envelope: Envelope, *, ca: x509.Certificate, payload_type: str, signe
     found = identity_of(certificate, signer.federation)
     if found != signer:
         raise NotAuthorised(f"the document is signed by {found}, it must be signed by {signer}")
-    if not certificate.not_valid_before_utc <= at <= certificate.not_valid_after_utc:
+    if at is not None and not certificate.not_valid_before_utc <= at <= certificate.not_valid_after_utc:
         raise NotAuthorised(
             f"the certificate of {found} was not valid at {at:%Y-%m-%d %H:%M} UTC "
             f"(it is from {certificate.not_valid_before_utc:%Y-%m-%d %H:%M} "

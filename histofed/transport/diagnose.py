@@ -50,12 +50,14 @@ def probe(
     if credentials is not None and not credentials.not_before <= now <= credentials.not_after:
         return NotEnrolled(
             f"the certificate of {credentials.identity} is valid from {credentials.not_before:%Y-%m-%d %H:%M} to "
-            f"{credentials.not_after:%Y-%m-%d %H:%M} UTC, and it is {now:%Y-%m-%d %H:%M}: enrol again, or set the clock"
+            f"{credentials.not_after:%Y-%m-%d %H:%M} UTC, and it is {now:%Y-%m-%d %H:%M}: {credentials.identity.remedy}, "
+            "or set the clock"
         )
     host, port = split(address)
     try:
         with connect(proxy, host, port, CONNECT_S) as plain:
-            return _shake_hands(address, host, plain, tls.client_context(ca_pem, credentials), now)
+            remedy = "enrol again" if credentials is None else credentials.identity.remedy
+            return _shake_hands(address, host, plain, tls.client_context(ca_pem, credentials), now, remedy)
     except AggregatorUnavailable as error:
         return error  # the proxy's
     except socket.gaierror:
@@ -76,11 +78,11 @@ def _parsed(proof: Proof) -> Credentials:
 
 
 def _shake_hands(
-    address: str, host: str, plain: socket.socket, context: ssl.SSLContext, now: datetime
+    address: str, host: str, plain: socket.socket, context: ssl.SSLContext, now: datetime, remedy: str
 ) -> HistofedError | None:
     try:
         with context.wrap_socket(plain, server_hostname=host) as secure:
-            return _after_handshake(address, secure)
+            return _after_handshake(address, secure, remedy)
     except ssl.SSLCertVerificationError as error:
         if error.verify_code in _WRONG_NAME:
             return NotAuthorised(
@@ -90,11 +92,12 @@ def _shake_hands(
         if error.verify_code in _WRONG_TIME:
             return NotAuthorised(
                 f"the certificate of the server at {address} is not valid at this machine's time, {now:%Y-%m-%d %H:%M} UTC "
-                f"({error.verify_message}): set the clock (timedatectl); if it is right, the aggregator's own may be wrong"
+                f"({error.verify_message}): set the clock (timedatectl); if it is right, the aggregator's own "
+                f"{_WRONG_TIME[error.verify_code]}"
             )
         return NotAuthorised(
             f"the server at {address} is not the aggregator of this federation ({error.verify_message}): "
-            "check the address; if the federation has a new CA, enrol again"
+            f"check the address; if the federation has a new CA, {remedy}"
         )
     except (ssl.SSLEOFError, ConnectionResetError):
         return AggregatorUnavailable(f"{address} closed the connection in the middle of the TLS handshake: try again")
@@ -104,7 +107,7 @@ def _shake_hands(
         )
 
 
-def _after_handshake(address: str, secure: ssl.SSLSocket) -> HistofedError | None:
+def _after_handshake(address: str, secure: ssl.SSLSocket, remedy: str) -> HistofedError | None:
     """Under TLS 1.3 a server judges the client's certificate only after the client's handshake is over."""
     secure.settimeout(ANSWER_S)
     try:
@@ -116,12 +119,12 @@ def _after_handshake(address: str, secure: ssl.SSLSocket) -> HistofedError | Non
     if not greeted:
         return NotEnrolled(
             f"the aggregator at {address} does not accept our certificate: it is of another federation, expired by the "
-            "aggregator's clock, or missing; enrol again"
+            f"aggregator's clock, or missing; {remedy}"
         )
     return None
 
 
 _WRONG_NAME: Final = frozenset({62, 64})
 """X509_V_ERR_HOSTNAME_MISMATCH, X509_V_ERR_IP_ADDRESS_MISMATCH (OpenSSL, x509_vfy.h)."""
-_WRONG_TIME: Final = frozenset({9, 10})
-"""X509_V_ERR_CERT_NOT_YET_VALID, X509_V_ERR_CERT_HAS_EXPIRED."""
+_WRONG_TIME: Final = {9: "clock may be wrong", 10: "certificate has ended: have it restarted, which renews it"}
+"""X509_V_ERR_CERT_NOT_YET_VALID, X509_V_ERR_CERT_HAS_EXPIRED, and what of the aggregator's own is behind them."""

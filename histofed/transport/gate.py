@@ -124,7 +124,7 @@ class Members:
                 f"the certificate is of federation {who.identity.federation!r}, this is {self._federation!r}"
             )
         if _read(_pem(context)).ends < self._clock.now().timestamp():
-            raise NotEnrolled(f"the certificate of {who.identity} has expired: enrol again with a new join line")
+            raise NotEnrolled(f"the certificate of {who.identity} has expired: {who.identity.remedy}")
         if self._denied(who.serial):
             raise NotAuthorised(f"the certificate of {who.identity} was revoked: ask the operator")
         return who

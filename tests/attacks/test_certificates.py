@@ -117,7 +117,7 @@ async def test_an_expired_certificate_and_a_clock_that_was_set_back(wire: Wire) 
             await hello(connection)
     error = await refusal(wire, expired)
     assert type(error) is NotEnrolled
-    assert "enrol again, or set the clock" in str(error)
+    assert "enrol again with a new join line, or set the clock" in str(error)
 
 
 async def test_no_certificate(wire: Wire) -> None:

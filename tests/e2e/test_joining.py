@@ -76,6 +76,15 @@ def test_the_port_is_closed_without_a_token(welcoming: Federation) -> None:
     assert "has an open token" in welcoming.enroll("late", line, code=69).error
 
 
+def test_another_operator_comes_while_the_aggregator_runs(welcoming: Federation) -> None:
+    folder = welcoming.folder / "bea"
+    config = ("--config", str(welcoming.aggregator_config))
+    assert "valid until" in welcoming.command("aggregator.cli", "operator", "bea", "--out", str(folder), *config).out
+    welcoming.command("histofed.cli.main", "--config", str(folder / "operator.toml"), "status")
+    journal = "".join(path.read_text() for path in (welcoming.state / "journal").iterdir())
+    assert journal.count('"identity":"spiffe://test/operator/bea"') == 1
+
+
 def test_a_line_that_is_none_is_refused_before_anything_is_sent(welcoming: Federation) -> None:
     newcomer(welcoming, "sloppy")
     assert "copy the whole line" in welcoming.enroll("sloppy", "histofed1 localhost:1", code=65).error

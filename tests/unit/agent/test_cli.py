@@ -143,6 +143,14 @@ def test_statuss_help_names_each_exit_code(capsys: pytest.CaptureFixture[str]) -
     assert "0 when it is connected, 1 when not, 65 when none ever ran here" in " ".join(capsys.readouterr().out.split())
 
 
+def test_the_help_knows_no_exit_code_for_warnings(capsys: pytest.CaptureFixture[str]) -> None:
+    """`doctor` ends with 0 where it has doubts alone (`tests/unit/base/test_doctor.py`)."""
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    told = " ".join(capsys.readouterr().out.split())
+    assert "0 done, 1 not connected (status) or something is wrong (doctor), 2 usage" in told
+
+
 # -- enroll ------------------------------------------------------------------------------------------------------------
 
 

@@ -99,6 +99,7 @@ async def test_an_idle_agent_is_small(tmp_path: Path, aggregator: FakeAggregator
         assert status["words"] == "waits for work"
     finally:
         assert await asyncio.to_thread(daemon.stop) == 0
+    assert status_of(tmp_path)["connected"] is False, "the file outlives it"
 
 
 async def test_sigterm_in_mid_training_keeps_the_work(tmp_path: Path, aggregator: FakeAggregator) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from agent.layout import Layout
-from agent.status import LIVE_S, Status, turns, write_status
+from agent.status import LIVE_S, Status, read_status, turns, write_status
 from histofed.base import durable
 from histofed.base.clock import FakeClock
 from histofed.base.errors import NotFound
@@ -48,6 +49,18 @@ def test_a_touch_is_a_sign_of_life(layout: Layout) -> None:
 def test_a_process_that_is_gone_is_not(layout: Layout) -> None:
     write_status(layout, status(2**22 + 1))
     assert not turns(layout, FakeClock(written(layout)))
+
+
+def test_a_file_that_outlived_its_daemon_is_not_that_of_the_process_with_its_number(layout: Layout) -> None:
+    """After a kill and a reboot; in a pod every daemon is process 1. This test's process lives, and is no agent."""
+    write_status(layout, replace(status(os.getpid()), connected=True))
+    clock = FakeClock(written(layout) + timedelta(days=1))
+    seen = read_status(layout, clock)
+    assert (seen.running, seen.connected) == (False, False)
+    with durable.lock(layout.lock, "histofed-agent of north"):
+        seen = read_status(layout, clock)
+        assert (seen.running, seen.connected) == (True, True), "whatever the clock says"
+        assert not turns(layout, clock), "its loop stands"
 
 
 def test_where_no_agent_ever_ran_it_is_said(layout: Layout) -> None:

@@ -132,9 +132,13 @@ def test_a_certificate_without_the_public_name(state: Path) -> None:
     assert "cannot be resolved" in found(config(state, public_hosts=("no-such-name.invalid",)))["names"].words
 
 
-def test_a_certificate_that_the_next_start_renews_or_issues(state: Path) -> None:
-    later = FakeClock(SystemClock().now() + timedelta(days=400))
-    assert "next start renews it" in found(config(state), later)["certificate"].words
+@pytest.mark.parametrize(("days", "word"), [(0, "ok"), (304, "ok"), (306, "warn"), (364, "warn"), (366, "fail")])
+def test_the_daemon_s_certificate_comes_to_its_end(state: Path, days: int, word: str) -> None:
+    finding = found(config(state), FakeClock(SystemClock().now() + timedelta(days=days)))["certificate"]
+    assert (finding.state, "restart the aggregator, which renews it" in finding.words) == (word, word != "ok")
+
+
+def test_a_certificate_that_the_next_start_issues(state: Path) -> None:
     (state / "identity/aggregator.pem").unlink()
     assert "next start issues it" in found(config(state))["certificate"].words
 

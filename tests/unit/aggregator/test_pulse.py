@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any, cast
 
 from aggregator.pulse import Pulse
@@ -9,22 +10,16 @@ from histofed.base.errors import CannotWriteState
 
 
 class Parts:
-    """The chronicle, the gauges and the probes, each of which may stand on a full disk."""
+    """What is done, each of which may stand on a full disk."""
 
     def __init__(self, *full: str) -> None:
         self.full = full
         self.done: list[str] = []
 
-    def note_backups(self) -> None:
-        self._do("backups")
-
-    def refresh(self) -> None:
-        self._do("gauges")
-
     async def renew(self) -> None:
-        self._do("probes")
+        self.do("probes")
 
-    def _do(self, what: str) -> None:
+    def do(self, what: str) -> None:
         if what in self.full:
             raise CannotWriteState("cannot write: No space left on device")
         self.done.append(what)
@@ -32,8 +27,8 @@ class Parts:
 
 async def beat(*full: str) -> list[str]:
     parts = Parts(*full)
-    stand_in = cast("Any", parts)
-    await Pulse(stand_in, stand_in, stand_in).beat()
+    steps = {f"{name} are not noted": partial(parts.do, name) for name in ("backups", "gauges")}
+    await Pulse(steps, cast("Any", parts)).beat()
     return parts.done
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from aggregator import setup
 from histofed.base import failpoints
-from histofed.base.errors import AlreadyThere, NotEnrolled
+from histofed.base.errors import AlreadyThere, BadData, CannotWriteState, HistofedError, NotEnrolled
 from histofed.cli.client import load_credentials
 from histofed.cli.config import load_operator
 from histofed.pki.credentials import Credentials
@@ -83,6 +83,33 @@ def test_a_key_without_its_certificate_as_older_releases_left_it(centre: Centre)
         setup.load(centre.config, centre.clock)
     centre.cli("init", "--operator-dir", str(centre.folder / "operator"))
     check_whole(centre)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "refusal"),
+    [
+        (("--operator", "Dr. Müller"), BadData("operator name 'Dr. Müller' is not allowed: use 1 to 40 lower-case letters")),
+        (("--operator-dir", "a-file/operator"), CannotWriteState("a file is where a folder must be, name another place")),
+        (("--operator-dir", "taken"), AlreadyThere("holds an operator's key already; name another folder")),
+    ],
+)
+def test_an_operator_that_cannot_be_is_refused_before_anything_of_a_federation_is_made(
+    centre: Centre, monkeypatch: pytest.MonkeyPatch, wrong: tuple[str, str], refusal: HistofedError
+) -> None:
+    monkeypatch.chdir(centre.folder)
+    (centre.folder / "a-file").touch()
+    (centre.folder / "taken").mkdir()
+    (centre.folder / "taken/operator.key").write_text("of another federation")
+    assert str(refusal) in centre.cli("init", *wrong, code=refusal.exit_code)
+    assert not list(centre.state.rglob("*.*")), "neither a CA nor a record"
+    centre.cli("init", "--operator-dir", str(centre.folder / "operator"))
+    check_whole(centre)
+
+
+def test_a_second_federation_is_refused_with_the_command_for_another_operator(centre: Centre) -> None:
+    centre.cli("init")
+    again = centre.cli("init", "--operator", "bea", code=AlreadyThere.exit_code)
+    assert "`histofed-aggregator operator NAME --out DIR` makes another operator" in again
 
 
 def test_another_federations_operator_is_not_replaced(centre: Centre) -> None:

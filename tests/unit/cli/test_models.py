@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
+from histofed.base.clock import FakeClock, SystemClock
 from histofed.cli import statement_file
+from histofed.pki.authority import Authority
 from tests.support.operator_service import RunningAggregator
 from tests.support.signed_models import Federation, SignedModel, signed_model
 from tests.unit.cli.conftest import Ran
@@ -51,6 +58,22 @@ def test_a_pulled_model_is_verified_offline(
     assert found.document["statement"]["round"] == 2
     out.write_bytes(model.server[:-1] + b"!")
     assert histofed("models", "verify", str(out), "--ca", str(config.parent / "ca.crt")).code == 65
+
+
+def test_a_model_outlives_the_certificate_that_signed_it(
+    histofed: Histofed, model: SignedModel, aggregator: RunningAggregator, config: Path, tmp_path: Path
+) -> None:
+    """The aggregator's certificate lives a year; a model is kept for ever."""
+    authority = aggregator.federation.authority
+    past = FakeClock(SystemClock().now() - timedelta(days=400))
+    signer = Federation(Authority(authority.certificate, authority._key, past)).aggregator()
+    aggregator.servicer.model = signed_model(signer, model.shared, model.server)
+    out, verify = tmp_path / "model.safetensors", ("--ca", str(config.parent / "ca.crt"))
+
+    assert histofed("models", "pull", "demo", "--out", str(out)).code == 0
+    assert histofed("models", "verify", str(out), *verify).code == 0
+    refused = histofed("models", "verify", str(out), *verify, "--at", SystemClock().now().isoformat())
+    assert (refused.code, "was not valid at" in refused.error) == (77, True)
 
 
 def test_a_model_whose_files_were_removed_is_told_before_anything_is_fetched(
@@ -131,6 +154,26 @@ def test_a_file_that_is_no_pulled_model_is_kept(histofed: Histofed, model: Signe
     assert "no model that was pulled" in refused.error
     assert "name a new file" in refused.error
     assert out.read_text() == "years of work"
+
+
+@pytest.mark.parametrize("before", [None, "shared"], ids=["new", "in the place of another part"])
+def test_a_pull_that_was_killed_can_be_repeated(
+    histofed: Histofed, model: SignedModel, config: Path, tmp_path: Path, before: str | None
+) -> None:
+    out = tmp_path / "model.safetensors"
+    pull = ("models", "pull", "demo", "--out", str(out))
+    if before:
+        histofed(*pull, "--part", before)
+    killed = subprocess.run(
+        [sys.executable, "-m", "histofed.cli.main", "--config", str(config), *pull],
+        env={**os.environ, "HISTOFED_FAILPOINTS": "blob.complete=kill"},
+        check=False,
+    )
+    assert killed.returncode == -signal.SIGKILL
+    assert out.read_bytes() == model.server
+
+    assert histofed(*pull).code == 0
+    assert histofed("models", "verify", str(out), "--ca", str(config.parent / "ca.crt")).code == 0
 
 
 def test_a_model_replaces_the_one_pulled_before(histofed: Histofed, model: SignedModel, tmp_path: Path) -> None:

@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from histofed.base.clock import SystemClock
+from histofed.base.clock import FakeClock, SystemClock
 from histofed.base.errors import BadData, DigestMismatch, NotAuthorised, NotFound
 from histofed.cli.verification import load_ca, verify_file, verify_statement
+from histofed.pki.authority import Authority
 from histofed.pki.signing import sign
 from histofed.statements import MODEL_TYPE, UPDATE_TYPE
 from tests.support.signed_models import Federation, signed_model
@@ -66,6 +67,16 @@ def test_a_signed_update_is_no_model(federation: Federation) -> None:
         verify_statement(envelope, federation.authority.certificate, now())
     with pytest.raises(BadData, match="changed after signing"):
         verify_statement(replace(envelope, payload_type=MODEL_TYPE), federation.authority.certificate, now())
+
+
+def test_a_model_outlives_the_certificate_that_signed_it_unless_a_moment_is_asked_for(federation: Federation) -> None:
+    past = FakeClock(now() - timedelta(days=400))
+    authority = Authority(federation.authority.certificate, federation.authority._key, past)
+    model = signed_model(Federation(authority).aggregator())
+
+    assert verify_statement(model.envelope, federation.authority.certificate).digest == model.digest
+    with pytest.raises(NotAuthorised, match="was not valid at"):
+        verify_statement(model.envelope, federation.authority.certificate, now())
 
 
 def test_a_certificate_counts_only_while_it_is_valid(federation: Federation) -> None:

@@ -72,7 +72,22 @@ async def test_our_own_certificate_is_over(tmp_path: Path) -> None:
         error = await failure(wire.address, federation.site())
     assert type(error) is NotEnrolled
     assert "the certificate of spiffe://test.example/site/north-clinic is valid from" in str(error)
-    assert "enrol again, or set the clock" in str(error)
+    assert "enrol again with a new join line, or set the clock" in str(error)
+
+
+async def test_an_operator_cannot_enrol_and_reads_what_the_aggregator_s_host_has_to_run(tmp_path: Path) -> None:
+    past = FakeClock(SystemClock().now() - timedelta(days=100))
+    expired = FEDERATION.at(past).operator("ada")
+    remedy = "have `histofed-aggregator operator ada --out DIR` run on the aggregator's host"
+    async with serving(tmp_path, FEDERATION) as wire:
+        error = await failure(wire.address, expired)
+        async with open_connection(wire.address, expired, clock=past) as connection:
+            with pytest.raises(NotEnrolled, match=r"does not accept our certificate.*") as refused:
+                await greet(connection)
+    assert type(error) is NotEnrolled
+    for sentence in (str(error), str(refused.value)):
+        assert remedy in sentence
+        assert "enrol" not in sentence
 
 
 async def test_the_server_s_certificate_begins_after_this_machine_s_time(tmp_path: Path) -> None:
@@ -82,6 +97,16 @@ async def test_the_server_s_certificate_begins_after_this_machine_s_time(tmp_pat
         error = await failure(wire.address, old)
     assert "is not valid at this machine's time" in str(error)
     assert "set the clock" in str(error)
+
+
+async def test_the_server_s_certificate_has_ended(tmp_path: Path) -> None:
+    federation = FEDERATION.at(FakeClock(SystemClock().now() - timedelta(days=400)))
+    async with serving(tmp_path, FEDERATION, credentials=tls.server_credentials(federation.aggregator())) as wire:
+        for member in (SITE, FEDERATION.operator()):
+            error = await failure(wire.address, member)
+            assert type(error) is NotAuthorised
+            assert "set the clock (timedatectl); if it is right, the aggregator's own certificate has ended" in str(error)
+            assert "have it restarted, which renews it" in str(error)
 
 
 async def test_a_clock_that_fell_back_by_hours_does_not_shut_a_site_out(tmp_path: Path) -> None:
