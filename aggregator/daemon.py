@@ -79,7 +79,8 @@ class AggregatorService:
         self._reloads = Reloads(loaded, RELOADABLE)
         self._clock = clock
         self._stack = AsyncExitStack()
-        self._health = Health(clock, required=("journal", "listening"))
+        # not the journal: calls to a pod that is not ready end nowhere, and an operator has to be told what is wrong
+        self._health = Health(clock, required=("listening",))
         self._failure: HistofedError | None = None
         self._drain: asyncio.Event | None = None
 

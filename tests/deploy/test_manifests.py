@@ -158,6 +158,7 @@ def test_what_the_checkers_do_not_ask(manifests: list[dict[str, Any]]) -> None:
     for each in of_kind(manifests, "StatefulSet"):
         assert [claim["spec"]["accessModes"] for claim in each["spec"]["volumeClaimTemplates"]] == [["ReadWriteOncePod"]]
         assert each["spec"]["persistentVolumeClaimRetentionPolicy"] == {"whenDeleted": "Retain", "whenScaled": "Retain"}
+        assert each["spec"]["podManagementPolicy"] == "Parallel", "one that is not ready is never repaired"
     for pod, container in containers(manifests):
         assert re.fullmatch(r"registry\.example\.org/histofed/\w+@sha256:[0-9a-f]{64}", container["image"])
         assert container["imagePullPolicy"] == "IfNotPresent", (
