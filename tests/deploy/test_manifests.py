@@ -236,10 +236,10 @@ def test_commands_are_ones_that_exist(manifests: list[dict[str, Any]]) -> None:
                 assert command[0] == "histofed-agent"
                 assert agent_parser().parse_args(command[1:])
         if "command" in container:
-            words = container["command"][2].partition("exec ")[2].split()
-            assert {"histofed-aggregator": aggregator_parser, "histofed-agent": agent_parser}[words[0]]().parse_args(
-                words[1:]
-            )
+            found = re.search(r"(histofed-\w+) ([^|]+)", container["command"][2])
+            assert found is not None
+            parser = {"histofed-aggregator": aggregator_parser, "histofed-agent": agent_parser}[found[1]]()
+            assert parser.parse_args(found[2].split())
 
 
 def test_agents_configuration_and_consent(tmp_path: Path) -> None:
