@@ -16,6 +16,7 @@ import pytest
 from agent.config import AgentConfig
 from agent.daemon import AgentService, note_lost_journal
 from agent.layout import Layout
+from agent.rooms import LIVES
 from histofed.audit.history import History
 from histofed.audit.journal import Journal
 from histofed.audit.verify import Head, records
@@ -24,7 +25,7 @@ from histofed.base.config import Loaded
 from histofed.base.errors import AlreadyThere, ConfigError, NotEnrolled
 from histofed.base.ids import SiteId
 from histofed.pki.credentials import Credentials
-from tests.support.agent_site import task, until
+from tests.support.agent_site import LONG, task, training, until
 from tests.support.fake_aggregator import FakeAggregator
 from tests.support.federation import CONSENT, DaemonProcess
 from tests.support.pki import Federation
@@ -140,6 +141,24 @@ async def test_a_kill_anywhere_loses_nothing(tmp_path: Path, aggregator: FakeAgg
     await until(lambda: not list((tmp_path / "state" / "outbox").iterdir()))
     assert await asyncio.to_thread(daemon.stop) == 0
     assert {manifest.weights for manifest in aggregator.manifests()} == {aggregator.manifests()[0].weights}
+
+
+async def test_an_agent_that_dies_in_each_training_fails_the_attempt_in_words(
+    tmp_path: Path, aggregator: FakeAggregator
+) -> None:
+    """As where the kernel kills daemon and trainer together for want of memory: a pod in a cluster."""
+    config = enrolled(tmp_path, aggregator.federation.site(SITE), aggregator.address)
+    aggregator.offer(aggregator.make_offer(task(), config=LONG))
+    for _ in range(LIVES):
+        reports = aggregator.called("ReportProgress")
+        daemon = start(tmp_path, config)
+        await training(aggregator, reports)
+        assert await asyncio.to_thread(daemon.stop, signal.SIGKILL) == -signal.SIGKILL
+    daemon = start(tmp_path, config)
+    failed = (await aggregator.wait_for("FailTask")).request
+    assert "ended 3 times in the middle of this training" in failed.reason
+    assert failed.retryable, "another attempt goes on from the checkpoint"
+    assert await asyncio.to_thread(daemon.stop) == 0
 
 
 async def test_a_second_agent_on_the_same_state_is_refused(tmp_path: Path) -> None:
