@@ -42,7 +42,7 @@ from aggregator.store import Store
 from histofed import __version__
 from histofed.audit.journal import Journal
 from histofed.audit.record import SYSTEM
-from histofed.backup import swap
+from histofed.backup import snapshot, swap
 from histofed.base import durable
 from histofed.base.clock import Clock
 from histofed.base.config import Loaded
@@ -275,6 +275,7 @@ class AggregatorService:
         state = durable.make_directory(self._config.state_dir)
         self._stack.enter_context(durable.lock(state / "lock", "histofed-aggregator"))
         swap.settle(state)
+        snapshot.clear_away(state)
         return setup.load(self._config, self._clock)
 
     def _workers(self) -> Workers:

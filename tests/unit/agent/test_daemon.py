@@ -20,6 +20,7 @@ from agent.rooms import LIVES
 from histofed.audit.history import History
 from histofed.audit.journal import Journal
 from histofed.audit.verify import Head, records
+from histofed.backup import snapshot
 from histofed.base.clock import FakeClock, SystemClock
 from histofed.base.config import Loaded
 from histofed.base.errors import AlreadyThere, ConfigError, NotEnrolled
@@ -181,6 +182,16 @@ async def test_without_an_identity_it_says_how_to_enrol(tmp_path: Path) -> None:
     with pytest.raises(NotEnrolled, match="histofed-agent enroll"):
         await built.start()
     await built.stop()
+
+
+async def test_what_a_killed_backup_left_goes_at_the_next_start(tmp_path: Path) -> None:
+    enrolled(tmp_path, Federation().site(SITE), "127.0.0.1:1")
+    left = tmp_path / "state" / snapshot.ROOM
+    (left / "private").mkdir(parents=True)
+    built = service(tmp_path, AgentConfig(state_dir=tmp_path / "state", aggregator="127.0.0.1:1"))
+    await built.start()
+    await built.stop()
+    assert not left.exists()
 
 
 async def test_an_operators_identity_is_no_sites(tmp_path: Path) -> None:

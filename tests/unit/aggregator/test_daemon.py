@@ -14,6 +14,7 @@ from aggregator.config import AggregatorConfig, Listen
 from aggregator.daemon import AggregatorService
 from aggregator.probes import READINESS
 from aggregator.scheduler import Scheduler
+from histofed.backup import snapshot
 from histofed.base.config import Loaded
 from histofed.base.errors import CannotWriteState
 from histofed.cli.client import OperatorClient
@@ -39,6 +40,16 @@ async def service(config: AggregatorConfig, centre: Centre) -> AsyncIterator[Agg
     await built.start()
     yield built
     await built.stop()
+
+
+async def test_what_a_killed_backup_left_goes_at_the_next_start(config: AggregatorConfig, centre: Centre) -> None:
+    left = centre.state / snapshot.ROOM
+    left.mkdir()
+    (left / "state.db").touch()
+    built = AggregatorService(Loaded(config, {}), lambda: Loaded(config, {}), centre.clock)
+    await built.start()
+    await built.stop()
+    assert not left.exists()
 
 
 async def serves(config: AggregatorConfig) -> bool:
