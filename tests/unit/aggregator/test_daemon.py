@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 
 import grpc
+import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from aggregator import setup
 from aggregator.config import AggregatorConfig, Listen
 from aggregator.daemon import AggregatorService
+from aggregator.models import ModelForge
 from aggregator.probes import READINESS
 from aggregator.scheduler import Scheduler
+from histofed import weights
 from histofed.backup import snapshot
 from histofed.base.config import Loaded
 from histofed.base.errors import CannotWriteState
@@ -33,8 +37,9 @@ def config(centre: Centre) -> AggregatorConfig:
     return found
 
 
-@pytest.fixture
-async def service(config: AggregatorConfig, centre: Centre) -> AsyncIterator[AggregatorService]:
+@asynccontextmanager
+async def running(config: AggregatorConfig, centre: Centre) -> AsyncIterator[AggregatorService]:
+    """From a start to a stop."""
     loaded = Loaded(config, {})
     built = AggregatorService(loaded, lambda: loaded, centre.clock)
     await built.start()
@@ -42,14 +47,44 @@ async def service(config: AggregatorConfig, centre: Centre) -> AsyncIterator[Agg
     await built.stop()
 
 
+def operating(centre: Centre) -> AbstractAsyncContextManager[OperatorClient]:
+    """The first operator's connection."""
+    return OperatorClient.connect(load_operator(centre.folder / "operator" / "operator.toml"))
+
+
 async def test_what_a_killed_backup_left_goes_at_the_next_start(config: AggregatorConfig, centre: Centre) -> None:
     left = centre.state / snapshot.ROOM
     left.mkdir()
     (left / "state.db").touch()
-    built = AggregatorService(Loaded(config, {}), lambda: Loaded(config, {}), centre.clock)
-    await built.start()
-    await built.stop()
-    assert not left.exists()
+    async with running(config, centre):
+        assert not left.exists()
+
+
+BROUGHT = 'name = "brought"\nrecipe = "mean"\nrounds = 1\n[config]\ndimension = 3\nsteps = 1\n'
+
+
+@pytest.mark.parametrize("crash", [False, True])
+async def test_first_weights_go_when_their_model_is_committed(
+    config: AggregatorConfig, centre: Centre, monkeypatch: pytest.MonkeyPatch, crash: bool
+) -> None:
+    """Also after a crash between the two, at the next start; those of an experiment that is still to come stay."""
+    weights.save(centre.folder / "drawn", {"mean.value": np.ones(3, dtype=np.float32)})
+    given = setup.give_first(config, "brought", centre.folder / "drawn")
+    setup.give_first(config, "to-come", centre.folder / "drawn")
+    with monkeypatch.context() as patched:
+        if crash:
+            patched.setattr(ModelForge, "forget_first", lambda _: None)
+        async with running(config, centre), operating(centre) as operator:
+            await operator.submit(BROUGHT)
+            async for sight in operator.watch("brought"):
+                if sight.experiment.state == "running":
+                    break
+            (model,) = await operator.models("brought")
+    assert given in {part.sha256 for part in model.parts}
+    if crash:
+        async with running(config, centre):
+            pass
+    assert [path.name for path in setup.first_weights(centre.state).iterdir()] == ["to-come.safetensors"]
 
 
 async def serves(config: AggregatorConfig) -> bool:
@@ -60,7 +95,7 @@ async def serves(config: AggregatorConfig) -> bool:
 
 
 async def test_who_cannot_write_the_journal_is_still_reached_and_says_why(
-    service: AggregatorService, config: AggregatorConfig, centre: Centre, monkeypatch: pytest.MonkeyPatch
+    config: AggregatorConfig, centre: Centre, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A pod that is not ready gets no calls, `histofed status` neither, and there is no other pod."""
 
@@ -69,12 +104,12 @@ async def test_who_cannot_write_the_journal_is_still_reached_and_says_why(
 
     monkeypatch.setattr(Scheduler, "tick", refuse)
     drain = asyncio.Event()
-    serving = asyncio.create_task(service.serve(drain))
-    async with OperatorClient.connect(load_operator(centre.folder / "operator" / "operator.toml")) as operator:
+    async with running(config, centre) as service, operating(centre) as operator:
+        serving = asyncio.create_task(service.serve(drain))
         while not (found := await operator.status()).conditions:
             pass
-    assert found.conditions == ("journal: cannot write: No space left on device",)
-    await service._pulse.beat()
-    assert await serves(config)
-    drain.set()
-    await serving
+        assert found.conditions == ("journal: cannot write: No space left on device",)
+        await service._pulse.beat()
+        assert await serves(config)
+        drain.set()
+        await serving
