@@ -33,7 +33,7 @@ from agent.work import Work
 from histofed import __version__
 from histofed.audit.history import History
 from histofed.audit.journal import Journal
-from histofed.backup import swap
+from histofed.backup import snapshot, swap
 from histofed.base import durable
 from histofed.base.clock import Clock, SystemClock, iso
 from histofed.base.config import Loaded
@@ -94,6 +94,7 @@ class AgentService:
         durable.make_directory(layout.root)
         closing.enter_context(durable.lock(layout.lock, f"histofed-agent of {site}"))
         swap.settle(layout.root)
+        snapshot.clear_away(layout.root)
         state = State(layout.state, self._clock)
         closing.callback(state.close)
         journal = Journal(layout.journal, self._clock, f"agent-{site}")

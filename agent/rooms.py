@@ -2,6 +2,7 @@
 
     work/TASK/assignment.json        what the trainer was told; checkpoints and results count for exactly this one
     work/TASK/output/...             checkpoints, then private tensors, the update and the result
+    work/TASK/begun                  while a trainer runs: the attempt, and how many lives of the agent began to train it
 
 A folder outlives the agent, which is how a task goes on after a restart. An experiment has one at most, which goes with the
 task's end, the experiment's next task or its end. The callers are `agent/work.py`, `agent/epochs.py` and `agent/tensors.py`.
@@ -9,12 +10,20 @@ task's end, the experiment's next task or its end. The callers are `agent/work.p
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 from agent.assignment import ASSIGNMENT_FILE, RESULT_FILE, UPDATE_FILE, Assignment, Result, encode, read_result
 from agent.outbox import folder_name
 from histofed.base import durable
+from histofed.base.errors import TrainingFailed
 from histofed.base.ids import ExperimentId, TaskKey
+
+BEGUN_FILE: Final = "begun"
+LIVES: Final = 3
+"""Lives of the agent in a row that may end in the middle of one attempt's training before it counts as failed."""
 
 
 class Rooms:
@@ -49,6 +58,26 @@ class Rooms:
         if told is not None and told != encode(assignment):
             durable.remove(assignment.output)
             durable.make_directory(assignment.output)
+
+    @contextlib.contextmanager
+    def training(self, task: TaskKey, attempt: int) -> Iterator[None]:
+        """Around the attempt's training, however that ends. Raises `TrainingFailed` when `LIVES` lives died in it."""
+        mark = self.room(task) / BEGUN_FILE
+        told, _, lives = (mark.read_text() if mark.exists() else "").partition(" ")
+        begun = int(lives) if told == str(attempt) else 0
+        if begun >= LIVES:
+            durable.remove(mark)
+            raise TrainingFailed(
+                f"this site's agent ended {begun} times in the middle of this training without a word (out of memory?): "
+                "the log of its machine says why; more memory, or a smaller batch, may help"
+            )
+        durable.replace(mark, f"{attempt} {begun + 1}".encode())
+        try:
+            yield
+        finally:
+            # not worth an error in the place of what happened: one that stays counts a life too many
+            with contextlib.suppress(OSError):
+                mark.unlink(missing_ok=True)
 
     def clear(self, task: TaskKey) -> None:
         """Remove what the task left."""

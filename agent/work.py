@@ -231,8 +231,9 @@ class Work:
             if done is None:
                 self._rooms.begin(offer.task, assignment)
                 self._board = board = Board("train", desk.clock)
-                stop = self.config.trainer.stop_seconds
-                done = await self._watched(offer, board, lambda: train(room, assignment, board.trained, stop, desk.trainers))
+                stop, trainers = self.config.trainer.stop_seconds, desk.trainers
+                with self._rooms.training(offer.task, offer.attempt):
+                    done = await self._watched(offer, board, lambda: train(room, assignment, board.trained, stop, trainers))
             span.set(
                 {
                     names.STEPS: done.steps,

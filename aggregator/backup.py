@@ -2,7 +2,8 @@
 
     snapshot  database (one transaction's view), journal up to its end now, hard links of the files that its rows name, and
               of first weights that operators brought for experiments without a model
-    check     every file that a row needs is there, and no round was committed meanwhile; otherwise another snapshot
+    check     every file that a row needs is there, no round was committed and no experiment began meanwhile; otherwise
+              another snapshot
     claim     a row says which rounds are in it: from the next offer on sites keep the private tensors of those rounds;
               a backup that fails takes its claim back, one that is killed leaves it to the next or to the daemon
     write     manifest, signature, members; one rename
@@ -155,10 +156,11 @@ def _link_first(state: Path, room: Path, rows: Rows) -> None:
 
 
 def _claim(state: Path, own: str, made_at: str, rows: Rows, whatever: bool) -> bool:
-    """Say in the live database what the snapshot holds, unless a round was committed since."""
+    """Say in the live database what the snapshot holds, unless a round was committed since, or an experiment has begun:
+    the daemon removes its first weights then, and the model that was made of them is not in the snapshot."""
     with connected(state / "state.db") as live:
         live.execute("BEGIN IMMEDIATE")
-        if _committed(live) != rows.rounds and not whatever:
+        if (_committed(live) != rows.rounds or _begun(live) != rows.begun) and not whatever:
             live.execute("ROLLBACK")
             return False
         live.execute(UNFINISHED)
@@ -215,7 +217,7 @@ def readconnected(path: Path) -> Rows:
         )
         counts = "SELECT (SELECT count(*) FROM sites), (SELECT count(*) FROM experiments)"
         sites, experiments = connection.execute(counts).fetchone()
-        begun = frozenset(str(name) for (name,) in connection.execute("SELECT DISTINCT experiment FROM models"))
+        begun = _begun(connection)
         return Rows(schema, epoch or 1, _committed(connection), opened, _blobs(connection), sites, experiments, begun)
 
 
@@ -230,6 +232,11 @@ def _committed(connection: sqlite3.Connection) -> dict[str, int]:
         "LEFT JOIN rounds ON experiment = name AND rounds.state = ? GROUP BY name"
     )
     return {str(name): int(number) for name, number in connection.execute(query, (str(RoundState.COMMITTED),))}
+
+
+def _begun(connection: sqlite3.Connection) -> frozenset[str]:
+    """Experiments that have a model."""
+    return frozenset(str(name) for (name,) in connection.execute("SELECT DISTINCT experiment FROM models"))
 
 
 def _blobs(connection: sqlite3.Connection) -> tuple[str, ...]:

@@ -43,7 +43,7 @@ from aggregator.store import Store
 from histofed import __version__
 from histofed.audit.journal import Journal
 from histofed.audit.record import SYSTEM
-from histofed.backup import swap
+from histofed.backup import snapshot, swap
 from histofed.base import durable
 from histofed.base.clock import Clock
 from histofed.base.config import Loaded
@@ -81,7 +81,8 @@ class AggregatorService:
         self._reloads = Reloads(loaded, RELOADABLE)
         self._clock = clock
         self._stack = AsyncExitStack()
-        self._health = Health(clock, required=("journal", "listening"))
+        # not the journal: calls to a pod that is not ready end nowhere, and an operator has to be told what is wrong
+        self._health = Health(clock, required=("listening",))
         self._failure: HistofedError | None = None
         self._drain: asyncio.Event | None = None
 
@@ -283,6 +284,7 @@ class AggregatorService:
         state = durable.make_directory(self._config.state_dir)
         self._stack.enter_context(durable.lock(state / "lock", "histofed-aggregator"))
         swap.settle(state)
+        snapshot.clear_away(state)
         return setup.load(self._config, self._clock)
 
     def _workers(self) -> Workers:

@@ -33,7 +33,8 @@ class Experiments:
         self._store = engine.store
 
     def recover(self) -> None:
-        """Take up the first models that were being made when the last process ended."""
+        """Take up the first models that were being made when the last process ended, or clear away after them."""
+        self._engine.forge.forget_first()
         for name in sorted(row.name for row in self._store.experiments(only_open=True)):
             if self._store.latest_model(name) is None:
                 self._initialise(self._engine.experiment(name))
@@ -100,6 +101,7 @@ class Experiments:
         self._engine.audit("model.created", SYSTEM, {"experiment": experiment.name, "round": 0, "model": model.digest})
         self._store.add_first_model(model)
         failpoint("aggregator.model_committed")
+        self._engine.forge.forget_first()
         self._engine.wake()
 
 

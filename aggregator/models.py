@@ -7,6 +7,7 @@ crash interrupted is repeated from the durable updates and makes the same model.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,9 +23,10 @@ from aggregator.strategies import flower_call
 from histofed import statements, weights
 from histofed.base import durable
 from histofed.base.clock import Clock
+from histofed.base.errors import CannotWriteState
 from histofed.base.experiment import Experiment
 from histofed.base.failpoints import failpoint
-from histofed.base.ids import Digest, SiteId, sha256
+from histofed.base.ids import Digest, ExperimentId, SiteId, sha256
 from histofed.base.seeds import seed
 from histofed.encodings.file import Encoded, Form
 from histofed.encodings.step import step_form
@@ -88,6 +90,14 @@ class ModelForge:
         )
         parts = await self._keep({SHARED: (shared, made.shared), SERVER: (server, made.server)})
         return self._signed(experiment, round_number=0, base="", parts=parts, contributions=[])
+
+    def forget_first(self) -> None:
+        """Remove what operators brought for experiments that have begun: with a first model, nobody reads it again."""
+        # where the disk refuses, it takes room until the next experiment begins, or the next start
+        with contextlib.suppress(CannotWriteState):
+            for path in [] if self._first is None else sorted(self._first.glob("*.safetensors")):
+                if self._store.latest_model(ExperimentId(path.stem)) is not None:
+                    durable.remove(path)
 
     async def inspect(self, experiment: Experiment, state: Round, site: SiteId) -> float:
         """The L2 norm of the site's (update - base). Raises `BadData` when the update may not enter."""

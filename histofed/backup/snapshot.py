@@ -21,7 +21,7 @@ from histofed.audit.verify import Head
 from histofed.backup.archive import Source
 from histofed.base import durable
 from histofed.base.checkup import opened
-from histofed.base.errors import BadData, CannotWriteState, NotFound
+from histofed.base.errors import AlreadyThere, BadData, CannotWriteState, NotFound
 from histofed.base.owner import database_files, denial
 
 ROOM: Final = "backup.tmp"
@@ -45,6 +45,16 @@ def room(state: Path) -> Iterator[Path]:
         try:
             yield durable.make_directory(state / ROOM)
         finally:
+            durable.remove(state / ROOM)
+
+
+def clear_away(state: Path) -> None:
+    """Remove the room that a killed backup left. For a daemon's start: another backup may be far off.
+
+    Raises `CannotWriteState`.
+    """
+    if (state / ROOM).exists():
+        with contextlib.suppress(AlreadyThere), alone(state):
             durable.remove(state / ROOM)
 
 

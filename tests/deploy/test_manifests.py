@@ -158,6 +158,7 @@ def test_what_the_checkers_do_not_ask(manifests: list[dict[str, Any]]) -> None:
     for each in of_kind(manifests, "StatefulSet"):
         assert [claim["spec"]["accessModes"] for claim in each["spec"]["volumeClaimTemplates"]] == [["ReadWriteOncePod"]]
         assert each["spec"]["persistentVolumeClaimRetentionPolicy"] == {"whenDeleted": "Retain", "whenScaled": "Retain"}
+        assert each["spec"]["podManagementPolicy"] == "Parallel", "one that is not ready is never repaired"
     for pod, container in containers(manifests):
         assert re.fullmatch(r"registry\.example\.org/histofed/\w+@sha256:[0-9a-f]{64}", container["image"])
         assert container["imagePullPolicy"] == "IfNotPresent", (
@@ -235,10 +236,10 @@ def test_commands_are_ones_that_exist(manifests: list[dict[str, Any]]) -> None:
                 assert command[0] == "histofed-agent"
                 assert agent_parser().parse_args(command[1:])
         if "command" in container:
-            words = container["command"][2].partition("exec ")[2].split()
-            assert {"histofed-aggregator": aggregator_parser, "histofed-agent": agent_parser}[words[0]]().parse_args(
-                words[1:]
-            )
+            found = re.search(r"(histofed-\w+) ([^|]+)", container["command"][2])
+            assert found is not None
+            parser = {"histofed-aggregator": aggregator_parser, "histofed-agent": agent_parser}[found[1]]()
+            assert parser.parse_args(found[2].split())
 
 
 def test_agents_configuration_and_consent(tmp_path: Path) -> None:

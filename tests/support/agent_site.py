@@ -46,9 +46,9 @@ async def until(condition: Callable[[], bool], seconds: float = 20.0) -> None:
             await asyncio.sleep(0.02)
 
 
-async def training(aggregator: FakeAggregator) -> None:
-    """The trainer has reported a step."""
-    count = 1
+async def training(aggregator: FakeAggregator, after: int = 0) -> None:
+    """The trainer has reported a step, in a report that comes after so many."""
+    count = after + 1
     while (await aggregator.wait_for("ReportProgress", count)).request.phase != "train":
         count += 1
 

@@ -65,6 +65,9 @@ class StandInForge:
         self._work("first")
         return self._model(0, experiment.name)
 
+    def forget_first(self) -> None:
+        """Nobody brought any."""
+
     async def inspect(self, experiment: Experiment, state: Round, site: SiteId) -> float:
         self._work("inspect")
         return 1.0

@@ -17,15 +17,17 @@ from agent.config import AgentConfig
 from agent.daemon import AgentService, note_lost_journal
 from agent.failure import for_the_operator
 from agent.layout import Layout
+from agent.rooms import LIVES
 from histofed.audit.history import History
 from histofed.audit.journal import Journal
 from histofed.audit.verify import Head, records
+from histofed.backup import snapshot
 from histofed.base.clock import FakeClock, SystemClock
 from histofed.base.config import Loaded
 from histofed.base.errors import AlreadyThere, CannotWriteState, ConfigError, NotEnrolled, WorkerLost
 from histofed.base.ids import SiteId
 from histofed.pki.credentials import Credentials
-from tests.support.agent_site import task, until
+from tests.support.agent_site import LONG, task, training, until
 from tests.support.fake_aggregator import FakeAggregator
 from tests.support.federation import CONSENT, DaemonProcess
 from tests.support.pki import Federation
@@ -144,6 +146,24 @@ async def test_a_kill_anywhere_loses_nothing(tmp_path: Path, aggregator: FakeAgg
     assert {manifest.weights for manifest in aggregator.manifests()} == {aggregator.manifests()[0].weights}
 
 
+async def test_an_agent_that_dies_in_each_training_fails_the_attempt_in_words(
+    tmp_path: Path, aggregator: FakeAggregator
+) -> None:
+    """As where the kernel kills daemon and trainer together for want of memory: a pod in a cluster."""
+    config = enrolled(tmp_path, aggregator.federation.site(SITE), aggregator.address)
+    aggregator.offer(aggregator.make_offer(task(), config=LONG))
+    for _ in range(LIVES):
+        reports = aggregator.called("ReportProgress")
+        daemon = start(tmp_path, config)
+        await training(aggregator, reports)
+        assert await asyncio.to_thread(daemon.stop, signal.SIGKILL) == -signal.SIGKILL
+    daemon = start(tmp_path, config)
+    failed = (await aggregator.wait_for("FailTask")).request
+    assert "ended 3 times in the middle of this training" in failed.reason
+    assert failed.retryable, "another attempt goes on from the checkpoint"
+    assert await asyncio.to_thread(daemon.stop) == 0
+
+
 async def test_a_second_agent_on_the_same_state_is_refused(tmp_path: Path) -> None:
     config = enrolled(tmp_path, Federation().site(SITE), "127.0.0.1:1")
     first = start(tmp_path, config)
@@ -164,6 +184,16 @@ async def test_without_an_identity_it_says_how_to_enrol(tmp_path: Path) -> None:
     with pytest.raises(NotEnrolled, match="histofed-agent enroll"):
         await built.start()
     await built.stop()
+
+
+async def test_what_a_killed_backup_left_goes_at_the_next_start(tmp_path: Path) -> None:
+    enrolled(tmp_path, Federation().site(SITE), "127.0.0.1:1")
+    left = tmp_path / "state" / snapshot.ROOM
+    (left / "private").mkdir(parents=True)
+    built = service(tmp_path, AgentConfig(state_dir=tmp_path / "state", aggregator="127.0.0.1:1"))
+    await built.start()
+    await built.stop()
+    assert not left.exists()
 
 
 async def test_an_operators_identity_is_no_sites(tmp_path: Path) -> None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from aggregator import backup, restore
+from aggregator.database import Database
+from aggregator.store import Store
 from histofed.audit.verify import records
 from histofed.backup import archive, snapshot
 from histofed.base import durable
@@ -21,10 +24,12 @@ from histofed.base.errors import (
     VersionMismatch,
     WentBack,
 )
-from histofed.base.ids import sha256
+from histofed.base.ids import Digest, ExperimentId, sha256
 from histofed.transport.store import owner_of
 from tests.support.centre import UPDATE, Centre
 from tests.support.commands import run_here
+
+BROUGHT = ExperimentId("brought")
 
 
 def test_a_backup_holds_what_the_rows_name_and_nothing_else(populated: Centre, backup_file: Path) -> None:
@@ -110,6 +115,27 @@ def test_a_round_that_is_committed_during_the_snapshot_means_another_snapshot(
     assert manifest.rounds == {"demo": 1}
     ((rounds,),) = centre.sql("SELECT rounds FROM backups WHERE id = ?", manifest.id)
     assert json.loads(str(rounds)) == {"demo": 1}
+
+
+def test_an_experiment_that_begins_during_the_snapshot_means_another_snapshot(
+    centre: Centre, backup_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its first weights go when its model comes: one of the two has to be in the backup."""
+    centre.cli("restore", str(backup_file))
+    database = Database(centre.state / "state.db")
+    store, once, link = Store(database, centre.clock), [True], snapshot.link
+    store.add_experiment(BROUGHT, "", Digest("2" * 64), "admin")
+    model = replace(centre.model(7), experiment=BROUGHT, round=0)
+
+    def begin_first(source: Path, target: Path) -> bool:
+        if once and once.pop():
+            store.add_first_model(model)
+        return link(source, target)
+
+    monkeypatch.setattr(snapshot, "link", begin_first)
+    manifest = backup.back_up(centre.config, tmp_path / "backup", centre.clock)
+    assert f"blobs/{sha256(b'shared 7')}" in {member.name for member in manifest.members}
+    database.close()
 
 
 def test_what_sites_keep_for_the_last_good_backup_is_not_taken_by_one_that_fails(

@@ -1,0 +1,115 @@
+"""The aggregator's parts together, inside one process: what holds for all of them at once."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+import grpc
+import numpy as np
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from aggregator import setup
+from aggregator.config import AggregatorConfig, Listen
+from aggregator.daemon import AggregatorService
+from aggregator.models import ModelForge
+from aggregator.probes import READINESS
+from aggregator.scheduler import Scheduler
+from histofed import weights
+from histofed.backup import snapshot
+from histofed.base.config import Loaded
+from histofed.base.errors import CannotWriteState
+from histofed.cli.client import OperatorClient
+from histofed.cli.config import load_operator
+from tests.support.centre import Centre
+from tests.support.federation import free_ports
+
+
+@pytest.fixture
+def config(centre: Centre) -> AggregatorConfig:
+    """Of a federation that nobody runs yet."""
+    grpc_port, enrolment, health, metrics = (f"127.0.0.1:{port}" for port in free_ports(4))
+    listen = Listen(grpc=grpc_port, enrolment=enrolment, health=health, metrics=metrics)
+    found = AggregatorConfig(federation="test", state_dir=centre.state, listen=listen)
+    setup.create(found, centre.clock, "admin", centre.folder / "operator")
+    return found
+
+
+@asynccontextmanager
+async def running(config: AggregatorConfig, centre: Centre) -> AsyncIterator[AggregatorService]:
+    """From a start to a stop."""
+    loaded = Loaded(config, {})
+    built = AggregatorService(loaded, lambda: loaded, centre.clock)
+    await built.start()
+    yield built
+    await built.stop()
+
+
+def operating(centre: Centre) -> AbstractAsyncContextManager[OperatorClient]:
+    """The first operator's connection."""
+    return OperatorClient.connect(load_operator(centre.folder / "operator" / "operator.toml"))
+
+
+async def test_what_a_killed_backup_left_goes_at_the_next_start(config: AggregatorConfig, centre: Centre) -> None:
+    left = centre.state / snapshot.ROOM
+    left.mkdir()
+    (left / "state.db").touch()
+    async with running(config, centre):
+        assert not left.exists()
+
+
+BROUGHT = 'name = "brought"\nrecipe = "mean"\nrounds = 1\n[config]\ndimension = 3\nsteps = 1\n'
+
+
+@pytest.mark.parametrize("crash", [False, True])
+async def test_first_weights_go_when_their_model_is_committed(
+    config: AggregatorConfig, centre: Centre, monkeypatch: pytest.MonkeyPatch, crash: bool
+) -> None:
+    """Also after a crash between the two, at the next start; those of an experiment that is still to come stay."""
+    weights.save(centre.folder / "drawn", {"mean.value": np.ones(3, dtype=np.float32)})
+    given = setup.give_first(config, "brought", centre.folder / "drawn")
+    setup.give_first(config, "to-come", centre.folder / "drawn")
+    with monkeypatch.context() as patched:
+        if crash:
+            patched.setattr(ModelForge, "forget_first", lambda _: None)
+        async with running(config, centre), operating(centre) as operator:
+            await operator.submit(BROUGHT)
+            async for sight in operator.watch("brought"):
+                if sight.experiment.state == "running":
+                    break
+            (model,) = await operator.models("brought")
+    assert given in {part.sha256 for part in model.parts}
+    if crash:
+        async with running(config, centre):
+            pass
+    assert [path.name for path in setup.first_weights(centre.state).iterdir()] == ["to-come.safetensors"]
+
+
+async def serves(config: AggregatorConfig) -> bool:
+    """What the kubelet's readiness probe hears."""
+    async with grpc.aio.insecure_channel(config.listen.health) as channel:
+        answer = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service=READINESS))
+    return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+
+
+async def test_who_cannot_write_the_journal_is_still_reached_and_says_why(
+    config: AggregatorConfig, centre: Centre, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pod that is not ready gets no calls, `histofed status` neither, and there is no other pod."""
+
+    def refuse(_: Scheduler) -> None:
+        raise CannotWriteState("cannot write: No space left on device")
+
+    monkeypatch.setattr(Scheduler, "tick", refuse)
+    drain = asyncio.Event()
+    async with running(config, centre) as service, operating(centre) as operator:
+        serving = asyncio.create_task(service.serve(drain))
+        while not (found := await operator.status()).conditions:
+            pass
+        assert found.conditions == ("journal: cannot write: No space left on device",)
+        await service._pulse.beat()
+        assert await serves(config)
+        drain.set()
+        await serving
