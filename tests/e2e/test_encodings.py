@@ -101,6 +101,7 @@ def test_a_hostile_site_is_refused_in_words_and_an_honest_one_is_let_in(bruised:
         return coded.read_bytes()
 
     with HostileSite(bruised.address, bruised.site(HOSTILE) / "state/identity/agent.pem", tmp_path) as site:
+        site.hello()
         lies = {
             "cannot be decoded: it ends too soon": lambda right: honest(right)[:-1],
             "1 bytes follow its last tensor": lambda right: honest(right) + b"\0",
