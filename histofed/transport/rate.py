@@ -70,4 +70,6 @@ class OpenCalls:
         try:
             yield
         finally:
-            self._open -= Counter([caller])  # leaves no zeros behind
+            self._open[caller] -= 1
+            if not self._open[caller]:
+                del self._open[caller]  # nobody who has left is remembered

@@ -55,7 +55,9 @@ class Turns:
             yield turn
         finally:
             if turn.has_come:
-                self._inside -= Counter([site])  # leaves no zeros behind
+                self._inside[site] -= 1
+                if not self._inside[site]:
+                    del self._inside[site]
                 self._let_in(self._at_once - self.inside)
             else:
                 self._waiting.remove(turn)
