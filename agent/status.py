@@ -9,8 +9,10 @@ So the daemon runs as long as that process holds the lock of the state, or the f
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -114,10 +116,13 @@ def read_status(layout: Layout, clock: Clock) -> Seen:
 
 
 def _alive(process: int) -> bool:
+    """Whether there is such a process; one that has ended and that nobody waits for (a container without init) is none."""
     try:
         os.kill(process, 0)
     except ProcessLookupError:
         return False
     except PermissionError:
         return True
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     return True

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -49,6 +51,14 @@ def test_a_touch_is_a_sign_of_life(layout: Layout) -> None:
 def test_a_process_that_is_gone_is_not(layout: Layout) -> None:
     write_status(layout, status(2**22 + 1))
     assert not turns(layout, FakeClock(written(layout)))
+
+
+def test_a_process_that_ended_and_was_not_waited_for_is_not(layout: Layout) -> None:
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    write_status(layout, status(process.pid))
+    assert not turns(layout, FakeClock(written(layout)))
+    process.wait()
 
 
 def test_a_file_that_outlived_its_daemon_is_not_that_of_the_process_with_its_number(layout: Layout) -> None:
