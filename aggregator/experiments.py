@@ -90,7 +90,8 @@ class Experiments:
 
     async def _make_first(self, experiment: Experiment) -> None:
         try:
-            model = await self._engine.forge.first(experiment)
+            first = partial(self._engine.forge.first, experiment)
+            model = await self._engine.background.patiently(_job(experiment.name), first)
         except (CannotWriteState, WorkerLost):
             raise
         except HistofedError as error:

@@ -237,7 +237,7 @@ async def test_a_reload_leaves_what_waits_for_a_restart_as_it_was(tmp_path: Path
     now = built._parts.work.config
     assert (now.data.root, now.minimum_patients) == (tmp_path / "tiles", 5)
     assert now.state_dir == tmp_path / "state"
-    full = CannotWriteState(f"cannot write {tmp_path}/state/work/pilot.1.train/assignment.json: No space left on device")
+    full = CannotWriteState(f"cannot write {now.state_dir}/state.db: No space left on device")
     assert str(tmp_path) not in for_the_operator(full, now)
     await built.stop()
 

@@ -12,7 +12,7 @@ from aggregator.lifecycle import Order
 from aggregator.rounds import RoundState
 from aggregator.tasks import TaskState
 from histofed.base import failpoints
-from histofed.base.errors import BadData, CannotWriteState, NotFound, Stale
+from histofed.base.errors import BadData, CannotWriteState, HistofedError, NotFound, Stale
 from histofed.base.ids import RoundKey
 from tests.support.engine_bench import (
     ADMIN,
@@ -57,6 +57,13 @@ async def test_a_first_model_that_cannot_be_made_fails_the_experiment_in_words(b
         await running(engine)
         row = engine.store.experiment("demo")
         assert (row.state, row.reason) == ("failed", "the first model cannot be made: no such network")
+
+
+async def test_a_first_model_that_failed_here_for_a_moment_fails_no_experiment(bench: Bench) -> None:
+    bench.forge.at, bench.forge.faults = "first", [HistofedError("the initialise process failed")]
+    async with bench.engine() as engine:
+        await running(engine)
+        assert engine.store.experiment("demo").state == "running"
 
 
 # --- pause ------------------------------------------------------------------------------------------------------------
