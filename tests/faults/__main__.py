@@ -1,9 +1,9 @@
 """Random fault runs by seed: `python -m tests.faults --seeds 1-200 [--resume FILE]`.
 
 Each seed is a process of its own in a network namespace of its own; about fifteen seconds on two idle cores. With
-`--resume` the file says which seeds passed, and with which schedule: they are not run again unless the schedule that the
-seed draws has changed. A seed that fails keeps its folder; its exit code is 1. Needs Linux, a C compiler, iproute2,
-/dev/net/tun, and root or user namespaces that users may make.
+`--resume` the file says which seeds passed, with which schedule and which code: they are not run again unless the schedule
+that the seed draws, or a line of the daemons or of the fault runs, has changed. A seed that fails keeps its folder; its
+exit code is 1. Needs Linux, a C compiler, iproute2, /dev/net/tun, and root or user namespaces that users may make.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from tests.faults.runs.shim import build
 LIMIT_S: Final = 1200.0
 """A seed that takes longer is stuck in the harness itself."""
 _TAIL: Final = 25
+_TRIED: Final = ("agent", "aggregator", "histofed", "tests/faults/runs", "tests/support")
 
 
 @dataclass(frozen=True)
@@ -54,10 +55,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if missing := wanting():
         print(f"fault runs need {' and '.join(missing)} on this machine", file=sys.stderr)
         return 2
+    tried = code()
     passed = _passed(options.resume)
-    wanted = [seed for seed in options.seeds if passed.get(str(seed), {}).get("schedule") != fingerprint(draw(seed))]
-    print(f"{len(options.seeds)} seeds, {len(options.seeds) - len(wanted)} passed before", flush=True)
+    wanted = [seed for seed in options.seeds if not _proves(passed.get(str(seed), {}), seed, tried)]
+    print(f"{len(options.seeds)} seeds, {len(options.seeds) - len(wanted)} passed before with this code", flush=True)
     options.keep.mkdir(parents=True, exist_ok=True)
+    if options.resume is not None:
+        options.resume.parent.mkdir(parents=True, exist_ok=True)
     failed = []
     with tempfile.TemporaryDirectory(prefix="histofed-faults-") as name, template(Path(name)):
         for seed in wanted:
@@ -70,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             else:
                 # read again: another runner may have written meanwhile
                 passed = _passed(options.resume) | {
-                    str(seed): {"schedule": fingerprint(draw(seed)), "seconds": outcome.seconds}
+                    str(seed): {"schedule": fingerprint(draw(seed)), "code": tried, "seconds": outcome.seconds}
                 }
                 _remember(options.resume, passed)
     print(f"{len(wanted) - len(failed)} of {len(wanted)} passed" + (f"; failed: {failed}" if failed else ""), flush=True)
@@ -110,6 +114,20 @@ def run_seed(seed: int, template_folder: Path, keep: Path) -> Outcome:
 def fingerprint(schedule: Schedule) -> str:
     """The same for the same schedule; a seed that draws another one is another seed."""
     return hashlib.sha256(repr(schedule).encode()).hexdigest()[:16]
+
+
+def code() -> str:
+    """A digest of what a seed runs: the daemons, what they share, and the fault runs themselves."""
+    root = Path(__file__).parents[2]
+    sources = sorted(path for name in _TRIED for path in (root / name).rglob("*") if path.suffix in {".py", ".c", ".sql"})
+    digest = hashlib.sha256()
+    for path in sources:
+        digest.update(f"{path.relative_to(root)}\0".encode() + hashlib.sha256(path.read_bytes()).digest())
+    return digest.hexdigest()[:16]
+
+
+def _proves(found: Mapping[str, Any], seed: int, tried: str) -> bool:
+    return bool(found) and (found["schedule"], found.get("code")) == (fingerprint(draw(seed)), tried)
 
 
 def _in_own_network() -> list[str]:

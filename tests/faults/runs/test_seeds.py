@@ -21,7 +21,7 @@ def test_seeds_are_named_by_ranges_and_numbers() -> None:
         seeds.parse("all")
 
 
-def test_a_seed_that_passed_with_this_very_schedule_is_not_run_again(
+def test_a_seed_that_passed_with_this_very_schedule_and_code_is_not_run_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ran = []
@@ -33,7 +33,7 @@ def test_a_seed_that_passed_with_this_very_schedule_is_not_run_again(
     monkeypatch.setattr(runner, "run_seed", run)
     monkeypatch.setattr(runner, "wanting", list)
     monkeypatch.setattr(runner, "template", contextlib.nullcontext)
-    state, keep = tmp_path / "passed.json", tmp_path / "keep"
+    state, keep = tmp_path / "not there yet" / "passed.json", tmp_path / "keep"
     words = ["--seeds", "1-3", "--resume", str(state), "--keep", str(keep)]
     assert runner.main(words) == 1
     assert "2 of 3 passed; failed: [2]" in capsys.readouterr().out
@@ -43,6 +43,9 @@ def test_a_seed_that_passed_with_this_very_schedule_is_not_run_again(
     state.write_text(state.read_text().replace(runner.fingerprint(draw(3)), "of another release"))
     runner.main(words)
     assert ran[-2:] == [2, 3], "a seed that draws another schedule now is another seed"
+    monkeypatch.setattr(runner, "code", lambda: "a line more")
+    runner.main(words)
+    assert ran[-3:] == [1, 2, 3], "what passed was other code"
 
 
 def test_a_machine_that_cannot_run_them_is_told_what_it_lacks(
