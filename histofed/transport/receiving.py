@@ -21,8 +21,10 @@ from histofed.transport.part import PartFile
 class Upload:
     """The part, its lock, and who may write."""
 
-    def __init__(self, sha: Digest, path: Path, target: Path, receipt: Path) -> None:
+    def __init__(self, sha: Digest, path: Path, target: Path, receipt: Path, names: threading.Lock) -> None:
         self.lock = threading.Lock()
+        self.names = names
+        """Of the folder: taken after `lock`."""
         self.users = 0
         self.part: PartFile | None = None
         self.writer: Writer | None = None
@@ -104,9 +106,11 @@ class Writer:
         with self._upload.lock:
             part = self._held()
             part.verify()
-            with durable.state_errors("the receipt of a blob"):
-                self._upload.receipt.touch(mode=0o600)  # the sync of the directory below makes it durable too
-            part.adopt(self._upload.target)
+            # whoever removes the same bytes of another owner sees receipt and blob, or neither
+            with self._upload.names:
+                with durable.state_errors("the receipt of a blob"):
+                    self._upload.receipt.touch(mode=0o600)  # the sync of the directory below makes it durable too
+                part.adopt(self._upload.target)
 
     def close(self) -> None:
         """Let go; call it once."""

@@ -40,6 +40,8 @@ class BlobStore:
         """Raises `CannotWriteState`."""
         self._directory = durable.make_directory(directory)
         self._lock = threading.Lock()
+        self._names = threading.Lock()
+        """Which files there are is looked at and acted upon by one thread at a time."""
         self._uploads: dict[tuple[Digest, str], Upload] = {}
 
     def path(self, sha: str) -> Path:
@@ -94,8 +96,9 @@ class BlobStore:
 
     def remove(self, sha: str) -> None:
         """Drop the blob, its receipts and its uploads. Raises `CannotWriteState`."""
-        for path in (self.path(sha), *self._directory.glob(f"{digest(sha)}.*")):
-            durable.remove(path)
+        with self._names:
+            for path in (self.path(sha), *self._directory.glob(f"{digest(sha)}.*")):
+                durable.remove(path)
 
     def forget(self, owners: Collection[str], keep: Callable[[Digest], bool]) -> None:
         """Drop everything that `owners` sent, and end what they are sending: their round is over.
@@ -111,6 +114,10 @@ class BlobStore:
 
     def _drop(self, unwanted: Callable[[str, str], bool], keep: Callable[[Digest], bool], reason: str) -> None:
         self._end(unwanted, reason)
+        with self._names:
+            self._remove(unwanted, keep)
+
+    def _remove(self, unwanted: Callable[[str, str], bool], keep: Callable[[Digest], bool]) -> None:
         sent: dict[Digest, list[Path]] = {}
         kept: set[Digest] = set()
         with durable.state_errors("what a round left"):
@@ -136,12 +143,11 @@ class BlobStore:
 
         Raises `CannotWriteState`. Not for a moment at which a blob was imported and its row is not written yet.
         """
-        found = sorted(self.digests())
-        # after the blobs: an upload that completes meanwhile writes its receipt first
-        receipts = {path.name.partition(".")[0] for path in self._directory.glob("*.received")}
-        strays = [name for name in found if name not in receipts and not keep(name)][:most]
-        for name in strays:
-            durable.remove(self.path(name))
+        with self._names:
+            receipts = {path.name.partition(".")[0] for path in self._directory.glob("*.received")}
+            strays = [name for name in sorted(self.digests()) if name not in receipts and not keep(name)][:most]
+            for name in strays:
+                durable.remove(self.path(name))
         return len(strays)
 
     def owners(self) -> set[str]:
@@ -156,9 +162,12 @@ class BlobStore:
         """
         key = digest(sha), owner
         with self._lock:
-            upload = self._uploads.setdefault(key, Upload(key[0], self._part(*key), self.path(sha), self._receipt(*key)))
+            upload = self._uploads.setdefault(key, self._upload(*key))
             upload.users += 1
         return Writer(upload, on_close=lambda: self._leave(key, upload))
+
+    def _upload(self, sha: Digest, owner: str) -> Upload:
+        return Upload(sha, self._part(sha, owner), self.path(sha), self._receipt(sha, owner), self._names)
 
     def _leave(self, key: tuple[Digest, str], upload: Upload) -> None:
         with self._lock:

@@ -7,6 +7,7 @@ import errno
 import os
 import shutil
 import tempfile
+import threading
 from pathlib import Path
 
 import pytest
@@ -164,6 +165,23 @@ def test_a_blob_goes_with_the_last_who_sent_it_unless_it_is_kept(store: BlobStor
     assert not store.received(NAME, NORTH)
     store.forget({SOUTH}, keep=lambda name: name == NAME)
     assert (store.has(NAME), store.owners()) == (True, set())
+
+
+def test_bytes_that_another_owner_finishes_while_they_are_removed_stay_his(store: BlobStore) -> None:
+    send(store, BLOB)
+    south = store.writer(NAME, SOUTH).open(len(BLOB))
+    south.append(0, BLOB)
+    finishing = threading.Thread(target=south.finish)
+
+    def keep(_: str) -> bool:
+        finishing.start()
+        finishing.join(0.2)  # without the lock it is done long before
+        return False
+
+    store.forget({NORTH}, keep)
+    finishing.join()
+    assert store.received(NAME, SOUTH)
+    assert store.path(NAME).read_bytes() == BLOB
 
 
 @pytest.mark.parametrize("came", [0, 1000, len(BLOB)])
