@@ -16,7 +16,7 @@ from typing import Final
 
 import grpc
 
-from aggregator import lifetime, operators, setup
+from aggregator import operators, setup
 from aggregator.collector import tracing_of
 from aggregator.config import AggregatorConfig
 from aggregator.database import Database
@@ -26,6 +26,7 @@ from aggregator.experiments import Experiments
 from aggregator.fleet import Changes, Fleet
 from aggregator.gauges import Gauges
 from aggregator.history import Chronicle
+from aggregator.lifetime import OwnCertificate
 from aggregator.members import Members
 from aggregator.models import ModelForge
 from aggregator.past import Past
@@ -51,7 +52,6 @@ from histofed.base.errors import HistofedError
 from histofed.base.health import Health
 from histofed.base.ids import Digest
 from histofed.base.reload import Reloads
-from histofed.pki.credentials import Credentials
 from histofed.pki.tokens import JoinLine
 from histofed.telemetry import attributes as names
 from histofed.telemetry.logs import fields
@@ -105,6 +105,7 @@ class AggregatorService:
         store, members = Store(database, clock), Members(database, clock)
         self._chronicle = Chronicle(database, journal, clock, self._health)
         self._chronicle.check_begun()
+        own = self._own_certificate(identity, journal)
         blobs = BlobStore(durable.make_directory(state / "blobs"))
         scratch = durable.make_directory(state / "scratch")
         changes = Changes()
@@ -115,7 +116,7 @@ class AggregatorService:
             store=store,
             blobs=blobs,
             workers=workers,
-            credentials=identity.credentials,
+            current=own.current,
             scratch=scratch,
             clock=clock,
             first=setup.first_weights(state),
@@ -143,7 +144,7 @@ class AggregatorService:
             health=self._health,
             clock=clock,
             state=state,
-            certificate_ends=identity.credentials.not_after,
+            certificate_ends=own.ends,
         )
         self._space = space = Space(state, config.retention.reserve_bytes)
         self._retention = retention = Retention(
@@ -167,7 +168,7 @@ class AggregatorService:
         self._door = EnrolmentDoor(
             members,
             identity.token_key,
-            lambda: open_enrolment(enrolment, config.listen.enrolment, identity.credentials, clock),
+            lambda: open_enrolment(enrolment, config.listen.enrolment, own.current, clock),
         )
         journal.append("aggregator.started", who=SYSTEM, subject={"version": __version__, "instance": instance})
         experiments.recover()
@@ -216,22 +217,23 @@ class AggregatorService:
             ),
             server,
         )
-        await self._listen(server, identity.credentials)
+        await self._listen(server, own)
         stack.callback(changes.close)
         stack.callback(fleet.close)
         steps: dict[str, Callable[[], None]] = {
             "backups are not noted": self._chronicle.note_backups,
             "operators' certificates are not noted": partial(operators.note_issued, state, journal),
-            "the certificate's end is not told": partial(lifetime.tell, identity.credentials, clock, self._health),
+            "the aggregator's certificate is not renewed": own.renew,
+            "the certificate's end is not told": partial(own.tell, self._health),
             "gauges are not renewed": gauges.refresh,
         }
         self._pulse = Pulse(steps, await self._serve_probes())
         self._serve_metrics()
 
-    async def _listen(self, server: grpc.aio.Server, credentials: Credentials) -> None:
+    async def _listen(self, server: grpc.aio.Server, own: OwnCertificate) -> None:
         """From here on sites and operators reach it. Raises for an address that cannot be bound, or an old TLS."""
         address = self._config.listen.grpc
-        bind(server, address, tls.server_credentials(credentials))
+        bind(server, address, tls.server_credentials(own.current))
         await server.start()
         self._stack.push_async_callback(server.stop, STOP_GRACE_S)
         host, _, port = address.rpartition(":")
@@ -286,6 +288,14 @@ class AggregatorService:
         swap.settle(state)
         snapshot.clear_away(state)
         return setup.load(self._config, self._clock)
+
+    def _own_certificate(self, identity: setup.Identity, journal: Journal) -> OwnCertificate:
+        """Renewed if it is time, for whoever comes from here on."""
+        config = self._config
+        path, issue = setup.own_certificate(config), partial(setup.next_certificate, config, identity.authority)
+        own = OwnCertificate(identity.credentials, path, config.public_hosts, issue, journal, self._clock)
+        own.renew()
+        return own
 
     def _workers(self) -> Workers:
         born = nursery()

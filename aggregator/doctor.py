@@ -12,11 +12,9 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
 
-from cryptography import x509
-
 from aggregator.config import AggregatorConfig
 from aggregator.database import revisions
-from aggregator.lifetime import ending
+from aggregator.lifetime import ending, missing_hosts
 from histofed.audit import verify
 from histofed.backup import swap
 from histofed.base import checkup
@@ -98,21 +96,14 @@ def certificate(identity: Path, hosts: tuple[str, ...], clock: Clock) -> str | D
     credentials = Credentials.load(identity / "aggregator.pem")
     if clock.now() < credentials.not_before:
         raise ConfigError(f"the certificate begins to be valid at {credentials.not_before:%Y-%m-%d %H:%M}: set the clock")
-    again = f"remove {identity / 'aggregator.pem'} and restart the daemon, which issues a new one"
-    missing = [host for host in hosts if host not in _hosts(credentials.certificate)]
-    if missing:
-        raise ConfigError(f"the certificate does not have {', '.join(missing)} of public_hosts: {again}")
+    if missing := missing_hosts(credentials, hosts):
+        names = ", ".join(missing)
+        raise ConfigError(f"the certificate does not have {names} of public_hosts: restart the daemon, which issues another")
     if (sentence := ending(credentials, clock.now())) is not None:
         if credentials.not_after < clock.now():
             raise NotEnrolled(sentence)
         return Doubt(sentence)
     return f"{', '.join(hosts)}, until {credentials.not_after:%Y-%m-%d %H:%M} UTC"
-
-
-def _hosts(found: x509.Certificate) -> set[str]:
-    names = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    addresses = names.get_values_for_type(x509.IPAddress)
-    return {*names.get_values_for_type(x509.DNSName), *map(str, addresses)}
 
 
 def database(path: Path) -> str | Doubt:

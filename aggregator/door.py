@@ -80,11 +80,11 @@ class EnrolmentDoor:
 
 
 async def open_enrolment(
-    servicer: EnrollmentServicer, address: str, credentials: Credentials, clock: Clock
+    servicer: EnrollmentServicer, address: str, current: Callable[[], Credentials], clock: Clock
 ) -> grpc.aio.Server:
     """The port itself: no certificate is asked for, and nothing but enrolment is answered. Raises when it is taken."""
     server = make_server(enrolment_gate(clock=clock))
     enrollment_pb2_grpc.add_EnrollmentServiceServicer_to_server(servicer, server)
-    bind(server, address, tls.enrolment_credentials(credentials))
+    bind(server, address, tls.enrolment_credentials(current))
     await server.start()
     return server

@@ -5,6 +5,7 @@ Called by the daemon every few seconds; reads, never writes. A series whose subj
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 
@@ -33,7 +34,7 @@ class Gauges:
         health: Health,
         clock: Clock,
         state: Path,
-        certificate_ends: datetime,
+        certificate_ends: Callable[[], datetime],
     ) -> None:
         self._metrics = metrics
         self._tracing = tracing
@@ -58,7 +59,7 @@ class Gauges:
         dropped = self._tracing.dropped
         metrics.count(names.TELEMETRY_DROPPED_TOTAL, dropped - self._dropped)
         self._dropped = dropped
-        metrics.set(names.CERTIFICATE_EXPIRY, (self._certificate_ends - now).total_seconds())
+        metrics.set(names.CERTIFICATE_EXPIRY, (self._certificate_ends() - now).total_seconds())
         self._rounds(now)
         for site, expiry in self._members.certificate_expiries().items():
             metrics.set(names.SITE_CONNECTED, site in connected, site=site)

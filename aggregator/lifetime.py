@@ -1,18 +1,100 @@
-"""The end of the aggregator's own certificate, told while there is time: a start renews it, and nothing else does.
+"""The aggregator's own certificate: the daemon renews it while it serves, and its end is told while there is time.
 
-Read by `doctor`, and every few seconds by the daemon, whose condition `certificate` it is.
+Asked every few seconds by the daemon (`pulse.py`), and before it listens. New handshakes see the new certificate, and the
+next model is signed with it; connections that are there keep the old one, which is good until its end.
 """
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Final
 
-from histofed.base.clock import Clock
+from cryptography import x509
+
+from histofed.audit.journal import Journal
+from histofed.base.clock import Clock, iso
 from histofed.base.health import Health
 from histofed.pki.credentials import Credentials
+from histofed.telemetry.logs import fields
 
+log = logging.getLogger(__name__)
+
+RENEW_AFTER: Final = 0.5
+"""Share of its life after which the next one is issued."""
 SOON: Final = timedelta(days=60)
+
+
+class OwnCertificate:
+    """The one that is shown and signed with now."""
+
+    def __init__(
+        self,
+        credentials: Credentials,
+        path: Path,
+        hosts: Sequence[str],
+        issue: Callable[[], Credentials],
+        journal: Journal,
+        clock: Clock,
+    ) -> None:
+        """`path` keeps it, `issue` makes another one for `hosts`."""
+        self._credentials = credentials
+        self._path = path
+        self._hosts = hosts
+        self._issue = issue
+        self._journal = journal
+        self._clock = clock
+
+    def current(self) -> Credentials:
+        """Key and certificate. For any thread."""
+        return self._credentials
+
+    def ends(self) -> datetime:
+        """The end of its validity, UTC."""
+        return self._credentials.not_after
+
+    def renew(self) -> None:
+        """If it is time, issue the next one: in the journal and on disk before it is shown.
+
+        Raises `CannotWriteState`; then the one that is there goes on.
+        """
+        if not due(self._credentials, self._hosts, self._clock.now()):
+            return
+        following = self._issue()
+        until = iso(following.not_after)
+        subject = {"identity": following.identity.uri, "serial": following.serial, "valid_until": until}
+        self._journal.append("identity.renewal", subject=subject)
+        following.save(self._path)
+        self._credentials = following
+        log.info("the aggregator's certificate was renewed, valid until %s", until, extra=fields(event="identity.renewed"))
+
+    def tell(self, health: Health) -> None:
+        """Say in `histofed status` that it ends soon; readiness does not wait for it."""
+        sentence = ending(self._credentials, self._clock.now())
+        health.set("certificate", sentence is None, sentence or f"valid until {self.ends():%Y-%m-%d %H:%M} UTC")
+
+
+def due(credentials: Credentials, hosts: Sequence[str], now: datetime) -> bool:
+    """Whether the next one should be issued: at half its life, for another name, or where a clock that was wrong dated it.
+
+    Not where it could not end later than this one: none outlives the CA.
+    """
+    last = credentials.ca.not_valid_after_utc
+    if now >= last:
+        return False
+    if now < credentials.not_before or missing_hosts(credentials, hosts):
+        return True
+    half = credentials.not_before + RENEW_AFTER * (credentials.not_after - credentials.not_before)
+    return now >= half and credentials.not_after < last
+
+
+def missing_hosts(credentials: Credentials, hosts: Sequence[str]) -> list[str]:
+    """The names and addresses among `hosts` that the certificate does not have."""
+    names = credentials.certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    known = {*names.get_values_for_type(x509.DNSName), *map(str, names.get_values_for_type(x509.IPAddress))}
+    return [host for host in hosts if host not in known]
 
 
 def ending(credentials: Credentials, now: datetime) -> str | None:
@@ -23,10 +105,4 @@ def ending(credentials: Credentials, now: datetime) -> str | None:
     when = f"the aggregator's own certificate {'ends' if now <= end else 'ended'} on {end:%Y-%m-%d %H:%M} UTC"
     if end == credentials.ca.not_valid_after_utc:
         return f"{when}, with the CA: every site has to enrol again, in a new federation"
-    return f"{when}: {credentials.identity.remedy}"
-
-
-def tell(credentials: Credentials, clock: Clock, health: Health) -> None:
-    """Say it in `histofed status`; readiness does not wait for it."""
-    sentence = ending(credentials, clock.now())
-    health.set("certificate", sentence is None, sentence or f"valid until {credentials.not_after:%Y-%m-%d %H:%M} UTC")
+    return f"{when}: a daemon that runs renews it from its half on; start it, or read in its log what it cannot write"

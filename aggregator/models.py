@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -61,16 +61,17 @@ class ModelForge:
         store: Store,
         blobs: BlobStore,
         workers: Workers,
-        credentials: Credentials,
+        current: Callable[[], Credentials],
         scratch: Path,
         clock: Clock,
         first: Path | None = None,
     ) -> None:
+        """`current`: what a model is signed with."""
         self._first = first
         self._store = store
         self._blobs = blobs
         self._workers = workers
-        self._credentials = credentials
+        self._current = current
         self._scratch = scratch
         self._clock = clock
 
@@ -193,8 +194,9 @@ class ModelForge:
     def _signed(
         self, experiment: Experiment, round_number: int, base: str, parts: dict[str, File], contributions: list[Contribution]
     ) -> ModelRow:
+        signer = self._current()
         statement = ModelStatement(
-            federation=self._credentials.federation,
+            federation=signer.federation,
             experiment=experiment.name,
             experiment_sha256=experiment.sha256,
             recipe=experiment.file.recipe,
@@ -206,7 +208,7 @@ class ModelForge:
             contributions=contributions,
         )
         payload = statements.encode(statement)
-        envelope = sign(statements.MODEL_TYPE, payload, self._credentials)
+        envelope = sign(statements.MODEL_TYPE, payload, signer)
         return ModelRow(sha256(payload), experiment.name, round_number, "candidate", envelope, self._clock.now())
 
     def _manifest(self, state: Round, site: SiteId) -> UpdateManifest:

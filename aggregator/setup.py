@@ -1,7 +1,7 @@
 """Makes a federation: its CA, the aggregator's identity, the first operator. Run once, by `histofed-aggregator init`.
 
 STATE/identity/ca.pem, ca.key      the federation's CA; the key never leaves this host
-STATE/identity/aggregator.pem      the daemon's own key and certificate, renewed at start when half its life is over
+STATE/identity/aggregator.pem      the daemon's own key and certificate (renewed by `lifetime.py`)
 STATE/identity/token.key           the key under which join tokens are stored
 
 The CA's key is written last: before that there is no federation, nobody can have enrolled, and `init` begins again.
@@ -13,7 +13,6 @@ import shutil
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final
 
 from aggregator import operators
 from aggregator.config import AggregatorConfig
@@ -28,9 +27,6 @@ from histofed.pki import keys, tokens
 from histofed.pki.authority import CERTIFICATE_FILE, KEY_FILE, Authority, Issued
 from histofed.pki.credentials import Credentials
 from histofed.weights import TensorFile
-
-RENEW_AFTER: Final = 0.5
-"""Share of the aggregator's certificate life after which a start renews it."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +62,8 @@ def create(config: AggregatorConfig, clock: Clock, operator: str, operator_dir: 
     authority = Authority.create(config.federation, clock)
     durable.replace(folder / CERTIFICATE_FILE, authority.certificate_pem, mode=0o644)
     durable.replace(folder / "token.key", tokens.new_server_key())
-    credentials = _own_certificate(config, authority)
+    credentials = next_certificate(config, authority)
+    credentials.save(own_certificate(config))
     issued = write_operator(operator_dir, operator, config, authority, clock)
     authority.save(folder)
     return Identity(authority, credentials, (folder / "token.key").read_bytes()), issued
@@ -98,20 +95,22 @@ def load_authority(config: AggregatorConfig, clock: Clock) -> Authority:
 def load(config: AggregatorConfig, clock: Clock) -> Identity:
     """The federation in the state directory, for the daemon that begins. Raises what `load_authority` raises."""
     authority, folder = load_authority(config, clock), config.state_dir / "identity"
-    path = folder / "aggregator.pem"
-    credentials = Credentials.load(path) if path.exists() else _own_certificate(config, authority)
-    half = credentials.not_before + RENEW_AFTER * (credentials.not_after - credentials.not_before)
-    if clock.now() >= half:
-        credentials = _own_certificate(config, authority)
-    return Identity(authority, credentials, (folder / "token.key").read_bytes())
+    path = own_certificate(config)
+    if not path.exists():
+        next_certificate(config, authority).save(path)
+    return Identity(authority, Credentials.load(path), (folder / "token.key").read_bytes())
 
 
-def _own_certificate(config: AggregatorConfig, authority: Authority) -> Credentials:
+def own_certificate(config: AggregatorConfig) -> Path:
+    """Where the daemon keeps its key and certificate."""
+    return config.state_dir / "identity" / "aggregator.pem"
+
+
+def next_certificate(config: AggregatorConfig, authority: Authority) -> Credentials:
+    """A new key and a certificate of it for this aggregator, under all its public names; nothing is written."""
     key = keys.new_key()
     issued = authority.issue(authority.aggregator(), keys.signing_request(key), hosts=config.public_hosts)
-    credentials = Credentials.make(key, issued.certificate_pem, authority.certificate_pem)
-    credentials.save(config.state_dir / "identity" / "aggregator.pem")
-    return credentials
+    return Credentials.make(key, issued.certificate_pem, authority.certificate_pem)
 
 
 def write_operator(folder: Path, name: str, config: AggregatorConfig, authority: Authority, clock: Clock) -> Issued:

@@ -16,6 +16,7 @@ from histofed.transport.channel import open_connection
 from histofed.transport.gate import Caller
 from histofed.transport.server import bind, fleet_gate, make_server
 from histofed.transport.store import BlobStore
+from tests.support.pki import fixed
 
 TASK = "bench/1/train/north-clinic"
 
@@ -52,7 +53,7 @@ async def _serve_blobs(store: BlobStore, setting: Setting, pipe: Pipe) -> None:
     clock = SystemClock()
     server = make_server(fleet_gate("bench", denied=lambda serial: False, clock=clock))
     frames.serve(BlobService(store, _Anyone(), clock), server)
-    port = bind(server, "127.0.0.1:0", tls.server_credentials(setting.credentials("aggregator")))
+    port = bind(server, "127.0.0.1:0", tls.server_credentials(fixed(setting.credentials("aggregator"))))
     await server.start()
     pipe.send(port)
     await asyncio.to_thread(pipe.recv)

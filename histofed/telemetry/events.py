@@ -22,7 +22,7 @@ EVENTS: Final[Mapping[str, str]] = {
     "configuration.refused": "The configuration was read again and is wrong; the old one stays.",
     "aggregator.connected": "This site is connected to its aggregator.",
     "aggregator.lost": "This site is not connected to its aggregator, and tries again.",
-    "identity.renewed": "This site's certificate was renewed.",
+    "identity.renewed": "This daemon's certificate was renewed.",
     "journal.begun_again": "This site's audit journal was removed or emptied, and begins with a record that says so.",
     "task.accepted": "This site's consent allows a task, and it begins.",
     "task.declined": "This site does not do a task; the line says why.",

@@ -12,6 +12,7 @@ import asyncio
 import os
 import socket
 import ssl
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 import grpc
@@ -26,18 +27,45 @@ PROBE_S = 5.0
 """Seconds for one probing handshake."""
 
 
-def server_credentials(credentials: Credentials) -> grpc.ServerCredentials:
-    """The mTLS port: shows the chain, demands a certificate of our CA."""
-    return grpc.ssl_server_credentials(
-        [(credentials.key_pem, credentials.chain_pem)],
-        root_certificates=credentials.ca_pem,
-        require_client_auth=True,
+def server_credentials(current: Callable[[], Credentials]) -> grpc.ServerCredentials:
+    """The mTLS port: shows the chain that is current at each handshake, demands a certificate of our CA.
+
+    `current` is called in threads of gRPC. A connection keeps the certificate that it began with.
+    """
+    return _followed(current, lambda now: _shown(now, now.ca_pem), demanding=True)
+
+
+def enrolment_credentials(current: Callable[[], Credentials]) -> grpc.ServerCredentials:
+    """The enrolment port: shows the chain, CA included, and demands nothing, for a joining site has nothing yet."""
+    return _followed(current, _shown, demanding=False)
+
+
+def _followed(
+    current: Callable[[], Credentials],
+    shown: Callable[[Credentials], grpc.ServerCertificateConfiguration],
+    *,
+    demanding: bool,
+) -> grpc.ServerCredentials:
+    """Credentials that gRPC asks for anew at each handshake; it is told only what has changed."""
+    last = current()
+
+    def changed() -> grpc.ServerCertificateConfiguration | None:
+        nonlocal last
+        now = current()
+        if now is last:
+            return None
+        last = now
+        return shown(now)
+
+    return grpc.dynamic_ssl_server_credentials(
+        shown(last),
+        changed,  # type: ignore[arg-type]  # None is "as before", says gRPC's documentation
+        require_client_authentication=demanding,
     )
 
 
-def enrolment_credentials(credentials: Credentials) -> grpc.ServerCredentials:
-    """The enrolment port: shows the chain, CA included, and demands nothing, for a joining site has nothing yet."""
-    return grpc.ssl_server_credentials([(credentials.key_pem, credentials.chain_pem)])
+def _shown(credentials: Credentials, roots: bytes | None = None) -> grpc.ServerCertificateConfiguration:
+    return grpc.ssl_server_certificate_configuration([(credentials.key_pem, credentials.chain_pem)], root_certificates=roots)
 
 
 def channel_credentials(credentials: Proof) -> grpc.ChannelCredentials:

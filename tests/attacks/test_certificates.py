@@ -24,7 +24,7 @@ from histofed.transport import limits, tls
 from histofed.transport.channel import Connection, open_connection
 from histofed.transport.server import bind, enrolment_gate, make_server
 from histofed.v1 import admin_pb2, admin_pb2_grpc, rounds_pb2, rounds_pb2_grpc
-from tests.support.pki import Federation
+from tests.support.pki import Federation, fixed
 from tests.support.wire import Fleet, Wire, serving
 
 FEDERATION = Federation()
@@ -173,7 +173,7 @@ async def test_the_aggregators_own_certificate_is_no_key_to_everything(wire: Wir
 
 async def test_a_site_serves_as_the_aggregator(tmp_path: Path) -> None:
     """A malicious site on the network has a certificate of the CA; agents must not take it for the aggregator."""
-    shown = tls.server_credentials(FEDERATION.site("evil"))
+    shown = tls.server_credentials(fixed(FEDERATION.site("evil")))
     async with serving(tmp_path, FEDERATION, credentials=shown) as wire:
         error = await refusal(wire, FEDERATION.site("north"))
     assert type(error) is NotAuthorised
@@ -194,7 +194,7 @@ async def test_a_server_that_cuts_everybody_off_is_no_refusal() -> None:
 async def test_the_enrolment_port_is_no_way_around_certificates() -> None:
     server = make_server(enrolment_gate(clock=SystemClock()))
     rounds_pb2_grpc.add_FleetServiceServicer_to_server(Fleet(), server)
-    port = bind(server, "127.0.0.1:0", tls.enrolment_credentials(FEDERATION.aggregator()))
+    port = bind(server, "127.0.0.1:0", tls.enrolment_credentials(fixed(FEDERATION.aggregator())))
     await server.start()
     async with open_connection(f"localhost:{port}", FEDERATION.site("north")) as connection:
         with pytest.raises(NotAuthorised, match="cannot be called on the enrolment port"):

@@ -30,7 +30,7 @@ from histofed.transport.server import bind, caller, fleet_gate, make_server
 from histofed.transport.store import BlobStore
 from histofed.transport.tls import server_credentials
 from histofed.v1 import enrollment_pb2, enrollment_pb2_grpc, rounds_pb2, rounds_pb2_grpc, types_pb2
-from tests.support.pki import Federation
+from tests.support.pki import Federation, fixed
 
 BEAT_S = 0.2
 
@@ -69,7 +69,7 @@ class FakeAggregator(rounds_pb2_grpc.FleetServiceServicer, enrollment_pb2_grpc.E
         enrollment_pb2_grpc.add_EnrollmentServiceServicer_to_server(self, self._server)
         frames.serve(BlobService(self.store, self, clock), self._server)
         own: Credentials = self.federation.aggregator()
-        self._port = bind(self._server, f"127.0.0.1:{self._port}", server_credentials(own))
+        self._port = bind(self._server, f"127.0.0.1:{self._port}", server_credentials(fixed(own)))
         await self._server.start()
         return self
 

@@ -23,6 +23,7 @@ from histofed.transport.server import Caller, bind, fleet_gate, make_server
 from histofed.transport.store import BlobStore
 from histofed.v1 import admin_pb2 as pb
 from histofed.v1 import admin_pb2_grpc, types_pb2
+from tests.support.pki import fixed
 from tests.support.signed_models import Federation, SignedModel
 
 MOMENT = "2026-01-01T12:00:00.000000Z"
@@ -258,7 +259,7 @@ def running_aggregator(folder: Path) -> Iterator[RunningAggregator]:
             server = make_server(fleet_gate("test", denied=lambda _: False, clock=SystemClock()))
             admin_pb2_grpc.add_OperatorServiceServicer_to_server(servicer, server)
             frames.serve(BlobService(blobs, _Everything(), SystemClock()), server)
-            port = bind(server, "127.0.0.1:0", tls.server_credentials(credentials))
+            port = bind(server, "127.0.0.1:0", tls.server_credentials(fixed(credentials)))
             await server.start()
         except BaseException as error:
             started.set_exception(error)

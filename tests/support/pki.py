@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import timedelta
 from ipaddress import ip_address
@@ -53,6 +54,11 @@ class Federation:
         key = new_key()
         issued = self.authority.issue(identity, signing_request(key), lifetime=lifetime, hosts=hosts)
         return Credentials.make(key, issued.certificate_pem, self.authority.certificate_pem)
+
+
+def fixed(credentials: Credentials) -> Callable[[], Credentials]:
+    """What a server shows as long as it runs."""
+    return lambda: credentials
 
 
 @dataclass(frozen=True)

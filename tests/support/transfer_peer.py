@@ -17,7 +17,7 @@ from histofed.pki.credentials import Credentials
 from histofed.transport import blobs, limits, tls
 from histofed.transport.channel import open_connection
 from histofed.transport.pace import Pace
-from tests.support.pki import Federation
+from tests.support.pki import Federation, fixed
 from tests.support.wire import serving
 
 TASK = "gan/1/train/north"
@@ -28,7 +28,7 @@ def say(words: str) -> None:
 
 
 async def serve(folder: str, federation: str, pem: str, stall_s: str) -> None:
-    credentials = tls.server_credentials(Credentials.load(Path(pem)))
+    credentials = tls.server_credentials(fixed(Credentials.load(Path(pem))))
     async with serving(Path(folder), Federation(federation), credentials=credentials, stall_s=float(stall_s)) as wire:
         wire.permissions.released |= wire.store.digests()
         say(f"port {wire.port}")

@@ -25,7 +25,7 @@ from histofed.v1 import (
     rounds_pb2,
     rounds_pb2_grpc,
 )
-from tests.support.pki import Federation
+from tests.support.pki import Federation, fixed
 
 UPDATE_LIMIT = 64 << 20
 
@@ -127,7 +127,7 @@ async def serving(
     frames.serve(service, server)
     rounds_pb2_grpc.add_FleetServiceServicer_to_server(fleet, server)
     admin_pb2_grpc.add_OperatorServiceServicer_to_server(Operator(), server)
-    bound = bind(server, f"127.0.0.1:{port}", credentials or tls.server_credentials(federation.aggregator()))
+    bound = bind(server, f"127.0.0.1:{port}", credentials or tls.server_credentials(fixed(federation.aggregator())))
     await server.start()
     try:
         yield Wire(federation, bound, fleet, store, permissions, denied)

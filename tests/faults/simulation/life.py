@@ -105,7 +105,7 @@ class Life:
             store=store,
             blobs=self.blobs,
             workers=cast(Workers, InlineWorkers(self.trouble, clock, self._random)),
-            credentials=self._credentials,
+            current=lambda: self._credentials,
             scratch=self._disk.scratch,
             clock=clock,
         )

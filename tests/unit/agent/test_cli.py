@@ -23,7 +23,7 @@ from histofed.pki.tokens import JoinLine, make
 from histofed.transport.server import bind, enrolment_gate, make_server
 from histofed.transport.tls import enrolment_credentials
 from histofed.v1 import enrollment_pb2, enrollment_pb2_grpc
-from tests.support.pki import Federation
+from tests.support.pki import Federation, fixed
 
 
 def config(folder: Path, text: str = "") -> str:
@@ -182,7 +182,7 @@ async def enrolment() -> AsyncIterator[Enrolment]:
     service = Enrolment(Federation(), make())
     server = make_server(enrolment_gate(clock=SystemClock()))
     enrollment_pb2_grpc.add_EnrollmentServiceServicer_to_server(service, server)
-    service.port = bind(server, "127.0.0.1:0", enrolment_credentials(service.federation.aggregator()))
+    service.port = bind(server, "127.0.0.1:0", enrolment_credentials(fixed(service.federation.aggregator())))
     await server.start()
     yield service
     await server.stop(grace=0)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from datetime import timedelta
 
 import grpc
 import numpy as np
 import pytest
+from cryptography import x509
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from aggregator import setup
@@ -19,10 +22,12 @@ from aggregator.probes import READINESS
 from aggregator.scheduler import Scheduler
 from histofed import weights
 from histofed.backup import snapshot
+from histofed.base.clock import FakeClock, SystemClock
 from histofed.base.config import Loaded
 from histofed.base.errors import CannotWriteState
 from histofed.cli.client import OperatorClient
 from histofed.cli.config import load_operator
+from histofed.pki.credentials import Credentials
 from tests.support.centre import Centre
 from tests.support.federation import free_ports
 
@@ -85,6 +90,35 @@ async def test_first_weights_go_when_their_model_is_committed(
         async with running(config, centre):
             pass
     assert [path.name for path in setup.first_weights(centre.state).iterdir()] == ["to-come.safetensors"]
+
+
+async def test_its_own_certificate_is_renewed_while_it_serves(centre: Centre, config: AggregatorConfig) -> None:
+    now = SystemClock().now()
+    clock = FakeClock(now - timedelta(days=200))
+    setup.next_certificate(config, setup.load_authority(config, clock)).save(setup.own_certificate(config))
+    clock.jump(100 * 86400)
+
+    def shown() -> x509.Certificate:
+        host, _, port = config.listen.grpc.rpartition(":")
+        return x509.load_pem_x509_certificate(ssl.get_server_certificate((host, int(port)), timeout=5).encode())
+
+    loaded, drain = Loaded(config, {}), asyncio.Event()
+    service = AggregatorService(loaded, lambda: loaded, clock)
+    await service.start()
+    try:
+        first = await asyncio.to_thread(shown)
+        assert first.not_valid_after_utc < now + timedelta(days=200), "it is not half over"
+        clock.jump(100 * 86400)
+        serving = asyncio.create_task(service.serve(drain))
+        async with asyncio.timeout(30):
+            while (found := await asyncio.to_thread(shown)).serial_number == first.serial_number:
+                assert not serving.done()
+        drain.set()
+        await serving
+    finally:
+        await service.stop()
+    assert found.not_valid_after_utc > now + timedelta(days=300)
+    assert Credentials.load(setup.own_certificate(config)).certificate == found
 
 
 async def serves(config: AggregatorConfig) -> bool:

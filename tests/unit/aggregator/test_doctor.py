@@ -128,14 +128,14 @@ def test_a_ca_that_comes_to_its_end(state: Path, days: int, state_of_ca: str) ->
 def test_a_certificate_without_the_public_name(state: Path) -> None:
     finding = found(config(state, public_hosts=("localhost", "hub.example.org")))["certificate"]
     assert finding.state == "fail"
-    assert "does not have hub.example.org of public_hosts: remove" in finding.words
+    assert "does not have hub.example.org of public_hosts: restart the daemon" in finding.words
     assert "cannot be resolved" in found(config(state, public_hosts=("no-such-name.invalid",)))["names"].words
 
 
 @pytest.mark.parametrize(("days", "word"), [(0, "ok"), (304, "ok"), (306, "warn"), (364, "warn"), (366, "fail")])
 def test_the_daemon_s_certificate_comes_to_its_end(state: Path, days: int, word: str) -> None:
     finding = found(config(state), FakeClock(SystemClock().now() + timedelta(days=days)))["certificate"]
-    assert (finding.state, "restart the aggregator, which renews it" in finding.words) == (word, word != "ok")
+    assert (finding.state, "a daemon that runs renews it" in finding.words) == (word, word != "ok")
 
 
 def test_a_certificate_that_the_next_start_issues(state: Path) -> None:

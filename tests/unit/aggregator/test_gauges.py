@@ -68,7 +68,7 @@ def look(tmp_path: Path) -> Look:
         health=health,
         clock=clock,
         state=tmp_path,
-        certificate_ends=clock.now() + timedelta(days=100),
+        certificate_ends=(clock.now() + timedelta(days=100)).replace,
     )
     return Look(world, clock, health, metrics, gauges)
 

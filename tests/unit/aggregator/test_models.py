@@ -16,7 +16,7 @@ from histofed.base.experiment import parse_experiment
 from histofed.base.ids import RoundKey
 from histofed.transport.store import BlobStore
 from tests.support.engine_bench import EXPERIMENT, NORTH, Bench, deliver, opened, settle
-from tests.support.pki import Federation
+from tests.support.pki import Federation, fixed
 
 WITH_CONFIG = parse_experiment(f"{EXPERIMENT.toml}[config]\ndimension = 3\nsteps = 1\n")
 
@@ -45,7 +45,7 @@ async def test_a_schedule_counts_the_rounds_that_were_committed(bench: Bench, tm
             store=engine.store,
             blobs=blobs,
             workers=Workers(),  # type: ignore[arg-type]  # says what it was asked
-            credentials=Federation().aggregator(),
+            current=fixed(Federation().aggregator()),
             scratch=tmp_path,
             clock=FakeClock(),
         )

@@ -15,7 +15,7 @@ from histofed.pki.enrol import fetch_ca
 from histofed.pki.keys import der_of
 from histofed.transport import tls
 from histofed.transport.server import bind, enrolment_gate, make_server
-from tests.support.pki import Federation
+from tests.support.pki import Federation, fixed
 
 FEDERATION = Federation()
 
@@ -23,7 +23,7 @@ FEDERATION = Federation()
 @contextlib.asynccontextmanager
 async def enrolment_port(shown: Credentials) -> AsyncIterator[int]:
     server = make_server(enrolment_gate(clock=FEDERATION.clock))
-    port = bind(server, "127.0.0.1:0", tls.enrolment_credentials(shown))
+    port = bind(server, "127.0.0.1:0", tls.enrolment_credentials(fixed(shown)))
     await server.start()
     try:
         yield port

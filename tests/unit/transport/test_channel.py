@@ -23,7 +23,7 @@ from histofed.transport import tls
 from histofed.transport.channel import Connection, open_connection
 from histofed.transport.diagnose import split
 from histofed.v1 import enrollment_pb2, enrollment_pb2_grpc, rounds_pb2, rounds_pb2_grpc
-from tests.support.pki import Federation
+from tests.support.pki import Federation, fixed
 from tests.support.wire import CuttingProxy, serving
 
 FEDERATION = Federation()
@@ -101,7 +101,7 @@ async def test_the_server_s_certificate_begins_after_this_machine_s_time(tmp_pat
 
 async def test_the_server_s_certificate_has_ended(tmp_path: Path) -> None:
     federation = FEDERATION.at(FakeClock(SystemClock().now() - timedelta(days=400)))
-    async with serving(tmp_path, FEDERATION, credentials=tls.server_credentials(federation.aggregator())) as wire:
+    async with serving(tmp_path, FEDERATION, credentials=tls.server_credentials(fixed(federation.aggregator()))) as wire:
         for member in (SITE, FEDERATION.operator()):
             error = await failure(wire.address, member)
             assert type(error) is NotAuthorised
@@ -124,7 +124,7 @@ async def test_the_server_is_of_another_federation(tmp_path: Path) -> None:
 
 
 async def test_the_server_has_another_name(tmp_path: Path) -> None:
-    shown = tls.server_credentials(FEDERATION.aggregator(hosts=("elsewhere.example.org",)))
+    shown = tls.server_credentials(fixed(FEDERATION.aggregator(hosts=("elsewhere.example.org",))))
     async with serving(tmp_path, FEDERATION, credentials=shown) as wire:
         error = await failure(wire.address)
         by_number = await failure(f"127.0.0.1:{wire.port}")

@@ -20,7 +20,7 @@ from histofed.transport.channel import open_connection
 from histofed.transport.enrolment import enrol, renew
 from histofed.transport.server import bind, caller, enrolment_gate, fleet_gate, make_server
 from histofed.v1 import enrollment_pb2, enrollment_pb2_grpc
-from tests.support.pki import Federation
+from tests.support.pki import Federation, fixed
 
 
 @dataclass
@@ -57,8 +57,8 @@ async def ports(federation: Federation, servicer: Enrollment) -> AsyncIterator[t
         enrollment_pb2_grpc.add_EnrollmentServiceServicer_to_server(servicer, server)
     credentials = federation.aggregator()
     found = (
-        bind(members, "127.0.0.1:0", tls.server_credentials(credentials)),
-        bind(strangers, "127.0.0.1:0", tls.enrolment_credentials(credentials)),
+        bind(members, "127.0.0.1:0", tls.server_credentials(fixed(credentials))),
+        bind(strangers, "127.0.0.1:0", tls.enrolment_credentials(fixed(credentials))),
     )
     for server in (members, strangers):
         await server.start()
@@ -118,7 +118,7 @@ async def test_a_server_with_the_right_ca_but_the_wrong_name_gets_no_token() -> 
     servicer = Enrollment(federation.authority, federation.authority.certificate_pem)
     strangers = make_server(enrolment_gate(clock=federation.clock))
     enrollment_pb2_grpc.add_EnrollmentServiceServicer_to_server(servicer, strangers)
-    shown = tls.enrolment_credentials(federation.aggregator(hosts=("elsewhere.example.org",)))
+    shown = tls.enrolment_credentials(fixed(federation.aggregator(hosts=("elsewhere.example.org",))))
     port = bind(strangers, "127.0.0.1:0", shown)
     await strangers.start()
     with pytest.raises(NotAuthorised, match="for another name than localhost"):
