@@ -3,6 +3,7 @@
     python -m bench.rounds ours --sites 4 [--size tiny] [--rounds 5]
     python -m bench.rounds memory                      # the aggregator's peak at 2, 8 and 16 sites
     python -m bench.rounds peers --scripts FOLDER --nvflare PYTHON --flower PYTHON [--size tiny]
+    python -m bench.rounds duties [--scripts FOLDER]   # what cannot be saved of a round's CPU, alone, beside gRPC's floor
     python -m bench.rounds faults [CASE ...]           # a process dies in mid-round: what becomes of the run
 
 `--json FILE` writes the rows. The peers' scripts and how their environments are made: `docs/results/rounds.md`.
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from bench.result import Result, at_most, hand_over
-from bench.rounds import faults, ours, peers
+from bench.rounds import duties, faults, ours, peers
 
 COMMAND: Final = "python -m bench.rounds"
 WALL_TARGETS: Final = {"nvflare": 0.3, "flower": 0.2}
@@ -29,8 +30,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, help="write the rows here")
     kinds = parser.add_subparsers(dest="kind", required=True)
-    own, memory, others, dying = (kinds.add_parser(name) for name in ("ours", "memory", "peers", "faults"))
-    for one in (own, memory, others):
+    own, memory, others, least, dying = (kinds.add_parser(name) for name in ("ours", "memory", "peers", "duties", "faults"))
+    for one in (own, memory, others, least):
         one.add_argument("--size", choices=sorted(ours.WEIGHTS), default="vit_b16")
     for one in (own, others):
         one.add_argument("--sites", type=int, default=4)
@@ -39,6 +40,7 @@ def main() -> None:
     others.add_argument("--scripts", type=Path, required=True, help="folder of flower_round.py and nvflare_round.py")
     others.add_argument("--nvflare", type=Path, help="Python with nvflare==2.9.0 and torch")
     others.add_argument("--flower", type=Path, help="Python with flwr")
+    least.add_argument("--scripts", type=Path, help="folder of floor.py")
     dying.add_argument("cases", nargs="*", metavar="CASE", help=f"which: {' '.join(faults.CASES)} (all by default)")
     options = parser.parse_args()
     match options.kind:
@@ -50,6 +52,8 @@ def main() -> None:
             hand_over(_memory(options.sites, options.size), options.json)
         case "peers":
             hand_over(_peers(options), options.json)
+        case "duties":
+            hand_over(duties.run(options.size, options.scripts, CPU_TARGET_S), options.json)
         case "faults":
             hand_over(faults.run(options.cases), options.json)
 
