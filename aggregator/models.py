@@ -13,14 +13,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from aggregator.admission import weight_of
-from aggregator.aggregate import AggregateJob, Kept, UpdateInput
+from aggregator.aggregate import AggregateJob, Kept, UpdateInput, open_tensors
 from aggregator.jobs import InitialiseJob, InspectJob
 from aggregator.pool import Workers
 from aggregator.rounds import Round
 from aggregator.rows import ModelRow
 from aggregator.store import Store
 from aggregator.strategies import flower_call
-from histofed import statements, weights
+from histofed import statements
 from histofed.base import durable
 from histofed.base.clock import Clock
 from histofed.base.errors import CannotWriteState
@@ -111,16 +111,18 @@ class ModelForge:
         return (await self._workers.run(job)).norm
 
     async def next(self, experiment: Experiment, state: Round) -> Made:
-        """The model after the round: what the strategy makes of the admitted updates. Raises `BadData`."""
+        """The model after the round: what the strategy makes of the admitted updates.
+
+        Raises `BadData`, and `HistofedError` for files of ours that cannot be read.
+        """
         manifests = {site: self._manifest(state, site) for site in state.admitted}
         rule = experiment.file.aggregation.weights
         base = decode_model(self._store.model(state.base).statement.payload)
         shared, server, strategy, step = self._outputs(f"{experiment.name}-{state.key.number}")
         encoding = experiment.file.aggregation.encoding
         base_shared = self._blobs.path(Digest(base.parts[SHARED].sha256))
-        rules = recipe(experiment.file.recipe).server_rules(
-            experiment.file.recipe_config, tuple(spec.name for spec in weights.read_header(base_shared))
-        )
+        with open_tensors(base_shared, "the base model") as file:
+            rules = recipe(experiment.file.recipe).server_rules(experiment.file.recipe_config, file.names)
         job = AggregateJob(
             base=base_shared,
             updates=tuple(
