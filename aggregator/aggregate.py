@@ -96,7 +96,7 @@ class AggregateJob:
     out_step: Path | None = None
     """Needed where there is a step."""
     kept: tuple[Kept, ...] = ()
-    """Files that are hashed before they are used: what no site downloads, a changed byte would stay in for ever."""
+    """Files that are hashed before they are built on: a changed byte in what no site downloads would stay for ever."""
 
 
 @dataclass(frozen=True)
