@@ -17,7 +17,7 @@ from agent.link import Transfer
 from agent.offers import Offer, Step
 from histofed.base import durable
 from histofed.base.encoding import STEPS, Encoding
-from histofed.base.errors import BadData, DigestMismatch, NotAuthorised, NotFound
+from histofed.base.errors import BadData, DigestMismatch, NotAuthorised, NotFound, TryLater
 from histofed.base.experiment import Experiment
 from histofed.base.ids import Digest
 from histofed.encodings.file import Form
@@ -88,12 +88,18 @@ def _behind(done: int, total: int, progress: Transfer) -> Transfer:
 
 
 def _applied(begin: Path, forms: Sequence[tuple[Path, Form]], target: Path, wanted: Digest) -> bool:
-    """Write what the steps lead to; it stays only when it is what was wanted. Raises `DigestMismatch` otherwise."""
+    """Write what the steps lead to; it stays only when it is what was wanted.
+
+    Raises `DigestMismatch` otherwise, `BadData` for what cannot be read, and `CannotWriteState`.
+    """
     beside = target.with_name(f"{target.name}.reached")
     try:
         if apply_steps(begin, forms, beside).sha256 != wanted:
             raise DigestMismatch("what the steps lead to is not the model: this site's earlier base may be damaged")
         durable.adopt(beside, target)
+    except (OSError, TryLater) as error:
+        # the whole model needs nothing of it, while another try of the same would wait for this disk
+        raise BadData(f"a base that this site holds, or a step from it, cannot be read: {error}") from error
     finally:
         durable.remove(beside)
     return True

@@ -96,7 +96,7 @@ class AggregateJob:
     out_step: Path | None = None
     """Needed where there is a step."""
     kept: tuple[Kept, ...] = ()
-    """Files that are hashed before they are used: what no site downloads, a changed byte would stay in for ever."""
+    """Files that are hashed before they are built on: a changed byte in what no site downloads would stay for ever."""
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,8 @@ def check_kept(files: Sequence[Kept]) -> None:
 def aggregate(job: AggregateJob) -> AggregateResult:
     """FedAvg (McMahan et al. 2017, algorithm 1) over full weights, then the server tensors by their rules.
 
-    Raises `BadData` naming the site and the tensor that cannot be averaged, and `CannotWriteState`.
+    Raises `BadData` naming the site and the tensor that cannot be averaged, `CannotWriteState`, and another
+    `HistofedError` for files that cannot be read here.
     """
     updates = tuple(sorted(job.updates, key=lambda update: update.site))
     shares = shares_of(updates)
@@ -254,21 +255,30 @@ def _headers(file: TensorFile) -> list[tuple[str, str, tuple[int, ...]]]:
 
 
 def open_tensors(path: Path, what: str) -> TensorFile:
-    """The tensors of a file of ours. Raises `BadData` naming `what` it is."""
-    return _opened(lambda: TensorFile(path), what)
+    """The tensors of a file of ours. Raises `HistofedError` naming `what` it is: no site's fault, whatever is wrong."""
+    try:
+        return _opened(lambda: TensorFile(path), what)
+    except BadData as error:
+        raise HistofedError(f"{error}; restore it from a backup") from error
 
 
 def _opened(opening: Callable[[], Opened], what: str) -> Opened:
+    """Raises `BadData` for what a file holds, and `HistofedError` where the disk does not give it."""
     try:
         return opening()
     except OSError as error:
-        raise BadData(f"{what} cannot be read: {os.strerror(error.errno or 0)}; restore it from a backup") from error
+        raise HistofedError(
+            f"{what} cannot be read: {os.strerror(error.errno or 0)}; repair the disk, or restore a backup"
+        ) from error
     except BadData as error:
         raise BadData(f"{what} cannot be used: {error}") from error
 
 
 def open_update(update: UpdateInput, base: TensorFile, form: Form) -> Tensors:
-    """A site's tensors, which are those of `base` by name, type and shape. Raises `BadData` naming the site."""
+    """A site's tensors, which are those of `base` by name, type and shape.
+
+    Raises `BadData` naming the site, and `HistofedError` for a file that the disk does not give: the site sent all of it.
+    """
     what = f"the update of site {update.site}"
     file = _opened(lambda: open_encoded(update.path, base, form), what)
     with contextlib.ExitStack() as opened:

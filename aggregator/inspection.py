@@ -9,9 +9,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
-from histofed.base.errors import BadData, HistofedError
+from aggregator.aggregate import open_tensors
+from histofed.base.errors import BadData
 from histofed.encodings.file import PLAIN, Form, open_encoded
-from histofed.weights import TensorFile, difference
+from histofed.weights import difference
 
 TOLERANCE: Final = 1e-3
 """Relative excess over the norm bound that is let in: a site's own clipping may round `base + delta` to float32 elsewhere
@@ -22,9 +23,10 @@ def check_tensors(update: Path, base: Path, max_norm: float, form: Form = PLAIN)
     """The L2 norm of (update - base), in float64 and of decoded values, of an update that may enter.
 
     Raises `BadData` for a damaged file, one in another form, other names, shapes or types than the base's, types that
-    cannot be averaged, values that are not finite, and a norm above `max_norm`; `HistofedError` where the base is damaged.
+    cannot be averaged, values that are not finite, and a norm above `max_norm`; another `HistofedError` where the base
+    is damaged, and where a disk of ours does not give what it has.
     """
-    with _base(base) as old, open_encoded(update, old, form) as new:
+    with open_tensors(base, "the base model") as old, open_encoded(update, old, form) as new:
         found = difference(new, old)
     if found.not_finite:
         raise BadData(
@@ -37,11 +39,3 @@ def check_tensors(update: Path, base: Path, max_norm: float, form: Form = PLAIN)
             f"{max_norm:.6g} (aggregation.max_norm); the site must clip it"
         )
     return found.norm
-
-
-def _base(path: Path) -> TensorFile:
-    """Raises `HistofedError`: what is wrong with a file of ours is no site's fault."""
-    try:
-        return TensorFile(path)
-    except (OSError, BadData) as error:
-        raise HistofedError(f"the base model cannot be read ({error}): restore it from a backup") from error

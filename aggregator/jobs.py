@@ -45,6 +45,13 @@ class InitialiseResult:
 
 
 @dataclass(frozen=True)
+class CheckJob:
+    """Hash files of ours that are to be built on (`aggregate.check_kept`). Its result is that it has one."""
+
+    files: tuple[Kept, ...]
+
+
+@dataclass(frozen=True)
 class InspectJob:
     """Look at an update's tensors before it may enter (`inspection.check_tensors`)."""
 
@@ -62,18 +69,19 @@ class InspectResult:
     norm: float
 
 
-Job: TypeAlias = AggregateJob | InitialiseJob | InspectJob
-Result: TypeAlias = AggregateResult | InitialiseResult | InspectResult
+Job: TypeAlias = AggregateJob | CheckJob | InitialiseJob | InspectJob
+Result: TypeAlias = AggregateResult | InitialiseResult | InspectResult | None
 
 _KINDS: Final[Mapping[type[Job], str]] = {
     AggregateJob: "aggregate",
+    CheckJob: "check",
     InitialiseJob: "initialise",
     InspectJob: "inspect",
 }
 
 
 def kind_of(job: Job) -> str:
-    """`aggregate`, `initialise` or `inspect`."""
+    """`aggregate`, `check`, `initialise` or `inspect`."""
     return _KINDS[type(job)]
 
 
@@ -100,8 +108,10 @@ def decode_job(data: bytes) -> Job:
                 form=Form(**fields["form"]),
                 step=Form(**fields["step"]) if fields["step"] else None,
                 out_step=_path(fields["out_step"]),
-                kept=tuple(Kept(Path(one["path"]), one["sha256"]) for one in fields["kept"]),
+                kept=_kept(fields["kept"]),
             )
+        case "check":
+            return CheckJob(_kept(fields["files"]))
         case "initialise":
             paths = {name: Path(fields[name]) for name in ("out_shared", "out_server")}
             return InitialiseJob(**fields | paths | {"given": _path(fields["given"])})
@@ -132,6 +142,8 @@ def decode_result(job: Job, data: bytes) -> Result:
             shares = tuple(Share(**share) for share in fields["shares"])
             written = Written(**fields["shared"]), _written(fields["server"])
             return AggregateResult(*written, shares, _written(fields["strategy"]), _encoded(fields["step"]))
+        case CheckJob():
+            return None
         case InitialiseJob():
             return InitialiseResult(Written(**fields["shared"]), _written(fields["server"]))
         case InspectJob():
@@ -140,6 +152,10 @@ def decode_result(job: Job, data: bytes) -> Result:
 
 def _error(name: str, sentence: str) -> HistofedError:
     return {cls.__name__: cls for cls in all_errors()}[name](sentence)
+
+
+def _kept(files: list[dict[str, Any]]) -> tuple[Kept, ...]:
+    return tuple(Kept(Path(one["path"]), one["sha256"]) for one in files)
 
 
 def _written(fields: dict[str, Any] | None) -> Written | None:

@@ -22,6 +22,7 @@ from typing import Final, overload
 
 from aggregator.aggregate import AggregateJob, AggregateResult
 from aggregator.jobs import (
+    CheckJob,
     InitialiseJob,
     InitialiseResult,
     InspectJob,
@@ -76,6 +77,8 @@ class Workers:
 
     @overload
     async def run(self, job: AggregateJob) -> AggregateResult: ...
+    @overload
+    async def run(self, job: CheckJob) -> None: ...
     @overload
     async def run(self, job: InitialiseJob) -> InitialiseResult: ...
     @overload

@@ -4,8 +4,8 @@ The daemon's loop never waits for arithmetic, and what goes wrong here (a killed
 alone. `python -m aggregator.worker PARENT` reads a job as JSON from standard input, prints its result or its error as one
 JSON document, and exits with 0 or the error's code. It dies with its parent.
 
-Start-up is part of every round, so only numpy and the standard library are imported for `aggregate` and `inspect`; torch
-comes with a recipe's workshop, for `initialise`, and Flower only with an `aggregate` that names a strategy of its own.
+Start-up is part of every round, so only numpy and the standard library are imported for `aggregate`, `check` and `inspect`;
+torch comes with a recipe's workshop, for `initialise`, and Flower only with an `aggregate` that names a strategy of its own.
 `aggregator/pool.py` starts it, as a rule from a nursery (`histofed/base/nursery.py`) in which this module is imported.
 """
 
@@ -17,6 +17,7 @@ import sys
 from aggregator.aggregate import AggregateJob, AggregateResult, aggregate, check_kept, follow
 from aggregator.inspection import check_tensors
 from aggregator.jobs import (
+    CheckJob,
     InitialiseJob,
     InitialiseResult,
     InspectJob,
@@ -56,6 +57,9 @@ def perform(job: Job) -> Result:
         case AggregateJob():
             check_kept(job.kept)
             return aggregate(job) if job.flower is None else _aggregate_with_flower(job)
+        case CheckJob():
+            check_kept(job.files)
+            return None
         case InspectJob():
             return InspectResult(check_tensors(job.update, job.base, job.max_norm, job.form))
         case InitialiseJob():

@@ -43,6 +43,8 @@ class BlobStore:
         self._names = threading.Lock()
         """Which files there are is looked at and acted upon by one thread at a time."""
         self._uploads: dict[tuple[Digest, str], Upload] = {}
+        self._adopted: set[Digest] = set()
+        """Made here in this life: whoever sent the same bytes takes none of them along, also before a row names them."""
 
     def path(self, sha: str) -> Path:
         """Where the blob is or would be. Raises `BadData` for anything but a digest, so for every path."""
@@ -78,8 +80,10 @@ class BlobStore:
     def adopt(self, path: Path, sha: Digest) -> None:
         """Take over a complete, synced file of this machine whose digest was found while it was written; durable.
 
-        Raises `CannotWriteState`.
+        From here on it goes by `sweep` or `remove` alone. Raises `CannotWriteState`.
         """
+        with self._names:
+            self._adopted.add(sha)
         durable.adopt(path, self.path(sha))
 
     def import_file(self, path: Path, *, move: bool = False) -> Digest:
@@ -115,7 +119,7 @@ class BlobStore:
     def _drop(self, unwanted: Callable[[str, str], bool], keep: Callable[[Digest], bool], reason: str) -> None:
         self._end(unwanted, reason)
         with self._names:
-            self._remove(unwanted, keep)
+            self._remove(unwanted, lambda name: name in self._adopted or keep(name))
 
     def _remove(self, unwanted: Callable[[str, str], bool], keep: Callable[[Digest], bool]) -> None:
         sent: dict[Digest, list[Path]] = {}
@@ -148,6 +152,7 @@ class BlobStore:
             strays = [name for name in sorted(self.digests()) if name not in receipts and not keep(name)][:most]
             for name in strays:
                 durable.remove(self.path(name))
+                self._adopted.discard(name)
         return len(strays)
 
     def owners(self) -> set[str]:

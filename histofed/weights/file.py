@@ -13,7 +13,7 @@ from typing import Final, Protocol
 
 import numpy as np
 
-from histofed.base.errors import BadData
+from histofed.base.errors import BadData, TryLater
 from histofed.weights.header import HEADER_LIMIT, LENGTH, Array, TensorSpec, dtype_of, parse_header_and_texts
 
 PIECE: Final = 1 << 15
@@ -42,7 +42,7 @@ class Tensors(Protocol):
         ...
 
     def pieces(self, name: str) -> Iterator[Array]:
-        """The tensor, flattened, in parts of `PIECE` elements; the last one may have fewer. Raises `BadData`."""
+        """The tensor, flattened, in parts of `PIECE` elements; the last may have fewer. Raises `BadData` and `TryLater`."""
         ...
 
     def array(self, name: str) -> Array:
@@ -57,7 +57,7 @@ class Tensors(Protocol):
 
 
 class TensorFile:
-    """A safetensors file that is open; a context manager. Raises `BadData` when it cannot be used.
+    """A safetensors file that is open; a context manager. Raises `BadData` when it cannot be used, `OSError` from the disk.
 
     Two ways to its values: `array` is a read-only view of the mapped file, which must not outlive it; `pieces` reads.
     """
@@ -68,11 +68,11 @@ class TensorFile:
             size = path.stat().st_size
             if size < LENGTH.size:
                 raise BadData("not a safetensors file: it is shorter than 8 bytes")
-            (length,) = LENGTH.unpack(self._file.read(LENGTH.size))
+            (length,) = LENGTH.unpack(self._begin(0, LENGTH.size))
             self._data_begin = LENGTH.size + length
             if length > HEADER_LIMIT or self._data_begin > size:
                 raise BadData(f"not a safetensors file: a header of {length} bytes (the limit is {HEADER_LIMIT})")
-            specs, self.metadata = parse_header_and_texts(self._file.read(length), size - self._data_begin)
+            specs, self.metadata = parse_header_and_texts(self._begin(LENGTH.size, length), size - self._data_begin)
             self.specs = {spec.name: spec for spec in specs}
             self._map = mmap.mmap(self._file.fileno(), 0, access=mmap.ACCESS_READ)
             opened.pop_all()
@@ -94,7 +94,8 @@ class TensorFile:
         """The flattened tensor in parts of `PIECE` elements, copied from the page cache as they are wanted.
 
         Mapped instead, a process that reads twenty models looks to whoever limits its memory as if it held twenty, and a
-        sector that cannot be read kills it. Raises `BadData` when the tensor is not there or cannot be read.
+        sector that cannot be read kills it. Raises `BadData` when the tensor is not there, and `TryLater` when the disk
+        fails, which says nothing of what the file holds.
         """
         spec = self._spec(name)
         position = self._data_begin + spec.begin
@@ -106,11 +107,24 @@ class TensorFile:
 
     def _read(self, name: str, into: memoryview, position: int) -> None:
         try:
-            read = os.preadv(self._file.fileno(), [into], position)
+            read = self._fill(into, position)
         except OSError as error:
-            raise BadData(f"tensor {name!r} cannot be read: {error.strerror}") from error
+            raise TryLater(f"tensor {name!r} cannot be read: {error.strerror}; repair the disk of this machine") from error
         if read < len(into):
             raise BadData(f"tensor {name!r} cannot be read: its file has become shorter")
+
+    def _begin(self, position: int, size: int) -> bytes:
+        found = bytearray(size)
+        self._fill(memoryview(found), position)
+        return bytes(found)
+
+    def _fill(self, into: memoryview, position: int) -> int:
+        """How many bytes came; fewer than there is room for only where the file ends. Raises `OSError`."""
+        done = 0
+        # a disk gives what lies before its fault first, as if the file ended there
+        while done < len(into) and (read := os.preadv(self._file.fileno(), [into[done:]], position + done)):
+            done += read
+        return done
 
     def _spec(self, name: str) -> TensorSpec:
         spec = self.specs.get(name)
@@ -136,7 +150,7 @@ class TensorFile:
 
 
 def read_header(path: Path) -> tuple[TensorSpec, ...]:
-    """The tensors of a file, by name. Raises `BadData`."""
+    """The tensors of a file, by name. Raises `BadData` and `OSError`."""
     with TensorFile(path) as file:
         return tuple(file.specs.values())
 

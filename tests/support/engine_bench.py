@@ -56,6 +56,8 @@ class StandInForge:
     at: str = "inspect"
     """The step that the faults strike."""
     forgotten: list[RoundKey] = field(default_factory=list)
+    shared: File | None = None
+    """Each model's shared tensors, where they are to be on a disk."""
 
     def _work(self, step: str) -> None:
         if self.faults and step == self.at:
@@ -84,7 +86,7 @@ class StandInForge:
         self.kept = tuple(state.key for state in open_rounds)
 
     def _model(self, number: int, name: ExperimentId = EXPERIMENT.name) -> ModelRow:
-        parts = {"shared": File(sha256(str(number).encode()), 1)}
+        parts = {"shared": self.shared or File(sha256(str(number).encode()), 1)}
         statement = ModelStatement("test", name, "1" * 64, "mean", number, "", parts, "shared", "fedavg", [])
         payload = encode(statement)
         envelope = Envelope(MODEL_TYPE, payload, b"s", b"c")

@@ -21,6 +21,7 @@ from histofed.base.ids import Digest, TaskKey
 from histofed.encodings.step import step_form, writing_step
 from histofed.transport.held import Held
 from histofed.weights import TensorFile, Written, pieces
+from tests.support.failing_disk import fail_from
 
 ROUNDS = 3
 
@@ -172,6 +173,18 @@ def test_a_base_that_was_damaged_here_leads_nowhere_and_the_model_is_fetched(cen
     content = bytearray(begin.read_bytes())
     content[-1] ^= 1
     begin.write_bytes(content)
+    offer = centre.offer()
+    arrive(centre, bases, offer)
+    assert centre.asked == [centre.steps[2].sha256, offer.base]
+
+
+@pytest.mark.parametrize("byte", [0, 4096])
+def test_a_base_that_cannot_be_read_here_leads_nowhere_and_the_model_is_fetched(
+    centre: Centre, bases: Bases, monkeypatch: pytest.MonkeyPatch, byte: int
+) -> None:
+    hold(bases, centre, 2)
+    begin = bases.place(centre.experiment.name, centre.models[2].sha256)
+    fail_from(monkeypatch, begin, byte)
     offer = centre.offer()
     arrive(centre, bases, offer)
     assert centre.asked == [centre.steps[2].sha256, offer.base]

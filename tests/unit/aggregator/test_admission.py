@@ -17,12 +17,13 @@ from aggregator.admission import COUNT_LIMIT, Expected, check_manifest, open_man
 from aggregator.inspection import TOLERANCE, check_tensors
 from histofed import statements, weights
 from histofed.base.clock import FakeClock, iso
-from histofed.base.errors import BadData, HistofedError, NotAuthorised, Stale, TooLarge
+from histofed.base.errors import BadData, HistofedError, NotAuthorised, Stale, TooLarge, TryLater
 from histofed.base.ids import ExperimentId, RoundKey, SiteId, TaskKey, sha256
 from histofed.pki.credentials import Credentials
 from histofed.pki.signing import Envelope, sign
 from histofed.statements import File, UpdateManifest
 from histofed.weights import Array
+from tests.support.failing_disk import fail_from
 from tests.support.pki import Federation
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -291,3 +292,22 @@ def test_a_file_that_is_no_safetensors_file_is_refused(base: Path) -> None:
     path.write_bytes(b"\x80\x04\x95 a pickle, perhaps")
     with pytest.raises(BadData, match="not a safetensors file"):
         check_tensors(path, base, 1e9)
+
+
+@pytest.mark.parametrize("name", ["base", "update"])
+def test_a_disk_of_ours_that_fails_is_no_verdict(base: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    path = update(base)
+    struck = base.with_name(name)
+    fail_from(monkeypatch, struck, struck.stat().st_size - 4)
+    with pytest.raises(TryLater, match="tensor 'b' cannot be read: Input/output error"):
+        check_tensors(path, base, 1e9)
+
+
+def test_a_base_that_is_damaged_or_gone_is_no_verdict(base: Path) -> None:
+    path = update(base)
+    base.write_bytes(base.read_bytes()[:-1])
+    for words in ("the base model cannot be used: damaged", "the base model cannot be read: No such file"):
+        with pytest.raises(HistofedError, match=words) as caught:
+            check_tensors(path, base, 1e9)
+        assert not isinstance(caught.value, BadData)
+        base.unlink(missing_ok=True)

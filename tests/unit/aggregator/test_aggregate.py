@@ -16,10 +16,12 @@ from hypothesis import strategies as st
 
 from aggregator.aggregate import AggregateJob, AggregateResult, Share, UpdateInput, aggregate, follow
 from histofed import weights
-from histofed.base.errors import BadData
+from histofed.base.errors import BadData, HistofedError, TryLater
 from histofed.base.hashing import sha256_file
+from histofed.encodings.file import Form
 from histofed.recipes.contract import ServerRule
 from histofed.weights import Array
+from tests.support.failing_disk import fail_from
 
 Tensors = Mapping[str, Array]
 EMA = ServerRule("ema.w", "w", 0.9)
@@ -153,9 +155,32 @@ def test_a_damaged_or_missing_update_is_named(bench: Bench) -> None:
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(BadData, match="the update of site south cannot be used: damaged"):
         aggregate(job)
-    path.unlink()
-    with pytest.raises(BadData, match="the update of site south cannot be read: No such file"):
+
+
+def test_what_is_wrong_with_a_file_of_ours_is_no_verdict(bench: Bench) -> None:
+    def trouble(words: str) -> None:
+        with pytest.raises(HistofedError, match=words) as caught:
+            aggregate(job)
+        assert not isinstance(caught.value, BadData)
+
+    job = bench.job({"north": tensors(1), "south": tensors(2)}, {"north": 1, "south": 1})
+    (bench.folder / "south.safetensors").unlink()
+    trouble("the update of site south cannot be read: No such file or directory; repair the disk")
+    job.base.write_bytes(job.base.read_bytes()[:-1])
+    trouble("the base model cannot be used: damaged.*; restore it from a backup")
+    job.base.unlink()
+    trouble("the base model cannot be read: No such file or directory; repair the disk, or restore a backup")
+
+
+@pytest.mark.parametrize("name", ["base", "south"])
+def test_a_disk_that_fails_under_an_average_is_no_verdict(bench: Bench, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    job = bench.job({"north": tensors(1), "south": tensors(2)}, {"north": 1, "south": 1})
+    job = dataclasses.replace(job, step=Form("float32-delta", "ab" * 32), out_step=bench.folder / "step")
+    struck = job.base if name == "base" else job.updates[-1].path
+    fail_from(monkeypatch, struck, struck.stat().st_size - 8)
+    with pytest.raises(TryLater, match="cannot be read: Input/output error"):
         aggregate(job)
+    assert not bench.shared.exists()
 
 
 @pytest.mark.parametrize(

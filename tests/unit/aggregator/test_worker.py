@@ -16,6 +16,7 @@ import pytest
 
 from aggregator.aggregate import AggregateJob, FlowerCall, Kept, UpdateInput, aggregate
 from aggregator.jobs import (
+    CheckJob,
     InitialiseJob,
     InspectJob,
     InspectResult,
@@ -116,6 +117,15 @@ async def test_what_changed_on_the_disk_since_the_round_before_is_not_built_on(
         await workers.run(job)
 
 
+async def test_a_file_that_changed_on_the_disk_is_found_by_a_check(workers: Workers, model: Path) -> None:
+    check = CheckJob((Kept(model, sha256_file(model)),))
+    await workers.run(check)
+    flip_last_byte(model)
+    with pytest.raises(HistofedError, match="has changed on the disk: repair the disk and restore a backup") as caught:
+        await workers.run(check)
+    assert not isinstance(caught.value, BadData), "no site's fault"
+
+
 def flip_last_byte(path: Path) -> None:
     content = bytearray(path.read_bytes())
     content[-1] ^= 1
@@ -168,6 +178,7 @@ def test_every_error_survives_the_way_back(cls: type[HistofedError], endless: In
         AggregateJob(HERE, (), None, (), 1, HERE, None, FlowerCall("FedAvg", {}, 9, {}, None, HERE)),
         InitialiseJob("gan", {"classes": ["MSIH"], "nested": {"a": None}}, 2**63 - 1, HERE, HERE),
         InspectJob(HERE, HERE, 0.1),
+        CheckJob((Kept(HERE, sha256(b"")), Kept(HERE, sha256(b"a")))),
     ],
 )
 def test_a_job_survives_the_way_there(job: Job) -> None:

@@ -167,6 +167,18 @@ def test_a_blob_goes_with_the_last_who_sent_it_unless_it_is_kept(store: BlobStor
     assert (store.has(NAME), store.owners()) == (True, set())
 
 
+def test_bytes_that_were_made_here_too_stay_when_who_sent_them_is_forgotten(store: BlobStore, tmp_path: Path) -> None:
+    send(store, BLOB)
+    (tmp_path / "made").write_bytes(BLOB)
+    store.adopt(tmp_path / "made", NAME)
+    store.forget({NORTH}, keep=lambda _: False)  # no row says yet that they are part of a model
+    assert store.path(NAME).read_bytes() == BLOB
+    assert store.sweep(lambda _: False, most=1) == 1
+    send(store, BLOB)
+    store.forget({NORTH}, keep=lambda _: False)
+    assert not store.has(NAME)
+
+
 def test_bytes_that_another_owner_finishes_while_they_are_removed_stay_his(store: BlobStore) -> None:
     send(store, BLOB)
     south = store.writer(NAME, SOUTH).open(len(BLOB))

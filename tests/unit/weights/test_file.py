@@ -13,8 +13,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from histofed import weights
-from histofed.base.errors import BadData
+from histofed.base.errors import BadData, TryLater
 from histofed.weights import PIECE, TensorFile, pieces
+from tests.support.failing_disk import fail_from
 
 in_one_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=40)
 
@@ -163,3 +164,22 @@ def test_a_tensor_that_is_not_there_is_said(path: Path) -> None:
     weights.save(path, {"w": np.ones(1, np.float32)})
     with TensorFile(path) as file, pytest.raises(BadData, match="tensor 'v' is missing"):
         list(file.pieces("v"))
+
+
+def test_a_disk_that_fails_in_the_middle_of_a_piece_says_nothing_of_the_tensor(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights.save(path, {"w": np.ones(3 * PIECE, np.float32)})
+    fail_from(monkeypatch, path, path.stat().st_size - 2 * PIECE)
+    with TensorFile(path) as file, pytest.raises(TryLater, match="tensor 'w' cannot be read: Input/output error"):
+        list(file.pieces("w"))
+
+
+@pytest.mark.parametrize("byte", [0, 5, 20])
+def test_a_disk_that_fails_in_the_middle_of_the_header_says_nothing_of_the_file(
+    path: Path, monkeypatch: pytest.MonkeyPatch, byte: int
+) -> None:
+    weights.save(path, {"w": np.ones(3, np.float32)})
+    fail_from(monkeypatch, path, byte)
+    with pytest.raises(OSError, match="Input/output error"):
+        TensorFile(path)

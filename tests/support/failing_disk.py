@@ -1,0 +1,23 @@
+"""A disk that gives a file up to some byte and fails there, as a bad sector does."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+
+def fail_from(monkeypatch: pytest.MonkeyPatch, path: Path, byte: int) -> None:
+    """Have reads of `path` end before `byte`, and those that begin there, or behind it, fail with EIO."""
+    struck, preadv = path.stat().st_ino, os.preadv
+
+    def read(descriptor: int, buffers: list[memoryview], position: int) -> int:
+        if os.fstat(descriptor).st_ino != struck:
+            return preadv(descriptor, buffers, position)
+        if position >= byte:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return preadv(descriptor, [buffers[0][: byte - position]], position)
+
+    monkeypatch.setattr(os, "preadv", read)
