@@ -9,7 +9,8 @@ seen; each once, and `CLAIMS_LIMIT` of a site in one life of the daemon.
 
 Backups are made by another process beside this one (`aggregator/backup.py`), which may not write the journal: it leaves a
 row, and the daemon journals it. Rows also say which private tensors sites should keep (`backed_up`), from before the file is
-written: those of the last complete backup too, until the new one is. The row of a backup that was killed is dropped.
+written: those of the last complete backup too, until the new one is. The row of a backup that was killed before its
+file was written is dropped (`aggregator/claims.py`).
 """
 
 from __future__ import annotations
@@ -177,14 +178,15 @@ class Chronicle:
             log.info("a backup was made", extra=fields(made_at=row.made_at, sha256=row.digest))
 
     def _drop_claims(self) -> None:
-        """Forget backups that nobody makes any more and that were never complete."""
+        """Forget backups that nobody makes any more and that have no file."""
         table = schema.backups
+        unfinished = (table.c.digest.is_(None), table.c.target.is_(None))
         with self._database.reading() as connection:
-            if connection.execute(sa.select(table.c.id).where(table.c.digest.is_(None))).first() is None:
+            if connection.execute(sa.select(table.c.id).where(*unfinished)).first() is None:
                 return
         with contextlib.suppress(AlreadyThere), snapshot.alone(self._database.folder):
             with self._database.writing() as connection:
-                connection.execute(sa.delete(table).where(table.c.digest.is_(None)))
+                connection.execute(sa.delete(table).where(*unfinished))
             log.warning("a backup was killed before it was complete; what sites keep for it is forgotten")
 
     def _holds(self, seen: History) -> bool:
