@@ -15,15 +15,16 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
-from aggregator import operators
+from aggregator import lifecycle, operators
 from aggregator.config import AggregatorConfig
+from aggregator.lifecycle import ExperimentState
 from histofed.audit import verify
 from histofed.backup import journals, swap
-from histofed.base import durable
+from histofed.base import checkup, durable
 from histofed.base.clock import Clock
-from histofed.base.errors import AlreadyThere, BadData, NotEnrolled
+from histofed.base.errors import AlreadyThere, BadData, NotEnrolled, Stale
 from histofed.base.hashing import sha256_file
-from histofed.base.ids import Digest, Json, check_name, experiment_id
+from histofed.base.ids import Digest, ExperimentId, Json, check_name, experiment_id
 from histofed.base.owner import not_ours, refuse_root, usable
 from histofed.pki import keys, tokens
 from histofed.pki.authority import CERTIFICATE_FILE, KEY_FILE, Authority, Issued
@@ -186,10 +187,12 @@ def first_weights(state: Path) -> Path:
 def give_first(config: AggregatorConfig, experiment: str, weights: Path) -> Digest:
     """Keep a copy of `weights` as what `experiment` will begin with, once it is submitted. The daemon may run.
 
-    Raises `BadData` for a name or a file that is none, `AlreadyThere` for an experiment that has some.
+    Raises `BadData` for a name or a file that is none, `Stale` for an experiment that has begun or ended, `AlreadyThere` for
+    one that has some.
     """
-    folder = durable.make_directory(first_weights(config.state_dir))
-    target = folder / f"{experiment_id(experiment)}.safetensors"
+    name = experiment_id(experiment)
+    _refuse_begun(config.state_dir / "state.db", name)
+    target = durable.make_directory(first_weights(config.state_dir)) / f"{name}.safetensors"
     if target.exists():
         raise AlreadyThere(f"experiment {experiment} has first weights already: remove {target} to give others")
     try:
@@ -200,6 +203,17 @@ def give_first(config: AggregatorConfig, experiment: str, weights: Path) -> Dige
     except OSError as error:
         raise BadData(f"{weights} cannot be read: {error.strerror}") from error
     return sha256_file(target)
+
+
+def _refuse_begun(database: Path, name: ExperimentId) -> None:
+    if not database.exists():
+        return  # no daemon has run yet
+    query = "SELECT state, EXISTS (SELECT 1 FROM models WHERE experiment = name) FROM experiments WHERE name = ?"
+    with checkup.opened(database) as connection:
+        state, has_model = connection.execute(query, (name,)).fetchone() or (ExperimentState.DRAFT, False)
+    if has_model or state not in lifecycle.OPEN:
+        why = "has begun" if state in lifecycle.OPEN else f"is {state}"
+        raise Stale(f"experiment {name} {why} and reads no first weights any more: give them to one under another name")
 
 
 def instance(state: Path) -> str:
