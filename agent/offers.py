@@ -46,8 +46,9 @@ class Offer:
     """To the base from models before it, newest first; each begins where the one behind it ends."""
     settled_round: int
     """The latest round that was committed with this site's update in it; 0 for none."""
-    backup_round: int | None
-    """The same in the aggregator's newest backup; None where that does not hold the experiment."""
+    backup_rounds: tuple[int, ...]
+    """The same in the aggregator's newest backup, and in the one before it as long as that is still being written; those
+    that hold the experiment."""
     rounds_committed: int
     """Of the experiment, so far: what follows a schedule counts by it."""
     deadline: datetime
@@ -98,11 +99,16 @@ def _offer(offer: wire.TaskOffer) -> Offer:
         base_bytes=offer.base.bytes,
         steps=tuple(Step(digest(one.from_sha256), digest(one.blob.sha256), one.blob.bytes) for one in offer.steps),
         settled_round=offer.settled_round,
-        backup_round=offer.backup_round if offer.HasField("backup_round") else None,
+        backup_rounds=_backup_rounds(offer),
         rounds_committed=offer.rounds_committed if offer.HasField("rounds_committed") else task.round.number - 1,
         deadline=moment(offer.deadline),
         trace=TraceContext.parse(offer.traceparent) if offer.traceparent else None,
     )
+
+
+def _backup_rounds(offer: wire.TaskOffer) -> tuple[int, ...]:
+    newest = (offer.backup_round,) if offer.HasField("backup_round") else ()
+    return (*newest, offer.complete_backup_round) if offer.HasField("complete_backup_round") else newest
 
 
 def moment(text: str) -> datetime:

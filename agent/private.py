@@ -14,6 +14,7 @@ leaves at most a file too many.
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 from agent.state import State
@@ -32,13 +33,14 @@ class PrivateTensors:
         self._folder = durable.make_directory(folder)
         self._state = state
 
-    def settle(self, work: RoundKey, settled_round: int, backup_round: int | None = None) -> int:
+    def settle(self, work: RoundKey, settled_round: int, backup_rounds: Sequence[int] = ()) -> int:
         """Before work on `work` begins: commit what the aggregator says was committed. Returns the committed round.
 
         Pending tensors of `work` itself stay: its update may be on its way. A committed round whose tensors this site
-        does not have (its state was lost) means a fresh start, and returns 0. Those of `backup_round` stay as well, and
-        those of the site's next round: an aggregator that is restored from its newest backup goes back to the former, or,
-        when this site's update was in the backup and its round was still open, commits that round and asks for the latter.
+        does not have (its state was lost) means a fresh start, and returns 0. Those of `backup_rounds` stay as well, and
+        those of the site's next round after each: an aggregator that is restored from its newest backup goes back to the
+        former, or, when this site's update was in the backup and its round was still open, commits that round and asks for
+        the latter. There are two as long as nobody knows whether the newest will be whole.
         """
         experiment = work.experiment
         committed = settled_round if settled_round and self._file(RoundKey(experiment, settled_round)).exists() else 0
@@ -51,7 +53,8 @@ class PrivateTensors:
         if committed != self._state.private_round(experiment):
             self._state.set_private_round(experiment, committed)
         failpoint("agent.private_state_advanced")
-        self._forget_all_but(experiment, {committed, work.number, *self._since(experiment, backup_round)})
+        kept = {number for backup_round in backup_rounds for number in self._since(experiment, backup_round)}
+        self._forget_all_but(experiment, {committed, work.number, *kept})
         return committed
 
     def has(self, key: RoundKey) -> bool:
@@ -81,14 +84,12 @@ class PrivateTensors:
     def _file(self, key: RoundKey) -> Path:
         return self._folder / key.experiment / f"{key.number}.safetensors"
 
-    def _since(self, experiment: ExperimentId, backup_round: int | None) -> tuple[int, ...]:
-        """The round of the newest backup and the first one after it that is here; nothing without a backup.
+    def _since(self, experiment: ExperimentId, backup_round: int) -> tuple[int, ...]:
+        """The round of a backup and the first one after it that is here.
 
         The one after a backup in which nothing is committed yet counts as much: a restored aggregator commits it with this
         site's update, although the round was abandoned in the history that was lost.
         """
-        if backup_round is None:
-            return ()
         here = sorted(int(path.stem) for path in (self._folder / experiment).glob("*.safetensors"))
         return (backup_round, *[number for number in here if number > backup_round][:1])
 

@@ -69,4 +69,4 @@ class KeptTensors:
             log.warning(
                 "private tensors of %s go back from round %d to %d: %s", experiment, was, offer.settled_round, reason
             )
-        return desk.private.settle(offer.task.round, offer.settled_round, offer.backup_round)
+        return desk.private.settle(offer.task.round, offer.settled_round, offer.backup_rounds)

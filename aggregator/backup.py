@@ -5,7 +5,7 @@
     check     every file that a row needs is there, no round was committed and no experiment began meanwhile; otherwise
               another snapshot
     claim     a row says which rounds are in it: from the next offer on sites keep the private tensors of those rounds;
-              a backup that fails takes its claim back, one that is killed leaves it to the next or to the daemon
+              a backup that fails takes its claim back, one that is killed leaves it (`aggregator/claims.py`)
     write     manifest, signature, members; one rename
     journal   `backup.made`: here when no daemon runs, by the daemon (`aggregator/history.py`) when one does
 
@@ -17,16 +17,16 @@ daemon's own certificate is not, a restore issues a new one.
 from __future__ import annotations
 
 import contextlib
-import json
 import re
 import sqlite3
 import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
-from aggregator import setup
+from aggregator import claims, setup
 from aggregator.config import AggregatorConfig
 from aggregator.database import revisions
 from aggregator.history import refuse_emptied
@@ -53,8 +53,6 @@ MEMBERS: Final = re.compile(
     r"|first/[a-z0-9][a-z0-9-]{0,39}\.safetensors"
 )
 """Names in an aggregator's backup."""
-UNFINISHED: Final = "DELETE FROM backups WHERE digest IS NULL"
-"""Drops the claims of backups that were never complete; whoever runs it holds the lock of backups."""
 ATTEMPTS: Final = 8
 """Snapshots that are taken while rounds end too quickly for one."""
 
@@ -97,7 +95,7 @@ def back_up(config: AggregatorConfig, target: Path, clock: Clock) -> Manifest:
         raise NotEnrolled(f"{state} holds no federation; there is nothing to back up (state_dir in the configuration?)")
     credentials = Credentials.load(state / "identity" / "aggregator.pem")
     own, made_at = uuid.uuid4().hex, iso(clock.now())
-    with snapshot.room(state) as room, _claimed_only_if_made(state):
+    with snapshot.room(state) as room, _claimed_only_if_made(state, own, target):
         taken = _take(state, room, own, made_at)
         failpoint("backup.snapshot_taken")
         sources = list(_sources(state, room, taken))
@@ -118,10 +116,10 @@ def back_up(config: AggregatorConfig, target: Path, clock: Clock) -> Manifest:
             open_rounds=list(taken.rows.open_rounds),
             members=[source.member for source in sources],
         )
-        archive.write(target, manifest, sources, credentials)
+        archive.write(target, manifest, sources, credentials, partial(_note, state, own, target))
         failpoint("backup.written")
         with connected(state / "state.db") as live:
-            live.execute("UPDATE backups SET digest = ? WHERE id = ?", (manifest.digest, own))
+            claims.complete(live, manifest)
     _journal(config, clock, manifest)
     return manifest
 
@@ -159,29 +157,31 @@ def _claim(state: Path, own: str, made_at: str, rows: Rows, whatever: bool) -> b
     """Say in the live database what the snapshot holds, unless a round was committed since, or an experiment has begun:
     the daemon removes its first weights then, and the model that was made of them is not in the snapshot."""
     with connected(state / "state.db") as live:
+        claims.settle(live)
         live.execute("BEGIN IMMEDIATE")
         if (_committed(live) != rows.rounds or _begun(live) != rows.begun) and not whatever:
             live.execute("ROLLBACK")
             return False
-        live.execute(UNFINISHED)
-        live.execute(
-            "INSERT INTO backups (id, made_at, rounds) VALUES (?, ?, ?)",
-            (own, made_at, json.dumps(rows.rounds, sort_keys=True)),
-        )
+        claims.make(live, own, made_at, rows.rounds)
         live.execute("COMMIT")
     return True
 
 
+def _note(state: Path, own: str, target: Path) -> None:
+    with connected(state / "state.db") as live:
+        claims.note(live, own, target)
+
+
 @contextlib.contextmanager
-def _claimed_only_if_made(state: Path) -> Iterator[None]:
-    """A backup that fails must not stay the newest: sites would drop what the last good one needs."""
+def _claimed_only_if_made(state: Path, own: str, target: Path) -> Iterator[None]:
+    """A backup that fails must not stay the newest, nor leave a file: what a good one needs may be dropped for it."""
     try:
         yield
     except BaseException:
         if (state / "state.db").exists():
-            # where the disk refuses this too, the daemon does it later
+            # where the disk refuses this too, the daemon or the next backup does it
             with contextlib.suppress(CannotWriteState), connected(state / "state.db") as live:
-                live.execute(UNFINISHED)
+                claims.withdraw(live, own, target)
         raise
 
 

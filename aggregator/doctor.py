@@ -12,6 +12,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
 
+from aggregator import setup
 from aggregator.config import AggregatorConfig
 from aggregator.database import revisions
 from aggregator.lifetime import ending, missing_hosts
@@ -48,7 +49,7 @@ def checks(loaded: Loaded[AggregatorConfig], clock: Clock) -> Iterable[Check]:
     if (state / swap.PLAN).exists():
         yield Check("restore", lambda: swap.interrupted(state))
         return  # half of the state is on its way: what else could be said would be wrong in a moment
-    if not identity.is_dir():
+    if not identity.is_dir() and setup.lost(state) is None:
         return  # nothing else can be there, and one sentence about it is enough
     yield Check("daemon", lambda: checkup.running(lock, "histofed-aggregator run, or systemctl start histofed-aggregator"))
     yield Check("keys", lambda: keys(identity))
@@ -68,7 +69,8 @@ def keys(identity: Path) -> str:
     secrets = [identity / name for name in ("ca.key", "token.key")]
     for path in secrets:
         if not path.exists():
-            raise NotEnrolled(f"there is no {path}: run {INIT}, or restore a backup of the identity folder")
+            sentence = f"there is no {path}: run {INIT}, or restore a backup of the identity folder"
+            raise NotEnrolled(setup.lost(identity.parent) or sentence)
         refuse_readable_by_others(path, path.stat().st_mode & 0o777)
     return f"{len(secrets)} files, readable by their owner alone"
 
@@ -78,7 +80,8 @@ def authority(identity: Path, federation: str, clock: Clock) -> str | Doubt:
     try:
         ca = certificate_from_pem((identity / "ca.pem").read_bytes(), "CA certificate")
     except OSError as error:
-        raise NotEnrolled(f"{identity / 'ca.pem'} cannot be read ({error.strerror}): run {INIT}, or restore it") from error
+        sentence = f"{identity / 'ca.pem'} cannot be read ({error.strerror}): run {INIT}, or restore it"
+        raise NotEnrolled(setup.lost(identity.parent) or sentence) from error
     if (found := federation_of(ca)) != federation:
         raise ConfigError(f"the state belongs to federation {found!r}, the configuration says {federation!r}: correct it")
     left = ca.not_valid_after_utc - clock.now()

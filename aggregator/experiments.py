@@ -63,6 +63,7 @@ class Experiments:
         log.info("experiment steered", extra=fields(experiment=row.name, state=state, reason=reason))
         if order is Order.CANCEL:
             self._engine.background.drop(_job(row.name))
+            self._engine.forge.forget_first()
         self._engine.abandon_ended()
         self._engine.wake()
 
@@ -78,6 +79,7 @@ class Experiments:
         """The experiment is finished or has failed."""
         self._engine.audit(f"experiment.{state}", SYSTEM, {"experiment": name}, reason=reason)
         self._store.set_experiment(name, state, reason)
+        self._engine.forge.forget_first()
         log.info("experiment ended", extra=fields(event="experiment.ended", experiment=name, state=state, reason=reason))
         self._engine.changes.notify()
 

@@ -9,7 +9,8 @@ seen; each once, and `CLAIMS_LIMIT` of a site in one life of the daemon.
 
 Backups are made by another process beside this one (`aggregator/backup.py`), which may not write the journal: it leaves a
 row, and the daemon journals it. Rows also say which private tensors sites should keep (`backed_up`), from before the file is
-written; the row of a backup that was killed is dropped, so that sites keep those of the last one that is there.
+written: those of the last complete backup too, until the new one is. The row of a backup that was killed before its
+file was written is dropped (`aggregator/claims.py`).
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ import contextlib
 import json
 import logging
 from collections.abc import Iterable, Iterator
-from typing import Final
+from dataclasses import dataclass
+from typing import Any, Final
 
 import sqlalchemy as sa
 
@@ -48,6 +50,17 @@ def refuse_emptied(head: Head, sites: int, experiments: int, epoch: int) -> None
             f"the audit journal holds no record, but this state knows {sites} sites and {experiments} experiments: its "
             f"files were removed or emptied; put them back, or, {repair(epoch, epoch)}"
         )
+
+
+@dataclass(frozen=True)
+class BackedUp:
+    """The newest committed round of an experiment in a backup: 0 where it holds none, None where it does not hold the
+    experiment."""
+
+    newest: int | None
+    """In the newest backup, also from before it is written."""
+    complete: int | None
+    """In the newest one that is complete, while another is being written, which may fail; None at other times."""
 
 
 class Chronicle:
@@ -138,15 +151,15 @@ class Chronicle:
                 f"(epoch {self.epoch}); what was made for it is to be cleared away"
             ) from error
 
-    def backed_up(self, experiment: ExperimentId) -> int | None:
-        """The newest committed round of the experiment in the newest backup, 0 where it holds none; None where it does not
-        hold the experiment.
-        """
-        newest = sa.select(schema.backups.c.rounds).order_by(schema.backups.c.made_at.desc()).limit(1)
+    def backed_up(self, experiment: ExperimentId) -> BackedUp:
+        """What the newest backups hold of the experiment."""
+        table = schema.backups
+        newest = sa.select(table).order_by(table.c.made_at.desc()).limit(1)
         with self._database.reading() as connection:
-            rounds = connection.execute(newest).scalar_one_or_none()
-        found = None if rounds is None else json.loads(rounds).get(experiment)
-        return None if found is None else int(found)
+            last = connection.execute(newest).first()
+            unfinished = last is not None and last.digest is None
+            before = connection.execute(newest.where(table.c.digest.is_not(None))).first() if unfinished else None
+        return BackedUp(_round_in(last, experiment), _round_in(before, experiment))
 
     def note_backups(self) -> None:
         """Journal the backups that were made beside this process, and drop the rows of those that were killed.
@@ -165,14 +178,15 @@ class Chronicle:
             log.info("a backup was made", extra=fields(made_at=row.made_at, sha256=row.digest))
 
     def _drop_claims(self) -> None:
-        """Forget backups that nobody makes any more and that were never complete."""
+        """Forget backups that nobody makes any more and that have no file."""
         table = schema.backups
+        unfinished = (table.c.digest.is_(None), table.c.target.is_(None))
         with self._database.reading() as connection:
-            if connection.execute(sa.select(table.c.id).where(table.c.digest.is_(None))).first() is None:
+            if connection.execute(sa.select(table.c.id).where(*unfinished)).first() is None:
                 return
         with contextlib.suppress(AlreadyThere), snapshot.alone(self._database.folder):
             with self._database.writing() as connection:
-                connection.execute(sa.delete(table).where(table.c.digest.is_(None)))
+                connection.execute(sa.delete(table).where(*unfinished))
             log.warning("a backup was killed before it was complete; what sites keep for it is forgotten")
 
     def _holds(self, seen: History) -> bool:
@@ -210,3 +224,8 @@ class Chronicle:
             f"{', '.join(sorted(self._ahead))} saw a history that this state does not hold: it was put back from a copy "
             f"without `restore`, or records were removed from its journal; {repair(self.epoch, epoch)}",
         )
+
+
+def _round_in(backup: sa.Row[Any] | None, experiment: ExperimentId) -> int | None:
+    found = None if backup is None else json.loads(backup.rounds).get(experiment)
+    return None if found is None else int(found)

@@ -96,11 +96,13 @@ class ModelForge:
         return self._signed(experiment, round_number=0, base="", parts=parts, contributions=[])
 
     def forget_first(self) -> None:
-        """Remove what operators brought for experiments that have begun: with a first model, nobody reads it again."""
-        # where the disk refuses, it takes room until the next experiment begins, or the next start
+        """Remove what operators brought for experiments that have a first model, or have ended: nobody reads it again."""
+        brought = [] if self._first is None else sorted(self._first.glob("*.safetensors"))
+        # where the disk refuses, it takes room until the next experiment begins or ends, or the next start
         with contextlib.suppress(CannotWriteState):
-            for path in [] if self._first is None else sorted(self._first.glob("*.safetensors")):
-                if self._store.latest_model(ExperimentId(path.stem)) is not None:
+            ended = self._store.ended_experiments([path.stem for path in brought])
+            for path in brought:
+                if path.stem in ended or self._store.latest_model(ExperimentId(path.stem)) is not None:
                     durable.remove(path)
 
     async def inspect(self, experiment: Experiment, state: Round, site: SiteId) -> float:

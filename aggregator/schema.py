@@ -167,6 +167,8 @@ backups = Table(
     Column("digest", Text),
     # when the daemon journalled it
     Column("noted_at", Text),
+    # path of the file, in the system's bytes, from the moment before it has this name
+    Column("target", LargeBinary),
 )
 
 events = Table(

@@ -4,7 +4,8 @@ STATE/identity/ca.pem, ca.key      the federation's CA; the key never leaves thi
 STATE/identity/aggregator.pem      the daemon's own key and certificate (renewed by `lifetime.py`)
 STATE/identity/token.key           the key under which join tokens are stored
 
-The CA's key is written last: before that there is no federation, nobody can have enrolled, and `init` begins again.
+The CA's key is written last: before that there is no federation, nobody can have enrolled, and `init` begins again. Where a
+daemon has run there was a federation, whatever is missing of its CA: that comes from a backup, never from another `init`.
 """
 
 from __future__ import annotations
@@ -14,14 +15,16 @@ import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
-from aggregator import operators
+from aggregator import lifecycle, operators
 from aggregator.config import AggregatorConfig
+from aggregator.lifecycle import ExperimentState
+from histofed.audit import verify
 from histofed.backup import journals, swap
-from histofed.base import durable
+from histofed.base import checkup, durable
 from histofed.base.clock import Clock
-from histofed.base.errors import AlreadyThere, BadData, NotEnrolled
+from histofed.base.errors import AlreadyThere, BadData, NotEnrolled, Stale
 from histofed.base.hashing import sha256_file
-from histofed.base.ids import Digest, Json, check_name, experiment_id
+from histofed.base.ids import Digest, ExperimentId, Json, check_name, experiment_id
 from histofed.base.owner import not_ours, refuse_root, usable
 from histofed.pki import keys, tokens
 from histofed.pki.authority import CERTIFICATE_FILE, KEY_FILE, Authority, Issued
@@ -41,8 +44,9 @@ class Identity:
 def create(config: AggregatorConfig, clock: Clock, operator: str, operator_dir: Path) -> tuple[Identity, Issued]:
     """A new federation in an empty state directory, its first operator's folder, and what was issued to that operator.
 
-    Raises `AlreadyThere` rather than replace a CA or an operator's key, `ConfigError` for root in another user's folder, and
-    `BadData` for the operator's name, `CannotWriteState` and `NotOurs` for a folder before anything of a federation is made.
+    Raises `AlreadyThere` rather than replace a CA, or what is left of one, or an operator's key, `ConfigError` for root in
+    another user's folder, and `BadData` for the operator's name, `CannotWriteState` and `NotOurs` for a folder before
+    anything of a federation is made.
     """
     refuse_root(config.state_dir, "histofed-aggregator init")
     folder = config.state_dir / "identity"
@@ -53,6 +57,8 @@ def create(config: AggregatorConfig, clock: Clock, operator: str, operator_dir: 
         )
     if (config.state_dir / swap.PLAN).exists():
         raise AlreadyThere(f"a restore was interrupted in {config.state_dir}: start the daemon, which finishes it")
+    if (sentence := lost(config.state_dir)) is not None:
+        raise AlreadyThere(sentence)
     check_name(operator, "operator name")
     for directory in (config.state_dir, folder, operator_dir):
         if not usable(durable.make_directory(directory)):
@@ -78,11 +84,32 @@ def _clear_unfinished(folder: Path, operator_dir: Path) -> None:
         durable.remove(operator_dir / "operator.key")
 
 
+def lost(state: Path) -> str | None:
+    """Which files of the CA are missing in a state that a daemon has run on, and where they are; None for any other."""
+    folder = state / "identity"
+    missing = [name for name in (CERTIFICATE_FILE, KEY_FILE) if not (folder / name).exists()]
+    if not missing or not _has_run(state):
+        return None
+    copied = f"; {CERTIFICATE_FILE} is any operator's ca.crt too" if CERTIFICATE_FILE in missing else ""
+    return (
+        f"{folder} has lost {' and '.join(missing)} of a federation that has run: put back what is missing from a backup "
+        f"(`tar -xOf FILE identity/{missing[-1]}`{copied}); a new CA would lock every enrolled site out"
+    )
+
+
+def _has_run(state: Path) -> bool:
+    """Whether there is a database, or a record in the journal that is not of `init`."""
+    if (state / "state.db").exists():
+        return True
+    last = verify.newest(state / "journal") if (state / "journal").is_dir() else None
+    return last is not None and last.action != operators.ACTION
+
+
 def load_authority(config: AggregatorConfig, clock: Clock) -> Authority:
-    """The CA of the federation in the state directory. Raises `NotEnrolled` when `init` was not run."""
+    """The CA of the federation in the state directory. Raises `NotEnrolled` when `init` was not run, or it was lost."""
     folder = config.state_dir / "identity"
     if not (folder / KEY_FILE).exists() or not (folder / CERTIFICATE_FILE).exists():
-        raise NotEnrolled(f"{folder} holds no federation; run `histofed-aggregator init` first")
+        raise NotEnrolled(lost(config.state_dir) or f"{folder} holds no federation; run `histofed-aggregator init` first")
     authority = Authority.load(folder, clock)
     if authority.federation != config.federation:
         raise NotEnrolled(
@@ -160,10 +187,12 @@ def first_weights(state: Path) -> Path:
 def give_first(config: AggregatorConfig, experiment: str, weights: Path) -> Digest:
     """Keep a copy of `weights` as what `experiment` will begin with, once it is submitted. The daemon may run.
 
-    Raises `BadData` for a name or a file that is none, `AlreadyThere` for an experiment that has some.
+    Raises `BadData` for a name or a file that is none, `Stale` for an experiment that has begun or ended, `AlreadyThere` for
+    one that has some.
     """
-    folder = durable.make_directory(first_weights(config.state_dir))
-    target = folder / f"{experiment_id(experiment)}.safetensors"
+    name = experiment_id(experiment)
+    _refuse_begun(config.state_dir / "state.db", name)
+    target = durable.make_directory(first_weights(config.state_dir)) / f"{name}.safetensors"
     if target.exists():
         raise AlreadyThere(f"experiment {experiment} has first weights already: remove {target} to give others")
     try:
@@ -174,6 +203,17 @@ def give_first(config: AggregatorConfig, experiment: str, weights: Path) -> Dige
     except OSError as error:
         raise BadData(f"{weights} cannot be read: {error.strerror}") from error
     return sha256_file(target)
+
+
+def _refuse_begun(database: Path, name: ExperimentId) -> None:
+    if not database.exists():
+        return  # no daemon has run yet
+    query = "SELECT state, EXISTS (SELECT 1 FROM models WHERE experiment = name) FROM experiments WHERE name = ?"
+    with checkup.opened(database) as connection:
+        state, has_model = connection.execute(query, (name,)).fetchone() or (ExperimentState.DRAFT, False)
+    if has_model or state not in lifecycle.OPEN:
+        why = "has begun" if state in lifecycle.OPEN else f"is {state}"
+        raise Stale(f"experiment {name} {why} and reads no first weights any more: give them to one under another name")
 
 
 def instance(state: Path) -> str:

@@ -30,7 +30,10 @@ def task_offer(engine: Engine, chronicle: Chronicle, task: TaskKey) -> rounds_pb
     experiment = engine.experiment(task.round.experiment)
     base = engine.store.part(state.base, SHARED)
     backed_up = chronicle.backed_up(task.round.experiment)
-    settled_round = engine.store.settled_round
+
+    def settled_round(until: int | None) -> int | None:
+        return None if until is None else engine.store.settled_round(task.round.experiment, task.site, until)
+
     return rounds_pb2.TaskOffer(
         task=str(task),
         kind=f"TASK_KIND_{task.kind.upper()}",
@@ -42,8 +45,9 @@ def task_offer(engine: Engine, chronicle: Chronicle, task: TaskKey) -> rounds_pb
             rounds_pb2.Step(from_sha256=step.begin, blob=types_pb2.Blob(sha256=step.file.sha256, bytes=step.file.bytes))
             for step in offered_steps(engine, task.round.experiment, state.base)
         ],
-        settled_round=settled_round(task.round.experiment, task.site),
-        backup_round=None if backed_up is None else settled_round(task.round.experiment, task.site, backed_up),
+        settled_round=engine.store.settled_round(task.round.experiment, task.site),
+        backup_round=settled_round(backed_up.newest),
+        complete_backup_round=settled_round(backed_up.complete),
         rounds_committed=engine.store.rounds_committed(task.round.experiment),
         history=convert.history(chronicle.now()),
         deadline=iso(state.deadline),

@@ -64,8 +64,14 @@ def refuse_existing(target: Path) -> None:
         raise NotFound(f"there is no folder {target.absolute().parent} to write the backup into: make it first")
 
 
-def write(target: Path, manifest: Manifest, sources: Sequence[Source], credentials: Credentials) -> None:
-    """Write the backup, whole or not at all, durable on return.
+def write(
+    target: Path,
+    manifest: Manifest,
+    sources: Sequence[Source],
+    credentials: Credentials,
+    written: Callable[[], None] | None = None,
+) -> None:
+    """Write the backup, whole or not at all, durable on return; `written` is called before it gets its name.
 
     Raises `AlreadyThere`, `CannotWriteState`, and `DigestMismatch` for a file whose bytes are not what its name or the
     manifest says: the disk under the state is failing.
@@ -87,6 +93,8 @@ def write(target: Path, manifest: Manifest, sources: Sequence[Source], credentia
                         "nothing was written, run doctor"
                     )
         refuse_existing(target)
+        if written is not None:
+            written()
 
 
 class Archive:

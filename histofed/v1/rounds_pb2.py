@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from histofed.v1 import types_pb2 as histofed_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18histofed/v1/rounds.proto\x12\x0bhistofed.v1\x1a\x17histofed/v1/types.proto\"\x83\x01\n\x0cHelloRequest\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x14\n\x0c\x63\x61pabilities\x18\x02 \x03(\t\x12\x10\n\x08instance\x18\x03 \x01(\t\x12\x13\n\x0b\x65xperiments\x18\x04 \x03(\t\x12%\n\x07history\x18\x0f \x01(\x0b\x32\x14.histofed.v1.History\"\x97\x01\n\rHelloResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x14\n\x0c\x63\x61pabilities\x18\x02 \x03(\t\x12\x10\n\x08identity\x18\x03 \x01(\t\x12\x0b\n\x03now\x18\x04 \x01(\t\x12\x19\n\x11\x65nded_experiments\x18\x05 \x03(\t\x12%\n\x07history\x18\x0f \x01(\x0b\x32\x14.histofed.v1.History\"7\n\x07History\x12\r\n\x05\x65poch\x18\x01 \x01(\x05\x12\x0f\n\x07records\x18\x02 \x01(\x03\x12\x0c\n\x04head\x18\x03 \x01(\t\"&\n\x12WaitForWorkRequest\x12\x10\n\x08instance\x18\x01 \x01(\t\"\x9f\x01\n\x13WaitForWorkResponse\x12\'\n\x05offer\x18\x01 \x01(\x0b\x32\x16.histofed.v1.TaskOfferH\x00\x12\x31\n\nwithdrawal\x18\x02 \x01(\x0b\x32\x1b.histofed.v1.TaskWithdrawalH\x00\x12!\n\x04\x62\x65\x61t\x18\x03 \x01(\x0b\x32\x11.histofed.v1.BeatH\x00\x42\t\n\x07message\"\x06\n\x04\x42\x65\x61t\"\x8b\x03\n\tTaskOffer\x12\x0c\n\x04task\x18\x01 \x01(\t\x12#\n\x04kind\x18\x02 \x01(\x0e\x32\x15.histofed.v1.TaskKind\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\x05\x12\x17\n\x0f\x65xperiment_toml\x18\x04 \x01(\t\x12\x19\n\x11\x65xperiment_sha256\x18\x05 \x01(\t\x12\x1f\n\x04\x62\x61se\x18\x06 \x01(\x0b\x32\x11.histofed.v1.Blob\x12\x15\n\rsettled_round\x18\x07 \x01(\x05\x12\x10\n\x08\x64\x65\x61\x64line\x18\x08 \x01(\t\x12\x13\n\x0btraceparent\x18\t \x01(\t\x12%\n\x07history\x18\x14 \x01(\x0b\x32\x14.histofed.v1.History\x12\x19\n\x0c\x62\x61\x63kup_round\x18\x15 \x01(\x05H\x00\x88\x01\x01\x12 \n\x05steps\x18\x16 \x03(\x0b\x32\x11.histofed.v1.Step\x12\x1d\n\x10rounds_committed\x18\x17 \x01(\x05H\x01\x88\x01\x01\x42\x0f\n\r_backup_roundB\x13\n\x11_rounds_committed\"<\n\x04Step\x12\x13\n\x0b\x66rom_sha256\x18\x01 \x01(\t\x12\x1f\n\x04\x62lob\x18\x02 \x01(\x0b\x32\x11.histofed.v1.Blob\".\n\x0eTaskWithdrawal\x12\x0c\n\x04task\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"I\n\x11\x41\x63\x63\x65ptTaskRequest\x12\x0c\n\x04task\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\x15\n\rpolicy_sha256\x18\x03 \x01(\t\"\x14\n\x12\x41\x63\x63\x65ptTaskResponse\"Z\n\x12\x44\x65\x63lineTaskRequest\x12\x0c\n\x04task\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x15\n\rpolicy_sha256\x18\x04 \x01(\t\"\x15\n\x13\x44\x65\x63lineTaskResponse\"\xdf\x01\n\x15ReportProgressRequest\x12\x0c\n\x04task\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\r\n\x05phase\x18\x03 \x01(\t\x12\x0c\n\x04\x64one\x18\x04 \x01(\x03\x12\r\n\x05total\x18\x05 \x01(\x03\x12>\n\x06losses\x18\x06 \x03(\x0b\x32..histofed.v1.ReportProgressRequest.LossesEntry\x12\x0c\n\x04rate\x18\x07 \x01(\x01\x1a-\n\x0bLossesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"8\n\x16ReportProgressResponse\x12\x0e\n\x06wanted\x18\x01 \x01(\x08\x12\x0e\n\x06reason\x18\x02 \x01(\t\"]\n\x13SubmitUpdateRequest\x12\x0c\n\x04task\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\'\n\x08manifest\x18\x03 \x01(\x0b\x32\x15.histofed.v1.Envelope\"t\n\x14SubmitUpdateResponse\x12%\n\x05state\x18\x01 \x01(\x0e\x32\x16.histofed.v1.TaskState\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12%\n\x07history\x18\x0f \x01(\x0b\x32\x14.histofed.v1.History\"S\n\x0f\x46\x61ilTaskRequest\x12\x0c\n\x04task\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x11\n\tretryable\x18\x04 \x01(\x08\"\x12\n\x10\x46\x61ilTaskResponse2\xbc\x04\n\x0c\x46leetService\x12>\n\x05Hello\x12\x19.histofed.v1.HelloRequest\x1a\x1a.histofed.v1.HelloResponse\x12R\n\x0bWaitForWork\x12\x1f.histofed.v1.WaitForWorkRequest\x1a .histofed.v1.WaitForWorkResponse0\x01\x12M\n\nAcceptTask\x12\x1e.histofed.v1.AcceptTaskRequest\x1a\x1f.histofed.v1.AcceptTaskResponse\x12P\n\x0b\x44\x65\x63lineTask\x12\x1f.histofed.v1.DeclineTaskRequest\x1a .histofed.v1.DeclineTaskResponse\x12Y\n\x0eReportProgress\x12\".histofed.v1.ReportProgressRequest\x1a#.histofed.v1.ReportProgressResponse\x12S\n\x0cSubmitUpdate\x12 .histofed.v1.SubmitUpdateRequest\x1a!.histofed.v1.SubmitUpdateResponse\x12G\n\x08\x46\x61ilTask\x12\x1c.histofed.v1.FailTaskRequest\x1a\x1d.histofed.v1.FailTaskResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18histofed/v1/rounds.proto\x12\x0bhistofed.v1\x1a\x17histofed/v1/types.proto\"\x83\x01\n\x0cHelloRequest\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x14\n\x0c\x63\x61pabilities\x18\x02 \x03(\t\x12\x10\n\x08instance\x18\x03 \x01(\t\x12\x13\n\x0b\x65xperiments\x18\x04 \x03(\t\x12%\n\x07history\x18\x0f \x01(\x0b\x32\x14.histofed.v1.History\"\x97\x01\n\rHelloResponse\x12\x0f\n\x07version\x18\x01 \x01(\t\x12\x14\n\x0c\x63\x61pabilities\x18\x02 \x03(\t\x12\x10\n\x08identity\x18\x03 \x01(\t\x12\x0b\n\x03now\x18\x04 \x01(\t\x12\x19\n\x11\x65nded_experiments\x18\x05 \x03(\t\x12%\n\x07history\x18\x0f \x01(\x0b\x32\x14.histofed.v1.History\"7\n\x07History\x12\r\n\x05\x65poch\x18\x01 \x01(\x05\x12\x0f\n\x07records\x18\x02 \x01(\x03\x12\x0c\n\x04head\x18\x03 \x01(\t\"&\n\x12WaitForWorkRequest\x12\x10\n\x08instance\x18\x01 \x01(\t\"\x9f\x01\n\x13WaitForWorkResponse\x12\'\n\x05offer\x18\x01 \x01(\x0b\x32\x16.histofed.v1.TaskOfferH\x00\x12\x31\n\nwithdrawal\x18\x02 \x01(\x0b\x32\x1b.histofed.v1.TaskWithdrawalH\x00\x12!\n\x04\x62\x65\x61t\x18\x03 \x01(\x0b\x32\x11.histofed.v1.BeatH\x00\x42\t\n\x07message\"\x06\n\x04\x42\x65\x61t\"\xc9\x03\n\tTaskOffer\x12\x0c\n\x04task\x18\x01 \x01(\t\x12#\n\x04kind\x18\x02 \x01(\x0e\x32\x15.histofed.v1.TaskKind\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\x05\x12\x17\n\x0f\x65xperiment_toml\x18\x04 \x01(\t\x12\x19\n\x11\x65xperiment_sha256\x18\x05 \x01(\t\x12\x1f\n\x04\x62\x61se\x18\x06 \x01(\x0b\x32\x11.histofed.v1.Blob\x12\x15\n\rsettled_round\x18\x07 \x01(\x05\x12\x10\n\x08\x64\x65\x61\x64line\x18\x08 \x01(\t\x12\x13\n\x0btraceparent\x18\t \x01(\t\x12%\n\x07history\x18\x14 \x01(\x0b\x32\x14.histofed.v1.History\x12\x19\n\x0c\x62\x61\x63kup_round\x18\x15 \x01(\x05H\x00\x88\x01\x01\x12 \n\x05steps\x18\x16 \x03(\x0b\x32\x11.histofed.v1.Step\x12\x1d\n\x10rounds_committed\x18\x17 \x01(\x05H\x01\x88\x01\x01\x12\"\n\x15\x63omplete_backup_round\x18\x18 \x01(\x05H\x02\x88\x01\x01\x42\x0f\n\r_backup_roundB\x13\n\x11_rounds_committedB\x18\n\x16_complete_backup_round\"<\n\x04Step\x12\x13\n\x0b\x66rom_sha256\x18\x01 \x01(\t\x12\x1f\n\x04\x62lob\x18\x02 \x01(\x0b\x32\x11.histofed.v1.Blob\".\n\x0eTaskWithdrawal\x12\x0c\n\x04task\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"I\n\x11\x41\x63\x63\x65ptTaskRequest\x12\x0c\n\x04task\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\x15\n\rpolicy_sha256\x18\x03 \x01(\t\"\x14\n\x12\x41\x63\x63\x65ptTaskResponse\"Z\n\x12\x44\x65\x63lineTaskRequest\x12\x0c\n\x04task\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x15\n\rpolicy_sha256\x18\x04 \x01(\t\"\x15\n\x13\x44\x65\x63lineTaskResponse\"\xdf\x01\n\x15ReportProgressRequest\x12\x0c\n\x04task\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\r\n\x05phase\x18\x03 \x01(\t\x12\x0c\n\x04\x64one\x18\x04 \x01(\x03\x12\r\n\x05total\x18\x05 \x01(\x03\x12>\n\x06losses\x18\x06 \x03(\x0b\x32..histofed.v1.ReportProgressRequest.LossesEntry\x12\x0c\n\x04rate\x18\x07 \x01(\x01\x1a-\n\x0bLossesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"8\n\x16ReportProgressResponse\x12\x0e\n\x06wanted\x18\x01 \x01(\x08\x12\x0e\n\x06reason\x18\x02 \x01(\t\"]\n\x13SubmitUpdateRequest\x12\x0c\n\x04task\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\'\n\x08manifest\x18\x03 \x01(\x0b\x32\x15.histofed.v1.Envelope\"t\n\x14SubmitUpdateResponse\x12%\n\x05state\x18\x01 \x01(\x0e\x32\x16.histofed.v1.TaskState\x12\x0e\n\x06reason\x18\x02 \x01(\t\x12%\n\x07history\x18\x0f \x01(\x0b\x32\x14.histofed.v1.History\"S\n\x0f\x46\x61ilTaskRequest\x12\x0c\n\x04task\x18\x01 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\x05\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x11\n\tretryable\x18\x04 \x01(\x08\"\x12\n\x10\x46\x61ilTaskResponse2\xbc\x04\n\x0c\x46leetService\x12>\n\x05Hello\x12\x19.histofed.v1.HelloRequest\x1a\x1a.histofed.v1.HelloResponse\x12R\n\x0bWaitForWork\x12\x1f.histofed.v1.WaitForWorkRequest\x1a .histofed.v1.WaitForWorkResponse0\x01\x12M\n\nAcceptTask\x12\x1e.histofed.v1.AcceptTaskRequest\x1a\x1f.histofed.v1.AcceptTaskResponse\x12P\n\x0b\x44\x65\x63lineTask\x12\x1f.histofed.v1.DeclineTaskRequest\x1a .histofed.v1.DeclineTaskResponse\x12Y\n\x0eReportProgress\x12\".histofed.v1.ReportProgressRequest\x1a#.histofed.v1.ReportProgressResponse\x12S\n\x0cSubmitUpdate\x12 .histofed.v1.SubmitUpdateRequest\x1a!.histofed.v1.SubmitUpdateResponse\x12G\n\x08\x46\x61ilTask\x12\x1c.histofed.v1.FailTaskRequest\x1a\x1d.histofed.v1.FailTaskResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -47,33 +47,33 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_BEAT']._serialized_start=613
   _globals['_BEAT']._serialized_end=619
   _globals['_TASKOFFER']._serialized_start=622
-  _globals['_TASKOFFER']._serialized_end=1017
-  _globals['_STEP']._serialized_start=1019
-  _globals['_STEP']._serialized_end=1079
-  _globals['_TASKWITHDRAWAL']._serialized_start=1081
-  _globals['_TASKWITHDRAWAL']._serialized_end=1127
-  _globals['_ACCEPTTASKREQUEST']._serialized_start=1129
-  _globals['_ACCEPTTASKREQUEST']._serialized_end=1202
-  _globals['_ACCEPTTASKRESPONSE']._serialized_start=1204
-  _globals['_ACCEPTTASKRESPONSE']._serialized_end=1224
-  _globals['_DECLINETASKREQUEST']._serialized_start=1226
-  _globals['_DECLINETASKREQUEST']._serialized_end=1316
-  _globals['_DECLINETASKRESPONSE']._serialized_start=1318
-  _globals['_DECLINETASKRESPONSE']._serialized_end=1339
-  _globals['_REPORTPROGRESSREQUEST']._serialized_start=1342
-  _globals['_REPORTPROGRESSREQUEST']._serialized_end=1565
-  _globals['_REPORTPROGRESSREQUEST_LOSSESENTRY']._serialized_start=1520
-  _globals['_REPORTPROGRESSREQUEST_LOSSESENTRY']._serialized_end=1565
-  _globals['_REPORTPROGRESSRESPONSE']._serialized_start=1567
-  _globals['_REPORTPROGRESSRESPONSE']._serialized_end=1623
-  _globals['_SUBMITUPDATEREQUEST']._serialized_start=1625
-  _globals['_SUBMITUPDATEREQUEST']._serialized_end=1718
-  _globals['_SUBMITUPDATERESPONSE']._serialized_start=1720
-  _globals['_SUBMITUPDATERESPONSE']._serialized_end=1836
-  _globals['_FAILTASKREQUEST']._serialized_start=1838
-  _globals['_FAILTASKREQUEST']._serialized_end=1921
-  _globals['_FAILTASKRESPONSE']._serialized_start=1923
-  _globals['_FAILTASKRESPONSE']._serialized_end=1941
-  _globals['_FLEETSERVICE']._serialized_start=1944
-  _globals['_FLEETSERVICE']._serialized_end=2516
+  _globals['_TASKOFFER']._serialized_end=1079
+  _globals['_STEP']._serialized_start=1081
+  _globals['_STEP']._serialized_end=1141
+  _globals['_TASKWITHDRAWAL']._serialized_start=1143
+  _globals['_TASKWITHDRAWAL']._serialized_end=1189
+  _globals['_ACCEPTTASKREQUEST']._serialized_start=1191
+  _globals['_ACCEPTTASKREQUEST']._serialized_end=1264
+  _globals['_ACCEPTTASKRESPONSE']._serialized_start=1266
+  _globals['_ACCEPTTASKRESPONSE']._serialized_end=1286
+  _globals['_DECLINETASKREQUEST']._serialized_start=1288
+  _globals['_DECLINETASKREQUEST']._serialized_end=1378
+  _globals['_DECLINETASKRESPONSE']._serialized_start=1380
+  _globals['_DECLINETASKRESPONSE']._serialized_end=1401
+  _globals['_REPORTPROGRESSREQUEST']._serialized_start=1404
+  _globals['_REPORTPROGRESSREQUEST']._serialized_end=1627
+  _globals['_REPORTPROGRESSREQUEST_LOSSESENTRY']._serialized_start=1582
+  _globals['_REPORTPROGRESSREQUEST_LOSSESENTRY']._serialized_end=1627
+  _globals['_REPORTPROGRESSRESPONSE']._serialized_start=1629
+  _globals['_REPORTPROGRESSRESPONSE']._serialized_end=1685
+  _globals['_SUBMITUPDATEREQUEST']._serialized_start=1687
+  _globals['_SUBMITUPDATEREQUEST']._serialized_end=1780
+  _globals['_SUBMITUPDATERESPONSE']._serialized_start=1782
+  _globals['_SUBMITUPDATERESPONSE']._serialized_end=1898
+  _globals['_FAILTASKREQUEST']._serialized_start=1900
+  _globals['_FAILTASKREQUEST']._serialized_end=1983
+  _globals['_FAILTASKRESPONSE']._serialized_start=1985
+  _globals['_FAILTASKRESPONSE']._serialized_end=2003
+  _globals['_FLEETSERVICE']._serialized_start=2006
+  _globals['_FLEETSERVICE']._serialized_end=2578
 # @@protoc_insertion_point(module_scope)

@@ -68,7 +68,7 @@ class Beat(_message.Message):
     def __init__(self) -> None: ...
 
 class TaskOffer(_message.Message):
-    __slots__ = ("task", "kind", "attempt", "experiment_toml", "experiment_sha256", "base", "settled_round", "deadline", "traceparent", "history", "backup_round", "steps", "rounds_committed")
+    __slots__ = ("task", "kind", "attempt", "experiment_toml", "experiment_sha256", "base", "settled_round", "deadline", "traceparent", "history", "backup_round", "steps", "rounds_committed", "complete_backup_round")
     TASK_FIELD_NUMBER: _ClassVar[int]
     KIND_FIELD_NUMBER: _ClassVar[int]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
@@ -82,6 +82,7 @@ class TaskOffer(_message.Message):
     BACKUP_ROUND_FIELD_NUMBER: _ClassVar[int]
     STEPS_FIELD_NUMBER: _ClassVar[int]
     ROUNDS_COMMITTED_FIELD_NUMBER: _ClassVar[int]
+    COMPLETE_BACKUP_ROUND_FIELD_NUMBER: _ClassVar[int]
     task: str
     kind: _types_pb2.TaskKind
     attempt: int
@@ -95,7 +96,8 @@ class TaskOffer(_message.Message):
     backup_round: int
     steps: _containers.RepeatedCompositeFieldContainer[Step]
     rounds_committed: int
-    def __init__(self, task: _Optional[str] = ..., kind: _Optional[_Union[_types_pb2.TaskKind, str]] = ..., attempt: _Optional[int] = ..., experiment_toml: _Optional[str] = ..., experiment_sha256: _Optional[str] = ..., base: _Optional[_Union[_types_pb2.Blob, _Mapping]] = ..., settled_round: _Optional[int] = ..., deadline: _Optional[str] = ..., traceparent: _Optional[str] = ..., history: _Optional[_Union[History, _Mapping]] = ..., backup_round: _Optional[int] = ..., steps: _Optional[_Iterable[_Union[Step, _Mapping]]] = ..., rounds_committed: _Optional[int] = ...) -> None: ...
+    complete_backup_round: int
+    def __init__(self, task: _Optional[str] = ..., kind: _Optional[_Union[_types_pb2.TaskKind, str]] = ..., attempt: _Optional[int] = ..., experiment_toml: _Optional[str] = ..., experiment_sha256: _Optional[str] = ..., base: _Optional[_Union[_types_pb2.Blob, _Mapping]] = ..., settled_round: _Optional[int] = ..., deadline: _Optional[str] = ..., traceparent: _Optional[str] = ..., history: _Optional[_Union[History, _Mapping]] = ..., backup_round: _Optional[int] = ..., steps: _Optional[_Iterable[_Union[Step, _Mapping]]] = ..., rounds_committed: _Optional[int] = ..., complete_backup_round: _Optional[int] = ...) -> None: ...
 
 class Step(_message.Message):
     __slots__ = ("from_sha256", "blob")

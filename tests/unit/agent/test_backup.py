@@ -137,7 +137,7 @@ def test_what_only_grows_is_not_lowered(layout: Layout, tmp_path: Path, credenti
     with contextlib.closing(State(layout.state, CLOCK)) as state:
         private = PrivateTensors(layout.private, state)
         trained(layout, private, 3, b"private 3, later")
-        assert private.settle(RoundKey(PILOT, 4), 3, backup_round=2) == 3
+        assert private.settle(RoundKey(PILOT, 4), 3, backup_rounds=(2,)) == 3
         state.note_history(credentials.ca_sha256, History(4, Head(2, "2" * 64)))
     journal(layout, "consent.denied")
     with pytest.raises(AlreadyThere, match="add --replace"):

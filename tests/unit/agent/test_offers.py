@@ -32,7 +32,16 @@ def test_an_aggregator_of_before_counts_by_the_round() -> None:
     assert read().rounds_committed == 8
 
 
-def read(rounds_committed: int | None = None) -> Offer:
+def test_a_backup_that_is_being_written_comes_with_the_one_before() -> None:
+    assert read().backup_rounds == ()
+    assert read(backup_round=0).backup_rounds == (0,)
+    assert read(backup_round=7, complete_backup_round=0).backup_rounds == (7, 0)
+    assert read(complete_backup_round=3).backup_rounds == (3,)
+
+
+def read(
+    rounds_committed: int | None = None, backup_round: int | None = None, complete_backup_round: int | None = None
+) -> Offer:
     """The offer of round 9, read."""
     toml = "a file"
     offer = rounds_pb2.TaskOffer(
@@ -43,6 +52,8 @@ def read(rounds_committed: int | None = None) -> Offer:
         base=types_pb2.Blob(sha256="0" * 64),
         deadline="2030-01-01T00:00:00.000000Z",
         rounds_committed=rounds_committed,
+        backup_round=backup_round,
+        complete_backup_round=complete_backup_round,
     )
     found = message(rounds_pb2.WaitForWorkResponse(offer=offer))
     assert isinstance(found, Offer)

@@ -114,22 +114,32 @@ def test_an_experiment_that_has_ended_leaves_nothing(private: PrivateTensors, tm
 def test_what_a_restored_aggregator_may_ask_for_stays(private: PrivateTensors, tmp_path: Path) -> None:
     """The backup was made in round 2 with this site's update in it: once restored the aggregator commits round 2 with it."""
     for number in (1, 2, 3, 4):
-        private.settle(RoundKey(PILOT, number), number - 1, backup_round=1 if number > 2 else None)
+        private.settle(RoundKey(PILOT, number), number - 1, backup_rounds=(1,) if number > 2 else ())
         trained(private, tmp_path, number)
     assert files(tmp_path) == [f"{number}.safetensors" for number in (1, 2, 3, 4)]
-    assert private.settle(RoundKey(PILOT, 3), 2, backup_round=1) == 2
+    assert private.settle(RoundKey(PILOT, 3), 2, backup_rounds=(1,)) == 2
     assert content(private) == b"round 2"
-    private.settle(RoundKey(PILOT, 4), 3, backup_round=3)
+    private.settle(RoundKey(PILOT, 4), 3, backup_rounds=(3,))
     assert files(tmp_path) == ["3.safetensors"], "a newer backup lets go of what the older one needed"
 
 
 def test_so_it_does_where_the_first_round_was_open_in_the_backup(private: PrivateTensors, tmp_path: Path) -> None:
     """In the history that is lost the first round was abandoned and the next one begun; restored, it is committed."""
     trained(private, tmp_path, 1)
-    private.settle(RoundKey(PILOT, 2), 0, backup_round=0)
+    private.settle(RoundKey(PILOT, 2), 0, backup_rounds=(0,))
     trained(private, tmp_path, 2)
-    assert private.settle(RoundKey(PILOT, 2), 1, backup_round=0) == 1
+    assert private.settle(RoundKey(PILOT, 2), 1, backup_rounds=(0,)) == 1
     assert content(private) == b"round 1"
+
+
+def test_a_backup_that_is_being_written_takes_nothing_of_the_one_before(private: PrivateTensors, tmp_path: Path) -> None:
+    """It may fail, and then the aggregator goes back to the one before."""
+    for number in (10, 11, 12, 40):
+        trained(private, tmp_path, number)
+    private.settle(RoundKey(PILOT, 41), 40, backup_rounds=(40, 10))
+    assert files(tmp_path) == ["10.safetensors", "11.safetensors", "40.safetensors"]
+    assert private.settle(RoundKey(PILOT, 11), 10, backup_rounds=(10,)) == 10
+    assert content(private) == b"round 10"
 
 
 def test_without_a_backup_of_the_experiment_what_was_abandoned_goes(private: PrivateTensors, tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ class Centre:
             base_bytes=self.models[last].bytes,
             steps=tuple(told[:steps]),
             settled_round=0,
-            backup_round=None,
+            backup_rounds=(),
             rounds_committed=last,
             deadline=datetime(2030, 1, 1, tzinfo=UTC),
             trace=None,

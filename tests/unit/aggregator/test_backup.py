@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +13,9 @@ import pytest
 
 from aggregator import backup, restore
 from aggregator.database import Database
+from aggregator.history import Chronicle
 from aggregator.store import Store
+from histofed.audit.journal import Journal
 from histofed.audit.verify import records
 from histofed.backup import archive, snapshot
 from histofed.base import durable
@@ -24,10 +29,12 @@ from histofed.base.errors import (
     VersionMismatch,
     WentBack,
 )
+from histofed.base.health import Health
 from histofed.base.ids import Digest, ExperimentId, sha256
 from histofed.transport.store import owner_of
 from tests.support.centre import UPDATE, Centre
 from tests.support.commands import run_here
+from tests.support.daemons import KILLED
 
 BROUGHT = ExperimentId("brought")
 
@@ -161,6 +168,73 @@ def test_a_backup_that_was_killed_leaves_its_claim_to_the_next(centre: Centre, b
     centre.sql("INSERT INTO backups (id, made_at, rounds) VALUES ('killed', '2999', '{}')")
     made = backup.back_up(centre.config, tmp_path / "backup", centre.clock)
     assert centre.sql("SELECT id, digest FROM backups ORDER BY made_at DESC LIMIT 1") == [(made.id, made.digest)]
+
+
+def killed(centre: Centre, point: str, target: Path) -> None:
+    """A backup of the state is killed at a failpoint."""
+    starter = "import sys; from aggregator.cli import main; sys.exit(main())"
+    done = subprocess.run(
+        [sys.executable, "-c", starter, "backup", str(target), "--config", str(centre.toml)],
+        env={**os.environ, "HISTOFED_FAILPOINTS": f"{point}=kill"},
+        capture_output=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == KILLED, done.stderr.decode()
+
+
+def beat(centre: Centre) -> None:
+    """A daemon looks for what backups left."""
+    database = Database(centre.state / "state.db")
+    journal = Journal(centre.state / "journal", centre.clock, "test")
+    Chronicle(database, journal, centre.clock, Health(centre.clock, required=())).note_backups()
+    journal.close()
+    database.close()
+
+
+def journalled(centre: Centre) -> list[object]:
+    """Backups that the journal knows, in its order."""
+    return [one.subject["backup"] for one in records(centre.state / "journal") if one.action == "backup.made"]
+
+
+def test_a_backup_that_was_killed_when_its_file_was_whole_counts(centre: Centre, backup_file: Path, tmp_path: Path) -> None:
+    """The daemon cannot see the file from where it runs; the next backup can."""
+    centre.cli("restore", str(backup_file))
+    killed(centre, "backup.written", tmp_path / "one")
+    one = backup.check(tmp_path / "one")
+    beat(centre)
+    assert centre.sql("SELECT id FROM backups ORDER BY made_at DESC LIMIT 1") == [(one.id,)], "sites keep what it needs"
+    two = backup.back_up(centre.config, tmp_path / "two", centre.clock)
+    made = centre.sql("SELECT id, digest FROM backups ORDER BY made_at DESC LIMIT 2")
+    assert made == [(two.id, two.digest), (one.id, one.digest)]
+    beat(centre)
+    assert sorted(map(str, journalled(centre)[-2:])) == sorted((one.digest, two.digest))
+
+
+@pytest.mark.parametrize("left", [None, b"of something else"])
+def test_a_backup_that_was_killed_before_its_file_had_its_name_is_forgotten_by_the_next(
+    centre: Centre, backup_file: Path, tmp_path: Path, left: bytes | None
+) -> None:
+    centre.cli("restore", str(backup_file))
+    killed(centre, "replace.before_rename", tmp_path / "one")
+    assert not (tmp_path / "one").exists()
+    if left is not None:
+        (tmp_path / "one").write_bytes(left)
+    assert centre.sql("SELECT target FROM backups WHERE digest IS NULL") == [(os.fsencode(tmp_path / "one"),)]
+    backup.back_up(centre.config, tmp_path / "two", centre.clock)
+    assert centre.sql("SELECT count(*) FROM backups WHERE digest IS NULL") == [(0,)]
+    assert left is None or (tmp_path / "one").read_bytes() == left
+
+
+def test_a_backup_that_cannot_be_written_down_leaves_no_file(centre: Centre, backup_file: Path, tmp_path: Path) -> None:
+    centre.cli("restore", str(backup_file))
+    rows = "SELECT id, digest FROM backups"
+    before = centre.sql(rows)
+    centre.sql("CREATE TRIGGER full BEFORE UPDATE OF digest ON backups BEGIN SELECT RAISE(FAIL, 'disk is full'); END")
+    refused = centre.cli("backup", str(tmp_path / "backup"), code=CannotWriteState.exit_code)
+    assert "disk is full" in refused
+    assert not (tmp_path / "backup").exists()
+    assert centre.sql(rows) == before
 
 
 def test_a_database_of_another_release_is_not_backed_up_half_understood(

@@ -92,6 +92,43 @@ async def test_first_weights_go_when_their_model_is_committed(
     assert [path.name for path in setup.first_weights(centre.state).iterdir()] == ["to-come.safetensors"]
 
 
+@pytest.mark.parametrize("crash", [False, True])
+async def test_first_weights_go_when_their_experiment_fails(
+    config: AggregatorConfig, centre: Centre, monkeypatch: pytest.MonkeyPatch, crash: bool
+) -> None:
+    """Its name is never used again; no backup needs to hold them."""
+    weights.save(centre.folder / "drawn", {"of.another.recipe": np.ones(3, dtype=np.float32)})
+    setup.give_first(config, "brought", centre.folder / "drawn")
+    setup.give_first(config, "to-come", centre.folder / "drawn")
+    with monkeypatch.context() as patched:
+        if crash:
+            patched.setattr(ModelForge, "forget_first", lambda _: None)
+        async with running(config, centre), operating(centre) as operator:
+            await operator.submit(BROUGHT)
+            states = [sight.experiment.state async for sight in operator.watch("brought")]
+    assert states[-1] == "failed"
+    if crash:
+        async with running(config, centre):
+            pass
+    assert [path.name for path in setup.first_weights(centre.state).iterdir()] == ["to-come.safetensors"]
+
+
+async def test_first_weights_go_when_their_experiment_is_cancelled(
+    config: AggregatorConfig, centre: Centre, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def never(*_: object) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(ModelForge, "first", never)
+    weights.save(centre.folder / "drawn", {"mean.value": np.ones(3, dtype=np.float32)})
+    setup.give_first(config, "brought", centre.folder / "drawn")
+    async with running(config, centre), operating(centre) as operator:
+        await operator.submit(BROUGHT)
+        await operator.cancel("brought", "")
+        left = list(setup.first_weights(centre.state).iterdir())
+    assert left == []
+
+
 async def test_its_own_certificate_is_renewed_while_it_serves(centre: Centre, config: AggregatorConfig) -> None:
     now = SystemClock().now()
     clock = FakeClock(now - timedelta(days=200))

@@ -11,12 +11,16 @@ import pytest
 
 from aggregator import setup
 from aggregator.config import AggregatorConfig
+from aggregator.database import Database
 from aggregator.jobs import InitialiseJob, InitialiseResult, decode_job, encode_job
+from aggregator.store import Store
 from aggregator.worker import perform
 from histofed import weights
-from histofed.base.errors import AlreadyThere, BadData
+from histofed.base.errors import AlreadyThere, BadData, Stale
 from histofed.base.hashing import sha256_file
+from histofed.base.ids import Digest, ExperimentId
 from histofed.base.seeds import seed
+from tests.support.centre import Centre
 from tests.support.commands import run_here
 
 MEAN = {"dimension": 3, "steps": 1}
@@ -69,6 +73,24 @@ def test_given_once(tmp_path: Path, drawn: Path, config: AggregatorConfig) -> No
     setup.give_first(config, "brought", drawn)
     with pytest.raises(AlreadyThere, match="to give others"):
         setup.give_first(config, "brought", drawn)
+
+
+def test_none_are_given_to_an_experiment_that_would_not_read_them(centre: Centre, drawn: Path) -> None:
+    centre.cli("init")
+    centre.populate()  # demo has a model
+    database = Database(centre.state / "state.db")
+    store = Store(database, centre.clock)
+    for name, state in {"draft": "draft", "failed": "failed", "cancelled": "cancelled"}.items():
+        store.add_experiment(ExperimentId(name), "", Digest("1" * 64), "admin")
+        store.set_experiment(ExperimentId(name), state)
+    for name, why in {"demo": "has begun", "failed": "is failed", "cancelled": "is cancelled"}.items():
+        refused = centre.cli("first", name, str(drawn), code=Stale.exit_code)
+        assert f"experiment {name} {why}" in refused
+    database.close()
+    for name in ("draft", "to-come"):
+        assert f"experiment {name} will begin with {sha256_file(drawn)}" in centre.cli("first", name, str(drawn))
+    given = sorted(path.stem for path in setup.first_weights(centre.state).iterdir())
+    assert given == ["draft", "to-come"]
 
 
 @pytest.mark.parametrize("name", ["../up", "a/b", ""])

@@ -11,7 +11,7 @@ import sqlalchemy as sa
 
 from aggregator import schema
 from aggregator.database import Database
-from aggregator.history import CLAIMS_LIMIT, Chronicle
+from aggregator.history import CLAIMS_LIMIT, BackedUp, Chronicle
 from histofed.audit.history import EPOCH_KEY, History
 from histofed.audit.journal import Journal
 from histofed.audit.record import Who
@@ -184,24 +184,27 @@ def add_backups(desk: Desk, *digests: str | None) -> None:
 
 def test_backups_are_journalled_once_and_the_newest_says_what_sites_keep(desk: Desk) -> None:
     chronicle = desk.chronicle()
-    assert chronicle.backed_up(ExperimentId("demo")) is None
-    add_backups(desk, "d" * 64, None)
-    assert chronicle.backed_up(ExperimentId("demo")) == 2
-    assert chronicle.backed_up(ExperimentId("other")) is None
+    assert chronicle.backed_up(ExperimentId("demo")) == BackedUp(None, None)
+    add_backups(desk, "d" * 64, "e" * 64)
+    assert chronicle.backed_up(ExperimentId("demo")) == BackedUp(2, None)
+    assert chronicle.backed_up(ExperimentId("other")) == BackedUp(None, None)
     chronicle.note_backups()
     chronicle.note_backups()
     made = [record for record in records(desk.folder / "journal") if record.action == "backup.made"]
-    assert [record.subject["backup"] for record in made] == ["d" * 64], "one that is not complete is none"
+    assert [record.subject["backup"] for record in made] == ["d" * 64, "e" * 64]
 
 
 def test_a_backup_that_was_killed_gives_sites_back_what_they_keep_for_the_one_before(desk: Desk) -> None:
     chronicle = desk.chronicle()
-    add_backups(desk, "d" * 64, None)
+    add_backups(desk, "c" * 64, "d" * 64, None)
     with snapshot.room(desk.folder):
         chronicle.note_backups()
-        assert chronicle.backed_up(ExperimentId("demo")) == 2, "it is being made"
+        assert chronicle.backed_up(ExperimentId("demo")) == BackedUp(newest=3, complete=2), "it is being made"
+        assert chronicle.backed_up(ExperimentId("other")) == BackedUp(None, None)
     chronicle.note_backups()
-    assert chronicle.backed_up(ExperimentId("demo")) == 1
+    assert chronicle.backed_up(ExperimentId("demo")) == BackedUp(2, None)
+    made = [record for record in records(desk.folder / "journal") if record.action == "backup.made"]
+    assert [record.subject["backup"] for record in made] == ["c" * 64, "d" * 64], "one that is not complete is none"
 
 
 def test_a_state_that_was_used_does_not_start_with_an_empty_journal(desk: Desk, tmp_path: Path) -> None:

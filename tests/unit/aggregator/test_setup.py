@@ -7,8 +7,10 @@ from itertools import count
 
 import pytest
 
-from aggregator import setup
+from aggregator import doctor, setup
 from histofed.base import failpoints
+from histofed.base.config import Loaded
+from histofed.base.doctor import diagnosis
 from histofed.base.errors import AlreadyThere, BadData, CannotWriteState, HistofedError, NotEnrolled
 from histofed.cli.client import load_credentials
 from histofed.cli.config import load_operator
@@ -83,6 +85,29 @@ def test_a_key_without_its_certificate_as_older_releases_left_it(centre: Centre)
         setup.load(centre.config, centre.clock)
     centre.cli("init", "--operator-dir", str(centre.folder / "operator"))
     check_whole(centre)
+
+
+@pytest.mark.parametrize("gone", [("ca.pem",), ("ca.key",), ("ca.pem", "ca.key")])
+@pytest.mark.parametrize("left", ["state.db", "journal"])
+def test_what_is_lost_of_the_ca_of_a_federation_that_has_run_is_not_made_anew(
+    centre: Centre, gone: tuple[str, ...], left: str
+) -> None:
+    centre.cli("init")
+    centre.populate()
+    for name in gone:
+        (centre.state / "identity" / name).unlink()
+    if left == "journal":
+        (centre.state / "state.db").unlink()
+    identity = {path.name: path.read_bytes() for path in (centre.state / "identity").iterdir()}
+    refused = centre.cli("init", "--operator-dir", str(centre.folder / "other"), code=AlreadyThere.exit_code)
+    assert f"has lost {' and '.join(gone)} of a federation that has run: put back what is missing from a backup" in refused
+    assert ("is any operator's ca.crt too" in refused) == ("ca.pem" in gone)
+    assert {path.name: path.read_bytes() for path in (centre.state / "identity").iterdir()} == identity
+    with pytest.raises(NotEnrolled, match="put back what is missing from a backup"):
+        setup.load(centre.config, centre.clock)
+    findings = diagnosis(lambda: doctor.checks(Loaded(centre.config, {}), centre.clock)).findings
+    told = {finding.name: finding.words for finding in findings}
+    assert "put back what is missing" in told["keys" if "ca.key" in gone else "CA"]
 
 
 @pytest.mark.parametrize(
