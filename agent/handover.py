@@ -3,7 +3,7 @@
 An entry leaves the outbox in one of three ways, each journalled: the aggregator admitted it, rejected it, or does not want
 it any more because the round has closed. Which of them it is, only the answer to the manifest says: a verdict may have been
 lost on its way, and then neither the bytes nor word of progress is taken. Everything else (no aggregator, a certificate that
-expired) leaves the entry there for the next connection.
+expired) leaves the entry there for the next connection, which signs the same manifest with the certificate of that day.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ from agent.progress import Board, watched
 from histofed.base.errors import BadData, Stale
 from histofed.base.failpoints import failpoint
 from histofed.base.ids import Json, TaskKey
+from histofed.pki.credentials import Credentials
+from histofed.pki.keys import der_of
+from histofed.pki.signing import Envelope, sign
 from histofed.telemetry import attributes as names
 from histofed.telemetry.context import TraceContext, round_parent
 from histofed.telemetry.logs import fields
@@ -82,7 +85,7 @@ class HandOver:
                 )
             except Stale as error:
                 log.info("the update of %s is not taken, perhaps there is a verdict: %s", task, error, extra=fields(task))
-            verdict = await link.submit(task, entry.attempt, entry.envelope)
+            verdict = await link.submit(task, entry.attempt, _signed_today(entry.envelope, link.credentials))
             desk.journal.append(
                 "update.verdict",
                 subject=subject,
@@ -121,3 +124,10 @@ class HandOver:
             desk.journal.append("update.dropped", subject=spoken(task, attempt), outcome="refused", reason=reason)
             desk.outbox.remove(task)
             log.info("the update of %s is dropped: %s", task, reason, extra=fields(task))
+
+
+def _signed_today(envelope: Envelope, credentials: Credentials) -> Envelope:
+    """The envelope under the certificate that the site has now: the one that signed it may have ended while it waited."""
+    if envelope.certificate == der_of(credentials.certificate):
+        return envelope
+    return sign(envelope.payload_type, envelope.payload, credentials)

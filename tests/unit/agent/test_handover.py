@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from agent.link import Transfer, Wanted
+from histofed.base.clock import SystemClock
 from histofed.base.errors import AggregatorUnavailable, Stale, TryLater
+from histofed.pki.signing import verify
+from histofed.statements import UPDATE_TYPE
 from histofed.v1 import rounds_pb2, types_pb2
 from tests.support.agent_site import SITE, AgentSite, task, until
 from tests.support.fake_aggregator import FakeAggregator
@@ -57,6 +61,30 @@ async def test_a_finished_update_is_delivered_by_the_next_life(
         assert site.actions().count("task.trained") == 1
         assert site.state.task_in_hand() is None, "or it would be dropped as one that nobody wants any more"
         assert not list(site.layout.work.iterdir())
+
+
+async def test_an_update_whose_certificate_has_ended_is_signed_with_the_one_that_the_site_has_now(
+    tmp_path: Path, federation: Federation, aggregator: FakeAggregator
+) -> None:
+    """Signed with hours left, cut off until the certificate has ended, enrolled again; the round is open still."""
+    day = timedelta(days=1)
+    aggregator.answers["SubmitUpdate"] = [AggregatorUnavailable("gone")] * 99
+    aggregator.offer(aggregator.make_offer(task()))
+    async with AgentSite(tmp_path / "site", federation.site(SITE, day), aggregator.address) as site:
+        site.start()
+        await aggregator.wait_for("SubmitUpdate")
+    earlier = aggregator.envelope()
+    aggregator.answers.clear()
+    async with AgentSite(tmp_path / "site", federation.site(SITE, 7 * day), aggregator.address) as site:
+        site.start()
+        await until(lambda: bool(ends(site)))
+        assert ends(site) == [("update.verdict", "success")]
+        assert site.actions().count("task.trained") == 1
+        signer = site.link.credentials.identity
+    later = aggregator.envelope()
+    then = SystemClock().now() + 2 * day
+    verify(later, ca=federation.authority.certificate, payload_type=UPDATE_TYPE, signer=signer, at=then)
+    assert later.payload == earlier.payload, "by its digest the aggregator knows an update that it has judged already"
 
 
 def ends(site: AgentSite) -> list[tuple[str, str]]:
