@@ -23,8 +23,8 @@ from agent.desk import Desk
 from agent.epochs import Epochs
 from agent.failure import for_the_operator, may_succeed_later
 from agent.handover import HandOver, about, spoken
-from agent.layout import Layout
 from agent.offers import Offer
+from agent.orders import assign
 from agent.outbox import Entry
 from agent.patience import OWN_TROUBLE, PASSING, rest_s, until_told
 from agent.permission import ask
@@ -46,7 +46,6 @@ from histofed.base.errors import (
 from histofed.base.experiment import Experiment
 from histofed.base.failpoints import failpoint
 from histofed.base.ids import TaskKey
-from histofed.base.seeds import training_seed
 from histofed.telemetry import attributes as names
 from histofed.telemetry.logs import fields
 
@@ -154,7 +153,13 @@ class Work:
         await self._accept(offer, decision)
         private_round = self.tensors.settle(offer)
         base = await self._download(offer, experiment)
-        assignment = self._assign(offer, experiment, base, private_round)
+        assignment = assign(
+            *(offer, experiment, self.config),
+            base=base,
+            private=desk.private.committed(experiment.name),
+            private_round=private_round,
+            output=self._rooms.output(offer.task),
+        )
         result = await self._train(offer, assignment)
         entry = finish(offer, assignment, result, decision, desk)
         await self._hand_over(offer, entry)
@@ -198,30 +203,6 @@ class Work:
             span.outcome("ok")
         failpoint("agent.weights_stored")
         return target
-
-    def _assign(self, offer: Offer, experiment: Experiment, base: Path, private_round: int) -> Assignment:
-        config, task = self.config, offer.task
-        return Assignment(
-            recipe=experiment.file.recipe,
-            config=dict(experiment.file.recipe_config),
-            base=base,
-            base_sha256=offer.base,
-            private=self._desk.private.committed(experiment.name),
-            private_round=private_round,
-            data=config.data.root,
-            minimum_patients=config.minimum_patients,
-            seed=training_seed(experiment.name, task.round.number, task.site),
-            max_norm=experiment.file.aggregation.max_norm,
-            output=self._rooms.output(task),
-            threads=config.trainer.threads,
-            devices=config.trainer.devices,
-            device=config.trainer.device,
-            nice=config.trainer.nice,
-            cache=config.data.cache_dir or Layout(config.state_dir).tile_cache,
-            cache_bytes=config.data.cache_bytes,
-            encoding=experiment.file.aggregation.encoding,
-            round=offer.rounds_committed + 1,
-        )
 
     async def _train(self, offer: Offer, assignment: Assignment) -> Result:
         """Train in a child process, or take what a child finished before a restart."""
