@@ -59,8 +59,9 @@ class Work:
 
     def __init__(self, desk: Desk, folder: Path, config: AgentConfig) -> None:
         self._desk = desk
-        self.config = config
-        """What a reload may change; the next step of a task sees it."""
+        self._config = config
+        self._in_force = {config}
+        """Every configuration since the task in hand began: what it fails for may name a place of any."""
         self._rooms = Rooms(folder)
         self._handover = HandOver(desk, self._clear)
         self.epochs = Epochs(desk, self._rooms, self._handover)
@@ -71,13 +72,23 @@ class Work:
         """Tasks that failed for want of something here, and the moment of the monotonic clock until which they rest."""
 
     @property
+    def config(self) -> AgentConfig:
+        """What a reload may change; the next step of a task sees it."""
+        return self._config
+
+    @config.setter
+    def config(self, config: AgentConfig) -> None:
+        self._config = config
+        self._in_force.add(config)
+
+    @property
     def words(self) -> str:
         """What is going on, for STATUS."""
         return f"{self._words}: {self._board.words()}" if self._board else self._words
 
     async def run(self, offer: Offer) -> None:
         """Do the task, or say why not. Raises only what concerns the connection: the offer will come again."""
-        task, began_with = offer.task, self.config
+        task, self._in_force = offer.task, {self._config}
         self._words = f"round {task.round.number} of {task.round.experiment}"
         try:
             await self._rest(offer)
@@ -88,11 +99,11 @@ class Work:
             # an aggregator that does not know a round which it offered may have been put back: the next hello tells
             raise
         except HistofedError as error:
-            await self._fail(offer, error, began_with)
+            await self._fail(offer, error)
         except Exception as error:
             log.exception("task %s ended by an error of the agent itself; please report it", task)
             unforeseen = HistofedError(f"the agent failed with {type(error).__name__}; the site's log has the place")
-            await self._fail(offer, unforeseen, began_with)
+            await self._fail(offer, unforeseen)
         finally:
             self._words, self._board = "waits for work", None
 
@@ -233,12 +244,12 @@ class Work:
         await self._until_told("hand the update over", lambda: self._handover.deliver(entry, board, offer.trace))
         self.epochs.note_history()
 
-    async def _fail(self, offer: Offer, error: HistofedError, began_with: AgentConfig) -> None:
+    async def _fail(self, offer: Offer, error: HistofedError) -> None:
         """Tell the site's log everything and the aggregator what may leave the site."""
         desk, task = self._desk, offer.task
         retryable = may_succeed_later(error)
         log.error("task %s failed: %s", task, error, extra=fields(task, event="task.failed", attempt=offer.attempt))
-        reason = for_the_operator(error, self.config, began_with)
+        reason = for_the_operator(error, *self._in_force)
         if isinstance(error, OWN_TROUBLE):
             left = offer.deadline - desk.link.aggregators_now()
             self._resting[task] = desk.clock.monotonic() + rest_s(offer.attempt, left)
