@@ -39,6 +39,7 @@ class Entry:
 
     task: TaskKey
     attempt: int
+    experiment_sha256: Digest
     envelope: Envelope
     weights: Path
     sha256: Digest
@@ -142,7 +143,7 @@ def _entry(envelope: Envelope, weights: Path) -> Entry:
     if file is None:
         raise BadData(f"the manifest of {manifest.task} in the outbox names no weights")
     told = digest(file.sha256), file.bytes, manifest.encoding, digest(manifest.base)
-    return Entry(manifest.task, manifest.attempt, envelope, weights, *told)
+    return Entry(manifest.task, manifest.attempt, digest(manifest.experiment_sha256), envelope, weights, *told)
 
 
 def _encode(envelope: Envelope) -> bytes:

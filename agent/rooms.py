@@ -25,7 +25,7 @@ from agent.assignment import (
     read_result,
     same_work,
 )
-from agent.outbox import folder_name
+from agent.outbox import Entry, folder_name
 from histofed.base import durable
 from histofed.base.errors import BadData, TrainingFailed
 from histofed.base.ids import ExperimentId, TaskKey
@@ -49,10 +49,13 @@ class Rooms:
         """The folder of what the task's training makes; it is there from now on."""
         return durable.make_directory(durable.make_directory(self.room(task)) / "output")
 
-    def update_of_finished(self, task: TaskKey) -> Path | None:
-        """Where the update belongs of a training that came to its end; None when it did not."""
-        output = self.room(task) / "output"
-        return output / UPDATE_FILE if (output / RESULT_FILE).exists() else None
+    def place_of(self, entry: Entry) -> Path | None:
+        """Where an update belongs while the result of the training that made it is here; None when it is not."""
+        output = self.room(entry.task) / "output"
+        with contextlib.suppress(BadData):
+            if read_result(output / RESULT_FILE).weights.sha256 == entry.sha256:
+                return output / UPDATE_FILE
+        return None
 
     def finished(self, task: TaskKey, assignment: Assignment) -> Result | None:
         """The result of this very training under a policy no laxer than today's, if its update is still here."""

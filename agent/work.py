@@ -63,8 +63,8 @@ class Work:
         self._in_force = {config}
         """Every configuration since the task in hand began: what it fails for may name a place of any."""
         self._rooms = Rooms(folder)
-        self._handover = HandOver(desk, self._clear)
-        self.epochs = Epochs(desk, self._rooms, self._handover)
+        self._handover = HandOver(desk, self._rooms, self._clear)
+        self.epochs = Epochs(desk, self._handover)
         self.tensors = KeptTensors(desk, self._rooms)
         self._words = "waits for work"
         self._board: Board | None = None
@@ -163,6 +163,11 @@ class Work:
             return
         await self._accept(offer, decision)
         private_round = self.tensors.settle(offer)
+        entry = self._handover.waiting(offer) or await self._make(offer, experiment, decision, private_round)
+        await self._hand_over(offer, entry)
+
+    async def _make(self, offer: Offer, experiment: Experiment, decision: Decision, private_round: int) -> Entry:
+        desk = self._desk
         base = await self._download(offer, experiment)
         assignment = assign(
             *(offer, experiment, self.config),
@@ -172,8 +177,7 @@ class Work:
             output=self._rooms.output(offer.task),
         )
         result = await self._train(offer, assignment)
-        entry = finish(offer, assignment, result, decision, desk)
-        await self._hand_over(offer, entry)
+        return finish(offer, assignment, result, decision, desk)
 
     async def _decline(self, offer: Offer, decision: Decision) -> None:
         log.warning("task %s is declined: %s", offer.task, decision.reason, extra=fields(offer.task, event="task.declined"))
@@ -263,7 +267,11 @@ class Work:
         try:
             await self._until_told("report the failure", lambda: desk.link.fail(task, offer.attempt, reason, retryable))
         except (Stale, NotFound) as late:
+            # an update that lies in the outbox is there already, perhaps: the next connection asks for its verdict
             log.info("nobody waits for task %s any more: %s", task, late, extra=fields(task))
+        else:
+            if retryable:
+                self._handover.withhold(task, f"attempt {offer.attempt} failed")
         if not retryable:
             self._handover.forget(task, offer.attempt, reason)
             self._clear(task)

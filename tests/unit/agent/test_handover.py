@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 
+from agent.assignment import Result
 from agent.link import Transfer, Wanted
+from agent.training import train
 from histofed.base.clock import SystemClock
-from histofed.base.errors import AggregatorUnavailable, Stale, TryLater
+from histofed.base.errors import AggregatorUnavailable, NotAuthorised, Stale, TrainingFailed, TryLater
 from histofed.pki.signing import verify
 from histofed.statements import UPDATE_TYPE
 from histofed.v1 import rounds_pb2, types_pb2
@@ -125,3 +127,87 @@ async def test_an_answer_that_an_upload_is_not_wanted_is_no_verdict(
     await until(lambda: bool(ends(site)))
     await until(lambda: site.state.task_in_hand() is None)
     assert ends(site) == [("update.verdict", "success")]
+
+
+@pytest.fixture
+def trained(aggregator: FakeAggregator, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Every training that begins, by its folder; one of `behind` lasts until the site has connected again."""
+    begun: list[str] = []
+
+    async def counted(room: Path, *arguments: Any) -> Result:
+        begun.append(room.name)
+        if room.name.startswith("behind."):
+            await aggregator.wait_for("WaitForWork", 2)
+        return await train(room, *arguments)
+
+    monkeypatch.setattr("agent.work.train", counted)
+    return begun
+
+
+@pytest.mark.parametrize("answer", [None, Stale("the failure comes too late")])
+async def test_a_hand_over_that_failed_is_repeated_by_the_next_attempt_without_another_training(
+    site: AgentSite, aggregator: FakeAggregator, trained: list[str], answer: Stale | None
+) -> None:
+    """gRPC's UNKNOWN is no answer of ours, and another attempt may fare better."""
+    aggregator.answers["SubmitUpdate"] = [TrainingFailed("Stream removed")]
+    aggregator.answers["FailTask"] = [answer] if answer else []
+    aggregator.offer(aggregator.make_offer(task()))
+    site.start()
+    assert (await aggregator.wait_for("FailTask")).request.retryable
+    aggregator.offer(aggregator.make_offer(task(), attempt=2))
+    await until(lambda: bool(ends(site)))
+    assert ends(site) == [("update.verdict", "success")]
+    assert trained == ["pilot.1.train"]
+    first, second = aggregator.manifests()
+    assert (first.attempt, second.attempt) == (1, 2)
+    assert first.weights == second.weights
+
+
+async def test_so_it_is_when_the_agent_is_started_again_in_between(
+    site: AgentSite, aggregator: FakeAggregator, trained: list[str]
+) -> None:
+    """What the next life sends first of all must not be the update of an attempt that the aggregator has given up."""
+    aggregator.answers["SubmitUpdate"] = [TrainingFailed("Stream removed")]
+    aggregator.offer(aggregator.make_offer(task()))
+    site.start()
+    await until(lambda: "update.withheld" in site.actions())
+    await site.stop()
+    assert site.outbox.entries() == ()
+    aggregator.offer(aggregator.make_offer(task(), attempt=2))
+    site.start()
+    await until(lambda: bool(ends(site)))
+    assert [manifest.attempt for manifest in aggregator.manifests()] == [1, 2]
+    assert trained == ["pilot.1.train"]
+
+
+async def test_a_failure_that_comes_too_late_leaves_the_update_to_its_verdict(
+    site: AgentSite, aggregator: FakeAggregator, trained: list[str]
+) -> None:
+    """The aggregator had the update, and its answer was lost in another way than by a cut."""
+    aggregator.answers["SubmitUpdate"] = [TrainingFailed("Stream removed")]
+    aggregator.answers["FailTask"] = [Stale("task pilot/1 is admitted")]
+    aggregator.offer(aggregator.make_offer(task()))
+    site.start()
+    await aggregator.wait_for("FailTask")
+    await until(lambda: site.work.words == "waits for work")
+    aggregator.hang_up()
+    await until(lambda: bool(ends(site)))
+    assert ends(site) == [("update.verdict", "success")]
+    first, second = aggregator.manifests()
+    assert first == second, "by its digest the aggregator knows it"
+    assert trained == ["pilot.1.train"]
+
+
+async def test_an_update_that_waits_behind_another_task_is_sent_as_it_is_when_it_is_asked_for_again(
+    site: AgentSite, aggregator: FakeAggregator, trained: list[str]
+) -> None:
+    """A refused certificate ends the connection; on the next one the other experiment's task is in hand already."""
+    aggregator.answers["SubmitUpdate"] = [NotAuthorised("the certificate is denied")]
+    aggregator.offer(aggregator.make_offer(task()))
+    aggregator.offer(aggregator.make_offer(task(experiment="behind")))
+    site.start()
+    await until(lambda: len(ends(site)) == 2)
+    assert ends(site) == [("update.verdict", "success")] * 2
+    assert trained == ["pilot.1.train", "behind.1.train"]
+    first, again = (manifest for manifest in aggregator.manifests() if manifest.experiment == "pilot")
+    assert first == again
