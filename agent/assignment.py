@@ -1,12 +1,13 @@
 """What the daemon hands its trainer, and what the trainer hands back: two JSON files that never leave the site.
 
 The assignment holds no attempt and no time, so that a repeated attempt is the same assignment and resumes the same
-checkpoint. Written with `durable.replace`: a result that is there is complete. `agent/training.py` (the daemon's side) and
-`agent/trainer.py` (the child) are the two users.
+checkpoint, also when a setting of this site has changed in between. Written with `durable.replace`: a result that is there
+is complete. `agent/training.py` (the daemon's side) and `agent/trainer.py` (the child) are the two users.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -90,6 +91,21 @@ def write(path: Path, document: Assignment | Result) -> None:
 def encode(document: Assignment | Result) -> bytes:
     """The document as JSON."""
     return TypeAdapter(type(document)).dump_json(document, indent=1)
+
+
+def same_work(one: Assignment, other: Assignment) -> bool:
+    """Whether both ask for the same training, whatever this site's settings for it were.
+
+    Where the tiles lie, how they are cached and what the machine gives is the administrator's to change at any time; whether
+    the tiles, or the kind of device, have become others, the fingerprint of a checkpoint tells.
+    """
+    return _without_settings(one) == _without_settings(other)
+
+
+def _without_settings(assignment: Assignment) -> bytes:
+    plain = replace(assignment, data=None, cache=None, cache_bytes=0, minimum_patients=1)
+    # as JSON: one of the two was read from there
+    return encode(replace(plain, threads=0, device="", devices=1, nice=0))
 
 
 def read_assignment(path: Path) -> Assignment:

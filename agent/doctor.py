@@ -21,6 +21,7 @@ from agent.config import AgentConfig, DataConfig, proxy_setting
 from agent.consent import load_policy
 from agent.enrolment import own_site
 from agent.layout import Layout, aggregator_address
+from agent.outbox import UNREADABLE, counted
 from agent.state import SCHEMA
 from histofed.audit import verify
 from histofed.backup import swap
@@ -70,10 +71,9 @@ def checks(loaded: Loaded[AgentConfig], clock: Clock) -> Iterable[Check]:
     if (layout.root / swap.PLAN).exists():
         yield Check("restore", lambda: swap.interrupted(layout.root))
         return  # half of the state is on its way: what else could be said would be wrong in a moment
-    if not layout.identity.exists():
-        yield Check("certificate", lambda: certificate(layout.identity, clock))
-        return  # without an identity there is nothing to connect as, and no daemon that ran
     yield Check("certificate", lambda: certificate(layout.identity, clock))
+    if not layout.identity.exists():
+        return  # without an identity there is nothing to connect as, and no daemon that ran
     yield Check("daemon", lambda: checkup.running(layout.lock, "histofed-agent run, or systemctl start histofed-agent"))
     yield Check("name", lambda: name(aggregator_address(config.aggregator, layout), proxy_setting(config)))
     yield Check(
@@ -269,8 +269,13 @@ def database(path: Path) -> str:
 
 
 def outbox(folder: Path) -> str | Doubt:
-    """Nothing waits for a verdict."""
-    waiting = sum(1 for entry in folder.iterdir() if entry.is_dir())
+    """Nothing waits for a verdict, and nothing is there that cannot be sent."""
+    waiting, damaged = counted(folder)
+    if damaged:
+        return Doubt(
+            f"{damaged} updates cannot be read and never go out, {waiting} wait for the aggregator: is the disk failing? "
+            f"Their tasks are done again while their rounds are open; look at {folder / UNREADABLE}, then empty it"
+        )
     if waiting:
         return Doubt(f"{waiting} finished updates wait for the aggregator; they go out when it is reached")
     return "empty"

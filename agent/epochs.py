@@ -11,8 +11,7 @@ from __future__ import annotations
 import logging
 
 from agent.desk import Desk
-from agent.handover import HandOver, spoken
-from agent.rooms import Rooms
+from agent.handover import HandOver
 from histofed.audit.history import History
 from histofed.base.ids import Json
 
@@ -22,9 +21,8 @@ log = logging.getLogger(__name__)
 class Epochs:
     """The aggregator's history, as one site has followed it."""
 
-    def __init__(self, desk: Desk, rooms: Rooms, handover: HandOver) -> None:
+    def __init__(self, desk: Desk, handover: HandOver) -> None:
         self._desk = desk
-        self._rooms = rooms
         self._handover = handover
 
     def history_seen(self) -> History | None:
@@ -48,11 +46,4 @@ class Epochs:
         desk.journal.append("aggregator.restored", subject=subject, reason=words)
         log.warning("%s (it was in %s, it is in %s)", words, seen, now)
         for entry in desk.outbox.entries():
-            place = self._rooms.update_of_finished(entry.task)
-            if place is None:
-                self._handover.forget(entry.task, entry.attempt, words)
-                continue
-            desk.journal.append(
-                "update.withheld", subject=spoken(entry.task, entry.attempt), outcome="refused", reason=words
-            )
-            desk.outbox.withdraw(entry, place)
+            self._handover.withhold(entry.task, words)

@@ -1,9 +1,10 @@
 """Hand a finished update over: upload its weights, submit its manifest, write down the verdict, and only then forget it.
 
-An entry leaves the outbox in one of three ways, each journalled: the aggregator admitted it, rejected it, or does not want
-it any more because the round has closed. Which of them it is, only the answer to the manifest says: a verdict may have been
-lost on its way, and then neither the bytes nor word of progress is taken. Everything else (no aggregator, a certificate that
-expired) leaves the entry there for the next connection.
+An entry leaves the outbox in one of four ways, each journalled: the aggregator admitted it, rejected it, does not want it
+any more because the round has closed, or wants another attempt, for which it goes back beside its training. Which of the
+first three it is, only the answer to the manifest says: a verdict may have been lost on its way, and then neither the bytes
+nor word of progress is taken. Everything else (no aggregator, a certificate that expired) leaves the entry there for the
+next connection, which signs the same manifest with the certificate of that day.
 """
 
 from __future__ import annotations
@@ -13,11 +14,16 @@ from collections.abc import Callable
 
 from agent.desk import Desk
 from agent.link import Verdict
+from agent.offers import Offer
 from agent.outbox import Entry
 from agent.progress import Board, watched
+from agent.rooms import Rooms
 from histofed.base.errors import BadData, Stale
 from histofed.base.failpoints import failpoint
 from histofed.base.ids import Json, TaskKey
+from histofed.pki.credentials import Credentials
+from histofed.pki.keys import der_of
+from histofed.pki.signing import Envelope, sign
 from histofed.telemetry import attributes as names
 from histofed.telemetry.context import TraceContext, round_parent
 from histofed.telemetry.logs import fields
@@ -50,9 +56,10 @@ def about(task: TaskKey, attempt: int) -> dict[str, object]:
 class HandOver:
     """Carries entries from the outbox to the aggregator."""
 
-    def __init__(self, desk: Desk, over: Callable[[TaskKey], None]) -> None:
+    def __init__(self, desk: Desk, rooms: Rooms, over: Callable[[TaskKey], None]) -> None:
         """`over` is told of a task whose verdict is in the journal; it may be told again."""
         self._desk = desk
+        self._rooms = rooms
         self._over = over
 
     async def deliver(self, entry: Entry, board: Board, parent: TraceContext | None = None) -> Verdict:
@@ -82,7 +89,7 @@ class HandOver:
                 )
             except Stale as error:
                 log.info("the update of %s is not taken, perhaps there is a verdict: %s", task, error, extra=fields(task))
-            verdict = await link.submit(task, entry.attempt, entry.envelope)
+            verdict = await link.submit(task, entry.attempt, _signed_today(entry.envelope, link.credentials))
             desk.journal.append(
                 "update.verdict",
                 subject=subject,
@@ -114,6 +121,34 @@ class HandOver:
             except BadData as error:
                 self.forget(entry.task, entry.attempt, str(error))
 
+    def waiting(self, offer: Offer) -> Entry | None:
+        """The update that waits for exactly this attempt; one of another attempt, or of other work, is withheld."""
+        entry = self._desk.outbox.get(offer.task)
+        if entry is None:
+            return None
+        asked = offer.task, offer.attempt, offer.experiment_sha256, offer.base
+        if (entry.task, entry.attempt, entry.experiment_sha256, entry.base) == asked:
+            return entry
+        self.withhold(offer.task, f"attempt {offer.attempt} is asked for")
+        return None
+
+    def withhold(self, task: TaskKey, reason: str) -> None:
+        """The update of `task`, if one waits, is not wanted as it is: it goes back beside the training that made it.
+
+        There the next attempt at the very same work finds it, and needs no training. Where that is gone it is forgotten.
+        Repeatable.
+        """
+        desk = self._desk
+        entry = desk.outbox.get(task)
+        if entry is None:
+            return
+        place = self._rooms.place_of(entry)
+        if place is None:
+            self.forget(task, entry.attempt, reason)
+            return
+        desk.journal.append("update.withheld", subject=spoken(task, entry.attempt), outcome="refused", reason=reason)
+        desk.outbox.withdraw(entry, place)
+
     def forget(self, task: TaskKey, attempt: int, reason: str) -> None:
         """Nobody wants the update of `task` any more."""
         desk = self._desk
@@ -121,3 +156,10 @@ class HandOver:
             desk.journal.append("update.dropped", subject=spoken(task, attempt), outcome="refused", reason=reason)
             desk.outbox.remove(task)
             log.info("the update of %s is dropped: %s", task, reason, extra=fields(task))
+
+
+def _signed_today(envelope: Envelope, credentials: Credentials) -> Envelope:
+    """The envelope under the certificate that the site has now: the one that signed it may have ended while it waited."""
+    if envelope.certificate == der_of(credentials.certificate):
+        return envelope
+    return sign(envelope.payload_type, envelope.payload, credentials)

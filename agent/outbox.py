@@ -6,7 +6,7 @@
 The envelope is written first and the weights are renamed in last, so an entry with weights is complete; one without is the
 trace of a crash, and the work folder still holds the weights. An entry that cannot be read, after a disk's mistake perhaps,
 is set aside under outbox/unreadable, where a person may look at it: it holds up neither the others nor its task's next
-attempt. The daemon is the only caller.
+attempt. The daemon is the only caller; `agent/doctor.py` counts what lies there.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 _MANIFEST: Final = "manifest.json"
 _WEIGHTS: Final = "update.safetensors"
-_UNREADABLE: Final = "unreadable"
+UNREADABLE: Final = "unreadable"
 """No task's folder: those have dots."""
 
 
@@ -39,6 +39,7 @@ class Entry:
 
     task: TaskKey
     attempt: int
+    experiment_sha256: Digest
     envelope: Envelope
     weights: Path
     sha256: Digest
@@ -100,22 +101,40 @@ class Outbox:
     def _read(self, weights: Path) -> Entry | None:
         """One entry; None for one that is damaged and was set aside."""
         try:
-            return _entry(_decode((weights.parent / _MANIFEST).read_bytes()), weights)
+            return _stored(weights)
         except (BadData, OSError) as error:
             log.error("the update %s in the outbox cannot be read (%s)", weights.parent.name, _words(error))
         try:
-            aside = durable.make_directory(self._folder / _UNREADABLE) / weights.parent.name
+            aside = durable.make_directory(self._folder / UNREADABLE) / weights.parent.name
             durable.remove(aside)
             durable.adopt(weights.parent, aside)
-            log.error("it was set aside under outbox/%s; look at it or remove it", _UNREADABLE)
+            log.error("it was set aside under outbox/%s; look at it or remove it", UNREADABLE)
         except CannotWriteState as error:
             log.error("it stays where it is: %s", error)
         return None
 
 
+def counted(folder: Path) -> tuple[int, int]:
+    """How many updates below `folder` wait, and how many cannot be read, set aside or not; nothing is changed there."""
+    waiting, damaged = 0, sum(1 for _ in (folder / UNREADABLE).glob("*"))
+    for weights in folder.glob(f"*/{_WEIGHTS}"):
+        try:
+            _stored(weights)
+            waiting += 1
+        except (BadData, OSError):
+            # one that has gone out meanwhile is neither
+            damaged += weights.exists()
+    return waiting, damaged
+
+
 def _words(error: Exception) -> str:
     """Without the place, which an OSError tells."""
     return error.strerror or "damaged" if isinstance(error, OSError) else str(error)
+
+
+def _stored(weights: Path) -> Entry:
+    """The entry of these weights. Raises `BadData` or `OSError` for one that is damaged."""
+    return _entry(_decode((weights.parent / _MANIFEST).read_bytes()), weights)
 
 
 def _entry(envelope: Envelope, weights: Path) -> Entry:
@@ -124,7 +143,7 @@ def _entry(envelope: Envelope, weights: Path) -> Entry:
     if file is None:
         raise BadData(f"the manifest of {manifest.task} in the outbox names no weights")
     told = digest(file.sha256), file.bytes, manifest.encoding, digest(manifest.base)
-    return Entry(manifest.task, manifest.attempt, envelope, weights, *told)
+    return Entry(manifest.task, manifest.attempt, digest(manifest.experiment_sha256), envelope, weights, *told)
 
 
 def _encode(envelope: Envelope) -> bytes:

@@ -1,6 +1,6 @@
 """Where the work on a task lies: one folder for each, with its assignment, its checkpoints and what it made.
 
-    work/TASK/assignment.json        what the trainer was told; checkpoints and results count for exactly this one
+    work/TASK/assignment.json        what the trainer was told; checkpoints and results count for this training alone
     work/TASK/output/...             checkpoints, then private tensors, the update and the result
     work/TASK/begun                  while a trainer runs: the attempt, and how many lives of the agent began to train it
 
@@ -15,10 +15,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
-from agent.assignment import ASSIGNMENT_FILE, RESULT_FILE, UPDATE_FILE, Assignment, Result, encode, read_result
-from agent.outbox import folder_name
+from agent.assignment import (
+    ASSIGNMENT_FILE,
+    RESULT_FILE,
+    UPDATE_FILE,
+    Assignment,
+    Result,
+    read_assignment,
+    read_result,
+    same_work,
+)
+from agent.outbox import Entry, folder_name
 from histofed.base import durable
-from histofed.base.errors import TrainingFailed
+from histofed.base.errors import BadData, TrainingFailed
 from histofed.base.ids import ExperimentId, TaskKey
 
 BEGUN_FILE: Final = "begun"
@@ -40,24 +49,32 @@ class Rooms:
         """The folder of what the task's training makes; it is there from now on."""
         return durable.make_directory(durable.make_directory(self.room(task)) / "output")
 
-    def update_of_finished(self, task: TaskKey) -> Path | None:
-        """Where the update belongs of a training that came to its end; None when it did not."""
-        output = self.room(task) / "output"
-        return output / UPDATE_FILE if (output / RESULT_FILE).exists() else None
+    def place_of(self, entry: Entry) -> Path | None:
+        """Where an update belongs while the result of the training that made it is here; None when it is not."""
+        output = self.room(entry.task) / "output"
+        with contextlib.suppress(BadData):
+            if read_result(output / RESULT_FILE).weights.sha256 == entry.sha256:
+                return output / UPDATE_FILE
+        return None
 
     def finished(self, task: TaskKey, assignment: Assignment) -> Result | None:
-        """The result of exactly this assignment, if its update is still here."""
+        """The result of this very training under a policy no laxer than today's, if its update is still here."""
         result, update = assignment.output / RESULT_FILE, assignment.output / UPDATE_FILE
-        if self._told(task) != encode(assignment) or not (result.exists() and update.exists()):
+        told = self._told(task)
+        if told is None or not same_work(told, assignment) or told.minimum_patients < assignment.minimum_patients:
             return None
-        return read_result(result)
+        return read_result(result) if result.exists() and update.exists() else None
 
     def begin(self, task: TaskKey, assignment: Assignment) -> None:
-        """Checkpoints count only for the assignment that they were made for: those of another one are removed."""
+        """Make room for a training that is not finished: checkpoints of other work are removed, and so is any result."""
+        output, result = assignment.output, assignment.output / RESULT_FILE
         told = self._told(task)
-        if told is not None and told != encode(assignment):
-            durable.remove(assignment.output)
-            durable.make_directory(assignment.output)
+        if (self.room(task) / ASSIGNMENT_FILE).exists() and (told is None or not same_work(told, assignment)):
+            durable.remove(output)
+            durable.make_directory(output)
+        elif result.exists():
+            # it would pass for this one's as soon as the trainer is told
+            durable.remove(result)
 
     @contextlib.contextmanager
     def training(self, task: TaskKey, attempt: int) -> Iterator[None]:
@@ -101,6 +118,8 @@ class Rooms:
     def _rooms_of(self, experiment: ExperimentId) -> list[Path]:
         return sorted(self._folder.glob(f"{experiment}.*"))
 
-    def _told(self, task: TaskKey) -> bytes | None:
-        stored = self.room(task) / ASSIGNMENT_FILE
-        return stored.read_bytes() if stored.exists() else None
+    def _told(self, task: TaskKey) -> Assignment | None:
+        """What the task's trainer was told last; None also where that cannot be read."""
+        with contextlib.suppress(BadData):
+            return read_assignment(self.room(task) / ASSIGNMENT_FILE)
+        return None

@@ -23,8 +23,8 @@ from agent.desk import Desk
 from agent.epochs import Epochs
 from agent.failure import for_the_operator, may_succeed_later
 from agent.handover import HandOver, about, spoken
-from agent.layout import Layout
 from agent.offers import Offer
+from agent.orders import assign
 from agent.outbox import Entry
 from agent.patience import OWN_TROUBLE, PASSING, rest_s, until_told
 from agent.permission import ask
@@ -46,7 +46,6 @@ from histofed.base.errors import (
 from histofed.base.experiment import Experiment
 from histofed.base.failpoints import failpoint
 from histofed.base.ids import TaskKey
-from histofed.base.seeds import training_seed
 from histofed.telemetry import attributes as names
 from histofed.telemetry.logs import fields
 
@@ -60,16 +59,27 @@ class Work:
 
     def __init__(self, desk: Desk, folder: Path, config: AgentConfig) -> None:
         self._desk = desk
-        self.config = config
-        """What a reload may change; the next step of a task sees it."""
+        self._config = config
+        self._in_force = {config}
+        """Every configuration since the task in hand began: what it fails for may name a place of any."""
         self._rooms = Rooms(folder)
-        self._handover = HandOver(desk, self._clear)
-        self.epochs = Epochs(desk, self._rooms, self._handover)
+        self._handover = HandOver(desk, self._rooms, self._clear)
+        self.epochs = Epochs(desk, self._handover)
         self.tensors = KeptTensors(desk, self._rooms)
         self._words = "waits for work"
         self._board: Board | None = None
         self._resting: dict[TaskKey, float] = {}
         """Tasks that failed for want of something here, and the moment of the monotonic clock until which they rest."""
+
+    @property
+    def config(self) -> AgentConfig:
+        """What a reload may change; the next step of a task sees it."""
+        return self._config
+
+    @config.setter
+    def config(self, config: AgentConfig) -> None:
+        self._config = config
+        self._in_force.add(config)
 
     @property
     def words(self) -> str:
@@ -78,7 +88,7 @@ class Work:
 
     async def run(self, offer: Offer) -> None:
         """Do the task, or say why not. Raises only what concerns the connection: the offer will come again."""
-        task, began_with = offer.task, self.config
+        task, self._in_force = offer.task, {self._config}
         self._words = f"round {task.round.number} of {task.round.experiment}"
         try:
             await self._rest(offer)
@@ -89,11 +99,11 @@ class Work:
             # an aggregator that does not know a round which it offered may have been put back: the next hello tells
             raise
         except HistofedError as error:
-            await self._fail(offer, error, began_with)
+            await self._fail(offer, error)
         except Exception as error:
             log.exception("task %s ended by an error of the agent itself; please report it", task)
             unforeseen = HistofedError(f"the agent failed with {type(error).__name__}; the site's log has the place")
-            await self._fail(offer, unforeseen, began_with)
+            await self._fail(offer, unforeseen)
         finally:
             self._words, self._board = "waits for work", None
 
@@ -153,11 +163,21 @@ class Work:
             return
         await self._accept(offer, decision)
         private_round = self.tensors.settle(offer)
-        base = await self._download(offer, experiment)
-        assignment = self._assign(offer, experiment, base, private_round)
-        result = await self._train(offer, assignment)
-        entry = finish(offer, assignment, result, decision, desk)
+        entry = self._handover.waiting(offer) or await self._make(offer, experiment, decision, private_round)
         await self._hand_over(offer, entry)
+
+    async def _make(self, offer: Offer, experiment: Experiment, decision: Decision, private_round: int) -> Entry:
+        desk = self._desk
+        base = await self._download(offer, experiment)
+        assignment = assign(
+            *(offer, experiment, self.config),
+            base=base,
+            private=desk.private.committed(experiment.name),
+            private_round=private_round,
+            output=self._rooms.output(offer.task),
+        )
+        result = await self._train(offer, assignment)
+        return finish(offer, assignment, result, decision, desk)
 
     async def _decline(self, offer: Offer, decision: Decision) -> None:
         log.warning("task %s is declined: %s", offer.task, decision.reason, extra=fields(offer.task, event="task.declined"))
@@ -199,30 +219,6 @@ class Work:
         failpoint("agent.weights_stored")
         return target
 
-    def _assign(self, offer: Offer, experiment: Experiment, base: Path, private_round: int) -> Assignment:
-        config, task = self.config, offer.task
-        return Assignment(
-            recipe=experiment.file.recipe,
-            config=dict(experiment.file.recipe_config),
-            base=base,
-            base_sha256=offer.base,
-            private=self._desk.private.committed(experiment.name),
-            private_round=private_round,
-            data=config.data.root,
-            minimum_patients=config.minimum_patients,
-            seed=training_seed(experiment.name, task.round.number, task.site),
-            max_norm=experiment.file.aggregation.max_norm,
-            output=self._rooms.output(task),
-            threads=config.trainer.threads,
-            devices=config.trainer.devices,
-            device=config.trainer.device,
-            nice=config.trainer.nice,
-            cache=config.data.cache_dir or Layout(config.state_dir).tile_cache,
-            cache_bytes=config.data.cache_bytes,
-            encoding=experiment.file.aggregation.encoding,
-            round=offer.rounds_committed + 1,
-        )
-
     async def _train(self, offer: Offer, assignment: Assignment) -> Result:
         """Train in a child process, or take what a child finished before a restart."""
         desk, room = self._desk, self._rooms.room(offer.task)
@@ -252,12 +248,12 @@ class Work:
         await self._until_told("hand the update over", lambda: self._handover.deliver(entry, board, offer.trace))
         self.epochs.note_history()
 
-    async def _fail(self, offer: Offer, error: HistofedError, began_with: AgentConfig) -> None:
+    async def _fail(self, offer: Offer, error: HistofedError) -> None:
         """Tell the site's log everything and the aggregator what may leave the site."""
         desk, task = self._desk, offer.task
         retryable = may_succeed_later(error)
         log.error("task %s failed: %s", task, error, extra=fields(task, event="task.failed", attempt=offer.attempt))
-        reason = for_the_operator(error, self.config, began_with)
+        reason = for_the_operator(error, *self._in_force)
         if isinstance(error, OWN_TROUBLE):
             left = offer.deadline - desk.link.aggregators_now()
             self._resting[task] = desk.clock.monotonic() + rest_s(offer.attempt, left)
@@ -271,7 +267,11 @@ class Work:
         try:
             await self._until_told("report the failure", lambda: desk.link.fail(task, offer.attempt, reason, retryable))
         except (Stale, NotFound) as late:
+            # an update that lies in the outbox is there already, perhaps: the next connection asks for its verdict
             log.info("nobody waits for task %s any more: %s", task, late, extra=fields(task))
+        else:
+            if retryable:
+                self._handover.withhold(task, f"attempt {offer.attempt} failed")
         if not retryable:
             self._handover.forget(task, offer.attempt, reason)
             self._clear(task)

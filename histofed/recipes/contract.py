@@ -139,7 +139,8 @@ class Workshop(Protocol):
         """Train one task and write its two files. When `stop()` turns true: checkpoint, then raise `Cancelled`.
 
         A checkpoint in `task.output` is resumed, bit for bit on a CPU, and stays there: who takes the two files removes it
-        once they are kept. Raises `BadData` for tiles or weights that cannot be used and `TrainingFailed` when it diverges.
+        once they are kept. It is of the same round; one of other tiles, or of another kind of device, is the workshop's to
+        drop. Raises `BadData` for tiles or weights that cannot be used and `TrainingFailed` when it diverges.
         """
         ...
 

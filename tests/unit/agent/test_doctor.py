@@ -16,6 +16,7 @@ from agent import doctor
 from agent.cli import main
 from agent.config import AgentConfig, DataConfig, TrainerConfig
 from agent.layout import Layout
+from agent.outbox import Outbox, folder_name
 from histofed.base import checkup, durable
 from histofed.base.clock import Clock, FakeClock, SystemClock
 from histofed.base.config import Loaded
@@ -27,6 +28,7 @@ from tests.support.agent_site import SITE, AgentSite
 from tests.support.fake_aggregator import FakeAggregator
 from tests.support.federation import CONSENT, free_ports
 from tests.support.pki import Federation
+from tests.support.updates import manifest, put
 
 PATIENT = "TCGA-AA-3713"
 PROBE = {"torch": "2.9.0", "cpu": "AVX2", "threads": 8, "gpus": ["NVIDIA H200"]}
@@ -282,12 +284,39 @@ async def test_an_aggregator_that_does_not_let_us_in(tmp_path: Path, site: Agent
         await asyncio.to_thread(doctor.reach, f"127.0.0.1:{port}", Layout(site.state_dir).identity, SystemClock())
 
 
-def test_the_outbox_and_the_cache(tmp_path: Path) -> None:
-    layout = Layout(durable.make_directory(tmp_path / "state"))
-    folder = durable.make_directory(layout.outbox)
+def test_only_complete_updates_wait_for_the_aggregator(tmp_path: Path) -> None:
+    folder = tmp_path / "outbox"
+    outbox = Outbox(folder)
     assert doctor.outbox(folder) == "empty"
-    durable.make_directory(folder / "pilot.1.train")
+    first, second = (put(outbox, tmp_path, manifest(number)) for number in (1, 2))
+    assert doctor.outbox(folder) == Doubt("2 finished updates wait for the aggregator; they go out when it is reached")
+    durable.remove(folder / folder_name(first) / "update.safetensors")
     assert doctor.outbox(folder) == Doubt("1 finished updates wait for the aggregator; they go out when it is reached")
+    outbox.remove(second)
+    assert doctor.outbox(folder) == "empty", "a manifest alone is the trace of a crash: its weights are with the work still"
+
+
+def test_an_update_that_cannot_be_read_is_not_said_to_go_out(tmp_path: Path) -> None:
+    folder = tmp_path / "outbox"
+    outbox = Outbox(folder)
+    first, second = (put(outbox, tmp_path, manifest(number)) for number in (1, 2))
+    durable.replace(folder / folder_name(first) / "manifest.json", b"torn")
+    before = sorted(folder.rglob("*"))
+    found = doctor.outbox(folder)
+    assert sorted(folder.rglob("*")) == before, "the doctor changes nothing"
+    assert isinstance(found, Doubt)
+    assert found.words.startswith("1 updates cannot be read and never go out, 1 wait for the aggregator")
+    assert str(folder / "unreadable") in found.words
+    assert [entry.task for entry in outbox.entries()] == [second], "the daemon sets the other aside"
+    assert doctor.outbox(folder) == found
+    outbox.remove(second)
+    assert doctor.outbox(folder) != "empty"
+    durable.remove(folder / "unreadable" / folder_name(first))
+    assert doctor.outbox(folder) == "empty"
+
+
+def test_the_cache(tmp_path: Path) -> None:
+    layout = Layout(durable.make_directory(tmp_path / "state"))
     assert doctor.cache(DataConfig(cache_bytes=0), layout) == "off: tiles are decoded for every task"
     durable.replace(durable.make_directory(layout.tile_cache) / "set.tiles", b"x" * 2_000_000)
     assert doctor.cache(DataConfig(cache_bytes=4_000_000), layout) == "2 MB of 4 MB"

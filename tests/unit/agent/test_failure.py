@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.config import AgentConfig, DataConfig
+from agent.config import DataConfig
 from histofed.base.errors import BadData, CannotWriteState
 from tests.support.agent_site import LONG, AgentSite, task, training, until
 from tests.support.fake_aggregator import FakeAggregator
@@ -70,17 +70,24 @@ async def test_a_full_disk_in_the_trainer_is_told_without_a_path(
     assert "No space left on device" in caplog.text
 
 
-async def test_a_place_that_was_another_before_a_reload_is_not_told(
-    site: AgentSite, aggregator: FakeAggregator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+@pytest.mark.parametrize("place", ["first", "second", "third"])
+async def test_a_place_of_any_configuration_since_the_task_began_is_not_told(
+    site: AgentSite, aggregator: FakeAggregator, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, place: str
 ) -> None:
-    def at(root: Path) -> AgentConfig:
-        return site.config.model_copy(update={"data": DataConfig(root=root)})
+    """Offered under the first, reloaded while the model comes, so that the trainer is told the second, and once again."""
+
+    def reload(root: str) -> None:
+        site.work.config = site.config.model_copy(update={"data": DataConfig(root=tmp_path / root)})
+
+    async def fetch(*_: object) -> None:
+        reload("second")
 
     async def train(*_: object) -> None:
-        site.work.config = at(tmp_path / "new-tiles")
-        raise BadData(f"{tmp_path}/old-tiles cannot be listed")
+        reload("third")
+        raise BadData(f"{tmp_path}/{place} cannot be listed")
 
-    site.work.config = at(tmp_path / "old-tiles")
+    reload("first")
+    monkeypatch.setattr("agent.work.fetch", fetch)
     monkeypatch.setattr("agent.work.train", train)
     aggregator.offer(aggregator.make_offer(task()))
     site.start()

@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from agent.assignment import Result
 from agent.link import Transfer, Wanted
-from histofed.base.errors import AggregatorUnavailable, Stale, TryLater
+from agent.training import train
+from histofed.base.clock import SystemClock
+from histofed.base.errors import AggregatorUnavailable, NotAuthorised, Stale, TrainingFailed, TryLater
+from histofed.pki.signing import verify
+from histofed.statements import UPDATE_TYPE
 from histofed.v1 import rounds_pb2, types_pb2
 from tests.support.agent_site import SITE, AgentSite, task, until
 from tests.support.fake_aggregator import FakeAggregator
@@ -59,6 +65,30 @@ async def test_a_finished_update_is_delivered_by_the_next_life(
         assert not list(site.layout.work.iterdir())
 
 
+async def test_an_update_whose_certificate_has_ended_is_signed_with_the_one_that_the_site_has_now(
+    tmp_path: Path, federation: Federation, aggregator: FakeAggregator
+) -> None:
+    """Signed with hours left, cut off until the certificate has ended, enrolled again; the round is open still."""
+    day = timedelta(days=1)
+    aggregator.answers["SubmitUpdate"] = [AggregatorUnavailable("gone")] * 99
+    aggregator.offer(aggregator.make_offer(task()))
+    async with AgentSite(tmp_path / "site", federation.site(SITE, day), aggregator.address) as site:
+        site.start()
+        await aggregator.wait_for("SubmitUpdate")
+    earlier = aggregator.envelope()
+    aggregator.answers.clear()
+    async with AgentSite(tmp_path / "site", federation.site(SITE, 7 * day), aggregator.address) as site:
+        site.start()
+        await until(lambda: bool(ends(site)))
+        assert ends(site) == [("update.verdict", "success")]
+        assert site.actions().count("task.trained") == 1
+        signer = site.link.credentials.identity
+    later = aggregator.envelope()
+    then = SystemClock().now() + 2 * day
+    verify(later, ca=federation.authority.certificate, payload_type=UPDATE_TYPE, signer=signer, at=then)
+    assert later.payload == earlier.payload, "by its digest the aggregator knows an update that it has judged already"
+
+
 def ends(site: AgentSite) -> list[tuple[str, str]]:
     """How tasks and updates ended, by the journal."""
     found = {"update.verdict", "update.dropped", "task.dropped"}
@@ -97,3 +127,87 @@ async def test_an_answer_that_an_upload_is_not_wanted_is_no_verdict(
     await until(lambda: bool(ends(site)))
     await until(lambda: site.state.task_in_hand() is None)
     assert ends(site) == [("update.verdict", "success")]
+
+
+@pytest.fixture
+def trained(aggregator: FakeAggregator, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Every training that begins, by its folder; one of `behind` lasts until the site has connected again."""
+    begun: list[str] = []
+
+    async def counted(room: Path, *arguments: Any) -> Result:
+        begun.append(room.name)
+        if room.name.startswith("behind."):
+            await aggregator.wait_for("WaitForWork", 2)
+        return await train(room, *arguments)
+
+    monkeypatch.setattr("agent.work.train", counted)
+    return begun
+
+
+@pytest.mark.parametrize("answer", [None, Stale("the failure comes too late")])
+async def test_a_hand_over_that_failed_is_repeated_by_the_next_attempt_without_another_training(
+    site: AgentSite, aggregator: FakeAggregator, trained: list[str], answer: Stale | None
+) -> None:
+    """gRPC's UNKNOWN is no answer of ours, and another attempt may fare better."""
+    aggregator.answers["SubmitUpdate"] = [TrainingFailed("Stream removed")]
+    aggregator.answers["FailTask"] = [answer] if answer else []
+    aggregator.offer(aggregator.make_offer(task()))
+    site.start()
+    assert (await aggregator.wait_for("FailTask")).request.retryable
+    aggregator.offer(aggregator.make_offer(task(), attempt=2))
+    await until(lambda: bool(ends(site)))
+    assert ends(site) == [("update.verdict", "success")]
+    assert trained == ["pilot.1.train"]
+    first, second = aggregator.manifests()
+    assert (first.attempt, second.attempt) == (1, 2)
+    assert first.weights == second.weights
+
+
+async def test_so_it_is_when_the_agent_is_started_again_in_between(
+    site: AgentSite, aggregator: FakeAggregator, trained: list[str]
+) -> None:
+    """What the next life sends first of all must not be the update of an attempt that the aggregator has given up."""
+    aggregator.answers["SubmitUpdate"] = [TrainingFailed("Stream removed")]
+    aggregator.offer(aggregator.make_offer(task()))
+    site.start()
+    await until(lambda: "update.withheld" in site.actions())
+    await site.stop()
+    assert site.outbox.entries() == ()
+    aggregator.offer(aggregator.make_offer(task(), attempt=2))
+    site.start()
+    await until(lambda: bool(ends(site)))
+    assert [manifest.attempt for manifest in aggregator.manifests()] == [1, 2]
+    assert trained == ["pilot.1.train"]
+
+
+async def test_a_failure_that_comes_too_late_leaves_the_update_to_its_verdict(
+    site: AgentSite, aggregator: FakeAggregator, trained: list[str]
+) -> None:
+    """The aggregator had the update, and its answer was lost in another way than by a cut."""
+    aggregator.answers["SubmitUpdate"] = [TrainingFailed("Stream removed")]
+    aggregator.answers["FailTask"] = [Stale("task pilot/1 is admitted")]
+    aggregator.offer(aggregator.make_offer(task()))
+    site.start()
+    await aggregator.wait_for("FailTask")
+    await until(lambda: site.work.words == "waits for work")
+    aggregator.hang_up()
+    await until(lambda: bool(ends(site)))
+    assert ends(site) == [("update.verdict", "success")]
+    first, second = aggregator.manifests()
+    assert first == second, "by its digest the aggregator knows it"
+    assert trained == ["pilot.1.train"]
+
+
+async def test_an_update_that_waits_behind_another_task_is_sent_as_it_is_when_it_is_asked_for_again(
+    site: AgentSite, aggregator: FakeAggregator, trained: list[str]
+) -> None:
+    """A refused certificate ends the connection; on the next one the other experiment's task is in hand already."""
+    aggregator.answers["SubmitUpdate"] = [NotAuthorised("the certificate is denied")]
+    aggregator.offer(aggregator.make_offer(task()))
+    aggregator.offer(aggregator.make_offer(task(experiment="behind")))
+    site.start()
+    await until(lambda: len(ends(site)) == 2)
+    assert ends(site) == [("update.verdict", "success")] * 2
+    assert trained == ["pilot.1.train", "behind.1.train"]
+    first, again = (manifest for manifest in aggregator.manifests() if manifest.experiment == "pilot")
+    assert first == again

@@ -10,43 +10,8 @@ import pytest
 from agent.outbox import Outbox, folder_name
 from histofed.base import durable, failpoints
 from histofed.base.errors import CannotWriteState
-from histofed.base.ids import TaskKey, sha256
-from histofed.pki.signing import Envelope, sign
-from histofed.statements import UPDATE_TYPE, File, UpdateManifest, encode
-from tests.support.pki import Federation
-
-CREDENTIALS = Federation().site("north")
-
-
-def manifest(number: int = 1, data: bytes = b"weights", attempt: int = 1) -> UpdateManifest:
-    return UpdateManifest(
-        federation="test.example",
-        experiment="pilot",
-        experiment_sha256=sha256(b"experiment"),
-        round=number,
-        kind="train",
-        site="north",
-        attempt=attempt,
-        base=sha256(b"base"),
-        encoding="float32",
-        weights=File(sha256(data), len(data)),
-        tiles=10,
-        patients=3,
-        steps=5,
-        metrics={"distance": 0.5},
-        private_round=0,
-        policy_sha256=sha256(b"policy"),
-        created_at="2026-01-01T00:00:00.000000Z",
-    )
-
-
-def signed(statement: UpdateManifest) -> Envelope:
-    return sign(UPDATE_TYPE, encode(statement), CREDENTIALS)
-
-
-def put(outbox: Outbox, folder: Path, statement: UpdateManifest, data: bytes = b"weights") -> TaskKey:
-    (folder / "made").write_bytes(data)
-    return outbox.put(signed(statement), folder / "made").task
+from histofed.base.ids import sha256
+from tests.support.updates import manifest, put, signed
 
 
 def test_an_update_is_there_after_a_restart(tmp_path: Path) -> None:

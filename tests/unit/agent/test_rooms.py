@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from agent.assignment import ASSIGNMENT_FILE, RESULT_FILE, UPDATE_FILE, Assignment, Result, write
 from agent.rooms import LIVES, Rooms
 from histofed.base.errors import TrainingFailed
+from histofed.base.ids import sha256
+from histofed.statements import File
 from tests.support.agent_site import task
+from tests.unit.agent.conftest import MakeAssignment
 
 
 class Site:
@@ -57,3 +63,84 @@ def test_only_lives_in_a_row_of_one_attempt_count(site: Site, other: Callable[[S
             site.die()
         other(site)
     site.train()
+
+
+# -- what another attempt finds ----------------------------------------------------------------------------------------
+
+CHECKPOINT = "checkpoint.safetensors"
+SETTINGS: list[dict[str, Any]] = [
+    {"data": Path("/mnt/tiles")},
+    {"cache": Path("/scratch/tiles"), "cache_bytes": 1_000_000_000},
+    {"threads": 4, "nice": 19},
+    {"device": "cuda:1", "devices": 2},
+]
+"""What an administrator may change between two attempts; whether tiles or device are others the checkpoint says itself."""
+
+
+@pytest.fixture
+def rooms(tmp_path: Path) -> Rooms:
+    return Rooms(tmp_path / "work")
+
+
+@pytest.fixture
+def assignment(rooms: Rooms, make_assignment: MakeAssignment) -> Assignment:
+    """One at which a trainer was at work: its checkpoint is here."""
+    told = replace(make_assignment(), output=rooms.output(task()))
+    write(rooms.room(task()) / ASSIGNMENT_FILE, told)
+    (told.output / CHECKPOINT).write_bytes(b"hours of work")
+    return told
+
+
+def finish(assignment: Assignment) -> Result:
+    """What the trainer leaves at its end."""
+    (assignment.output / UPDATE_FILE).write_bytes(b"update")
+    weights = File(sha256(b"update"), 6)
+    result = Result(weights, norm_before=1, norm=1, clipped=False, tiles=9, patients=3, steps=5, metrics={}, notes=())
+    write(assignment.output / RESULT_FILE, result)
+    return result
+
+
+@pytest.mark.parametrize("change", [{}, *SETTINGS, {"minimum_patients": 3}, {"minimum_patients": 1}])
+def test_a_setting_of_the_site_leaves_the_checkpoint_to_the_next_attempt(
+    rooms: Rooms, assignment: Assignment, change: dict[str, Any]
+) -> None:
+    rooms.begin(task(), replace(assignment, **change))
+    assert (assignment.output / CHECKPOINT).read_bytes() == b"hours of work"
+
+
+@pytest.mark.parametrize("change", [{}, *SETTINGS, {"minimum_patients": 1}])
+def test_a_setting_of_the_site_leaves_a_finished_training_finished(
+    rooms: Rooms, assignment: Assignment, change: dict[str, Any]
+) -> None:
+    result = finish(assignment)
+    assert rooms.finished(task(), replace(assignment, **change)) == result
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"base_sha256": sha256(b"another")}, {"config": {"steps": 6}}, {"private_round": 3}, {"round": 2}, {"max_norm": 1.0}],
+)
+def test_other_work_begins_at_its_beginning(rooms: Rooms, assignment: Assignment, change: dict[str, Any]) -> None:
+    finish(assignment)
+    other = replace(assignment, **change)
+    assert rooms.finished(task(), other) is None
+    rooms.begin(task(), other)
+    assert not list(assignment.output.iterdir())
+
+
+def test_what_was_trained_under_a_laxer_policy_does_not_leave_the_site(rooms: Rooms, assignment: Assignment) -> None:
+    """Nor where the training that the stricter policy would refuse is killed before it can refuse it."""
+    finish(assignment)
+    stricter = replace(assignment, minimum_patients=assignment.minimum_patients + 1)
+    assert rooms.finished(task(), stricter) is None
+    rooms.begin(task(), stricter)
+    write(rooms.room(task()) / ASSIGNMENT_FILE, stricter)
+    assert rooms.finished(task(), stricter) is None
+
+
+def test_an_assignment_that_the_disk_has_damaged_vouches_for_nothing(rooms: Rooms, assignment: Assignment) -> None:
+    finish(assignment)
+    (rooms.room(task()) / ASSIGNMENT_FILE).write_bytes(b'{"recipe": "me')
+    assert rooms.finished(task(), assignment) is None
+    rooms.begin(task(), assignment)
+    assert not list(assignment.output.iterdir())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+from agent.config import DataConfig
 from histofed.v1 import rounds_pb2
 from tests.support.agent_site import LONG, SITE, AgentSite, task, training, until
 from tests.support.fake_aggregator import FakeAggregator
@@ -56,6 +57,26 @@ async def test_a_stopped_agent_resumes_its_checkpoint(
     async with AgentSite(tmp_path / "site", credentials, aggregator.address) as site:
         site.start()
         await aggregator.wait_for("SubmitUpdate")
+    first = next(
+        heard.request.done
+        for heard in aggregator.heard[reports:]
+        if heard.call == "ReportProgress" and heard.request.phase == "train"
+    )
+    assert first > 1
+
+
+async def test_a_cache_that_was_made_smaller_after_a_full_disk_costs_no_checkpoint(
+    site: AgentSite, aggregator: FakeAggregator
+) -> None:
+    """The disk fills in mid-training; the administrator does what `doctor` says, and reloads."""
+    aggregator.offer(aggregator.make_offer(task(), config="steps = 60\ndelay_s = 0.02"))
+    site.start()
+    await training(aggregator)
+    await site.stop()
+    site.work.config = site.config.model_copy(update={"data": DataConfig(cache_bytes=1_000_000_000)})
+    reports = len(aggregator.heard)
+    site.start()
+    await aggregator.wait_for("SubmitUpdate")
     first = next(
         heard.request.done
         for heard in aggregator.heard[reports:]
