@@ -17,8 +17,9 @@ from aggregator.services import convert
 from aggregator.services.offers import offered_steps
 from aggregator.space import Space
 from aggregator.tasks import TaskState
-from histofed.base.errors import BadData, NotAuthorised
+from histofed.base.errors import NotAuthorised, TooLarge
 from histofed.base.ids import Digest, SiteId, TaskKey
+from histofed.encodings.file import longest
 from histofed.pki.identity import Role
 from histofed.telemetry.logs import fields
 from histofed.transport.server import Caller
@@ -37,7 +38,7 @@ class SitePermissions:
         self._space = space
 
     async def may_upload(self, who: Caller, task: TaskKey, sha256: Digest, size: int) -> None:
-        """Only the update of the caller's own accepted task, within the experiment's limit, while the disk has room.
+        """Only the update of the caller's own accepted task, no longer than one can be, while the disk has room.
 
         One update at a time: the bytes of another one that the task announced before are removed. Nothing here is awaited,
         so no update can be received meanwhile.
@@ -46,11 +47,9 @@ class SitePermissions:
         self._chronicle.check_met(task.site)
         with self._chronicle.forgotten(task.round):
             self._engine.note_late(task, convert.who(who))
-        limit = self._engine.experiment(task.round.experiment).file.aggregation.max_update_bytes
-        if size > limit:
-            reason = f"the update has {size} bytes, the experiment's limit is {limit} (aggregation.max_update_bytes)"
+        if reason := self._too_long(task, size):
             self._engine.dispatch(task.round, events.Rejected(task.site, reason), who=convert.who(who))
-            raise BadData(f"task {task}: {reason}")
+            raise TooLarge(f"task {task}: {reason}")
         announced = events.Announced(task.site, sha256, size)
         rounds.step(self._engine.round_of(task), announced)  # an announcement that is refused costs no byte
         self._drop_others(task, sha256)
@@ -83,6 +82,16 @@ class SitePermissions:
         """The bytes are complete; the manifest that follows is what counts."""
         check_own(who, task)
         log.info("update uploaded", extra=fields(task, bytes=size))
+
+    def _too_long(self, task: TaskKey, size: int) -> str:
+        """Why no update of the task can be so long; empty where one can. Room that is promised is room that others lack."""
+        limit = self._engine.experiment(task.round.experiment).file.aggregation.max_update_bytes
+        if size > limit:
+            return f"the update has {size} bytes, the experiment's limit is {limit} (aggregation.max_update_bytes)"
+        base = self._engine.store.part(self._engine.round_of(task).base, SHARED)
+        if size > (most := longest(base.bytes)):
+            return f"the update has {size} bytes, one of the round's model at most {most}: send that model's tensors alone"
+        return ""
 
     def _drop_others(self, task: TaskKey, sha256: Digest) -> None:
         """What the site sent for the task under another digest is not wanted any more, in this attempt or an earlier one."""

@@ -14,7 +14,7 @@ from aggregator.engine import Engine
 from aggregator.services.permissions import SitePermissions
 from aggregator.space import Space
 from aggregator.tasks import ANNOUNCEMENTS, TaskState
-from histofed.base.errors import CannotWriteState, Stale, TryLater
+from histofed.base.errors import CannotWriteState, Stale, TooLarge, TryLater
 from histofed.base.ids import Digest, SiteId, TaskKey, sha256
 from histofed.pki.identity import Identity, Role
 from histofed.transport.gate import Caller
@@ -70,6 +70,7 @@ class Centre:
 
 @pytest.fixture
 async def centre(bench: Bench) -> AsyncIterator[Centre]:
+    bench.forge.size = 128 * MIB
     async with bench.engine() as engine:
         await running(engine)
         base = engine.store.latest_model(EXPERIMENT.name)
@@ -122,6 +123,15 @@ async def test_room_is_promised_once(centre: Centre) -> None:
         await centre.announce(sha256(south), len(south), SOUTH)
     centre.room += 4 * MIB
     await centre.send(south, site=SOUTH)
+
+
+async def test_no_site_is_promised_more_than_an_update_of_the_model_takes(centre: Centre) -> None:
+    """One that promises a gigabyte and sends nothing would keep the room from the others until the deadline."""
+    centre.room = 300 * MIB
+    with pytest.raises(TooLarge, match=r"the update has 268435456 bytes, one of the round's model at most 135282688"):
+        await centre.announce(Digest("a" * 64), 256 * MIB)
+    assert centre.engine.open_rounds[0].task(NORTH).state is TaskState.REJECTED
+    await centre.announce(Digest("b" * 64), 129 * MIB, SOUTH)
 
 
 async def test_where_the_disk_lost_room_uploads_end_one_after_the_other(centre: Centre) -> None:
