@@ -134,6 +134,28 @@ async def test_no_site_is_promised_more_than_an_update_of_the_model_takes(centre
     await centre.announce(Digest("b" * 64), 129 * MIB, SOUTH)
 
 
+async def test_an_announcement_that_is_refused_for_room_costs_nothing(centre: Centre) -> None:
+    sent = await centre.send(os.urandom(4096))
+    centre.room = MIB
+    told, files = centre.bench.actions(), centre.files()
+    for number in range(2 * ANNOUNCEMENTS):
+        with pytest.raises(CannotWriteState, match="2 MiB more would leave less than its reserve"):
+            await centre.announce(Digest(f"{number:064x}"), 2 * MIB)
+    assert (centre.bench.actions(), centre.files()) == (told, files)
+    assert centre.engine.open_rounds[0].task(NORTH).weights == sent
+    await centre.announce(sent, 4096)
+
+
+async def test_bytes_that_another_site_sent_too_make_no_room(centre: Centre) -> None:
+    data = os.urandom(4096)
+    for site in (NORTH, SOUTH):
+        await centre.send(data, site=site)
+    centre.room = 5000
+    with pytest.raises(CannotWriteState):
+        await centre.announce(Digest("e" * 64), 4096)
+    await centre.announce(Digest("e" * 64), 900)
+
+
 async def test_where_the_disk_lost_room_uploads_end_one_after_the_other(centre: Centre) -> None:
     north, south = os.urandom(4096), os.urandom(4096)
     await centre.send(north, 1000)
