@@ -71,18 +71,14 @@ class Past:
 
         By name: the last round, at most `most` after the first one, whose details may go, and whether there are more.
         """
-        found = {}
+        name, details, rounds = schema.experiments.c.name, schema.events.c, schema.rounds.c
+        # one step down an index each, however many rounds there were
+        oldest = sa.select(sa.func.min(details.round)).where(details.experiment == name).scalar_subquery()
+        last = sa.select(sa.func.max(rounds.number)).where(rounds.experiment == name).scalar_subquery()
+        query = sa.select(name, oldest.label("first"), (last - newest).label("old")).where(oldest <= last - newest)
         with self._database.reading() as connection:
-            for name in connection.execute(sa.select(schema.experiments.c.name)).scalars():
-                # one step down an index each, however many rounds there were
-                details, rounds = schema.events.c, schema.rounds.c
-                oldest = sa.select(sa.func.min(details.round)).where(details.experiment == name)
-                last = sa.select(sa.func.max(rounds.number)).where(rounds.experiment == name)
-                first, newest_round = connection.execute(oldest).scalar_one(), connection.execute(last).scalar_one()
-                if first is not None and newest_round is not None and first <= newest_round - newest:
-                    through = min(newest_round - newest, first + most - 1)
-                    found[ExperimentId(name)] = through, through < newest_round - newest
-        return found
+            rows = connection.execute(query).all()
+        return {ExperimentId(row.name): (min(row.old, row.first + most - 1), row.first + most - 1 < row.old) for row in rows}
 
     def forget(self, models: Sequence[Digest], through: Mapping[ExperimentId, int]) -> None:
         """These models' files are to go; so do events and manifests of rounds up to the given ones. One transaction."""

@@ -15,6 +15,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
@@ -39,6 +40,8 @@ MODELS_AT_ONCE: Final = 16
 """Models that one turn removes, so that the daemon's loop never stands still for long."""
 ROUNDS_AT_ONCE: Final = 200
 """Rounds of an experiment whose details one turn removes."""
+EXPERIMENTS_AT_ONCE: Final = 200
+"""Experiments of which one turn removes details: a record of the journal names them all."""
 
 
 def expendable(models: Sequence[Held], bases: frozenset[Digest], rules: RetentionRules) -> tuple[Digest, ...]:
@@ -114,8 +117,8 @@ class Retention:
         """One step; True when there is more to do. Raises `CannotWriteState`; then a later step makes it good."""
         bases = frozenset(state.base for state in self._engine.open_rounds)
         models = expendable(self._past.models_held(), bases, self.rules)
-        rounds = self._past.detailed_rounds_before(self.rules.rounds, ROUNDS_AT_ONCE)
-        some = models[:MODELS_AT_ONCE]
+        detailed = self._past.detailed_rounds_before(self.rules.rounds, ROUNDS_AT_ONCE)
+        some, rounds = models[:MODELS_AT_ONCE], dict(islice(detailed.items(), EXPERIMENTS_AT_ONCE))
         if some or rounds:
             through = {name: number for name, (number, _) in rounds.items()}
             subject: dict[str, Json] = {
@@ -127,7 +130,8 @@ class Retention:
             log.info("past cleared away", extra=fields(models=len(some), experiments=len(rounds)))
             failpoint("aggregator.retention_decided")
         swept = self._sweep()
-        return bool(models[MODELS_AT_ONCE:]) or any(more for _, more in rounds.values()) or swept == MODELS_AT_ONCE
+        more_rounds = len(detailed) > len(rounds) or any(more for _, more in rounds.values())
+        return len(models) > len(some) or more_rounds or swept == MODELS_AT_ONCE
 
     def _sweep(self) -> int:
         """Remove files that no row wants; not while a model is being made, because its row comes after its files."""

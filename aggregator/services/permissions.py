@@ -17,8 +17,9 @@ from aggregator.services import convert
 from aggregator.services.offers import offered_steps
 from aggregator.space import Space
 from aggregator.tasks import TaskState
-from histofed.base.errors import BadData, NotAuthorised
+from histofed.base.errors import NotAuthorised, TooLarge
 from histofed.base.ids import Digest, SiteId, TaskKey
+from histofed.encodings.file import longest
 from histofed.pki.identity import Role
 from histofed.telemetry.logs import fields
 from histofed.transport.server import Caller
@@ -37,24 +38,23 @@ class SitePermissions:
         self._space = space
 
     async def may_upload(self, who: Caller, task: TaskKey, sha256: Digest, size: int) -> None:
-        """Only the update of the caller's own accepted task, within the experiment's limit, while the disk has room.
+        """Only the update of the caller's own accepted task, no longer than one can be, while the disk has room.
 
-        One update at a time: the bytes of another one that the task announced before are removed. Nothing here is awaited,
-        so no update can be received meanwhile.
+        One update at a time: the bytes of another one that the task announced before are removed once there is room for
+        this one. Nothing here is awaited, so no update can be received meanwhile.
         """
         check_own(who, task)
         self._chronicle.check_met(task.site)
         with self._chronicle.forgotten(task.round):
             self._engine.note_late(task, convert.who(who))
-        limit = self._engine.experiment(task.round.experiment).file.aggregation.max_update_bytes
-        if size > limit:
-            reason = f"the update has {size} bytes, the experiment's limit is {limit} (aggregation.max_update_bytes)"
+        if reason := self._too_long(task, size):
             self._engine.dispatch(task.round, events.Rejected(task.site, reason), who=convert.who(who))
-            raise BadData(f"task {task}: {reason}")
+            raise TooLarge(f"task {task}: {reason}")
         announced = events.Announced(task.site, sha256, size)
         rounds.step(self._engine.round_of(task), announced)  # an announcement that is refused costs no byte
-        self._drop_others(task, sha256)
         self._check_room(task, sha256, size)
+        if self._replaces(task, sha256):
+            self._blobs.forget_others(owner_of(str(task)), sha256, self._engine.store.is_part)
         self._engine.dispatch(task.round, announced, who=convert.who(who))
 
     async def may_download(self, who: Caller, sha256: Digest) -> None:
@@ -84,11 +84,20 @@ class SitePermissions:
         check_own(who, task)
         log.info("update uploaded", extra=fields(task, bytes=size))
 
-    def _drop_others(self, task: TaskKey, sha256: Digest) -> None:
-        """What the site sent for the task under another digest is not wanted any more, in this attempt or an earlier one."""
+    def _too_long(self, task: TaskKey, size: int) -> str:
+        """Why no update of the task can be so long; empty where one can. Room that is promised is room that others lack."""
+        limit = self._engine.experiment(task.round.experiment).file.aggregation.max_update_bytes
+        if size > limit:
+            return f"the update has {size} bytes, the experiment's limit is {limit} (aggregation.max_update_bytes)"
+        base = self._engine.store.part(self._engine.round_of(task).base, SHARED)
+        if size > (most := longest(base.bytes)):
+            return f"the update has {size} bytes, one of the round's model at most {most}: send that model's tensors alone"
+        return ""
+
+    def _replaces(self, task: TaskKey, sha256: Digest) -> bool:
+        """Whether the site may have sent the task's update under another digest, in this attempt or an earlier one."""
         mine = self._engine.round_of(task).task(task.site)
-        if mine.weights != sha256 and (mine.weights is not None or mine.attempt > 1):
-            self._blobs.forget_others(owner_of(str(task)), sha256, self._engine.store.is_part)
+        return mine.weights != sha256 and (mine.weights is not None or mine.attempt > 1)
 
     def _check_room(self, task: TaskKey, sha256: Digest, size: int) -> None:
         """Room for what is still to come, beside what other uploads were promised. Raises `CannotWriteState`."""
@@ -96,13 +105,15 @@ class SitePermissions:
         if self._space.fits(size + sum(whole for _, whole in others.values())):
             return  # as on most disks on most days: no file was looked at
         to_come = self._lacking(task, sha256, size)
+        if self._replaces(task, sha256):
+            to_come -= self._blobs.bytes_of_others(owner_of(str(task)), sha256, self._engine.store.is_part)
         lacking = {other: self._lacking(other, *announced) for other, announced in others.items()}
         mine = self._engine.round_of(task).task(task.site)
         if (mine.weights, mine.update_bytes) == (sha256, size):
             # it was promised its room, as they were; where the disk lost some since, those that need least go first
             # instead of each waiting for the others
             lacking = {other: n for other, n in lacking.items() if (n, str(other)) < (to_come, str(task))}
-        if to_come:
+        if to_come > 0:
             self._space.check(to_come, promised=sum(lacking.values()))
 
     def _announced(self, but: TaskKey) -> Iterator[tuple[TaskKey, tuple[Digest, int]]]:

@@ -36,6 +36,7 @@ from histofed.encodings.loss import Loss, Tally
 from histofed.encodings.planes import pack, skip, unpack
 from histofed.encodings.words import Transform, transform
 from histofed.weights import (
+    HEADER_LIMIT,
     PIECE,
     Array,
     TensorFile,
@@ -80,6 +81,16 @@ class Encoded:
     norm: float
     """L2 norm of (decoded - base), as the aggregator will measure it."""
     loss: Loss
+
+
+def longest(base: int) -> int:
+    """Bytes that no file of an update has more of, in any encoding, where the base's file has `base` bytes.
+
+    A plain one has the base's data behind another header. In an encoded one every plane may be stored as it is, behind four
+    bytes: one byte more for each 8192 of data, and at most 32 for each tensor's last block, which its entry in the base's
+    header outweighs.
+    """
+    return base + base // (BLOCK // _LENGTH.size) + HEADER_LIMIT
 
 
 def encode_file(update: Path, base: Path, form: Form, max_norm: float, target: Path) -> Encoded:

@@ -1,7 +1,8 @@
 """The gate that every call passes before a handler sees it, and every error on its way back.
 
 In this order: TLS version, identity (URI in the certificate), deny list by serial, role, rate, open calls, deadline. On
-streams the deny list is asked again at every message, for a stream outlives the moment it was opened in. Errors of ours
+streams the deny list is asked again at every message, for a stream outlives the moment it was opened in. All of this before
+the request has come: a call whose request never comes is counted like every other, and ends after a minute. Errors of ours
 become their gRPC status with their sentence and their class's name; anything else becomes INTERNAL with a number to look
 up in the log, and its text never leaves the machine. Built by `server.py`; handlers ask `caller(context)` who calls.
 """
@@ -17,14 +18,14 @@ import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 import grpc
 import grpc.aio
 from cryptography import x509
 
 from histofed.base.clock import Clock
-from histofed.base.errors import BadData, CannotWriteState, HistofedError, NotAuthorised, NotEnrolled
+from histofed.base.errors import BadData, CannotWriteState, HistofedError, NotAuthorised, NotEnrolled, TryLater
 from histofed.pki.identity import Identity, identity_of, serial_of
 from histofed.pki.keys import der_of
 from histofed.transport import authz, limits
@@ -161,12 +162,14 @@ class Gate(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in 
         if handler is None:
             return None
         wrap = self._streaming if handler.response_streaming else self._unary
+        # gRPC is told that every request is a stream: it would keep a call from us until its message is here, and one whose
+        # message never comes would count for nobody, and last
+        make = grpc.stream_stream_rpc_method_handler if handler.response_streaming else grpc.stream_unary_rpc_method_handler
         inner = (
             (handler.stream_stream if handler.request_streaming else handler.unary_stream)
             if handler.response_streaming
             else (handler.stream_unary if handler.request_streaming else handler.unary_unary)
         )
-        make = _HANDLERS[handler.request_streaming, handler.response_streaming]
         return make(
             wrap(inner, str(handler_call_details.method), handler.request_streaming),
             request_deserializer=handler.request_deserializer,
@@ -174,16 +177,16 @@ class Gate(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in 
         )
 
     def _unary(self, inner: Callable[..., Awaitable[Any]], method: str, streaming_in: bool) -> Callable[..., Any]:
-        async def handle(request: Any, context: Context) -> Any:
+        async def handle(requests: Any, context: Context) -> Any:
             async with self._answering(method, context, unary=not streaming_in):
-                return await inner(self._screened(request, context) if streaming_in else request, context)
+                return await inner(self._screened(requests, context) if streaming_in else await _only(requests), context)
 
         return handle
 
     def _streaming(self, inner: Callable[..., AsyncIterator[Any]], method: str, streaming_in: bool) -> Callable[..., Any]:
-        async def handle(request: Any, context: Context) -> AsyncIterator[Any]:
+        async def handle(requests: Any, context: Context) -> AsyncIterator[Any]:
             async with self._answering(method, context, unary=False):
-                responses = inner(self._screened(request, context) if streaming_in else request, context)
+                responses = inner(self._screened(requests, context) if streaming_in else await _only(requests), context)
                 async for response in responses:
                     self._admission.still(context)
                     yield response
@@ -222,6 +225,17 @@ class Gate(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in 
             )
 
 
+async def _only(requests: AsyncIterator[Any]) -> Any:
+    """The message of a call that has one. Raises `BadData` where there is none, and `TryLater` where none came for long."""
+    try:
+        async with asyncio.timeout(limits.STALL_S):
+            async for request in requests:
+                return request
+    except TimeoutError as error:
+        raise TryLater(f"the call's request did not come for {limits.STALL_S:g} seconds; call again") from error
+    raise BadData("the call ended without its request: send one")
+
+
 async def answer(context: Context, error: HistofedError) -> None:
     """End the call with the error's status, sentence and class."""
     await context.abort(
@@ -246,11 +260,3 @@ def _require_tls13(context: Context) -> None:
     version = auth.get("ssl_tls_version", [b"TLSv1.3"])[0]
     if version != b"TLSv1.3":
         raise NotEnrolled(f"the connection uses {version.decode(errors='replace')}: TLS 1.3 is required")
-
-
-_HANDLERS: Final[dict[tuple[bool, bool], Callable[..., Any]]] = {
-    (False, False): grpc.unary_unary_rpc_method_handler,
-    (False, True): grpc.unary_stream_rpc_method_handler,
-    (True, False): grpc.stream_unary_rpc_method_handler,
-    (True, True): grpc.stream_stream_rpc_method_handler,
-}

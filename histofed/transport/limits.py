@@ -24,7 +24,8 @@ ACK_EVERY_S: Final = 5.0
 WINDOW: Final = 2 * SYNC_EVERY
 """Bytes that a sender may be ahead of the acknowledgements: one stretch on its way while the one before is synced."""
 STALL_S: Final = 60.0
-"""A transfer in which no byte moved for this long is dead; it is cut and resumed."""
+"""A transfer in which no byte moved for this long is dead; it is cut and resumed. A call whose request does not come is
+cut too."""
 TURNS: Final = 2
 """Transfers that go on at once whatever they move; two fill two cores."""
 LINE: Final = 100e6

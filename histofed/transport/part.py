@@ -13,6 +13,7 @@ import contextlib
 import hashlib
 import logging
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from histofed.base import durable
@@ -28,11 +29,15 @@ _log = logging.getLogger(__name__)
 class PartFile:
     """One growing file. Not thread-safe: whoever shares it locks."""
 
-    def __init__(self, path: Path, expected: Digest, size: int) -> None:
-        """Open or create `path`, to become `size` bytes with digest `expected`. Raises `CannotWriteState`."""
+    def __init__(self, path: Path, expected: Digest, size: int, *, check_wanted: Callable[[], None] = lambda: None) -> None:
+        """Open or create `path`, to become `size` bytes with digest `expected`; hashes what is there.
+
+        `check_wanted` is asked at each chunk of that: what it raises ends it. Raises `CannotWriteState`.
+        """
         self.size = size
         self._path = path
         self._expected = expected
+        self._check_wanted = check_wanted
         self._what = f"blob {expected[:12]}…"
         self._hash = hashlib.sha256()
         self._sums = Sums(path)
@@ -74,6 +79,7 @@ class PartFile:
     def _hash_until(self, offset: int, end: int) -> int:
         """Add the file's bytes from `offset` on to the digest; returns where it ended, before `end` in a shorter file."""
         while offset < end and (data := os.pread(self._descriptor, min(limits.CHUNK, end - offset), offset)):
+            self._check_wanted()
             self._hash.update(data)
             offset += len(data)
         return offset

@@ -38,12 +38,11 @@ class Upload:
     def hand_over(self, writer: Writer, size: int) -> None:
         """The writer before finds itself refused. Raises `CannotWriteState`, `Stale`."""
         with self.lock:
-            if self.unwanted:
-                raise Stale(self.unwanted)
+            self.check_wanted()
             if self.part is not None and self.part.size != size:
                 self._close()
             if self.part is None:
-                self.part = PartFile(self._path, self._sha, size)
+                self.part = PartFile(self._path, self._sha, size, check_wanted=self.check_wanted)
             self.part.commit()
             self.writer = writer
 
@@ -54,10 +53,18 @@ class Upload:
                 self.writer = None
                 self._close()
 
+    def check_wanted(self) -> None:
+        """Raises `Stale` once it was ended."""
+        if self.unwanted:
+            raise Stale(self.unwanted)
+
     def end(self, reason: str) -> None:
-        """Nobody wants it any more: what is being written is waited for, and nothing is written after it."""
+        """Nobody wants it any more: what is being written is waited for, and nothing is written after it.
+
+        Waits for one write or one chunk that is hashed, never for the file: the daemon's loop calls it.
+        """
+        self.unwanted = reason  # before the lock, so that whoever hashes under it stops
         with self.lock:
-            self.unwanted = reason
             self.writer = None
             self._close()
 
@@ -84,9 +91,8 @@ class Writer:
 
     @property
     def committed(self) -> int:
-        """Bytes on disk. Raises `Stale`."""
-        with self._upload.lock:
-            return self._held().committed
+        """Bytes on disk. Never waits, for the daemon's loop asks. Raises `Stale`."""
+        return self._held().committed
 
     def append(self, offset: int, data: bytes | memoryview, *, sync: bool = False) -> int:
         """Add the next bytes; sync when asked or when a stretch is full. Returns the bytes on disk.
@@ -118,8 +124,8 @@ class Writer:
         self._on_close()
 
     def _held(self) -> PartFile:
-        if self._upload.unwanted:
-            raise Stale(self._upload.unwanted)
-        if self._upload.writer is not self or self._upload.part is None:
+        self._upload.check_wanted()
+        part = self._upload.part
+        if self._upload.writer is not self or part is None:
             raise Stale("another connection of this site sends the same blob now; this one stops")
-        return self._upload.part
+        return part

@@ -73,9 +73,7 @@ class BlobStore:
         """Bytes of `owner`'s upload that are here; the whole length when it is complete."""
         if self.received(sha, owner):
             return self.size(sha)
-        with contextlib.suppress(FileNotFoundError):
-            return self._part(sha, owner).stat().st_size
-        return 0
+        return _length(self._part(sha, owner))
 
     def adopt(self, path: Path, sha: Digest) -> None:
         """Take over a complete, synced file of this machine whose digest was found while it was written; durable.
@@ -114,7 +112,12 @@ class BlobStore:
 
     def forget_others(self, owner: str, sha: Digest, keep: Callable[[Digest], bool]) -> None:
         """The same for what `owner` sent, or is sending, of any other blob than `sha`. Raises `CannotWriteState`."""
-        self._drop(lambda name, sender: sender == owner and name != sha, keep, _ANOTHER)
+        self._drop(_others(owner, sha), keep, _ANOTHER)
+
+    def bytes_of_others(self, owner: str, sha: Digest, keep: Callable[[Digest], bool]) -> int:
+        """What `forget_others` would give back to the disk. Raises `CannotWriteState`."""
+        with self._names, durable.state_errors("what a site sent before"):
+            return sum(map(_length, self._leaving(_others(owner, sha), keep)))
 
     def _drop(self, unwanted: Callable[[str, str], bool], keep: Callable[[Digest], bool], reason: str) -> None:
         self._end(unwanted, reason)
@@ -122,25 +125,31 @@ class BlobStore:
             self._remove(unwanted, lambda name: name in self._adopted or keep(name))
 
     def _remove(self, unwanted: Callable[[str, str], bool], keep: Callable[[Digest], bool]) -> None:
+        with durable.state_errors("what a round left"):
+            for path in self._leaving(unwanted, keep):
+                path.unlink(missing_ok=True)
+            durable.fsync_directory(self._directory)
+
+    def _leaving(self, unwanted: Callable[[str, str], bool], keep: Callable[[Digest], bool]) -> list[Path]:
+        """The files of these uploads, each blob that nobody else sent behind its receipts."""
+        gone: list[Path] = []
         sent: dict[Digest, list[Path]] = {}
         kept: set[Digest] = set()
-        with durable.state_errors("what a round left"):
-            for path in sorted(self._directory.iterdir()):
-                name, _, rest = path.name.partition(".")
-                owner, _, kind = rest.partition(".")
-                if kind in ("part", "part.sums") and unwanted(name, owner):
-                    path.unlink(missing_ok=True)
-                elif kind == "received":
-                    if unwanted(name, owner):
-                        sent.setdefault(digest(name), []).append(path)
-                    else:
-                        kept.add(digest(name))
-            for name, receipts in sent.items():
-                for path in receipts:
-                    path.unlink(missing_ok=True)
-                if name not in kept and not keep(name):
-                    self.path(name).unlink(missing_ok=True)
-            durable.fsync_directory(self._directory)
+        for path in sorted(self._directory.iterdir()):
+            name, _, rest = path.name.partition(".")
+            owner, _, kind = rest.partition(".")
+            if kind in ("part", "part.sums") and unwanted(name, owner):
+                gone.append(path)
+            elif kind == "received":
+                if unwanted(name, owner):
+                    sent.setdefault(digest(name), []).append(path)
+                else:
+                    kept.add(digest(name))
+        for name, receipts in sent.items():
+            gone += receipts
+            if name not in kept and not keep(name):
+                gone.append(self.path(name))
+        return gone
 
     def sweep(self, keep: Callable[[Digest], bool], most: int) -> int:
         """Remove up to `most` complete blobs that nobody sent and that `keep` does not want; how many there were.
@@ -192,6 +201,18 @@ class BlobStore:
 
     def _receipt(self, sha: str, owner: str) -> Path:
         return self._directory / f"{digest(sha)}.{owner}.received"
+
+
+def _others(owner: str, sha: Digest) -> Callable[[str, str], bool]:
+    """What `owner` sends of any other blob than `sha`."""
+    return lambda name, sender: sender == owner and name != sha
+
+
+def _length(path: Path) -> int:
+    """Bytes of a file; none where it is not there."""
+    with contextlib.suppress(FileNotFoundError):
+        return path.stat().st_size
+    return 0
 
 
 def _hash_and_sync(path: Path) -> Digest:

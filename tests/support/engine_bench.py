@@ -55,6 +55,8 @@ class StandInForge:
     faults: list[Exception] = field(default_factory=list)
     at: str = "inspect"
     """The step that the faults strike."""
+    size: int = 1
+    """Bytes of its models' shared tensors, as their statements say."""
     forgotten: list[RoundKey] = field(default_factory=list)
     shared: File | None = None
     """Each model's shared tensors, where they are to be on a disk."""
@@ -86,7 +88,7 @@ class StandInForge:
         self.kept = tuple(state.key for state in open_rounds)
 
     def _model(self, number: int, name: ExperimentId = EXPERIMENT.name) -> ModelRow:
-        parts = {"shared": self.shared or File(sha256(str(number).encode()), 1)}
+        parts = {"shared": self.shared or File(sha256(str(number).encode()), self.size)}
         statement = ModelStatement("test", name, "1" * 64, "mean", number, "", parts, "shared", "fedavg", [])
         payload = encode(statement)
         envelope = Envelope(MODEL_TYPE, payload, b"s", b"c")

@@ -14,7 +14,7 @@ from aggregator.engine import Engine
 from aggregator.services.permissions import SitePermissions
 from aggregator.space import Space
 from aggregator.tasks import ANNOUNCEMENTS, TaskState
-from histofed.base.errors import CannotWriteState, Stale, TryLater
+from histofed.base.errors import CannotWriteState, Stale, TooLarge, TryLater
 from histofed.base.ids import Digest, SiteId, TaskKey, sha256
 from histofed.pki.identity import Identity, Role
 from histofed.transport.gate import Caller
@@ -70,6 +70,7 @@ class Centre:
 
 @pytest.fixture
 async def centre(bench: Bench) -> AsyncIterator[Centre]:
+    bench.forge.size = 128 * MIB
     async with bench.engine() as engine:
         await running(engine)
         base = engine.store.latest_model(EXPERIMENT.name)
@@ -122,6 +123,37 @@ async def test_room_is_promised_once(centre: Centre) -> None:
         await centre.announce(sha256(south), len(south), SOUTH)
     centre.room += 4 * MIB
     await centre.send(south, site=SOUTH)
+
+
+async def test_no_site_is_promised_more_than_an_update_of_the_model_takes(centre: Centre) -> None:
+    """One that promises a gigabyte and sends nothing would keep the room from the others until the deadline."""
+    centre.room = 300 * MIB
+    with pytest.raises(TooLarge, match=r"the update has 268435456 bytes, one of the round's model at most 135282688"):
+        await centre.announce(Digest("a" * 64), 256 * MIB)
+    assert centre.engine.open_rounds[0].task(NORTH).state is TaskState.REJECTED
+    await centre.announce(Digest("b" * 64), 129 * MIB, SOUTH)
+
+
+async def test_an_announcement_that_is_refused_for_room_costs_nothing(centre: Centre) -> None:
+    sent = await centre.send(os.urandom(4096))
+    centre.room = MIB
+    told, files = centre.bench.actions(), centre.files()
+    for number in range(2 * ANNOUNCEMENTS):
+        with pytest.raises(CannotWriteState, match="2 MiB more would leave less than its reserve"):
+            await centre.announce(Digest(f"{number:064x}"), 2 * MIB)
+    assert (centre.bench.actions(), centre.files()) == (told, files)
+    assert centre.engine.open_rounds[0].task(NORTH).weights == sent
+    await centre.announce(sent, 4096)
+
+
+async def test_bytes_that_another_site_sent_too_make_no_room(centre: Centre) -> None:
+    data = os.urandom(4096)
+    for site in (NORTH, SOUTH):
+        await centre.send(data, site=site)
+    centre.room = 5000
+    with pytest.raises(CannotWriteState):
+        await centre.announce(Digest("e" * 64), 4096)
+    await centre.announce(Digest("e" * 64), 900)
 
 
 async def test_where_the_disk_lost_room_uploads_end_one_after_the_other(centre: Centre) -> None:

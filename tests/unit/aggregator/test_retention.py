@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -214,9 +215,33 @@ async def test_events_and_manifests_of_old_rounds_go_and_the_rounds_stay(bench: 
         assert len(engine.store.rounds("demo")) == 5
 
 
-def rounds_with_events(engine: Engine) -> set[int]:
+async def test_details_of_thousands_of_experiments_go_some_at_a_time(bench: Bench) -> None:
+    """A record of the journal names those of which something goes."""
+    names = {f"{number:04d}-{'x' * 35}" for number in range(1500)}
+    async with bench.engine() as engine:
+        await opened(engine)
+        with engine.store._database.writing() as connection:
+            experiment = connection.execute(sa.select(schema.experiments)).one()._mapping
+            planned = connection.execute(sa.select(schema.rounds)).one()._mapping
+            connection.execute(sa.insert(schema.experiments), [{**experiment, "name": name} for name in names])
+            rounds = [{**planned, "experiment": name, "number": number} for name in names for number in (1, 2)]
+            connection.execute(sa.insert(schema.rounds), rounds)
+            details = [{"at": "2026", "experiment": name, "round": 1, "event": "{}"} for name in names]
+            connection.execute(sa.insert(schema.events), details)
+        turns = retention(bench, engine, RetentionRules(rounds=1))
+        turns.turn()
+        assert 1 in rounds_with_events(engine, names), "not all at once"
+        while turns.apply():
+            pass
+        assert rounds_with_events(engine, names) == set()
+    told = [record.subject["details_through_round"] for record in bench.audit() if record.action == "retention.decided"]
+    assert {name for some in told for name in some} == names  # type: ignore[union-attr]  # a table by name
+
+
+def rounds_with_events(engine: Engine, names: Collection[str] = ("demo",)) -> set[int]:
     with engine.store._database.reading() as connection:
-        return set(connection.execute(sa.select(schema.events.c.round)).scalars())
+        found = connection.execute(sa.select(schema.events.c.experiment, schema.events.c.round)).all()
+    return {row.round for row in found if row.experiment in names}
 
 
 # --- a disk that fills ------------------------------------------------------------------------------------------------

@@ -13,8 +13,10 @@ from histofed import weights
 from histofed.base.encoding import ENCODINGS, EXACT, Encoding
 from histofed.base.errors import BadData
 from histofed.base.hashing import sha256_file
-from histofed.encodings.file import DecodedFile, Encoded, Form, encode_file, open_encoded
-from histofed.weights import PIECE, Array, TensorFile, difference
+from histofed.encodings.file import DecodedFile, Encoded, Form, encode_file, encoded_header, longest, open_encoded
+from histofed.encodings.planes import pack
+from histofed.encodings.words import transform
+from histofed.weights import HEADER_LIMIT, PIECE, Array, TensorFile, difference, dtype_of
 from tests.unit.encodings.conftest import MakePair, Pair
 
 CODED = tuple(name for name in ENCODINGS if name != "float32")
@@ -57,6 +59,32 @@ def test_what_it_says_of_itself_is_what_a_reader_measures(pair: Pair, tmp_path: 
     assert written.loss.relative == pytest.approx(np.linalg.norm(error) / np.linalg.norm(step))
     assert written.loss.ratio == written.file.bytes / sum(array.nbytes for array in trained.values())
     assert (written.loss.largest == 0.0) == (encoding in EXACT)
+
+
+@pytest.mark.parametrize("encoding", CODED)
+def test_none_is_longer_than_is_allowed_for(make_pair: MakePair, tmp_path: Path, encoding: Encoding) -> None:
+    """Noise behind its lengths: many blocks, and tensors so small that they are nearly nothing else."""
+    noise = np.random.default_rng(1)
+    scalars = {f"{number}": np.array(1.0) for number in range(2000)}
+    pair = make_pair({**scalars, "long": np.ones(100 * PIECE + 1, np.float32), "wide": np.ones(PIECE)}, {})
+    header = encoded_header(pair.form(encoding))
+    with TensorFile(pair.base) as base, (tmp_path / "coded").open("wb") as coded:
+        coded.write(header)
+        for name, spec in base.specs.items():
+            words = transform(encoding, dtype_of(spec)).words
+            for piece in base.pieces(name):
+                coded.write(pack(np.frombuffer(noise.bytes(piece.size * words.itemsize), words)))
+    with TensorFile(pair.base) as base, DecodedFile(tmp_path / "coded", base, pair.form(encoding)) as read:
+        assert len(read.specs) == 2002
+    allowed = longest(pair.base.stat().st_size)
+    assert (tmp_path / "coded").stat().st_size - len(header) <= allowed - HEADER_LIMIT
+    assert len(header) <= HEADER_LIMIT
+
+
+def test_nor_is_a_plain_one_with_as_much_header_as_is_read(pair: Pair, tmp_path: Path) -> None:
+    written = weights.save(tmp_path / "plain", weights.read(pair.update), {"words": "x" * (HEADER_LIMIT - 1000)})
+    with TensorFile(tmp_path / "plain"):
+        assert written.bytes <= longest(pair.base.stat().st_size)
 
 
 @pytest.mark.parametrize("encoding", CODED)

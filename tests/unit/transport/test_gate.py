@@ -6,14 +6,25 @@ import asyncio
 import contextlib
 import errno
 import logging
+from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import grpc.aio
 import pytest
 
 from histofed.base.clock import FakeClock, SystemClock
-from histofed.base.errors import CannotWriteState, HistofedError, NotAuthorised, NotEnrolled, TryLater, all_errors
+from histofed.base.errors import (
+    BadData,
+    CannotWriteState,
+    HistofedError,
+    NotAuthorised,
+    NotEnrolled,
+    TryLater,
+    all_errors,
+)
+from histofed.transport import limits
 from histofed.transport.channel import Connection, open_connection
 from histofed.transport.gate import caller
 from histofed.transport.rate import Rate
@@ -126,6 +137,50 @@ async def test_a_member_that_lets_its_calls_hang_leaves_the_others_theirs(tmp_pa
         await south.call(rounds_pb2_grpc.FleetServiceStub(south.channel).Hello, HELLO)
         downloads.pop().cancel()
         await hello_at_last(one)
+
+
+def slowly(connection: Connection, method: str = "FleetService/Hello") -> Any:
+    """The method, called with its request as a stream: on the wire that is the same, and it may be late."""
+    return connection.channel.stream_unary(f"/histofed.v1.{method}", None, None)
+
+
+async def never() -> AsyncIterator[bytes]:
+    """A request that does not come."""
+    await asyncio.Event().wait()
+    yield b""
+
+
+@pytest.mark.parametrize("method", ["FleetService/Hello", "FleetService/WaitForWork", "BlobService/Download"])
+async def test_calls_whose_request_does_not_come_count_too(tmp_path: Path, method: str) -> None:
+    async with (
+        serving(tmp_path, FEDERATION, open_calls=2) as wire,
+        open_connection(wire.address, SITE) as north,
+        open_connection(wire.address, FEDERATION.site("south")) as south,
+    ):
+        opened = [slowly(north, method)(never(), timeout=60) for _ in range(3)]
+        async with asyncio.timeout(30):
+            (refused,), _ = await asyncio.wait(
+                [asyncio.ensure_future(call.details()) for call in opened], return_when=asyncio.FIRST_COMPLETED
+            )
+        assert refused.result().startswith("spiffe://test.example/site/north-clinic has 2 calls open")
+        await south.call(rounds_pb2_grpc.FleetServiceStub(south.channel).Hello, HELLO)
+
+
+async def test_a_call_whose_request_does_not_come_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(limits, "STALL_S", 0.01)
+    async with serving(tmp_path, FEDERATION) as wire, open_connection(wire.address, SITE) as connection:
+        with pytest.raises(TryLater, match=r"request did not come for 0\.01 seconds; call again"):
+            await connection.call(slowly(connection), never())
+
+
+async def test_a_call_without_its_request_is_refused(tmp_path: Path) -> None:
+    async def nothing() -> AsyncIterator[bytes]:
+        return
+        yield
+
+    async with serving(tmp_path, FEDERATION) as wire, open_connection(wire.address, SITE) as connection:
+        with pytest.raises(BadData, match="ended without its request"):
+            await connection.call(slowly(connection), nothing())
 
 
 async def test_a_revoked_certificate_is_refused_at_the_next_call(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import os
 import shutil
 import tempfile
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -214,6 +215,57 @@ def test_an_upload_that_was_not_open_yet_when_its_round_ended_does_not_begin(sto
         with pytest.raises(Stale, match="the round has ended"):
             writer.open(len(BLOB))
     assert list(store.path(NAME).parent.iterdir()) == []
+
+
+def test_an_upload_that_is_ended_while_what_is_there_is_hashed_keeps_nobody_waiting(
+    store: BlobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The daemon's loop ends it."""
+    with contextlib.closing(store.writer(NAME, NORTH).open(len(BLOB))) as writer:
+        writer.append(0, BLOB)
+    monkeypatch.setattr(limits, "CHUNK", 64)
+    ended, hashing, chunks = threading.Event(), threading.Event(), list[int]()
+
+    def pread(descriptor: int, size: int, offset: int) -> bytes:
+        hashing.set()
+        ended.wait(0.1)  # of each chunk: seconds in all
+        chunks.append(offset)
+        return BLOB[offset : offset + size]
+
+    monkeypatch.setattr(os, "pread", pread)
+    with contextlib.closing(store.writer(NAME, NORTH)) as writer, ThreadPoolExecutor() as pool:
+        opening = pool.submit(writer.open, len(BLOB))
+        hashing.wait()
+        store.forget({NORTH}, keep=lambda _: False)
+        ended.set()
+        with pytest.raises(Stale, match="the round has ended"):
+            opening.result()
+    assert len(chunks) < len(BLOB) / 64
+    assert list(store.path(NAME).parent.iterdir()) == []
+
+
+def test_how_much_is_here_is_told_while_another_connection_hashes_it(
+    store: BlobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The daemon's loop asks."""
+    earlier = store.writer(NAME, NORTH).open(len(BLOB))
+    earlier.append(0, BLOB[:1000], sync=True)
+    told, hashing, read = threading.Event(), threading.Event(), os.pread
+
+    def pread(descriptor: int, size: int, offset: int) -> bytes:
+        hashing.set()
+        assert told.wait(10), "it was not told meanwhile"
+        return read(descriptor, size, offset)
+
+    monkeypatch.setattr(os, "pread", pread)
+    with contextlib.closing(store.writer(NAME, NORTH)) as later, ThreadPoolExecutor() as pool:
+        opening = pool.submit(later.open, len(BLOB) + 1)
+        hashing.wait()
+        with pytest.raises(Stale, match="another connection of this site"):
+            _ = earlier.committed
+        told.set()
+        assert opening.result().committed == 1000
+    earlier.close()
 
 
 def test_an_upload_begins_anew_while_the_one_that_was_ended_hangs_on(store: BlobStore) -> None:
