@@ -120,7 +120,8 @@ class BlobService:
                 yield transfer_pb2.UploadResponse(committed=self._store.size(sha), complete=True)
                 return
             base = await self._permissions.base_of(task)
-            await in_thread(writer.open, size)
+            async with writer.opening:
+                await in_thread(writer.open, size)
             with opened(self._store.path(base) if base else None) as held, self._turns.queue(who.name) as turn:
                 # what a site sends before it is read would lie here, some MiB of each that waits
                 while writer.committed < size and not await turn.came():

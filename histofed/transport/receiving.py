@@ -7,6 +7,7 @@ ended it removes them. Thread-safe; calls may block on the disk. Used by `store.
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -25,6 +26,8 @@ class Upload:
         self.lock = threading.Lock()
         self.names = names
         """Of the folder: taken after `lock`."""
+        self.opening = asyncio.Lock()
+        """Held by the connection that opens, so that however many there are, one thread waits for `lock`."""
         self.users = 0
         self.part: PartFile | None = None
         self.writer: Writer | None = None
@@ -48,6 +51,8 @@ class Upload:
 
     def let_go(self, writer: Writer) -> None:
         """The writer's connection is over; what it wrote stays."""
+        if self.writer is not writer:
+            return  # and it will not be: its own `hand_over` is over. No thread needs to wait for another one's
         with self.lock:
             if self.writer is writer:
                 self.writer = None
@@ -90,6 +95,11 @@ class Writer:
         return self
 
     @property
+    def opening(self) -> asyncio.Lock:
+        """To be held around `open` on a daemon's loop: it hashes in a thread, and a site may open any number of times."""
+        return self._upload.opening
+
+    @property
     def committed(self) -> int:
         """Bytes on disk. Never waits, for the daemon's loop asks. Raises `Stale`."""
         return self._held().committed
@@ -100,6 +110,7 @@ class Writer:
         Raises `Stale` (a later connection writes now, or nobody wants the upload any more), `TryLater` (not the next byte),
         `TooLarge`, `CannotWriteState`.
         """
+        self._held()  # before the lock too: who is refused waits for nobody
         with self._upload.lock:
             part = self._held()
             part.append(offset, data)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import gc
 import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
+import grpc.aio
 import pytest
 
 from histofed.base.clock import FakeClock, SystemClock
@@ -28,6 +31,7 @@ from histofed.base.ids import Digest, TaskKey, sha256
 from histofed.transport import blobs, limits
 from histofed.transport.backoff import Backoff
 from histofed.transport.channel import Connection, open_connection
+from histofed.transport.receiving import Upload, Writer
 from histofed.transport.store import BlobStore, owner_of
 from histofed.v1 import transfer_pb2, transfer_pb2_grpc
 from tests.support.pki import Federation
@@ -336,6 +340,47 @@ async def test_the_later_of_two_connections_wins(folder: Path, source: Path) -> 
         with pytest.raises(Stale, match="another connection of this site"):
             await anext(first)
         assert wire.store.path(NAME).read_bytes() == BLOB
+
+
+async def test_who_opens_one_upload_many_times_leaves_others_the_disk(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To open is to hash what is there: seconds of a thread, of which there are a few."""
+    calls, hashed, came = 40, threading.Event(), asyncio.Semaphore(0)
+    hand_over = Upload.hand_over
+
+    def hash_for_long(upload: Upload, writer: Writer, size: int) -> None:
+        hashed.wait(30)
+        hand_over(upload, writer, size)
+
+    async def base_of(task: TaskKey) -> None:
+        came.release()
+
+    async with serving(folder, FEDERATION) as wire, open_connection(wire.address, SITE) as connection:
+        put(wire.store, other := os.urandom(1000))
+        name = sha256(other)
+        wire.permissions.released.add(name)
+        monkeypatch.setattr(Upload, "hand_over", hash_for_long)
+        monkeypatch.setattr(wire.permissions, "base_of", base_of)
+
+        async def begin() -> None:
+            wanted = transfer_pb2.GetUploadRequest(task=TASK, sha256=NAME, bytes=len(BLOB))
+            call = transfer_pb2_grpc.BlobServiceStub(connection.channel).Upload()
+            await call.write(transfer_pb2.UploadRequest(blob=wanted))
+            with contextlib.suppress(grpc.aio.AioRpcError):
+                await call.read()
+
+        async with asyncio.TaskGroup() as uploads:
+            for _ in range(calls):
+                uploads.create_task(begin())
+            for _ in range(calls):
+                await came.acquire()
+            try:
+                async with asyncio.timeout(10), open_connection(wire.address, FEDERATION.site("south")) as another:
+                    await fetch(another, tmp_path / "fetched", name=name, size=len(other))
+            finally:
+                hashed.set()
+    assert (tmp_path / "fetched").read_bytes() == other
 
 
 @pytest.mark.parametrize("when", ["before the first byte", "in the middle"])
