@@ -40,8 +40,6 @@ def state_directory(folder: Path, reserve: int, first: str) -> str | Doubt:
     for file in (path for path in sorted(folder.iterdir()) if path.is_file()):
         if (refused := denial(file)) is not None:
             raise refused
-    if os.statvfs(folder).f_flag & os.ST_RDONLY:
-        raise CannotWriteState(f"{folder} is on a file system that is mounted read-only: remount it, or repair the disk")
     free = free_bytes(folder)
     if free < reserve:
         raise CannotWriteState(f"the disk of {folder} has {megabytes(free)} free, less than {megabytes(reserve)}: make room")
