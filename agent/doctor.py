@@ -17,6 +17,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
+from agent import status
 from agent.config import AgentConfig, DataConfig, proxy_setting
 from agent.consent import load_policy
 from agent.enrolment import own_site
@@ -74,7 +75,7 @@ def checks(loaded: Loaded[AgentConfig], clock: Clock) -> Iterable[Check]:
         yield Check("certificate", lambda: certificate(layout.identity, clock))
         return  # without an identity there is nothing to connect as, and no daemon that ran
     yield Check("certificate", lambda: certificate(layout.identity, clock))
-    yield Check("daemon", lambda: checkup.running(layout.lock, "histofed-agent run, or systemctl start histofed-agent"))
+    yield Check("daemon", lambda: status.examine(layout, clock, "histofed-agent run, or systemctl start histofed-agent"))
     yield Check("name", lambda: name(aggregator_address(config.aggregator, layout), proxy_setting(config)))
     yield Check(
         "aggregator",

@@ -15,7 +15,7 @@ from typing import Final
 from aggregator.config import AggregatorConfig
 from aggregator.database import revisions
 from aggregator.lifetime import ending, missing_hosts
-from histofed.audit import verify
+from histofed.audit import history, verify
 from histofed.backup import swap
 from histofed.base import checkup
 from histofed.base.clock import Clock, from_iso
@@ -55,7 +55,7 @@ def checks(loaded: Loaded[AggregatorConfig], clock: Clock) -> Iterable[Check]:
     yield Check("CA", lambda: authority(identity, config.federation, clock))
     yield Check("certificate", lambda: certificate(identity, config.public_hosts, clock))
     yield Check("clock", lambda: checkup.clock(clock.now(), _newest(state / "journal")))
-    yield Check("journal", lambda: verify.examine(state / "journal"))
+    yield Check("journal", lambda: history.examine(state / "journal"))
     if not (state / "blobs").is_dir():
         yield Check("database", lambda: Doubt("there is none yet; the daemon's first start makes it"))
         return

@@ -16,14 +16,15 @@ from agent import doctor
 from agent.cli import main
 from agent.config import AgentConfig, DataConfig, TrainerConfig
 from agent.layout import Layout
+from agent.status import Status, write_status
 from histofed.base import checkup, durable
 from histofed.base.clock import Clock, FakeClock, SystemClock
 from histofed.base.config import Loaded
 from histofed.base.doctor import Doubt, Finding, diagnosis
-from histofed.base.errors import AggregatorUnavailable, BadData, ConfigError, NotEnrolled, TrainingFailed
+from histofed.base.errors import AggregatorUnavailable, BadData, ConfigError, NotEnrolled, TrainingFailed, WentBack
 from histofed.base.proxy import ProxySetting
 from histofed.pki.credentials import Credentials
-from tests.support.agent_site import SITE, AgentSite
+from tests.support.agent_site import SITE, AgentSite, until
 from tests.support.fake_aggregator import FakeAggregator
 from tests.support.federation import CONSENT, free_ports
 from tests.support.pki import Federation
@@ -94,6 +95,41 @@ async def test_a_healthy_site_is_well_and_nothing_is_changed(site: AgentConfig, 
     assert findings["training"].words == "torch 2.9.0 on GPU NVIDIA H200"
     assert "accepts our certificate" in findings["aggregator"].words
     assert contents(site.state_dir) == before
+
+
+async def test_a_daemon_that_is_refused_is_not_well(
+    tmp_path: Path, federation: Federation, aggregator: FakeAggregator
+) -> None:
+    aggregator.answers["Hello"] = [WentBack("this aggregator's history went back")]
+    async with AgentSite(tmp_path / "site", federation.site(SITE), aggregator.address) as built:
+        with durable.lock(built.layout.lock, "histofed-agent"):
+            assert (await daemon_finding(built)).state == "warn", "it has just begun to connect"
+            built.start()
+            await until(lambda: "went back" in built.sessions.words)
+            refused = await daemon_finding(built)
+    assert (refused.state, refused.error) == ("fail", "AggregatorUnavailable")
+    assert refused.words.endswith(f"and says: not connected to {aggregator.address}: this aggregator's history went back")
+
+
+async def test_a_daemon_that_is_connected_is_well(
+    tmp_path: Path, federation: Federation, aggregator: FakeAggregator
+) -> None:
+    async with AgentSite(tmp_path / "site", federation.site(SITE), aggregator.address) as built:
+        with durable.lock(built.layout.lock, "histofed-agent"):
+            built.start()
+            await until(lambda: built.sessions.connected)
+            finding = await daemon_finding(built)
+    assert (finding.state, finding.words) == ("ok", f"it runs, process {os.getpid()}")
+
+
+async def daemon_finding(site: AgentSite) -> Finding:
+    """Of a daemon that has just written its status."""
+    said = site.sessions
+    write_status(
+        site.layout,
+        Status("0.1.0", SITE, site.link.address, said.connected, said.words, None, 0, "2030-01-01", os.getpid()),
+    )
+    return (await found(site.config))["daemon"]
 
 
 async def test_no_word_names_anything_below_the_data_root(site: AgentConfig, monkeypatch: pytest.MonkeyPatch) -> None:
