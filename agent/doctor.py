@@ -82,12 +82,13 @@ def checks(loaded: Loaded[AgentConfig], clock: Clock) -> Iterable[Check]:
         lambda: reach(aggregator_address(config.aggregator, layout), layout.identity, clock, proxy_setting(config)),
     )
     yield Check("clock", lambda: checkup.clock(clock.now(), _newest(layout.journal)))
-    if not layout.outbox.is_dir():
+    if not (layout.state.exists() or layout.journal.is_dir()):  # a restored state has not run, and no outbox need be in it
         yield Check("journal", lambda: Doubt("there is none yet; the daemon's first start makes it"))
         return
     yield Check("journal", lambda: verify.examine(layout.journal))
     yield Check("database", lambda: database(layout.state))
-    yield Check("outbox", lambda: outbox(layout.outbox))
+    if layout.outbox.is_dir():
+        yield Check("outbox", lambda: outbox(layout.outbox))
     yield Check("cache", lambda: cache(config.data, layout))
 
 

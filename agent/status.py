@@ -108,11 +108,12 @@ def _fresh(layout: Layout, clock: Clock) -> bool:
 
 
 def read_status(layout: Layout, clock: Clock) -> Seen:
-    """What the daemon last said. Raises `NotFound` when none ever ran here, `BadData` for a damaged file."""
+    """What the daemon last said. Raises `NotFound` when none ran here, or none since a restore, `BadData` for damage."""
     try:
         found: Any = TypeAdapter(Status).validate_json(layout.status.read_bytes())
     except FileNotFoundError as error:
-        raise NotFound(f"no agent ever ran with the state directory {layout.root}; start histofed-agent run") from error
+        none = "no agent has run since the state was restored" if layout.state.exists() else "no agent ever ran"
+        raise NotFound(f"{none} with the state directory {layout.root}; start histofed-agent run") from error
     except ValidationError as error:
         raise BadData(f"{layout.status} cannot be read; it is written again when the agent runs") from error
     process = found.process

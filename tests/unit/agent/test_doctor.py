@@ -12,16 +12,16 @@ from pathlib import Path
 
 import pytest
 
-from agent import doctor
+from agent import backup, doctor, restore
 from agent.cli import main
 from agent.config import AgentConfig, DataConfig, TrainerConfig
 from agent.layout import Layout
-from agent.status import Status, write_status
+from agent.status import Status, read_status, write_status
 from histofed.base import checkup, durable
 from histofed.base.clock import Clock, FakeClock, SystemClock
 from histofed.base.config import Loaded
 from histofed.base.doctor import Doubt, Finding, diagnosis
-from histofed.base.errors import AggregatorUnavailable, BadData, ConfigError, NotEnrolled, TrainingFailed, WentBack
+from histofed.base.errors import AggregatorUnavailable, BadData, ConfigError, NotEnrolled, NotFound, TrainingFailed, WentBack
 from histofed.base.proxy import ProxySetting
 from histofed.pki.credentials import Credentials
 from tests.support.agent_site import SITE, AgentSite, until
@@ -149,6 +149,27 @@ def test_before_enrolment_the_first_step_is_named(tmp_path: Path) -> None:
     assert "run histofed-agent enroll first" in findings["state"].words
     assert findings["certificate"].error == "NotEnrolled"
     assert "aggregator" not in findings
+
+
+async def test_a_state_that_was_just_restored_is_looked_at(site: AgentConfig, tmp_path: Path) -> None:
+    layout, clock = Layout(site.state_dir), SystemClock()
+    backup.back_up(layout, tmp_path / "backup", clock, with_identity=True)
+    restored = site.model_copy(update={"state_dir": tmp_path / "restored"})
+    restore.restore(Layout(restored.state_dir), tmp_path / "backup", clock)
+    findings = await found(restored)
+    assert {each.name for each in findings.values() if each.state == "fail"} == set()
+    assert findings["journal"].words.endswith("the chain is whole")
+    assert findings["database"].words.startswith("sound")
+    with pytest.raises(NotFound, match=r"no agent has run since the state was restored .*start histofed-agent run"):
+        read_status(Layout(restored.state_dir), clock)
+
+
+async def test_before_the_first_start_there_is_no_journal(tmp_path: Path, federation: Federation, site: AgentConfig) -> None:
+    layout = Layout(durable.make_directory(tmp_path / "enrolled"))
+    durable.make_directory(layout.identity.parent)
+    federation.site(SITE).save(layout.identity)
+    findings = await found(site.model_copy(update={"state_dir": layout.root}))
+    assert (findings["journal"].state, "database" in findings) == ("warn", False)
 
 
 # --- the checks, one by one -------------------------------------------------------------------------------------------
