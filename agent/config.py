@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from histofed.base.config import Loaded, load
 from histofed.base.errors import ConfigError
@@ -20,6 +20,7 @@ from histofed.base.proxy import ProxySetting
 
 DEFAULT_PATH: Final = Path("/etc/histofed/agent.toml")
 
+_DEVICE = re.compile(r"(auto|cpu|cuda(:(0|[1-9][0-9]*))?)\Z")
 _ADDRESS = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}\Z")
 
 
@@ -51,6 +52,19 @@ class TrainerConfig(_Table):
     """How far training steps back behind the machine's other work."""
     stop_seconds: Annotated[float, Field(gt=0, le=250)] = 120.0
     """Time for a checkpoint after SIGTERM; then SIGKILL. The daemon itself gives up after 270, systemd after 300."""
+
+    @field_validator("device")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if not _DEVICE.match(value):
+            raise ValueError("use auto, cpu, cuda or cuda:N")
+        return value
+
+    @model_validator(mode="after")
+    def _not_one_and_several(self) -> Self:
+        if self.devices > 1 and ":" in self.device:
+            raise ValueError(f"device {self.device!r} names one device and devices = {self.devices} wants several; use cuda")
+        return self
 
 
 class TransferConfig(_Table):

@@ -205,6 +205,10 @@ def training(config: AgentConfig) -> str | Doubt:
             f"trainer.device = {device}, and torch {found['torch']} finds {len(gpus)} GPUs: look at nvidia-smi and at "
             "the CUDA version of torch, or set device = cpu"
         )
+    if device != "cpu" and 1 < config.trainer.devices > len(gpus):  # on a CPU they are processes
+        raise ConfigError(
+            f"trainer.devices = {config.trainer.devices}, and torch {found['torch']} finds {len(gpus)} GPUs: lower it"
+        )
     where = f"GPU {', '.join(gpus)}" if gpus and device != "cpu" else f"CPU ({found['cpu']}, {found['threads']} threads)"
     words = f"torch {found['torch']} on {where}"
     if where.startswith("CPU") and found["cpu"] == "DEFAULT":

@@ -273,6 +273,10 @@ def test_training(monkeypatch: pytest.MonkeyPatch, tiles: Path) -> None:
     config = AgentConfig(trainer=TrainerConfig(device="cuda:1"))
     with pytest.raises(ConfigError, match=r"trainer.device = cuda:1, and torch 2.9.0 finds 1 GPUs"):
         doctor.training(config)
+    with pytest.raises(ConfigError, match=r"trainer.devices = 2, and torch 2.9.0 finds 1 GPUs: lower it"):
+        doctor.training(AgentConfig(trainer=TrainerConfig(devices=2)))
+    processes = doctor.training(AgentConfig(trainer=TrainerConfig(device="cpu", devices=2)))
+    assert processes == "torch 2.9.0 on CPU (AVX2, 8 threads)"
     assert doctor.training(AgentConfig(trainer=TrainerConfig(device="cpu"))) == "torch 2.9.0 on CPU (AVX2, 8 threads)"
     answers(monkeypatch, json.dumps({**PROBE, "cpu": "DEFAULT", "gpus": []}))
     slow = doctor.training(AgentConfig())
