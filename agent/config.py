@@ -122,7 +122,7 @@ class AgentConfig(_Table):
     @field_validator("aggregator")
     @classmethod
     def _address(cls, value: str | None) -> str | None:
-        if value is not None and not _ADDRESS.match(value):
+        if value is not None and not (_ADDRESS.match(value) and 0 < int(value.rpartition(":")[2]) < 65536):
             raise ValueError("write it as host:port, for example aggregator.example.org:8443")
         return value
 

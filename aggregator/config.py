@@ -2,17 +2,40 @@
 
 from __future__ import annotations
 
+import re
+from itertools import combinations
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
-Address = Annotated[str, Field(pattern=r"^(\[[0-9a-fA-F:]+\]|[^:\s/]+):\d{1,5}$")]
-"""`host:port`; an IPv6 host in brackets."""
+_ADDRESS: Final = re.compile(r"(\[[0-9a-fA-F:]+\]|[^:\s/]+):([0-9]{1,5})\Z")
+
+
+def _address(value: str) -> str:
+    found = _ADDRESS.match(value)
+    # gRPC takes a larger port modulo 65536
+    if found is None or int(found[2]) > 65535:
+        raise ValueError("write it as host:port, an IPv6 host in brackets; a port is at most 65535")
+    return value
+
+
+Address = Annotated[str, AfterValidator(_address)]
+"""`host:port`; an IPv6 host in brackets, port 0 for one that is free."""
 
 
 class _Table(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def _clash(one: str, other: str) -> bool:
+    """Whether two addresses want the same port of the same host, or of all hosts."""
+    (host, _, port), (other_host, _, other_port) = one.rpartition(":"), other.rpartition(":")
+    if int(port) != int(other_port) or int(port) == 0:
+        return False
+    hosts = (host, other_host)
+    every = "[::]" in hosts or ("0.0.0.0" in hosts and not any(each.startswith("[") for each in hosts))  # noqa: S104
+    return host == other_host or every
 
 
 class Listen(_Table):
@@ -26,6 +49,13 @@ class Listen(_Table):
     """grpc.health.v1, plaintext, nothing else."""
     metrics: Address = "127.0.0.1:9464"
     """Prometheus, plaintext, nothing else."""
+
+    @model_validator(mode="after")
+    def _apart(self) -> Self:
+        for (one, its), (other, others) in combinations(self, 2):
+            if _clash(its, others):
+                raise ValueError(f"{one} = {its} and {other} = {others} cannot both listen; give each a port of its own")
+        return self
 
 
 class Telemetry(_Table):

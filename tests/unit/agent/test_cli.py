@@ -56,6 +56,8 @@ def test_check_prints_every_value_with_its_source(
         ("minimum_patient = 4", "agent.toml:3: there is no key 'minimum_patient'; did you mean 'minimum_patients'?"),
         ("minimum_patients = 0", "agent.toml:3: minimum_patients = 0 is not allowed"),
         ('aggregator = "nowhere"', "write it as host:port"),
+        ('aggregator = "host:99999"', "write it as host:port"),
+        ('aggregator = "host:0"', "write it as host:port"),
         ('[trainer]\ndevice = "gpu"', 'trainer.device = "gpu" is not allowed: use auto, cpu, cuda or cuda:N'),
         ('[trainer]\ndevice = "cuda:1"\ndevices = 2', "names one device and devices = 2 wants several"),
         ('site = "north"', "there is no key 'site'"),

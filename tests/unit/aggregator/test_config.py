@@ -1,0 +1,47 @@
+"""What `aggregator.toml` may say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from aggregator.cli import main
+
+
+def check(folder: Path, text: str) -> int:
+    """The exit code of `check`."""
+    path = folder / "aggregator.toml"
+    path.write_text(f"{text}\n")
+    return main(["check", "--config", str(path)])
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ('grpc = "0.0.0.0:99999"', 'aggregator.toml:2: listen.grpc = "0.0.0.0:99999" is not allowed: write it as host:port'),
+        ('grpc = "0.0.0.0"', "write it as host:port"),
+        ('grpc = "0.0.0.0:8444"', "grpc = 0.0.0.0:8444 and enrolment = 0.0.0.0:8444 cannot both listen"),
+        ('grpc = "10.0.0.1:8444"', "grpc = 10.0.0.1:8444 and enrolment = 0.0.0.0:8444 cannot both listen"),
+        ('metrics = "127.0.0.1:08081"', "health = 127.0.0.1:8081 and metrics = 127.0.0.1:08081 cannot both listen"),
+        ('health = "[::]:8443"', "grpc = 0.0.0.0:8443 and health = [::]:8443 cannot both listen"),
+    ],
+)
+def test_addresses_on_which_nothing_can_listen_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], text: str, words: str
+) -> None:
+    assert check(tmp_path, f"[listen]\n{text}") == 78
+    assert words in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        'grpc = "10.0.0.1:443"\nenrolment = "10.0.0.2:443"',
+        'health = "[::1]:8443"',
+        'grpc = "[::1]:8443"\nenrolment = "localhost:65535"',
+        "\n".join(f'{name} = "127.0.0.1:0"' for name in ("grpc", "enrolment", "health", "metrics")),
+    ],
+)
+def test_addresses_that_keep_apart_are_taken(tmp_path: Path, text: str) -> None:
+    assert check(tmp_path, f"[listen]\n{text}") == 0
