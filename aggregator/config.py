@@ -3,13 +3,19 @@
 from __future__ import annotations
 
 import re
+from ipaddress import ip_address
 from itertools import combinations
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 _ADDRESS: Final = re.compile(r"(\[[0-9a-fA-F:]+\]|[^:\s/]+):([0-9]{1,5})\Z")
+
+
+_LABEL: Final = r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
+_NAME: Final = re.compile(rf"({_LABEL}\.)*(?![0-9]+\Z){_LABEL}\Z")
+"""A DNS name; what ends in a number is an IP address that is none."""
 
 
 def _address(value: str) -> str:
@@ -17,6 +23,16 @@ def _address(value: str) -> str:
     # gRPC takes a larger port modulo 65536
     if found is None or int(found[2]) > 65535:
         raise ValueError("write it as host:port, an IPv6 host in brackets; a port is at most 65535")
+    return value
+
+
+def _host(value: str) -> str:
+    try:
+        usable = bool(ip_address(value)) and "%" not in value
+    except ValueError:
+        usable = len(value) < 254 and _NAME.match(value) is not None
+    if not usable:
+        raise ValueError("write a DNS name (an international one as xn--...) or an IP address, without scheme and port")
     return value
 
 
@@ -94,7 +110,7 @@ class AggregatorConfig(_Table):
 
     federation: Annotated[str, Field(pattern=r"^[a-z0-9]([a-z0-9.-]{0,61}[a-z0-9])?$")] = "histofed"
     """The federation's name; part of every identity, so it never changes."""
-    public_hosts: tuple[str, ...] = ("localhost", "127.0.0.1")
+    public_hosts: tuple[Annotated[str, AfterValidator(_host)], ...] = ("localhost", "127.0.0.1")
     """DNS names and IP addresses under which sites reach this daemon; the first one stands in join lines."""
     state_dir: Path = Path("/var/lib/histofed-aggregator")
     listen: Listen = Listen()
@@ -104,3 +120,12 @@ class AggregatorConfig(_Table):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     workers: Annotated[int, Field(ge=1, le=64)] = 2
     """Child processes that may work at the same time (admission, aggregation)."""
+
+    @field_validator("public_hosts")
+    @classmethod
+    def _for_join_lines(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if not value:
+            raise ValueError("name at least one host under which sites reach this daemon")
+        if "_" in value[0]:
+            raise ValueError("the first one stands in join lines, which take no underscore: name another one first")
+        return value

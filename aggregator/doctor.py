@@ -49,6 +49,8 @@ def checks(loaded: Loaded[AggregatorConfig], clock: Clock) -> Iterable[Check]:
         yield Check("restore", lambda: swap.interrupted(state))
         return  # half of the state is on its way: what else could be said would be wrong in a moment
     if not identity.is_dir():
+        if state.is_dir():  # a package made it; where nothing is, the state's own check says so
+            yield Check("keys", lambda: keys(identity))
         return  # nothing else can be there, and one sentence about it is enough
     yield Check("daemon", lambda: checkup.running(lock, "histofed-aggregator run, or systemctl start histofed-aggregator"))
     yield Check("keys", lambda: keys(identity))

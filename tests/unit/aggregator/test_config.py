@@ -45,3 +45,31 @@ def test_addresses_on_which_nothing_can_listen_are_refused(
 )
 def test_addresses_that_keep_apart_are_taken(tmp_path: Path, text: str) -> None:
     assert check(tmp_path, f"[listen]\n{text}") == 0
+
+
+@pytest.mark.parametrize(
+    ("hosts", "words"),
+    [
+        ("[]", "aggregator.toml:1: public_hosts = [] is not allowed: name at least one host"),
+        ('["hub", "_ühospital.de"]', 'aggregator.toml:1: public_hosts.1 = "_ühospital.de" is not allowed: write a DNS name'),
+        ('["a b"]', "write a DNS name"),
+        ('["https://x.y"]', "write a DNS name"),
+        ('["hub.example.org:8443"]', "write a DNS name"),
+        ('["hub..example"]', "write a DNS name"),
+        ('["300.1.1.1"]', "write a DNS name"),
+        ('["fe80::1%eth0"]', "write a DNS name"),
+        ('[""]', "write a DNS name"),
+        (f'["{"x" * 64}.example"]', "write a DNS name"),
+        ('["hub_1"]', "the first one stands in join lines, which take no underscore"),
+    ],
+)
+def test_hosts_that_no_certificate_can_have_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], hosts: str, words: str
+) -> None:
+    assert check(tmp_path, f"public_hosts = {hosts}") == 78
+    assert words in capsys.readouterr().err
+
+
+def test_hosts_of_every_kind_are_taken(tmp_path: Path) -> None:
+    hosts = ["hub.example.org", "xn--hospital-n4a.de", "127.0.0.1", "2001:db8::1", "hub_1", "a.b-c.d1", "4you"]
+    assert check(tmp_path, f"public_hosts = {hosts}") == 0

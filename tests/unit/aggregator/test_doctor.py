@@ -102,6 +102,13 @@ def test_before_init_one_sentence_says_what_to_do(tmp_path: Path) -> None:
     assert "run histofed-aggregator init first" in failed[0].words
 
 
+def test_before_init_in_a_folder_that_a_package_made_the_first_step_is_named(tmp_path: Path) -> None:
+    findings = found(config(durable.make_directory(tmp_path / "state")))
+    failed = [each for each in findings.values() if each.state == "fail"]
+    assert [(each.name, each.error, each.code) for each in failed] == [("keys", "NotEnrolled", 77)]
+    assert "run histofed-aggregator init" in failed[0].words
+
+
 def test_before_its_first_start_only_the_database_is_missing(state: Path) -> None:
     findings = found(config(state))
     assert not [each for each in findings.values() if each.state == "fail"]
