@@ -11,12 +11,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from histofed.base.config import Loaded, load
 from histofed.base.errors import ConfigError
 from histofed.base.ids import Json
 from histofed.base.proxy import ProxySetting
+from histofed.transport.pace import kept_cap
 
 DEFAULT_PATH: Final = Path("/etc/histofed/agent.toml")
 
@@ -70,9 +71,9 @@ class TrainerConfig(_Table):
 class TransferConfig(_Table):
     """How much of this site's line the agent may use; all transfers together, in bytes (not bits) per second."""
 
-    max_upload_bytes_per_second: Annotated[int, Field(ge=0)] = 0
+    max_upload_bytes_per_second: Annotated[int, Field(ge=0), AfterValidator(kept_cap)] = 0
     """0 is no cap; less than 16384 is taken as that."""
-    max_download_bytes_per_second: Annotated[int, Field(ge=0)] = 0
+    max_download_bytes_per_second: Annotated[int, Field(ge=0), AfterValidator(kept_cap)] = 0
     """The aggregator keeps it; a change counts from the next download on."""
 
 

@@ -10,6 +10,8 @@ from typing import Annotated, Final, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from histofed.transport.pace import kept_cap
+
 _ADDRESS: Final = re.compile(r"(\[[0-9a-fA-F:]+\]|[^:\s/]+):([0-9]{1,5})\Z")
 
 
@@ -101,7 +103,7 @@ class RetentionRules(_Table):
 class Transfer(_Table):
     """How fast models and updates travel."""
 
-    max_bytes_per_second: Annotated[int, Field(ge=0)] = 0
+    max_bytes_per_second: Annotated[int, Field(ge=0), AfterValidator(kept_cap)] = 0
     """Of each site, in each direction, all its transfers together; 0 is no cap. Less than 16384 is taken as that."""
 
 

@@ -50,6 +50,14 @@ def test_check_prints_every_value_with_its_source(
     assert found['log_level = "INFO"'] == "default"
 
 
+def test_check_prints_the_cap_that_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = "[transfer]\nmax_upload_bytes_per_second = 100\nmax_download_bytes_per_second = 20000"
+    assert main(["check", "--config", config(tmp_path, text)]) == 0
+    out = capsys.readouterr().out
+    assert "transfer.max_upload_bytes_per_second = 16384 " in out
+    assert "transfer.max_download_bytes_per_second = 20000 " in out
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [

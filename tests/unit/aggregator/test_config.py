@@ -51,6 +51,7 @@ def test_addresses_that_keep_apart_are_taken(tmp_path: Path, text: str) -> None:
     ("hosts", "words"),
     [
         ("[]", "aggregator.toml:1: public_hosts = [] is not allowed: name at least one host"),
+        ('"hub"', 'public_hosts = "hub" is not allowed: write a list, ["..."]'),
         ('["hub", "_ühospital.de"]', 'aggregator.toml:1: public_hosts.1 = "_ühospital.de" is not allowed: write a DNS name'),
         ('["a b"]', "write a DNS name"),
         ('["https://x.y"]', "write a DNS name"),
@@ -73,3 +74,8 @@ def test_hosts_that_no_certificate_can_have_are_refused(
 def test_hosts_of_every_kind_are_taken(tmp_path: Path) -> None:
     hosts = ["hub.example.org", "xn--hospital-n4a.de", "127.0.0.1", "2001:db8::1", "hub_1", "a.b-c.d1", "4you"]
     assert check(tmp_path, f"public_hosts = {hosts}") == 0
+
+
+def test_check_prints_the_cap_that_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert check(tmp_path, "[transfer]\nmax_bytes_per_second = 1") == 0
+    assert "transfer.max_bytes_per_second = 16384 " in capsys.readouterr().out
