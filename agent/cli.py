@@ -63,7 +63,8 @@ def _parser() -> argparse.ArgumentParser:
         commands,
         "status",
         _status,
-        "say what the running agent does; exit code 0 when it is connected, 1 when not, 65 when none ever ran here",
+        "say what the running agent does; exit code 0 when it is connected, 1 when not, "
+        "65 when none ever ran here, or since a restore",
     )
     status.add_argument("--live", action="store_true", help="exit code 1 only when its loop has not turned for a minute")
     status.add_argument("--json", action="store_true", help="one JSON document instead of lines")

@@ -9,17 +9,19 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Final, Literal
+from typing import Annotated, Final, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from histofed.base.config import Loaded, load
 from histofed.base.errors import ConfigError
 from histofed.base.ids import Json
 from histofed.base.proxy import ProxySetting
+from histofed.transport.pace import kept_cap
 
 DEFAULT_PATH: Final = Path("/etc/histofed/agent.toml")
 
+_DEVICE = re.compile(r"(auto|cpu|cuda(:(0|[1-9][0-9]*))?)\Z")
 _ADDRESS = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}\Z")
 
 
@@ -52,13 +54,26 @@ class TrainerConfig(_Table):
     stop_seconds: Annotated[float, Field(gt=0, le=250)] = 120.0
     """Time for a checkpoint after SIGTERM; then SIGKILL. The daemon itself gives up after 270, systemd after 300."""
 
+    @field_validator("device")
+    @classmethod
+    def _known(cls, value: str) -> str:
+        if not _DEVICE.match(value):
+            raise ValueError("use auto, cpu, cuda or cuda:N")
+        return value
+
+    @model_validator(mode="after")
+    def _not_one_and_several(self) -> Self:
+        if self.devices > 1 and ":" in self.device:
+            raise ValueError(f"device {self.device!r} names one device and devices = {self.devices} wants several; use cuda")
+        return self
+
 
 class TransferConfig(_Table):
     """How much of this site's line the agent may use; all transfers together, in bytes (not bits) per second."""
 
-    max_upload_bytes_per_second: Annotated[int, Field(ge=0)] = 0
+    max_upload_bytes_per_second: Annotated[int, Field(ge=0), AfterValidator(kept_cap)] = 0
     """0 is no cap; less than 16384 is taken as that."""
-    max_download_bytes_per_second: Annotated[int, Field(ge=0)] = 0
+    max_download_bytes_per_second: Annotated[int, Field(ge=0), AfterValidator(kept_cap)] = 0
     """The aggregator keeps it; a change counts from the next download on."""
 
 
@@ -108,7 +123,7 @@ class AgentConfig(_Table):
     @field_validator("aggregator")
     @classmethod
     def _address(cls, value: str | None) -> str | None:
-        if value is not None and not _ADDRESS.match(value):
+        if value is not None and not (_ADDRESS.match(value) and 0 < int(value.rpartition(":")[2]) < 65536):
             raise ValueError("write it as host:port, for example aggregator.example.org:8443")
         return value
 

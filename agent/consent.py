@@ -15,6 +15,7 @@ and the same experiment give the same answer, and the file's digest goes into th
 from __future__ import annotations
 
 import difflib
+import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -52,18 +53,22 @@ class Consent(BaseModel):
     maximum_steps: Annotated[int, Field(ge=0)] = 0
     """Optimiser steps in one task."""
 
-    @field_validator("experiments", "recipes", "models", "classes", "image_sizes", mode="before")
+    @field_validator("experiments", "recipes", "models", "classes", mode="before")
     @classmethod
     def _lists(cls, value: object) -> object:
-        return tuple(value) if isinstance(value, list) else value
+        if not isinstance(value, list | tuple) or not all(isinstance(each, str) for each in value):
+            example = value if isinstance(value, str) else "*"
+            raise ValueError(f"write a list of texts, {json.dumps([example], ensure_ascii=False)}")
+        return tuple(value)
 
-    @field_validator("image_sizes")
+    @field_validator("image_sizes", mode="before")
     @classmethod
-    def _sizes(cls, value: str | tuple[int, ...]) -> str | tuple[int, ...]:
-        if isinstance(value, str):
-            found = _RANGE.match(value)
-            if not found or int(found[1]) > int(found[2]):
-                raise ValueError('write a range as "32..256" or a list as [64, 128]')
+    def _sizes(cls, value: object) -> object:
+        if isinstance(value, list | tuple) and all(type(each) is int for each in value):
+            return tuple(value)
+        found = _RANGE.match(value) if isinstance(value, str) else None
+        if not found or int(found[1]) > int(found[2]):
+            raise ValueError('write a range as "32..256" or a list as [64, 128]')
         return value
 
     def allows_size(self, pixels: int) -> bool:

@@ -17,6 +17,7 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any, Final
 
+from agent import status
 from agent.config import AgentConfig, DataConfig, proxy_setting
 from agent.consent import load_policy
 from agent.enrolment import own_site
@@ -74,19 +75,20 @@ def checks(loaded: Loaded[AgentConfig], clock: Clock) -> Iterable[Check]:
     yield Check("certificate", lambda: certificate(layout.identity, clock))
     if not layout.identity.exists():
         return  # without an identity there is nothing to connect as, and no daemon that ran
-    yield Check("daemon", lambda: checkup.running(layout.lock, "histofed-agent run, or systemctl start histofed-agent"))
+    yield Check("daemon", lambda: status.examine(layout, clock, "histofed-agent run, or systemctl start histofed-agent"))
     yield Check("name", lambda: name(aggregator_address(config.aggregator, layout), proxy_setting(config)))
     yield Check(
         "aggregator",
         lambda: reach(aggregator_address(config.aggregator, layout), layout.identity, clock, proxy_setting(config)),
     )
     yield Check("clock", lambda: checkup.clock(clock.now(), _newest(layout.journal)))
-    if not layout.outbox.is_dir():
+    if not (layout.state.exists() or layout.journal.is_dir()):  # a restored state has not run, and no outbox need be in it
         yield Check("journal", lambda: Doubt("there is none yet; the daemon's first start makes it"))
         return
     yield Check("journal", lambda: verify.examine(layout.journal))
     yield Check("database", lambda: database(layout.state))
-    yield Check("outbox", lambda: outbox(layout.outbox))
+    if layout.outbox.is_dir():
+        yield Check("outbox", lambda: outbox(layout.outbox))
     yield Check("cache", lambda: cache(config.data, layout))
 
 
@@ -202,6 +204,10 @@ def training(config: AgentConfig) -> str | Doubt:
         raise ConfigError(
             f"trainer.device = {device}, and torch {found['torch']} finds {len(gpus)} GPUs: look at nvidia-smi and at "
             "the CUDA version of torch, or set device = cpu"
+        )
+    if device != "cpu" and 1 < config.trainer.devices > len(gpus):  # on a CPU they are processes
+        raise ConfigError(
+            f"trainer.devices = {config.trainer.devices}, and torch {found['torch']} finds {len(gpus)} GPUs: lower it"
         )
     where = f"GPU {', '.join(gpus)}" if gpus and device != "cpu" else f"CPU ({found['cpu']}, {found['threads']} threads)"
     words = f"torch {found['torch']} on {where}"

@@ -13,7 +13,9 @@ def may_succeed_later(error: HistofedError) -> bool:
 
 def for_the_operator(error: HistofedError, *configs: AgentConfig) -> str:
     """The error's sentence, or its class's where the sentence names a place on this machine, by any of `configs`."""
+    # a refusal to write names what links lead to
     places = [place for one in configs for place in (one.state_dir, one.data.root, one.data.cache_dir, one.consent) if place]
+    places += [one.state_dir.resolve() for one in configs]
     sentence = str(error)
     # whose the files are may be told of a folder above those places, or of what a link leads to
     if isinstance(error, NotOurs) or any(str(place) in sentence for place in places):

@@ -21,12 +21,16 @@ from pydantic.dataclasses import dataclass as checked
 from agent.layout import Layout
 from histofed.base import checkup, durable
 from histofed.base.clock import Clock
-from histofed.base.errors import BadData, NotFound
+from histofed.base.doctor import Doubt
+from histofed.base.errors import AggregatorUnavailable, BadData, NotFound
 from histofed.base.ids import Json
 
 BEAT_S: Final = 20.0
 LIVE_S: Final = 60.0
 """Three beats: a disk may be slow once."""
+
+REFUSED: Final = "not connected"
+"""How the words of a daemon begin that tried and failed; one that still tries has others."""
 
 
 @checked(frozen=True, config=ConfigDict(extra="ignore", strict=True))
@@ -104,15 +108,33 @@ def _fresh(layout: Layout, clock: Clock) -> bool:
 
 
 def read_status(layout: Layout, clock: Clock) -> Seen:
-    """What the daemon last said. Raises `NotFound` when none ever ran here, `BadData` for a damaged file."""
+    """What the daemon last said. Raises `NotFound` when none ran here, or none since a restore, `BadData` for damage."""
     try:
         found: Any = TypeAdapter(Status).validate_json(layout.status.read_bytes())
     except FileNotFoundError as error:
-        raise NotFound(f"no agent ever ran with the state directory {layout.root}; start histofed-agent run") from error
+        none = "no agent has run since the state was restored" if layout.state.exists() else "no agent ever ran"
+        raise NotFound(f"{none} with the state directory {layout.root}; start histofed-agent run") from error
     except ValidationError as error:
         raise BadData(f"{layout.status} cannot be read; it is written again when the agent runs") from error
     process = found.process
     return Seen(found, _alive(process) and (checkup.holder(layout.lock) == process or _fresh(layout, clock)))
+
+
+def examine(layout: Layout, clock: Clock, start: str) -> str | Doubt:
+    """For `doctor`: the daemon runs and is let work. Raises `AggregatorUnavailable` with what it says of itself.
+
+    `start` is how to start it.
+    """
+    runs = checkup.running(layout.lock, start)
+    if isinstance(runs, Doubt) or not layout.status.exists():
+        return runs
+    seen = read_status(layout, clock)
+    if seen.connected or not seen.running:  # the file of a daemon before this one says nothing
+        return runs
+    words = f"{runs}, and says: {seen.status.words}"
+    if seen.status.words.startswith(REFUSED):
+        raise AggregatorUnavailable(words)
+    return Doubt(words)
 
 
 def _alive(process: int) -> bool:

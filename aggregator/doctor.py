@@ -16,7 +16,7 @@ from aggregator import setup
 from aggregator.config import AggregatorConfig
 from aggregator.database import revisions
 from aggregator.lifetime import ending, missing_hosts
-from histofed.audit import verify
+from histofed.audit import history, verify
 from histofed.backup import swap
 from histofed.base import checkup
 from histofed.base.clock import Clock, from_iso
@@ -50,13 +50,15 @@ def checks(loaded: Loaded[AggregatorConfig], clock: Clock) -> Iterable[Check]:
         yield Check("restore", lambda: swap.interrupted(state))
         return  # half of the state is on its way: what else could be said would be wrong in a moment
     if not identity.is_dir() and setup.lost(state) is None:
+        if state.is_dir():  # a package made it; where nothing is, the state's own check says so
+            yield Check("keys", lambda: keys(identity))
         return  # nothing else can be there, and one sentence about it is enough
     yield Check("daemon", lambda: checkup.running(lock, "histofed-aggregator run, or systemctl start histofed-aggregator"))
     yield Check("keys", lambda: keys(identity))
     yield Check("CA", lambda: authority(identity, config.federation, clock))
     yield Check("certificate", lambda: certificate(identity, config.public_hosts, clock))
     yield Check("clock", lambda: checkup.clock(clock.now(), _newest(state / "journal")))
-    yield Check("journal", lambda: verify.examine(state / "journal"))
+    yield Check("journal", lambda: history.examine(state / "journal"))
     if not (state / "blobs").is_dir():
         yield Check("database", lambda: Doubt("there is none yet; the daemon's first start makes it"))
         return

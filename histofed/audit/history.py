@@ -7,16 +7,20 @@ snapshot of a virtual machine, a clone, a journal whose last records somebody re
 record.
 
 `restored` makes the record that a restore leaves in a journal, `claimed` that of a site which has seen more; `verify` reads
-both. Pure.
+both, and `examine` says for `doctor` whether a claim is still open.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Final
 
+from histofed.audit import verify
+from histofed.audit.record import AuditRecord
 from histofed.audit.verify import CLAIMED, RESTORED, Head
+from histofed.base.doctor import Doubt
 from histofed.base.errors import BadData
 from histofed.base.ids import Json, digest
 
@@ -86,4 +90,25 @@ def restored(
     }
 
 
-__all__ = ["CLAIMED", "EPOCH_KEY", "RESTORED", "History", "claimed", "repair", "restored"]
+def examine(directory: Path) -> str | Doubt:
+    """For the aggregator's `doctor`: its journal is whole and holds what sites saw. Raises as `verify.examine` does."""
+    report = verify.verify(directory)
+    found = verify.judge(directory, report)
+    epoch = max((_epoch(record) for record in report.restores), default=1)
+    # what was seen of an earlier epoch was lost in a restore, and shuts no site out
+    missed = [claim for claim in report.claims if _epoch(claim) >= epoch]
+    if isinstance(found, Doubt) or not missed:
+        return found
+    sites = ", ".join(sorted({str(claim.subject["site"]) for claim in missed}))
+    return Doubt(
+        f"{found}, but {sites} saw a history that is not in it and works no more until that is repaired (`histofed status` "
+        "says whether it still is so): the state was put back from a copy without `restore`, or records were removed; "
+        f"{repair(epoch, max(map(_epoch, missed)))}"
+    )
+
+
+def _epoch(record: AuditRecord) -> int:
+    return int(str(record.subject["epoch"]))
+
+
+__all__ = ["CLAIMED", "EPOCH_KEY", "RESTORED", "History", "claimed", "examine", "repair", "restored"]

@@ -148,7 +148,11 @@ def newest(directory: Path) -> AuditRecord | None:
 
 def examine(directory: Path) -> str | Doubt:
     """For `doctor`: the chain is whole. Raises `NotFound`, and `DigestMismatch` with the first bad line."""
-    report = verify(directory)
+    return judge(directory, verify(directory))
+
+
+def judge(directory: Path, report: Report) -> str | Doubt:
+    """`examine`, of a chain that was walked already."""
     if report.ok and not report.records:
         return Doubt("it holds no record: the daemon's start writes the first one; if it has run here, they were removed")
     if report.ok:

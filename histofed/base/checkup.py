@@ -36,12 +36,13 @@ def state_directory(folder: Path, reserve: int, first: str) -> str | Doubt:
         raise NotEnrolled(f"there is no state directory {folder}: run {first} first, or correct state_dir")
     if not usable(folder):
         raise not_ours(folder)
+    mode = stat.S_IMODE(folder.stat().st_mode)
+    if mode & 0o077 and _is_for_others(folder, mode):
+        return Doubt(f"{folder} (mode {mode:04o}) is not the daemon's alone: name a folder of its own as state_dir")
     # what a command that root ran once left behind: a lock, a database
     for file in (path for path in sorted(folder.iterdir()) if path.is_file()):
         if (refused := denial(file)) is not None:
             raise refused
-    if os.statvfs(folder).f_flag & os.ST_RDONLY:
-        raise CannotWriteState(f"{folder} is on a file system that is mounted read-only: remount it, or repair the disk")
     free = free_bytes(folder)
     if free < reserve:
         raise CannotWriteState(f"the disk of {folder} has {megabytes(free)} free, less than {megabytes(reserve)}: make room")
@@ -52,10 +53,14 @@ def state_directory(folder: Path, reserve: int, first: str) -> str | Doubt:
             f"{folder} belongs to {daemons}, and root sees and may more than the daemon: "
             f"put runuser -u {daemons} -- before this command"
         )
-    mode = stat.S_IMODE(folder.stat().st_mode)
     if mode & 0o077:
         return Doubt(f"{folder} can be read by other users (mode {mode:04o}): chmod 700")
     return f"{folder}, {megabytes(free)} free"
+
+
+def _is_for_others(folder: Path, mode: int) -> bool:
+    """Everybody may put files there, or somebody has, and no daemon: to close it would lock others out."""
+    return bool(mode & stat.S_ISVTX) or (any(folder.iterdir()) and not (folder / "identity").is_dir())
 
 
 def holder(lock: Path) -> int | None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from typing import Literal, TypeAlias
 
-from histofed.base.errors import ConfigError, HistofedError, NotOurs
+from histofed.base.errors import CannotWriteState, ConfigError, HistofedError
 from histofed.base.owner import in_words
 
 log = logging.getLogger(__name__)
@@ -100,7 +100,7 @@ def diagnosis(checks: Callable[[], Iterable[Check]]) -> Diagnosis:
         with in_words():
             for check in checks():
                 found.append(_examine(check))
-    except (ConfigError, NotOurs) as error:
-        name = "permissions" if isinstance(error, NotOurs) else "configuration"
+    except (ConfigError, CannotWriteState) as error:
+        name = "configuration" if isinstance(error, ConfigError) else "permissions"
         found.append(Finding(name, "fail", str(error), type(error).__name__, error.exit_code))
     return Diagnosis(tuple(found))

@@ -3,6 +3,7 @@
 The likeliest mistake is a forgotten `runuser -u USER --`. Who is not the owner is refused by the system, at whichever file
 comes first: `refused` makes the one sentence of that, `in_words` does so for a block; the command lines are such blocks.
 Root is refused nothing, and what root makes the daemon cannot read: `refuse_others` keeps both out before anything is made.
+A file system that is mounted read-only refuses everybody, whatever owners and modes say; that is told first.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from histofed.base.errors import ConfigError, NotOurs
+from histofed.base.errors import CannotWriteState, ConfigError, NotOurs
 
 
 def name_of(user: int) -> str:
@@ -44,7 +45,8 @@ def refuse_root(folder: Path, command: str) -> None:
 
 
 def refuse_others(folder: Path, command: str) -> None:
-    """Only the owner runs `command` on a state directory. Raises `ConfigError` for root and `NotOurs` for any other user.
+    """Only the owner runs `command` on a state directory. Raises `ConfigError` for root, `NotOurs` for any other user
+    and `CannotWriteState` where nobody can write.
 
     A folder that is not there yet is refused to nobody; whoever makes it owns it.
     """
@@ -61,7 +63,7 @@ def usable(folder: Path) -> bool:
 
 @contextlib.contextmanager
 def in_words() -> Iterator[None]:
-    """The system's refusal of a path becomes `NotOurs`. Not around work on tiles: the sentence names the path."""
+    """The system's refusal of a path becomes what `refused` says. Not around work on tiles: the sentence names the path."""
     try:
         yield
     except PermissionError as error:
@@ -71,14 +73,14 @@ def in_words() -> Iterator[None]:
         raise told from error
 
 
-def refused(error: PermissionError) -> NotOurs | None:
+def refused(error: PermissionError) -> CannotWriteState | None:
     """The sentence of a refusal that names a path; None for any other (of a port, of a process)."""
     # of a rename, or a link, either of the two may be what is not ours
     paths = [Path(os.fsdecode(name)) for name in (error.filename, error.filename2) if isinstance(name, str | bytes)]
     return denial(*paths) or (not_ours(paths[0], error) if paths else None)
 
 
-def denial(*paths: Path) -> NotOurs | None:
+def denial(*paths: Path) -> CannotWriteState | None:
     """The sentence for the first of these files that this user may not use; None where all may be used, or are not there.
 
     For refusals that do not say what was refused: SQLite's.
@@ -92,8 +94,15 @@ def database_files(path: Path) -> tuple[Path, ...]:
     return path, path.with_name(f"{path.name}-wal"), path.with_name(f"{path.name}-shm")
 
 
-def not_ours(path: Path, error: OSError | None = None) -> NotOurs:
-    """Which path, whom it belongs to, who runs this, and what to do."""
+def read_only(path: Path) -> CannotWriteState | None:
+    """The sentence for a path that this user may read, on a file system where nobody may write; None for any other."""
+    if not os.access(path, os.R_OK | (os.X_OK if path.is_dir() else 0)) or not os.statvfs(path).f_flag & os.ST_RDONLY:
+        return None
+    return CannotWriteState(f"{path} is on a file system that is mounted read-only: remount it, or repair the disk")
+
+
+def not_ours(path: Path, error: OSError | None = None) -> CannotWriteState:
+    """Which path, whom it belongs to, who runs this, and what to do; not `NotOurs` where the file system is read-only."""
     user, blocker = os.geteuid(), _blocker(path)
     me = name_of(user)
     if blocker is None:
@@ -102,6 +111,8 @@ def not_ours(path: Path, error: OSError | None = None) -> NotOurs:
             f"{path}: {reason}, although its owner and mode allow it to {me}, as whom this command runs: look at "
             "lsattr, at access control lists, and at what confines this process"
         )
+    if (nobodys := read_only(blocker)) is not None:
+        return nobodys
     found = blocker.stat()
     owner = name_of(found.st_uid)
     if found.st_uid == user:

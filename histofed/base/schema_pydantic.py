@@ -69,7 +69,9 @@ class _Environment(EnvSettingsSource):
 
 def _problem(error: Any) -> Problem:
     """A pydantic error in our words; its message says what is expected."""
-    message = str(error["msg"])
+    message = str(error["msg"]).removeprefix("Value error, ")
+    if error["type"] == "tuple_type":
+        message = 'write a list, ["..."]'
     return Problem(
         key=tuple(error["loc"]),
         expected=message[:1].lower() + message[1:],

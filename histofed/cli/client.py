@@ -17,7 +17,7 @@ from histofed.base.errors import ConfigError, NotEnrolled
 from histofed.base.ids import Digest
 from histofed.cli import views
 from histofed.cli.config import OperatorConfig
-from histofed.pki.pem import PemIdentity, refuse_readable_by_others
+from histofed.pki.pem import PemIdentity, belong_together, refuse_readable_by_others
 from histofed.transport.channel import Connection, open_connection
 from histofed.v1 import admin_pb2 as pb
 from histofed.v1 import admin_pb2_grpc, types_pb2
@@ -157,7 +157,7 @@ class OperatorClient:
 def load_credentials(config: OperatorConfig) -> PemIdentity:
     """The operator's identity from its three files.
 
-    Raises `NotEnrolled` when one is missing, `ConfigError` when others can read the key.
+    Raises `NotEnrolled` when one is missing or another identity's, `ConfigError` when others can read the key.
     """
     try:
         mode = stat.S_IMODE(config.key.stat().st_mode)
@@ -170,6 +170,11 @@ def load_credentials(config: OperatorConfig) -> PemIdentity:
     except OSError as error:
         raise ConfigError(f"{error.filename} cannot be read: {error.strerror}") from error
     refuse_readable_by_others(config.key, mode)
+    if not belong_together(config.key, config.certificate, config.ca):
+        raise NotEnrolled(
+            f"{config.key}, {config.certificate} and {config.ca} are not the parts of one identity: take the whole folder "
+            "anew from who made it, or have `histofed-aggregator operator NAME --out DIR` run on the aggregator's host"
+        )
     return PemIdentity(key, certificate, ca)
 
 

@@ -88,7 +88,10 @@ def add_group(commands: Commands, name: str, summary: str) -> Commands:
 
 
 def refuse_unwritable(target: Path) -> None:
-    """Before long work: a file can be made there. Raises `BadData` without its folder, `NotOurs` for another user's."""
+    """Before long work: a file can be made there.
+
+    Raises `BadData` without its folder, `NotOurs` for another user's, `CannotWriteState` where nobody can write.
+    """
     folder = target.absolute().parent
     if not folder.is_dir():
         raise BadData(f"there is no folder {folder}; make it first")

@@ -53,7 +53,7 @@ def load_operator(given: Path | None) -> OperatorConfig:
     path = find(given)
     raw = load(OperatorConfig, name="operator", path=path, flags={}, environ={}).config
     host, _, port = raw.aggregator.rpartition(":")
-    if not host or not port.isdecimal():
+    if not host or not port.isdecimal() or not 0 < int(port) < 65536:
         raise ConfigError(f'{path}: aggregator = "{raw.aggregator}" is not HOST:PORT')
     folder = path.resolve().parent
     return OperatorConfig(raw.aggregator, folder / raw.certificate, folder / raw.key, folder / raw.ca)

@@ -20,6 +20,10 @@ _VALIDITY: Final = re.compile(rb"\x30[\x1e\x20\x22](?:%b)(%b)" % (_TIME, _TIME))
 """SEQUENCE of two times, each UTCTime (until 2049) or GeneralizedTime (RFC 5280, 4.1.2.5), DER."""
 
 
+_KEY_ID: Final = re.compile(rb"\x06\x03\x55\x1d\x0e\x04\x16\x04\x14(.{20})", re.DOTALL)
+"""subjectKeyIdentifier of a CA, which each certificate that it issues repeats (RFC 5280, 4.2.1.1 and 4.2.1.2), DER."""
+
+
 class Proof(Protocol):
     """What a TLS handshake needs of a member."""
 
@@ -41,11 +45,23 @@ class Proof(Protocol):
 
 @dataclass(frozen=True)
 class PemIdentity:
-    """A `Proof` that was read from files; whether its parts belong together shows in the handshake."""
+    """A `Proof` that was read from files; `belong_together` looks whether they are one identity's."""
 
     key_pem: bytes
     certificate_pem: bytes
     ca_pem: bytes
+
+
+def belong_together(key: Path, certificate: Path, ca: Path) -> bool:
+    """Whether the three files are the parts of one identity, as far as can be said without a look at signatures."""
+    try:
+        # a password is never asked for: our keys have none
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_cert_chain(certificate, key, password="")
+        own, issuer = (ssl.PEM_cert_to_DER_cert(path.read_text("ascii")) for path in (certificate, ca))
+    except (ssl.SSLError, ValueError):
+        return False
+    named = _KEY_ID.search(issuer)
+    return named is None or named[1] in own
 
 
 def end_of(certificate_pem: bytes) -> datetime | None:

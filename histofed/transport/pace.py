@@ -21,6 +21,11 @@ SITES: Final = 4096
 """Sites whose buckets are remembered; the one that was quiet longest goes first, which only fills its bucket."""
 
 
+def kept_cap(bytes_per_second: int) -> int:
+    """The cap that is kept where this one is set; 0 is none."""
+    return max(bytes_per_second, SLOWEST) if bytes_per_second > 0 else 0
+
+
 class Bucket:
     """The arithmetic, without a clock: when may the next bytes go? Times are seconds of a clock that never jumps."""
 
@@ -53,10 +58,10 @@ class Pace:
 
     def set(self, bytes_per_second: int) -> None:
         """Another cap from the next piece on; what is owed stays owed."""
-        if bytes_per_second <= 0:
+        rate = kept_cap(bytes_per_second)
+        if not rate:
             self._bucket = None
             return
-        rate = max(bytes_per_second, SLOWEST)
         if self._bucket is None:
             self._bucket = Bucket(rate)
         self._bucket.rate = rate

@@ -1,10 +1,11 @@
-"""Another user in this process: what a command says to who forgot `runuser -u USER --`."""
+"""Another user in this process, and a disk that takes nothing: what a command says to who forgot `runuser -u USER --`."""
 
 from __future__ import annotations
 
 import codecs
 import contextlib
 import os
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -42,3 +43,15 @@ def give(folder: Path, user: int = NOBODY) -> None:
     """Make a folder and all that is in it a user's."""
     for path in (folder, *folder.rglob("*")):
         os.chown(path, user, user, follow_symlinks=False)
+
+
+@contextlib.contextmanager
+def mounted_read_only(folder: Path) -> Iterator[None]:
+    """Inside, nobody can write below `folder`, root neither. Skips the test where nothing may be mounted."""
+    if subprocess.run(["mount", "--bind", folder, folder], capture_output=True, check=False).returncode:
+        pytest.skip("needs the right to mount")
+    try:
+        subprocess.run(["mount", "-o", "remount,ro,bind", folder], check=True)
+        yield
+    finally:
+        subprocess.run(["umount", folder], check=True)

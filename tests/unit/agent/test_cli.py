@@ -50,12 +50,24 @@ def test_check_prints_every_value_with_its_source(
     assert found['log_level = "INFO"'] == "default"
 
 
+def test_check_prints_the_cap_that_is_kept(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = "[transfer]\nmax_upload_bytes_per_second = 100\nmax_download_bytes_per_second = 20000"
+    assert main(["check", "--config", config(tmp_path, text)]) == 0
+    out = capsys.readouterr().out
+    assert "transfer.max_upload_bytes_per_second = 16384 " in out
+    assert "transfer.max_download_bytes_per_second = 20000 " in out
+
+
 @pytest.mark.parametrize(
     ("text", "words"),
     [
         ("minimum_patient = 4", "agent.toml:3: there is no key 'minimum_patient'; did you mean 'minimum_patients'?"),
         ("minimum_patients = 0", "agent.toml:3: minimum_patients = 0 is not allowed"),
         ('aggregator = "nowhere"', "write it as host:port"),
+        ('aggregator = "host:99999"', "write it as host:port"),
+        ('aggregator = "host:0"', "write it as host:port"),
+        ('[trainer]\ndevice = "gpu"', 'trainer.device = "gpu" is not allowed: use auto, cpu, cuda or cuda:N'),
+        ('[trainer]\ndevice = "cuda:1"\ndevices = 2', "names one device and devices = 2 wants several"),
         ('site = "north"', "there is no key 'site'"),
         ('[data]\nroot = "/does/not/exist"', "is not a folder; mount the tiles"),
     ],

@@ -132,7 +132,12 @@ def test_sizes_may_be_a_list(tmp_path: Path) -> None:
         ("zebra = 1\n", "known here: experiments"),
         ('\nmaximum_steps = "many"\n', r"consent\.toml:2: 'maximum_steps' is not allowed"),
         ("maximum_steps = -1\n", "'maximum_steps' is not allowed"),
-        ('recipes = "gan"\n', "'recipes' is not allowed"),
+        ('recipes = "gan"\n', r"'recipes' is not allowed: write a list of texts, \[\"gan\"\]"),
+        ("recipes = [1]\n", r"'recipes' is not allowed: write a list of texts, \[\"\*\"\]"),
+        (
+            'image_sizes = [32, "a"]\n',
+            r"'image_sizes' is not allowed: write a range as \"32..256\" or a list as \[64, 128\]",
+        ),
         ('image_sizes = "256..32"\n', r"write a range as"),
         ("recipes = [\n", r"consent\.toml:\d+: this is not TOML"),
     ],

@@ -12,19 +12,20 @@ from pathlib import Path
 
 import pytest
 
-from agent import doctor
+from agent import backup, doctor, restore
 from agent.cli import main
 from agent.config import AgentConfig, DataConfig, TrainerConfig
 from agent.layout import Layout
 from agent.outbox import Outbox, folder_name
+from agent.status import Status, read_status, write_status
 from histofed.base import checkup, durable
 from histofed.base.clock import Clock, FakeClock, SystemClock
 from histofed.base.config import Loaded
 from histofed.base.doctor import Doubt, Finding, diagnosis
-from histofed.base.errors import AggregatorUnavailable, BadData, ConfigError, NotEnrolled, TrainingFailed
+from histofed.base.errors import AggregatorUnavailable, BadData, ConfigError, NotEnrolled, NotFound, TrainingFailed, WentBack
 from histofed.base.proxy import ProxySetting
 from histofed.pki.credentials import Credentials
-from tests.support.agent_site import SITE, AgentSite
+from tests.support.agent_site import SITE, AgentSite, until
 from tests.support.fake_aggregator import FakeAggregator
 from tests.support.federation import CONSENT, free_ports
 from tests.support.pki import Federation
@@ -98,6 +99,41 @@ async def test_a_healthy_site_is_well_and_nothing_is_changed(site: AgentConfig, 
     assert contents(site.state_dir) == before
 
 
+async def test_a_daemon_that_is_refused_is_not_well(
+    tmp_path: Path, federation: Federation, aggregator: FakeAggregator
+) -> None:
+    aggregator.answers["Hello"] = [WentBack("this aggregator's history went back")]
+    async with AgentSite(tmp_path / "site", federation.site(SITE), aggregator.address) as built:
+        with durable.lock(built.layout.lock, "histofed-agent"):
+            assert (await daemon_finding(built)).state == "warn", "it has just begun to connect"
+            built.start()
+            await until(lambda: "went back" in built.sessions.words)
+            refused = await daemon_finding(built)
+    assert (refused.state, refused.error) == ("fail", "AggregatorUnavailable")
+    assert refused.words.endswith(f"and says: not connected to {aggregator.address}: this aggregator's history went back")
+
+
+async def test_a_daemon_that_is_connected_is_well(
+    tmp_path: Path, federation: Federation, aggregator: FakeAggregator
+) -> None:
+    async with AgentSite(tmp_path / "site", federation.site(SITE), aggregator.address) as built:
+        with durable.lock(built.layout.lock, "histofed-agent"):
+            built.start()
+            await until(lambda: built.sessions.connected)
+            finding = await daemon_finding(built)
+    assert (finding.state, finding.words) == ("ok", f"it runs, process {os.getpid()}")
+
+
+async def daemon_finding(site: AgentSite) -> Finding:
+    """Of a daemon that has just written its status."""
+    said = site.sessions
+    write_status(
+        site.layout,
+        Status("0.1.0", SITE, site.link.address, said.connected, said.words, None, 0, "2030-01-01", os.getpid()),
+    )
+    return (await found(site.config))["daemon"]
+
+
 async def test_no_word_names_anything_below_the_data_root(site: AgentConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     may = os.access
     monkeypatch.setattr(os, "access", lambda path, mode: may(path, mode) and not str(path).endswith(PATIENT))
@@ -115,6 +151,27 @@ def test_before_enrolment_the_first_step_is_named(tmp_path: Path) -> None:
     assert "run histofed-agent enroll first" in findings["state"].words
     assert findings["certificate"].error == "NotEnrolled"
     assert "aggregator" not in findings
+
+
+async def test_a_state_that_was_just_restored_is_looked_at(site: AgentConfig, tmp_path: Path) -> None:
+    layout, clock = Layout(site.state_dir), SystemClock()
+    backup.back_up(layout, tmp_path / "backup", clock, with_identity=True)
+    restored = site.model_copy(update={"state_dir": tmp_path / "restored"})
+    restore.restore(Layout(restored.state_dir), tmp_path / "backup", clock)
+    findings = await found(restored)
+    assert {each.name for each in findings.values() if each.state == "fail"} == set()
+    assert findings["journal"].words.endswith("the chain is whole")
+    assert findings["database"].words.startswith("sound")
+    with pytest.raises(NotFound, match=r"no agent has run since the state was restored .*start histofed-agent run"):
+        read_status(Layout(restored.state_dir), clock)
+
+
+async def test_before_the_first_start_there_is_no_journal(tmp_path: Path, federation: Federation, site: AgentConfig) -> None:
+    layout = Layout(durable.make_directory(tmp_path / "enrolled"))
+    durable.make_directory(layout.identity.parent)
+    federation.site(SITE).save(layout.identity)
+    findings = await found(site.model_copy(update={"state_dir": layout.root}))
+    assert (findings["journal"].state, "database" in findings) == ("warn", False)
 
 
 # --- the checks, one by one -------------------------------------------------------------------------------------------
@@ -218,6 +275,10 @@ def test_training(monkeypatch: pytest.MonkeyPatch, tiles: Path) -> None:
     config = AgentConfig(trainer=TrainerConfig(device="cuda:1"))
     with pytest.raises(ConfigError, match=r"trainer.device = cuda:1, and torch 2.9.0 finds 1 GPUs"):
         doctor.training(config)
+    with pytest.raises(ConfigError, match=r"trainer.devices = 2, and torch 2.9.0 finds 1 GPUs: lower it"):
+        doctor.training(AgentConfig(trainer=TrainerConfig(devices=2)))
+    processes = doctor.training(AgentConfig(trainer=TrainerConfig(device="cpu", devices=2)))
+    assert processes == "torch 2.9.0 on CPU (AVX2, 8 threads)"
     assert doctor.training(AgentConfig(trainer=TrainerConfig(device="cpu"))) == "torch 2.9.0 on CPU (AVX2, 8 threads)"
     answers(monkeypatch, json.dumps({**PROBE, "cpu": "DEFAULT", "gpus": []}))
     slow = doctor.training(AgentConfig())

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from agent.config import DataConfig
+from agent.config import AgentConfig, DataConfig
+from agent.failure import for_the_operator
 from histofed.base.errors import BadData, CannotWriteState
 from tests.support.agent_site import LONG, AgentSite, task, training, until
 from tests.support.fake_aggregator import FakeAggregator
@@ -107,3 +108,11 @@ async def test_without_a_journal_nothing_is_done(
     heard = await aggregator.wait_for("FailTask")
     assert heard.request.retryable
     assert aggregator.called("AcceptTask") == 0
+
+
+def test_what_a_link_leads_to_is_not_told(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "state").symlink_to("disk")
+    error = CannotWriteState(f"{tmp_path / 'disk' / 'state.db'} is on a file system that is mounted read-only")
+    config = AgentConfig(state_dir=tmp_path / "state")
+    assert for_the_operator(error, config).endswith("The site's log says where.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import shutil
@@ -13,17 +14,21 @@ from pathlib import Path
 
 import pytest
 
-from aggregator import doctor, setup
+from aggregator import doctor, restore, setup
 from aggregator.cli import main
 from aggregator.config import AggregatorConfig, Listen
 from aggregator.database import Database
+from aggregator.history import Chronicle
 from aggregator.past import Past
+from histofed.audit.history import History
 from histofed.audit.journal import Journal
 from histofed.base import checkup, durable
 from histofed.base.clock import FakeClock, SystemClock
 from histofed.base.config import Loaded
 from histofed.base.doctor import Finding, diagnosis
-from histofed.base.ids import Digest, ExperimentId
+from histofed.base.errors import WentBack
+from histofed.base.health import Health
+from histofed.base.ids import Digest, ExperimentId, SiteId
 from tests.support.engine_bench import Bench, StandInForge, running
 
 
@@ -97,6 +102,13 @@ def test_before_init_one_sentence_says_what_to_do(tmp_path: Path) -> None:
     assert "run histofed-aggregator init first" in failed[0].words
 
 
+def test_before_init_in_a_folder_that_a_package_made_the_first_step_is_named(tmp_path: Path) -> None:
+    findings = found(config(durable.make_directory(tmp_path / "state")))
+    failed = [each for each in findings.values() if each.state == "fail"]
+    assert [(each.name, each.error, each.code) for each in failed] == [("keys", "NotEnrolled", 77)]
+    assert "run histofed-aggregator init" in failed[0].words
+
+
 def test_before_its_first_start_only_the_database_is_missing(state: Path) -> None:
     findings = found(config(state))
     assert not [each for each in findings.values() if each.state == "fail"]
@@ -161,6 +173,34 @@ async def test_a_journal_whose_last_line_was_torn_is_no_harm(experienced: Path) 
     segment.write_bytes(segment.read_bytes()[:-10])
     finding = found(config(experienced))["journal"]
     assert (finding.state, finding.words.split(";")[0]) == ("warn", "2 records are whole")
+
+
+async def test_a_history_that_sites_miss_is_a_doubt_until_a_restore_says_so(experienced: Path) -> None:
+    clock = SystemClock()
+    shutil.copytree(experienced, experienced.parent / "copy")
+    with contextlib.closing(Journal(experienced / "journal", clock, "test")) as journal:
+        journal.append("test.happened", subject={})
+        seen = History(1, journal.head)
+    shutil.rmtree(experienced / "journal")
+    shutil.copytree(experienced.parent / "copy/journal", experienced / "journal")
+    assert found(config(experienced))["journal"].state == "ok", "nobody has missed anything yet"
+    says_hello(experienced, "north", seen)
+    finding = found(config(experienced))["journal"]
+    assert (finding.state, "north saw a history that is not in it" in finding.words) == ("warn", True)
+    assert finding.words.endswith("restore --in-place`")
+    restore.in_place(config(experienced).config, clock)
+    says_hello(experienced, "south", seen)
+    assert found(config(experienced))["journal"].state == "ok", "what was lost before a restore is told and done with"
+
+
+def says_hello(state: Path, site: str, seen: History) -> None:
+    clock = FakeClock()
+    with (
+        contextlib.closing(Journal(state / "journal", clock, "test")) as journal,
+        contextlib.closing(Database(state / "state.db")) as database,
+        contextlib.suppress(WentBack),
+    ):
+        Chronicle(database, journal, clock, Health(clock, required=())).meet(SiteId(site), seen)
 
 
 async def test_a_database_of_a_newer_release(experienced: Path) -> None:

@@ -43,6 +43,24 @@ def test_a_state_directory_that_is_open_to_others_is_a_doubt(state: Path) -> Non
     assert "mode 0750" in found.words
 
 
+@pytest.mark.parametrize(("mode", "holds"), [(0o1777, "nothing"), (0o755, "passwd")])
+def test_nobody_is_told_to_close_a_folder_that_is_not_the_daemons(state: Path, mode: int, holds: str) -> None:
+    if holds != "nothing":
+        (state / holds).touch()
+    state.chmod(mode)
+    found = checkup.state_directory(state, 1, "init")
+    assert isinstance(found, Doubt)
+    assert found.words == f"{state} (mode {mode:04o}) is not the daemon's alone: name a folder of its own as state_dir"
+
+
+def test_a_daemons_folder_that_is_open_is_to_be_closed(state: Path) -> None:
+    durable.make_directory(state / "identity")
+    state.chmod(0o755)
+    found = checkup.state_directory(state, 1, "init")
+    assert isinstance(found, Doubt)
+    assert found.words.endswith("chmod 700")
+
+
 def test_a_full_disk_is_told(state: Path) -> None:
     with pytest.raises(CannotWriteState, match="free, less than"):
         checkup.state_directory(state, 2**60, "init")

@@ -12,7 +12,7 @@ from histofed.base import checkup, durable
 from histofed.base.doctor import Doubt
 from histofed.base.errors import CannotWriteState, ConfigError, NotOurs
 from histofed.base.owner import denial, in_words, owner_beside_root, refuse_others, refuse_root
-from tests.support.users import NOBODY, as_nobody, needs_root, open_tmp_path
+from tests.support.users import NOBODY, as_nobody, mounted_read_only, needs_root, open_tmp_path
 
 tmp_path = open_tmp_path
 
@@ -90,6 +90,23 @@ def test_ones_own_file_is_opened_by_its_mode_and_anothers_in_ones_own_folder_is_
         words = f"{left} belongs to root, in a folder of nobody.*as root, chown nobody {left}"
         with pytest.raises(NotOurs, match=words), durable.lock(left, "test"):
             pass
+
+
+@needs_root
+def test_a_disk_that_is_mounted_read_only_is_no_missing_right(tmp_path: Path) -> None:
+    state = durable.make_directory(tmp_path / "state")
+    (state / "state.db").touch(0o600)
+    words = "is on a file system that is mounted read-only: remount it, or repair the disk"
+    with mounted_read_only(state):
+        with pytest.raises(CannotWriteState, match=f"{state} {words}") as caught:
+            refuse_others(state, "histofed-agent run")
+        assert caught.value.exit_code == 73
+        told = denial(state / "state.db")
+        assert (type(told), str(told)) == (CannotWriteState, f"{state / 'state.db'} {words}")
+        with pytest.raises(CannotWriteState, match=words):
+            checkup.state_directory(state, 1, "init")
+        with as_nobody(), pytest.raises(NotOurs, match="belongs to root"):
+            refuse_others(state, "histofed-agent run")
 
 
 def test_a_refusal_without_a_path_is_left_as_it_is() -> None:

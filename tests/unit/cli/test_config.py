@@ -56,6 +56,7 @@ def test_the_home_folder_is_looked_at_last(tmp_path: Path, monkeypatch: pytest.M
         (GOOD + 'certifcate = "x"\n', "certificate"),
         (GOOD.replace('key = "keys/operator.key"\n', ""), "key"),
         (GOOD.replace(":8443", ""), "not HOST:PORT"),
+        (GOOD.replace(":8443", ":99999"), "not HOST:PORT"),
         ("aggregator = \n", "operator.toml"),
     ],
 )

@@ -103,6 +103,21 @@ def test_an_experiment_that_ended_is_not_submitted_again(
     assert "experiment demo was submitted before and is cancelled: nothing begins" in refused.error
 
 
+@pytest.mark.parametrize("part", ["operator.key", "operator.crt", "ca.crt", "damaged"])
+def test_a_folder_whose_parts_are_of_several_identities_is_told(
+    histofed: Histofed, tmp_path: Path, config: Path, part: str
+) -> None:
+    if part == "damaged":
+        (config.parent / "operator.crt").write_text("-----BEGIN CERTIFICATE-----")
+    else:
+        foreign = Federation.make().write_operator(tmp_path / "foreign", "localhost:1").parent
+        (config.parent / part).write_bytes((foreign / part).read_bytes())
+    refused = histofed("status")
+    assert (refused.code, refused.error.count("\n")) == (77, 1)
+    assert "are not the parts of one identity" in refused.error
+    assert "`histofed-aggregator operator NAME --out DIR`" in refused.error
+
+
 def test_steering_says_what_still_goes_on(histofed: Histofed, aggregator: RunningAggregator) -> None:
     paused = histofed("experiments", "pause", "demo", "--reason", "the GPUs are needed")
     assert paused.out == (
