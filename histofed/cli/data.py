@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from histofed.base import durable
-from histofed.base.errors import BadData, NotFound, UsageError
+from histofed.base.errors import AlreadyThere, BadData, NotFound, UsageError
 from histofed.base.ids import Json
 from histofed.cli.command import Answer, Commands, Terminal, add_command, add_group, refuse_unwritable
 from histofed.cli.survey_views import survey_document, survey_text
@@ -88,12 +89,12 @@ def _shares(text: str) -> tuple[float, float]:
 
 
 def check(args: argparse.Namespace, _: Terminal) -> Answer:
-    """Survey. Raises `NotFound` without a folder, `BadData` for a tree that cannot be read or a page that has no folder."""
+    """Survey. Raises `NotFound` without a folder, `BadData` for a tree that cannot be read; as `_check_page`."""
     from histofed.tiles.page import STAYS, render
     from histofed.tiles.survey import survey
 
     if args.page is not None:
-        refuse_unwritable(args.page)  # every tile is looked at first, which may take an hour
+        _check_page(args.page, args.directory)  # every tile is looked at first, which may take an hour
     _check_directory(args.directory)
     found = survey(args.directory, args.classes)
     if args.page is not None:
@@ -142,6 +143,26 @@ def _check_directory(directory: Path) -> None:
     except PermissionError:
         return  # the scan says it better
     raise NotFound(f"DIR {directory} {what}; name the folder in which the class folders lie")
+
+
+def _check_page(page: Path, directory: Path) -> None:
+    """It can be written and takes no other file's place. Raises `UsageError`, `AlreadyThere`, `BadData`, `NotOurs`."""
+    from histofed.tiles.page import BEGINNING
+
+    refuse_unwritable(page)
+    if page.suffix.lower() != ".html":
+        raise UsageError(f"--page {page} is not called .html, so it may be meant for something else; name it FILE.html")
+    # where it lies as it is typed, and where links lead
+    if any(Path(real(page.parent)).is_relative_to(real(directory)) for real in (os.path.abspath, os.path.realpath)):
+        raise UsageError(f"--page {page} lies below DIR {directory}, among the tiles; name a file outside of it")
+    if not page.exists():
+        return
+    beginning = BEGINNING.encode()
+    if page.is_file():
+        with page.open("rb") as file:
+            if file.read(len(beginning)) == beginning:
+                return
+    raise AlreadyThere(f"{page} is there and is no page of `data check`; name a new file, or remove that one first")
 
 
 def _check_flags(args: argparse.Namespace) -> None:
