@@ -162,6 +162,28 @@ def test_a_page_stays_out_of_the_tiles(histofed_data: Shell, tiles: Path, tmp_pa
     assert not list(tmp_path.rglob("page.html"))
 
 
+@pytest.mark.parametrize("command", [("check",), ("split", "--holdout", "0.2", "out")])
+@pytest.mark.parametrize(("link", "to"), [("MSIH/again", "."), ("way/out", ".."), ("w\udcfcy", "..")])
+def test_the_link_that_leads_back_is_named(
+    histofed_data: Shell, tiles: Path, tmp_path: Path, command: tuple[str, ...], link: str, to: str
+) -> None:
+    root = tmp_path / "in"
+    shutil.copytree(tiles, root)
+    (root / link).parent.mkdir(exist_ok=True)
+    (root / link).symlink_to(root / to)
+    refused = histofed_data("data", command[0], root, *command[1:])
+    assert refused.code == 65
+    named = str(root / link).replace("\udcfc", "\\xfc")
+    assert f"the link {named} leads back to a folder above it; remove it" in refused.error
+
+
+@pytest.mark.parametrize("classes", ["", ",", "MSIH,", "MSIH,,nonMSIH"])
+def test_a_class_without_a_name_is_a_wrong_call(histofed_data: Shell, tiles: Path, classes: str) -> None:
+    refused = histofed_data("data", "check", tiles, f"--classes={classes}")
+    assert refused.code == 2
+    assert "is not a list such as MSIH,nonMSIH: a name is empty" in refused.error
+
+
 def test_drawn_classes_are_chosen_by_name(histofed_data: Shell, tmp_path: Path) -> None:
     small = ("--patients", 2, "--tiles", 1, "--size", 32, "--classes", "STR,MSIH,MUC")
     drawn = histofed_data("tiles", "make", tmp_path / "in", *small, "--json").document
