@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from histofed import __version__
+from histofed.base.console import exit_code_of
 from histofed.base.errors import ConfigError, HistofedError, UsageError
 from histofed.base.owner import in_words, refuse_others
 
@@ -27,8 +28,11 @@ LINE_LIMIT: Final = 4096
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; gives its exit code."""
-    parser = _parser()
-    options = parser.parse_args(argv)
+    return exit_code_of("histofed-agent", lambda: _ran(argv))
+
+
+def _ran(argv: Sequence[str] | None) -> int:
+    options = _parser().parse_args(argv)
     try:
         with in_words():
             code: int = options.command(options)
@@ -129,6 +133,8 @@ def _enroll(options: argparse.Namespace) -> int:
 def _join_line(source: str) -> str:
     """The first line of a file or of standard input. Raises `UsageError`."""
     if source == "-":
+        if sys.stdin.isatty():
+            print("paste the join line:", file=sys.stderr)
         return sys.stdin.readline(LINE_LIMIT)
     try:
         with Path(source).open(encoding="utf-8") as file:

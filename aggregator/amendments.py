@@ -2,7 +2,8 @@
 
 The epoch itself and the backup; join tokens void, because one that was used since would be good again; deadlines of open
 rounds moved on; and what the state before, where it can still be read, knows better: certificates issued or revoked since,
-sites that joined since. One transaction. `aggregator/restore.py` is the caller.
+sites that joined since. Experiments that were submitted since are named: their rows alone would be of no use. One
+transaction. `aggregator/restore.py` is the caller.
 """
 
 from __future__ import annotations
@@ -25,7 +26,14 @@ ENDED: Final = (str(RoundState.COMMITTED), str(RoundState.ABANDONED))
 TOKENS: Final = "{} join tokens that nobody had used are void: make new ones for sites that have not joined yet"
 BLIND: Final = (
     "the state before is not here, so that nobody knows which certificates were revoked and which sites joined after {}: "
-    "revoke again what must stay revoked (a site's certificate ends within seven days by itself), enrol those sites again"
+    "revoke again what must stay revoked (a site's certificate ends within seven days by itself), enrol those sites again",
+    "experiments submitted and first weights given after {} must be given again: the weights first (`histofed-aggregator "
+    "first`), then the experiments; rounds and models made since are made again by themselves",
+    "what the journal told after {} is gone with it: sites' journals tell their part",
+)
+LOST: Final = (
+    "experiments submitted after the backup are not in it: {}; submit again what is still wanted, after its first weights "
+    "where they were given (`histofed-aggregator first`)"
 )
 
 
@@ -78,8 +86,14 @@ def amend(path: Path, clock: Clock, *, manifest: Manifest | None, epoch: int, ol
     finally:
         database.close()
     if manifest is not None and (old is None or trouble):
-        notes.append(BLIND.format(manifest.made_at[:19]) + (f" ({trouble})" if trouble else ""))
+        notes += blind(manifest.made_at[:19], trouble)
     return notes
+
+
+def blind(moment: str, trouble: str = "") -> list[str]:
+    """What nobody can know of the time after `moment`, and what to do; `trouble`: why the state before tells nothing."""
+    first, *others = (sentence.format(moment) for sentence in BLIND)
+    return [f"{first} ({trouble})" if trouble else first, *others]
 
 
 def _backup_row(manifest: Manifest, now: str) -> dict[str, Any]:
@@ -101,7 +115,7 @@ def _renew_deadlines(connection: sa.Connection, clock: Clock) -> None:
 
 
 def _known_since(state: Path | None) -> tuple[dict[str, list[dict[str, Any]]], str]:
-    """Membership as the old state knows it: sites and certificates; nothing, and why, where it cannot be read."""
+    """What the old state knows of sites, certificates and experiments; nothing, and why, where it cannot be read."""
     if state is None:
         return {}, ""
     if not (state / "state.db").exists():
@@ -109,7 +123,7 @@ def _known_since(state: Path | None) -> tuple[dict[str, list[dict[str, Any]]], s
     try:
         with backup.connected(state / "state.db") as connection:
             found: dict[str, list[dict[str, Any]]] = {}
-            for table in (schema.sites, schema.certificates):
+            for table in (schema.sites, schema.certificates, schema.experiments):
                 there = {row[1] for row in connection.execute(f"PRAGMA table_info({table.name})")}
                 # a database of another release may lack some, or have more
                 columns = [column.name for column in table.c if column.name in there]
@@ -121,7 +135,7 @@ def _known_since(state: Path | None) -> tuple[dict[str, list[dict[str, Any]]], s
 
 
 def _merge(connection: sa.Connection, known: dict[str, list[dict[str, Any]]]) -> list[str]:
-    """What was issued, revoked and joined after the backup stays so."""
+    """What was issued, revoked and joined after the backup stays so; experiments that it does not have are named."""
     certificates, sites = schema.certificates, schema.sites
     here = set(connection.execute(sa.select(certificates.c.serial)).scalars())
     revoked = set(
@@ -145,4 +159,7 @@ def _merge(connection: sa.Connection, known: dict[str, list[dict[str, Any]]]) ->
         notes.append(f"{again} certificates that were revoked after the backup stay revoked")
     if joined:
         notes.append(f"{len(joined)} sites that joined after the backup stay members")
+    kept = set(connection.execute(sa.select(schema.experiments.c.name)).scalars())
+    if lost := sorted({row["name"] for row in known.get("experiments", [])} - kept):
+        notes.append(LOST.format(", ".join(lost)))
     return notes

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 
 from histofed import __version__
 from histofed.base.clock import SystemClock
+from histofed.base.console import exit_code_of
 from histofed.base.errors import HistofedError, UsageError
 from histofed.base.owner import in_words, refuse_others
 
@@ -29,6 +30,10 @@ DEFAULT_CONFIG: Final = Path("/etc/histofed/aggregator.toml")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The console script; returns the exit code of the one table (`histofed/base/errors.py`)."""
+    return exit_code_of("histofed-aggregator", lambda: _ran(arguments))
+
+
+def _ran(arguments: Sequence[str] | None) -> int:
     options = _parser().parse_args(arguments)
     try:
         with in_words():
@@ -38,8 +43,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
         complain(f"histofed-aggregator: {error}")
         return error.exit_code
-    except KeyboardInterrupt:
-        return 130
     return code
 
 

@@ -47,18 +47,19 @@ class Experiments:
         self._initialise(experiment)
 
     def steer(self, name: str, order: Order, who: Who, operator: str, reason: str) -> None:
-        """An operator pauses, resumes or cancels an experiment; an order that was followed before changes nothing.
+        """An operator pauses, resumes or cancels an experiment; one that was followed before changes the reason at most.
 
         Raises `NotFound`, and `Stale` when the experiment has ended.
         """
         row = self._store.experiment(name)
         has_model = self._store.latest_model(row.name) is not None
         state = lifecycle.steer(row.name, ExperimentState(row.state), order, has_model=has_model)
-        if state == row.state:
+        resumed = order is Order.RESUME
+        told = "" if resumed else lifecycle.words(operator, reason)
+        if state == row.state and (resumed or not reason or told == row.reason):
             return
         self._journal_order(order, who, row.name, row.state, state, reason)
-        resumed = order is Order.RESUME
-        self._store.set_experiment(row.name, state, "" if resumed else lifecycle.words(operator, reason), forgive=resumed)
+        self._store.set_experiment(row.name, state, told, forgive=resumed)
         failpoint("aggregator.experiment_steered")
         log.info("experiment steered", extra=fields(experiment=row.name, state=state, reason=reason))
         if order is Order.CANCEL:

@@ -114,7 +114,7 @@ def in_place(config: AggregatorConfig, clock: Clock, *, epoch: int | None = None
         # before the rows: a crash in between leaves a record of an epoch that begins when this is run again
         journals.note(state / "journal", clock, setup.instance(state), subject, BY_HAND)
         notes = amendments.amend(state / "state.db", clock, manifest=None, epoch=later, old=None)
-    return Restored(before, later, None, None, (*notes, amendments.BLIND.format("the copy was made")))
+    return Restored(before, later, None, None, (*notes, *amendments.blind("the copy was made")))
 
 
 def dry_run(config: AggregatorConfig, source: Path, *, epoch: int | None = None) -> Restored:

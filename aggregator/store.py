@@ -82,18 +82,17 @@ class Store:
                 raise AlreadyThere(f"experiment {name} exists already; names are never used twice, choose another")
 
     def set_experiment(self, name: ExperimentId, state: str, reason: str = "", *, forgive: bool = False) -> None:
-        """The experiment moves on; an ended one never moves again. `forgive`: no past round counts as a failure any more."""
+        """The experiment moves on; an ended one only changes its reason. `forgive`: no past round counts as a failure."""
         values: dict[str, Any] = {"state": state, "reason": reason}
         if forgive:
             numbers = sa.select(sa.func.coalesce(sa.func.max(schema.rounds.c.number), 0))
             values["forgiven"] = numbers.where(schema.rounds.c.experiment == name).scalar_subquery()
-        if state not in queries.OPEN_STATES:
-            values["ended_at"] = iso(self._clock.now())
         table = schema.experiments
+        if state not in queries.OPEN_STATES:
+            values["ended_at"] = sa.func.coalesce(table.c.ended_at, iso(self._clock.now()))
+        may = table.c.state.in_((*queries.OPEN_STATES, state))
         with self._database.writing() as connection:
-            connection.execute(
-                sa.update(table).where(table.c.name == name, table.c.state.in_(queries.OPEN_STATES)).values(values)
-            )
+            connection.execute(sa.update(table).where(table.c.name == name, may).values(values))
 
     def experiments(self, *, only_open: bool = False) -> tuple[ExperimentRow, ...]:
         """Experiments, newest first."""

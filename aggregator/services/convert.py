@@ -13,7 +13,7 @@ from aggregator.fleet import Fleet
 from aggregator.members import SiteRow
 from aggregator.rounds import Round
 from aggregator.rows import ExperimentRow, ModelRow
-from aggregator.tasks import Task, TaskState
+from aggregator.tasks import WITH_SITE, Task, TaskState
 from histofed.audit.history import History
 from histofed.audit.record import Who
 from histofed.base.clock import iso
@@ -24,7 +24,7 @@ from histofed.transport.server import Caller
 from histofed.v1 import admin_pb2, rounds_pb2, types_pb2
 
 _IN_VAIN: Final = frozenset({TaskState.REJECTED, TaskState.DECLINED, TaskState.EXPIRED})
-"""Tasks of which nothing comes; their progress was an earlier attempt's."""
+"""Tasks of which nothing comes."""
 
 
 def text(moment: datetime | None) -> str:
@@ -117,7 +117,8 @@ def _task(key: TaskKey, task: Task, fleet: Fleet) -> admin_pb2.Task:
         attempt=task.attempt,
         update_bytes=task.update_bytes,
     )
-    if progress is not None and task.state not in _IN_VAIN:
+    # what is reported of any other is an earlier attempt's, or came late
+    if progress is not None and task.state in WITH_SITE:
         message.phase, message.done, message.total, message.rate = (
             progress.phase,
             progress.done,

@@ -55,7 +55,7 @@ class Report:
     """What `verify` found; `segment`, `line` (from 1) and `problem` name the first bad line, or the end that is missing."""
 
     records: int
-    """Records that are proven, from the first one on."""
+    """Records that are proven, from the first one on; none where another record stands in the place of the expected one."""
     head: Head
     """The last of them."""
     ok: bool
@@ -94,7 +94,10 @@ def verify(directory: Path, expected: Head | None = None) -> Report:
         return Report(head.sequence, head, False, broken.segment, broken.line, broken.problem, restores, claims)
     restores, claims = _apart(notable)
     if expected is not None and not seen_expected:
-        return Report(head.sequence, head, False, None, None, _missing(head, expected, restores), restores, claims)
+        problem = _missing(head, expected, restores)
+        if head.sequence >= expected.sequence:
+            head = Head(0, GENESIS)  # whoever wrote that record anew may have written those before it anew too
+        return Report(head.sequence, head, False, None, None, problem, restores, claims)
     return Report(head.sequence, head, True, restores=restores, claims=claims, unfilled=_unfilled(directory))
 
 
@@ -209,22 +212,28 @@ def _gap(due: int, found: int) -> str:
 
 
 def _missing(head: Head, expected: Head, restores: Sequence[AuditRecord]) -> str:
-    if restores:
-        last = restores[-1]
-        if by_hand(last):
-            return (
-                f"record {expected.sequence} is not the head that was noted; the state was put back by hand at record "
-                f"{last.sequence}, without a backup, so the head may be of the history that was lost then, or records were "
-                "removed: ask who noted it, and the sites"
-            )
+    """Why the head that was noted is not in the chain that ends with `head`."""
+    cut = head.sequence < expected.sequence
+    if not restores:
+        if cut:
+            return f"the journal ends at record {head.sequence}; records up to {expected.sequence} were cut off"
+        return f"record {expected.sequence} is another one than the head that was noted: the chain was rewritten"
+    last = restores[-1]
+    found = (
+        f"the journal ends at record {head.sequence}, before record {expected.sequence} that was noted"
+        if cut
+        else f"record {expected.sequence} is another one than the head that was noted"
+    )
+    if by_hand(last):
         return (
-            f"record {expected.sequence} is another one than the head that was noted; the state was restored at record "
-            f"{last.sequence} from a backup of {str(last.subject.get('made_at'))[:19]}, so the head may be of the history "
-            f"that was lost then: look for it in the journal under {last.subject.get('kept') or 'the old disk'}"
+            f"{found}; the state was put back by hand at record {last.sequence}, without a backup, so the head may be of "
+            "the history that was lost then, or records were removed: ask who noted it, and the sites"
         )
-    if head.sequence < expected.sequence:
-        return f"the journal ends at record {head.sequence}; records up to {expected.sequence} were cut off"
-    return f"record {expected.sequence} is another one than the head that was noted: the chain was rewritten"
+    return (
+        f"{found}; the state was restored at record {last.sequence} from a backup of "
+        f"{str(last.subject.get('made_at'))[:19]}, so the head may be of the history that was lost then: look for it in the "
+        f"journal under {last.subject.get('kept') or 'the old disk'}"
+    )
 
 
 def _place(broken: _Broken) -> str:

@@ -41,9 +41,9 @@ def verify(args: argparse.Namespace, _: Terminal) -> Answer:
     report = walk(args.directory, expected)
     if not report.ok:
         place = f" ({report.segment}, line {report.line})" if report.segment else ""
-        raise _unproven(
-            report, f"not what was written: {report.problem}{place}; {report.records} records before it are proven"
-        )
+        rewritten = not (report.records or report.segment)
+        proven = "no record is proven by this head" if rewritten else f"{report.records} records before it are proven"
+        raise _unproven(report, f"not what was written: {report.problem}{place}; {proven}")
     if not report.records:
         raise _unproven(
             report,

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import contextlib
+import os
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from histofed.base import durable
-from histofed.base.errors import BadData, NotFound, UsageError
+from histofed.base.errors import AlreadyThere, BadData, NotFound, UsageError
 from histofed.base.ids import Json
+from histofed.base.words import readable
 from histofed.cli.command import Answer, Commands, Terminal, add_command, add_group, refuse_unwritable
 from histofed.cli.survey_views import survey_document, survey_text
 from histofed.cli.tables import table
@@ -73,10 +76,17 @@ def _add_directory(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("directory", type=Path, metavar="DIR")
     parser.add_argument(
         "--classes",
-        type=lambda text: tuple(text.split(",")),
+        type=_classes,
         metavar="A,B,...",
         help="class folders in the order of their index (default: MSIH,nonMSIH, else the outermost folders)",
     )
+
+
+def _classes(text: str) -> tuple[str, ...]:
+    names = tuple(text.split(","))
+    if not all(names):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a list such as MSIH,nonMSIH: a name is empty")
+    return names
 
 
 def _shares(text: str) -> tuple[float, float]:
@@ -88,14 +98,15 @@ def _shares(text: str) -> tuple[float, float]:
 
 
 def check(args: argparse.Namespace, _: Terminal) -> Answer:
-    """Survey. Raises `NotFound` without a folder, `BadData` for a tree that cannot be read or a page that has no folder."""
+    """Survey. Raises `NotFound` without a folder, `BadData` for a tree that cannot be read; as `_check_page`."""
     from histofed.tiles.page import STAYS, render
     from histofed.tiles.survey import survey
 
     if args.page is not None:
-        refuse_unwritable(args.page)  # every tile is looked at first, which may take an hour
+        _check_page(args.page, args.directory)  # every tile is looked at first, which may take an hour
     _check_directory(args.directory)
-    found = survey(args.directory, args.classes)
+    with _naming_links():
+        found = survey(args.directory, args.classes)
     if args.page is not None:
         durable.replace(args.page, render(found, args.directory.resolve().name).encode())
     return Answer(
@@ -114,7 +125,8 @@ def split(args: argparse.Namespace, _: Terminal) -> Answer:
 
     _check_flags(args)
     _check_directory(args.directory)
-    tileset = scan(args.directory, args.classes or discover(args.directory))
+    with _naming_links():
+        tileset = scan(args.directory, args.classes or discover(args.directory))
     parts: list[splitting.Part] = []
     training = tileset
     if args.holdout is not None:
@@ -142,6 +154,40 @@ def _check_directory(directory: Path) -> None:
     except PermissionError:
         return  # the scan says it better
     raise NotFound(f"DIR {directory} {what}; name the folder in which the class folders lie")
+
+
+@contextlib.contextmanager
+def _naming_links() -> Iterator[None]:
+    """What is said of a tree without an end names no path, for it may leave a site; who types this may read which link."""
+    try:
+        yield
+    except BadData as error:
+        from histofed.tiles.folder import Circle
+
+        if not isinstance(error.__cause__, Circle):
+            raise
+        link = readable(str(error.__cause__.link))
+        raise BadData(f"the link {link} leads back to a folder above it; remove it") from error
+
+
+def _check_page(page: Path, directory: Path) -> None:
+    """It can be written and takes no other file's place. Raises `UsageError`, `AlreadyThere`, `BadData`, `NotOurs`."""
+    from histofed.tiles.page import BEGINNING
+
+    refuse_unwritable(page)
+    if page.suffix.lower() != ".html":
+        raise UsageError(f"--page {page} is not called .html, so it may be meant for something else; name it FILE.html")
+    # where it lies as it is typed, and where links lead
+    if any(Path(real(page.parent)).is_relative_to(real(directory)) for real in (os.path.abspath, os.path.realpath)):
+        raise UsageError(f"--page {page} lies below DIR {directory}, among the tiles; name a file outside of it")
+    if not page.exists():
+        return
+    beginning = BEGINNING.encode()
+    if page.is_file():
+        with page.open("rb") as file:
+            if file.read(len(beginning)) == beginning:
+                return
+    raise AlreadyThere(f"{page} is there and is no page of `data check`; name a new file, or remove that one first")
 
 
 def _check_flags(args: argparse.Namespace) -> None:

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import signal
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
@@ -19,14 +17,12 @@ from pathlib import Path
 from typing import NoReturn, TextIO
 
 from histofed import __version__
+from histofed.base.console import Unprintable, exit_code_of
 from histofed.base.errors import HistofedError, UsageError
 from histofed.base.ids import Json
 from histofed.base.owner import in_words
 from histofed.cli import audit, data, experiments, models, presets, rounds, sites, status, tiles, token, train
 from histofed.cli.command import Answer, Finished, Terminal, WithFacts
-
-INTERRUPTED = 128 + signal.SIGINT
-BROKEN_PIPE = 128 + signal.SIGPIPE
 
 
 class _Parser(argparse.ArgumentParser):
@@ -73,17 +69,7 @@ def _add_common(parser: argparse.ArgumentParser, *, suppressed: bool, config: bo
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code."""
     arguments = sys.argv[1:] if argv is None else list(argv)
-    terminal = Terminal(sys.stdout, sys.stderr)
-    try:
-        code = _run(arguments, terminal)
-        terminal.out.flush()
-    except BrokenPipeError:
-        # `histofed rounds list | head -1`: the reader has what it wanted; keep the interpreter from flushing again at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), terminal.out.fileno())
-        return BROKEN_PIPE
-    except KeyboardInterrupt:
-        return INTERRUPTED
-    return code
+    return exit_code_of("histofed", lambda: _run(arguments, Terminal(sys.stdout, sys.stderr)))
 
 
 def _run(arguments: list[str], terminal: Terminal) -> int:
@@ -96,7 +82,7 @@ def _run(arguments: list[str], terminal: Terminal) -> int:
         return _report(error, "--json" in arguments, terminal)
     except WithFacts as found:
         return _report(found.error, "--json" in arguments, terminal, found.facts)
-    except (BrokenPipeError, KeyboardInterrupt):
+    except (BrokenPipeError, Unprintable):
         raise
     except Exception as error:
         if "--traceback" in arguments:

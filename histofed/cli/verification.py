@@ -79,5 +79,7 @@ def load_ca(path: Path) -> x509.Certificate:
         return x509.load_pem_x509_certificate(path.read_bytes())
     except FileNotFoundError as error:
         raise NotFound(f"there is no CA certificate at {path}") from error
-    except (OSError, ValueError) as error:
+    except OSError as error:
+        raise BadData(f"cannot read {path}: {error.strerror}") from error
+    except ValueError as error:
         raise BadData(f"{path} is not a certificate in PEM form") from error

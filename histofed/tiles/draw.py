@@ -61,8 +61,7 @@ def draw_tiles(
     place in the list, so more sites can be drawn later. Raises `AlreadyThere` for a folder that is not empty, `BadData` for
     numbers or classes that cannot be drawn.
     """
-    if not (1 <= patients_per_class <= 500 and 1 <= tiles_per_patient <= 2000 and 32 <= size <= 1024):
-        raise BadData("draw 1 to 500 patients per class, 1 to 2000 tiles per patient, 32 to 1024 pixels")
+    check_numbers(patients_per_class, tiles_per_patient, size)
     if len(sites) > MAXIMUM_SITES or len(set(sites)) != len(sites):
         raise BadData(f"draw at most {MAXIMUM_SITES} sites, each with its own name")
     if not classes or len(set(classes)) != len(classes) or not ARCHITECTURES.keys() >= set(classes):
@@ -76,6 +75,12 @@ def draw_tiles(
         rng = np.random.default_rng(seed_of("tiles", seed, place))
         tiles += _draw_site(folder, "Z" + _CODE[place], rng, classes, patients_per_class, tiles_per_patient, size)
     return Drawn(len(folders), len(folders) * len(classes) * patients_per_class, tiles)
+
+
+def check_numbers(patients_per_class: int, tiles_per_patient: int, size: int) -> None:
+    """Tiles of `size` pixels can be drawn in such numbers. Raises `BadData`."""
+    if not (1 <= patients_per_class <= 500 and 1 <= tiles_per_patient <= 2000 and 32 <= size <= 1024):
+        raise BadData("draw 1 to 500 patients per class, 1 to 2000 tiles per patient, 32 to 1024 pixels")
 
 
 def _draw_site(

@@ -165,8 +165,19 @@ def _walk(root: Path, classes: Sequence[str], *, training: bool) -> _Walk:
     if len(index_of) != len(classes):
         raise BadData(f"classes {', '.join(classes)} name one class twice (MSIMUT is MSIH, MSS is nonMSIH)")
     walk = _Walk(tuple(classes), index_of, training)
-    _read(walk, root, None, (), frozenset())
+    try:
+        _read(walk, root, None, (), frozenset())
+    except Circle as circle:
+        raise BadData("a link under the data root leads back to a folder above it; remove the link") from circle
     return walk
+
+
+class Circle(Exception):
+    """Why a tree has no end; the cause of a `BadData`. Its text is empty: `link` stays inside the site."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__()
+        self.link = next((path for path in (folder, *folder.parents) if path.is_symlink()), folder)
 
 
 def _read(
@@ -180,7 +191,7 @@ def _read(
     entries = _entries(folder)
     here = folder.stat()
     if (here.st_dev, here.st_ino) in above:
-        raise BadData("a link under the data root leads back to a folder above it; remove the link")
+        raise Circle(folder)
     above |= {(here.st_dev, here.st_ino)}
     if (table := patients.read_table(folder)) is not None:
         tables = (*tables, table)

@@ -36,6 +36,13 @@ _CHARTS: Final = {
     "eosin": "Eosin (mean of the tissue)",
     "brightness": "Brightness (0 to 255)",
 }
+BEGINNING: Final = (
+    '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+    '<meta http-equiv="Content-Security-Policy" '
+    "content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">"
+    '<meta name="viewport" content="width=device-width, initial-scale=1"><title>Tiles of '
+)
+"""Of every page: what begins with it may be replaced by another page."""
 STAYS: Final = "This report names patients and shows their tissue. It was made inside the hospital and must stay there."
 
 
@@ -57,11 +64,7 @@ def render(survey: Survey, title: str) -> str:
         _section("Files that cannot be used", _unusable(survey)),
     ]
     return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
-        '<meta http-equiv="Content-Security-Policy" '
-        "content=\"default-src 'none'; img-src data:; style-src 'unsafe-inline'\">"
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>Tiles of {_shown(title)}</title><style>{_STYLE}</style></head>"
+        f"{BEGINNING}{_shown(title)}</title><style>{_STYLE}</style></head>"
         f"<body><main>{''.join(sections)}</main></body></html>\n"
     )
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from histofed.cli.main import INTERRUPTED
+from histofed.base.console import INTERRUPTED
 from histofed.cli.main import main as histofed
 
 from .daemons import DemoError

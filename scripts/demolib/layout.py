@@ -17,6 +17,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from .daemons import DemoError
+
 SITES = ("north", "east", "south", "west")
 CLASSES = ("MSIH", "nonMSIH")
 
@@ -148,20 +150,25 @@ maximum_steps = {steps}
 
 
 def write_experiment(source: str, layout: Layout, *, name: str, rounds: int | None, size: int | None) -> None:
-    """The experiment file, with the name, and the rounds and size that the caller asked for."""
+    """The experiment file that is submitted. Raises `DemoError`."""
+    layout.experiment.write_text(experiment_text(source, name=name, rounds=rounds, size=size), encoding="utf-8")
+
+
+def experiment_text(source: str, *, name: str, rounds: int | None, size: int | None) -> str:
+    """The experiment, with the name, and the rounds and size that the caller asked for. Raises `DemoError`."""
     text = _set(source, "name", _toml(name))
     if rounds is not None:
         text = _set(text, "rounds", str(rounds))
     if size is not None:
         text = _set(text, "image_size", str(size))
-    layout.experiment.write_text(text, encoding="utf-8")
+    return text
 
 
 def _set(text: str, key: str, value: str) -> str:
     """One `key = value` line with another value; its comment stays."""
     changed, count = re.subn(rf"(?m)^({key} *= *)(\"[^\"]*\"|[0-9]+)", rf"\g<1>{value}", text)
     if count != 1:
-        raise ValueError(f"the experiment file has {count} lines that set {key}, expected one")
+        raise DemoError(f"the experiment file has {count} lines that set {key}, expected one")
     return changed
 
 

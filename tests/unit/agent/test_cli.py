@@ -92,6 +92,36 @@ def test_check_tells_that_without_consent_nothing_runs(tmp_path: Path, capsys: p
     assert "nothing is allowed to run here" in capsys.readouterr().out
 
 
+# -- interrupted -------------------------------------------------------------------------------------------------------
+
+
+def test_ctrl_c_in_a_command_is_130_without_a_word(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("agent.doctor.checks", interrupt)
+    assert main(["doctor", "--config", config(tmp_path)]) == 130
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("watched", [True, False])
+def test_enrolment_asks_a_person_for_the_join_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, watched: bool
+) -> None:
+    class Terminal:
+        def isatty(self) -> bool:
+            return watched
+
+        def readline(self, _: int) -> str:
+            assert ("paste the join line" in capsys.readouterr().err) == watched
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr("sys.stdin", Terminal())
+    assert main(["enroll", "--config", config(tmp_path)]) == 130
+
+
 # -- status ------------------------------------------------------------------------------------------------------------
 
 

@@ -20,13 +20,15 @@ NORTH = SiteId("north")
     ("state", "shown"),
     [
         (TaskState.ACCEPTED, ("download", 3)),
-        (TaskState.ADMITTED, ("download", 3)),
+        (TaskState.UPLOADING, ("download", 3)),
+        (TaskState.RECEIVED, ("", 0)),
+        (TaskState.ADMITTED, ("", 0)),
         (TaskState.DECLINED, ("", 0)),
         (TaskState.REJECTED, ("", 0)),
         (TaskState.EXPIRED, ("", 0)),
     ],
 )
-def test_a_task_of_which_nothing_comes_shows_no_progress(state: TaskState, shown: tuple[str, int]) -> None:
+def test_a_task_with_which_its_site_is_done_shows_no_progress(state: TaskState, shown: tuple[str, int]) -> None:
     planned = rounds.plan(RoundKey(ExperimentId("demo"), 1), Digest("a" * 64), (NORTH,), (NORTH,), 1, 1, 60)
     fleet = Fleet(FakeClock(), Changes())
     fleet.report(planned.task_key(NORTH), TaskProgress("download", 3, 10))

@@ -204,10 +204,30 @@ async def test_orders_may_come_twice_and_are_written_once(bench: Bench) -> None:
         for order in (Order.PAUSE, Order.RESUME, Order.CANCEL):
             steer(engine, order, "first")
             before = state_of(engine)
-            steer(engine, order, "second")
-            assert state_of(engine) == before
+            for repeated in ("first", ""):
+                steer(engine, order, repeated)
+                assert state_of(engine) == before
     actions = [action for action in bench.actions() if action.startswith("experiment.")]
     assert actions == ["experiment.submitted", "experiment.paused", "experiment.resumed", "experiment.cancelled"]
+
+
+@pytest.mark.parametrize(("order", "state"), [(Order.PAUSE, "paused"), (Order.CANCEL, "cancelled")])
+async def test_a_repeated_order_with_another_reason_is_journalled_and_its_words_are_kept(
+    bench: Bench, order: Order, state: str
+) -> None:
+    async with bench.engine() as engine:
+        await running(engine)
+        steer(engine, order)
+        ended_at = engine.store.experiment(NAME).ended_at
+        bench.clock.advance(60)
+        for reason in ("wrong data", "wrong data, of south alone"):
+            steer(engine, order, reason)
+            assert state_of(engine) == (state, f"by admin: {reason}")
+        assert engine.store.experiment(NAME).ended_at == ended_at, "it ended when it was first ordered"
+    told = [record for record in bench.audit() if record.action == f"experiment.{state}"]
+    assert [record.reason for record in told] == ["", "wrong data", "wrong data, of south alone"]
+    assert told[-1].who == ADMIN
+    assert told[-1].subject == {"experiment": "demo", "from": state, "state": state}
 
 
 async def test_what_has_ended_or_never_was_is_refused_in_words(bench: Bench) -> None:
@@ -250,7 +270,7 @@ async def test_a_crash_after_the_order_and_before_the_round_is_closed(bench: Ben
         bench.scheduler(engine).tick()
         assert engine.store.round(KEY).state is RoundState.ABANDONED
         assert engine.store.round(KEY).reason == "the experiment was cancelled by admin: wrong data"
-        steer(engine, Order.CANCEL, "the operator tries again")
+        steer(engine, Order.CANCEL)
         assert state_of(engine) == ("cancelled", "by admin: wrong data")
 
 

@@ -15,12 +15,13 @@ import pytest
 from aggregator import backup, restore, setup
 from aggregator.database import Database
 from aggregator.members import Members
+from aggregator.store import Store
 from histofed import weights
 from histofed.audit.verify import by_hand, records, verify
 from histofed.backup import swap
 from histofed.base import durable, failpoints
 from histofed.base.errors import BadData, CannotWriteState, ConfigError, UsageError
-from histofed.base.ids import SiteId, sha256
+from histofed.base.ids import Digest, ExperimentId, SiteId, sha256
 from histofed.transport.store import owner_of
 from tests.support.centre import UPDATE, Centre
 
@@ -31,6 +32,9 @@ def test_restored_on_an_empty_disk(centre: Centre, backup_file: Path) -> None:
     words = centre.cli("restore", str(backup_file))
     assert "epoch 1 -> 2" in words
     assert "nobody knows which certificates were revoked" in words
+    assert "experiments submitted and first weights given after 20" in words
+    assert "rounds and models made since are made again" in words
+    assert "sites' journals tell" in words
     assert not list(centre.state.glob("before-restore-*"))
     assert (centre.state / "identity/ca.key").stat().st_mode & 0o777 == 0o600
     assert centre.sql("SELECT max(number) FROM epochs") == [(2,)]
@@ -95,6 +99,20 @@ def test_first_weights_that_were_given_since_are_kept(centre: Centre, backup_fil
     assert len(first(centre)) == 3, "a backup without any, as older ones are"
 
 
+def test_experiments_that_the_backup_does_not_have_are_named(centre: Centre, backup_file: Path, tmp_path: Path) -> None:
+    centre.cli("restore", str(backup_file))
+    assert "submitted after the backup" not in centre.cli("restore", str(backup_file), "--replace"), "nothing is lost"
+    database = Database(centre.state / "state.db")
+    store = Store(database, centre.clock)
+    for name in ("lost", "another"):
+        store.add_experiment(ExperimentId(name), "", Digest("2" * 64), "admin")
+    database.close()
+    words = centre.cli("restore", str(backup_file), "--replace")
+    assert "experiments submitted after the backup are not in it: another, lost; " in words
+    assert "submit again" in words
+    assert "nobody knows" not in words
+
+
 def test_what_was_used_issued_or_revoked_since_stays_so(centre: Centre, backup_file: Path, tmp_path: Path) -> None:
     centre.cli("restore", str(backup_file))
     database = Database(centre.state / "state.db")
@@ -139,7 +157,9 @@ def test_a_journal_that_went_another_way_lies_aside(centre: Centre, backup_file:
 
 def test_a_state_that_was_put_back_by_hand(centre: Centre, backup_file: Path) -> None:
     centre.cli("restore", str(backup_file))
-    assert "epoch 2 -> 3" in centre.cli("restore", "--in-place")
+    words = centre.cli("restore", "--in-place")
+    assert "epoch 2 -> 3" in words
+    assert "experiments submitted and first weights given after the copy was made must be given again" in words
     assert "epoch 3 -> 8" in centre.cli("restore", "--in-place", "--epoch", "8")
     assert "does not lie ahead" in centre.cli("restore", "--in-place", "--epoch", "8", code=2)
     restores = verify(centre.state / "journal").restores

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from histofed.audit.journal import Journal
 from histofed.audit.record import GENESIS, AuditRecord, Who, chain_hash
-from histofed.audit.verify import Head, examine, records, verify
+from histofed.audit.verify import RESTORED, Head, examine, records, verify
 from histofed.base.clock import FakeClock
 from histofed.base.doctor import Doubt
 from histofed.base.errors import BadData, DigestMismatch, NotFound
@@ -133,6 +133,22 @@ def test_a_chain_that_was_written_anew_is_found_with_a_head_that_was_noted(tmp_p
     forged, _ = rewritten(Head(4, json.loads(lines[3])["hash"]), 5, "nothing.happened")
     report = verify(store(tmp_path, [*lines[:4], forged]), noted)
     assert "the chain was rewritten" in str(report.problem)
+    assert (report.ok, report.records, report.head) == (False, 0, Head(0, GENESIS)), "what came before may be forged as well"
+
+
+@pytest.mark.parametrize("backup", ["", "a" * 64])
+def test_a_head_beyond_the_end_of_a_restored_journal_is_not_said_to_be_another_record(tmp_path: Path, backup: str) -> None:
+    journal = Journal(tmp_path, FakeClock(), "aggregator")
+    journal.append("round.opened", subject={"round": 1})
+    kept = "before-restore-1" if backup else ""
+    journal.append(RESTORED, subject={"backup": backup, "made_at": "2026-01-01T00:00:00.000000Z", "kept": kept})
+    journal.close()
+    beyond, within = (verify(tmp_path, Head(number, "a" * 64)) for number in (300, 1))
+    assert "the journal ends at record 2, before record 300" in str(beyond.problem)
+    assert "restored at record 2 from" in str(beyond.problem) or "put back by hand at record 2" in str(beyond.problem)
+    assert beyond.records == 2
+    assert "record 1 is another one than the head that was noted" in str(within.problem)
+    assert within.records == 0
 
 
 def test_a_head_from_the_middle_is_still_contained(tmp_path: Path, lines: list[bytes]) -> None:

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
 from histofed.base import errors
+from histofed.base.console import BROKEN_PIPE, INTERRUPTED
 from histofed.base.errors import HistofedError, all_errors, from_status
 
 EXIT_CODES = {
@@ -35,6 +39,13 @@ EXIT_CODES = {
 
 def test_the_table_is_complete_and_right() -> None:
     assert {cls.__name__: cls.exit_code for cls in all_errors()} == EXIT_CODES
+
+
+def test_the_readme_tells_every_code() -> None:
+    told = (
+        (Path(__file__).parents[3] / "README.md").read_text().partition("Exit codes are one table")[2].partition("\n\n")[0]
+    )
+    assert {int(number) for number in re.findall(r"\b\d+\b", told)} == {*EXIT_CODES.values(), INTERRUPTED, BROKEN_PIPE}
 
 
 def test_every_error_of_the_module_is_in_the_table() -> None:

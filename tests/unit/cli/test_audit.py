@@ -96,6 +96,15 @@ def test_a_head_that_is_gone_is_found(journal: Path, capsys: pytest.CaptureFixtu
     assert "cut off" in capsys.readouterr().err
 
 
+def test_a_rewritten_journal_is_not_called_proven(journal: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--json", "audit", "verify", str(journal), "--head", f"3:{'0' * 64}"]) == 65
+    captured = capsys.readouterr()
+    assert "record 3 is another one than the head that was noted" in captured.err
+    assert "no record is proven by this head" in captured.err
+    found = json.loads(captured.out)
+    assert (found["ok"], found["records"]) == (False, 0)
+
+
 def test_a_state_that_was_put_back_by_hand_is_called_so_and_claims_are_told(
     journal: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -102,6 +102,88 @@ def test_a_page_that_cannot_be_written_is_told_before_any_tile_is_read(
     assert words in found.error
 
 
+@pytest.mark.parametrize(
+    "content", [b"", b"allow everything", b"<!doctype html><title>Minutes</title>", b"\xff\xd8\xff tissue"]
+)
+def test_a_page_takes_no_other_files_place(histofed_data: Shell, tiles: Path, tmp_path: Path, content: bytes) -> None:
+    kept = tmp_path / "kept.html"
+    kept.write_bytes(content)
+    (tmp_path / "link.html").symlink_to(kept)
+    for page in (kept, tmp_path / "link.html"):
+        refused = histofed_data("data", "check", tiles, "--page", page)
+        assert (refused.code, refused.out) == (65, "")
+        assert f"{page} is there and is no page of `data check`" in refused.error
+    assert kept.read_bytes() == content
+    assert (tmp_path / "link.html").is_symlink()
+
+
+def test_a_page_takes_the_place_of_an_earlier_page(histofed_data: Shell, tiles: Path, tmp_path: Path) -> None:
+    page = tmp_path / "page.HTML"
+    for name in ("before", "after"):
+        shutil.copytree(tiles, tmp_path / name)
+        assert histofed_data("data", "check", tmp_path / name, "--page", page).code == 0
+        assert f"<title>Tiles of {name}</title>" in page.read_text()
+
+
+def test_what_is_no_file_is_no_page(histofed_data: Shell, tiles: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "page.html")
+    assert "is no page of `data check`" in histofed_data("data", "check", tiles, "--page", tmp_path / "page.html").error
+
+
+@pytest.mark.parametrize("name", ["page", "page.jpg", "consent.toml", ".html"])
+def test_a_page_is_called_html(histofed_data: Shell, tiles: Path, tmp_path: Path, name: str) -> None:
+    refused = histofed_data("data", "check", tiles, "--page", tmp_path / name)
+    assert refused.code == 2
+    assert "name it FILE.html" in refused.error
+    assert not (tmp_path / name).exists()
+
+
+@pytest.mark.parametrize(
+    "page",
+    [
+        "in/page.html",
+        "in/MSIH/page.html",
+        "out/../in/page.html",
+        "way-in/page.html",
+        "in/way-out/page.html",
+        "way-in/link.html",
+    ],
+)
+def test_a_page_stays_out_of_the_tiles(histofed_data: Shell, tiles: Path, tmp_path: Path, page: str) -> None:
+    shutil.copytree(tiles, tmp_path / "in")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "way-in").symlink_to(tmp_path / "in/MSIH")
+    (tmp_path / "in/way-out").symlink_to(tmp_path / "out")
+    (tmp_path / "in/MSIH/link.html").symlink_to(tmp_path / "out/link.html")
+    refused = histofed_data("data", "check", tmp_path / "in", "--page", tmp_path / page)
+    assert refused.code == 2
+    assert "lies below DIR" in refused.error
+    assert (tmp_path / "in/MSIH/link.html").is_symlink()
+    assert not list(tmp_path.rglob("page.html"))
+
+
+@pytest.mark.parametrize("command", [("check",), ("split", "--holdout", "0.2", "out")])
+@pytest.mark.parametrize(("link", "to"), [("MSIH/again", "."), ("way/out", ".."), ("w\udcfcy", "..")])
+def test_the_link_that_leads_back_is_named(
+    histofed_data: Shell, tiles: Path, tmp_path: Path, command: tuple[str, ...], link: str, to: str
+) -> None:
+    root = tmp_path / "in"
+    shutil.copytree(tiles, root)
+    (root / link).parent.mkdir(exist_ok=True)
+    (root / link).symlink_to(root / to)
+    refused = histofed_data("data", command[0], root, *command[1:])
+    assert refused.code == 65
+    named = str(root / link).replace("\udcfc", "\\xfc")
+    assert f"the link {named} leads back to a folder above it; remove it" in refused.error
+
+
+@pytest.mark.parametrize("classes", ["", ",", "MSIH,", "MSIH,,nonMSIH"])
+def test_a_class_without_a_name_is_a_wrong_call(histofed_data: Shell, tiles: Path, classes: str) -> None:
+    refused = histofed_data("data", "check", tiles, f"--classes={classes}")
+    assert refused.code == 2
+    assert "is not a list such as MSIH,nonMSIH: a name is empty" in refused.error
+
+
 def test_drawn_classes_are_chosen_by_name(histofed_data: Shell, tmp_path: Path) -> None:
     small = ("--patients", 2, "--tiles", 1, "--size", 32, "--classes", "STR,MSIH,MUC")
     drawn = histofed_data("tiles", "make", tmp_path / "in", *small, "--json").document

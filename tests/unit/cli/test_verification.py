@@ -13,6 +13,9 @@ from histofed.pki.authority import Authority
 from histofed.pki.signing import sign
 from histofed.statements import MODEL_TYPE, UPDATE_TYPE
 from tests.support.signed_models import Federation, signed_model
+from tests.support.users import as_nobody, needs_root, open_tmp_path
+
+tmp_path = open_tmp_path
 
 
 def now() -> datetime:
@@ -107,3 +110,13 @@ def test_a_ca_that_is_none(tmp_path: Path) -> None:
         load_ca(tmp_path / "ca.crt")
     with pytest.raises(NotFound, match="no CA certificate"):
         load_ca(tmp_path / "nothing")
+    with pytest.raises(BadData, match=f"cannot read {tmp_path}: Is a directory"):
+        load_ca(tmp_path)
+
+
+@needs_root
+def test_a_ca_that_may_not_be_read(tmp_path: Path) -> None:
+    file = tmp_path / "ca.crt"
+    file.touch(mode=0o600)
+    with as_nobody(), pytest.raises(BadData, match=f"cannot read {file}: Permission denied"):
+        load_ca(file)

@@ -50,6 +50,47 @@ def test_tiles_that_cannot_be_split_remove_nothing(earlier: Path, tmp_path: Path
     assert (earlier / "model.safetensors").exists()
 
 
+@pytest.mark.parametrize(
+    ("option", "value", "words"),
+    [
+        ("--size", "33", "image_size"),
+        ("--size", "0", "image_size"),
+        ("--rounds", "0", "rounds"),
+        ("--rounds", "-1", "rounds"),
+        ("--patients", "0", "draw 1 to 500 patients"),
+        ("--tiles", "0", "draw 1 to 500 patients"),
+    ],
+)
+def test_a_number_that_cannot_be_removes_nothing(earlier: Path, option: str, value: str, words: str) -> None:
+    refused = demo(earlier, option, value)
+
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("demo: ")
+    assert words in refused.stderr
+    assert (earlier / "model.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("rounds = 4", "", "0 lines that set rounds"),
+        ('generator = "paper-cnn"', 'generator = "none"', "generator: Input should be"),
+    ],
+)
+def test_an_experiment_that_cannot_be_removes_nothing(earlier: Path, tmp_path: Path, old: str, new: str, words: str) -> None:
+    file = tmp_path / "experiment.toml"
+    file.write_text((ROOT / "examples/demo.toml").read_text().replace(old, new))
+    (tmp_path / "tiles").mkdir()
+
+    for data in ((), ("--data", str(tmp_path / "tiles"))):
+        refused = demo(earlier, "--experiment", str(file), "--rounds", "3", *data)
+
+        assert refused.returncode == 1
+        assert words in refused.stderr
+        assert "Traceback" not in refused.stderr
+        assert (earlier / "model.safetensors").exists()
+
+
 def test_a_folder_of_somebody_else_is_kept(tmp_path: Path) -> None:
     (tmp_path / "samples").mkdir()
     (tmp_path / "samples" / "mine.png").touch()

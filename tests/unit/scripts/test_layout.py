@@ -12,6 +12,7 @@ from aggregator.config import AggregatorConfig
 from histofed.base.config import load
 from histofed.base.experiment import parse_experiment
 from histofed.recipes.registry import recipe
+from scripts.demolib.daemons import DemoError
 from scripts.demolib.layout import SITES, Layout, Ports, write_aggregator, write_experiment, write_site
 
 DEMO = Path(__file__).parents[3] / "examples/demo.toml"
@@ -57,7 +58,7 @@ def test_the_demo_meets_its_promise_of_four_sites_and_three_rounds() -> None:
 
 
 def test_a_file_without_the_line_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="0 lines that set rounds"):
+    with pytest.raises(DemoError, match="0 lines that set rounds"):
         write_experiment('name = "x"\n', Layout(tmp_path), name="y", rounds=3, size=None)
 
 

@@ -191,8 +191,12 @@ def test_a_tile_in_the_folders_of_two_classes_is_refused(small_root: Path) -> No
 
 def test_a_link_in_a_circle_is_refused(small_root: Path) -> None:
     (small_root / "MSIH/again").symlink_to(small_root)
-    with pytest.raises(BadData, match="leads back to a folder above it"):
+    with pytest.raises(BadData, match="leads back to a folder above it") as caught:
         folder.scan(small_root, CLASSES)
+    assert str(small_root) not in str(caught.value)
+    assert "again" not in str(caught.value), "the sentence may leave the site"
+    assert isinstance(caught.value.__cause__, folder.Circle)
+    assert str(caught.value.__cause__) == ""
 
 
 def test_a_link_to_itself_is_no_file_and_no_folder(small_root: Path) -> None:
