@@ -17,6 +17,7 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
+from PIL.TiffImagePlugin import BITSPERSAMPLE, TiffImageFile
 
 from histofed.tiles import disk
 
@@ -110,7 +111,10 @@ def _judge(image: Image.Image, minimum_edge: int) -> None:
 
 
 def _is_16_bit(image: Image.Image) -> bool:
-    """Pillow opens 16-bit RGB as 8-bit RGB and says so only in the raw mode of its decoder's tiles."""
+    """Pillow opens 16-bit RGB as 8-bit RGB; what it was is told by a TIFF's tag, and by the raw mode of a PNG's tiles."""
+    if isinstance(image, TiffImageFile):
+        bits: tuple[int, ...] = image.tag_v2.get(BITSPERSAMPLE, (1,))
+        return max(bits) > 8
     raw: Any = getattr(image, "tile", ())
     return image.mode.startswith(("I", "F")) or any("16" in str(part[3]) for part in raw)
 

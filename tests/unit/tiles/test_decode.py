@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from histofed.base.errors import TryLater
-from histofed.tiles.decode import MAXIMUM_BYTES, Refused, read_tile
+from histofed.tiles.decode import MAXIMUM_BYTES, Refused, decode_tile, read_tile
 from tests.support.bad_pictures import BAD_PICTURES, UNREADABLE
+from tests.support.tiff import tiff
 
 
 def _picture(mode: str, size: tuple[int, int] = (64, 64)) -> Image.Image:
@@ -67,6 +68,16 @@ def test_a_tile_is_read_in_channel_order(tmp_path: Path, kind: str) -> None:
     assert pixels.shape == (3, 32, 32)
     assert pixels.dtype == np.uint8
     assert np.abs(pixels.mean((1, 2)) - [250, 120, 10]).max() <= 2
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("planar", [False, True])
+def test_the_bits_of_a_tiff_are_told_by_its_pixels_alone(order: str, compressed: bool, planar: bool) -> None:
+    """Pillow reads 16 bits as 8, some of them as other pixels, and where a directory lies is no number of bits."""
+    assert decode_tile(tiff(8, order, compressed=compressed, planar=planar), 32).std() > 10
+    with pytest.raises(Refused, match="not 8-bit RGB: 16 bits"):
+        decode_tile(tiff(16, order, compressed=compressed, planar=planar), 32)
 
 
 def test_the_middle_square_is_kept_and_averaged(tmp_path: Path) -> None:
