@@ -32,6 +32,11 @@ MAXIMUM_BYTES: Final = 4 * MAXIMUM_PIXELS
 """Even without compression a tile needs less."""
 
 _NOT_RGB: Final = {"L": "grey", "1": "black and white", "P": "palette", "CMYK": "CMYK", "RGBA": "alpha", "LA": "alpha"}
+_DAMAGED: Final = (
+    *(OSError, SyntaxError, ValueError, EOFError, struct.error, Warning),
+    *(TypeError, LookupError, AttributeError, ArithmeticError),
+)
+"""What Pillow raises at a file that is not what its format says; the last four where it trusts what it has read."""
 
 
 class Refused(Exception):
@@ -85,13 +90,15 @@ def _decode(data: bytes, minimum_edge: int, take: Callable[[Image.Image], Pixels
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _judge(image, minimum_edge)
-            return take(image)
+            image.load()
     except UnidentifiedImageError as error:
         raise Refused("not a JPEG, PNG or TIFF image") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise Refused("far too many pixels for a tile") from error
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error, Warning) as error:
+    except _DAMAGED as error:
         raise Refused("truncated or damaged") from error
+    # outside: what goes wrong here is no file's fault
+    return take(image)
 
 
 def _judge(image: Image.Image, minimum_edge: int) -> None:

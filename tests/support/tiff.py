@@ -16,8 +16,8 @@ _DEFLATE: Final = 8
 _SHORT, _LONG = 3, 4
 
 
-def tiff(bits: int, order: str = "<", *, compressed: bool = False, planar: bool = False) -> bytes:
-    """An RGB picture of noise; `order` is struct's."""
+def tiff(bits: int, order: str = "<", *, compressed: bool = False, planar: bool = False, second: bool = False) -> bytes:
+    """An RGB picture of noise; `order` is struct's; `second` adds a directory without a tag."""
     pixels = np.random.default_rng(0).integers(0, 2**bits, (_EDGE, _EDGE, 3)).astype(f"{order}u{bits // 8}")
     strips = [band.tobytes() for band in np.moveaxis(pixels, 2, 0)] if planar else [pixels.tobytes()]
     if compressed:
@@ -39,10 +39,10 @@ def tiff(bits: int, order: str = "<", *, compressed: bool = False, planar: bool 
         279: (_LONG, [len(strip) for strip in strips]),
         284: (_SHORT, [2 if planar else 1]),
     }
-    return data.ljust(DIRECTORY, b"\0") + _directory(tags, order)
+    return data.ljust(DIRECTORY, b"\0") + _directory(tags, order, second)
 
 
-def _directory(tags: dict[int, tuple[int, list[int]]], order: str) -> bytes:
+def _directory(tags: dict[int, tuple[int, list[int]]], order: str, second: bool) -> bytes:
     entries, behind = struct.pack(f"{order}H", len(tags)), b""
     end = DIRECTORY + 2 + 12 * len(tags) + 4
     for tag, (kind, values) in tags.items():
@@ -50,4 +50,5 @@ def _directory(tags: dict[int, tuple[int, list[int]]], order: str) -> bytes:
         if len(value) > 4:
             value, behind = struct.pack(f"{order}I", end + len(behind)), behind + value
         entries += struct.pack(f"{order}HHI", tag, kind, len(values)) + value.ljust(4, b"\0")
-    return entries + bytes(4) + behind
+    following = struct.pack(f"{order}I", end + len(behind) if second else 0)
+    return entries + following + behind + (bytes(2 + 4) if second else b"")
