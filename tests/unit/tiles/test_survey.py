@@ -79,6 +79,17 @@ def test_a_file_that_the_disk_does_not_give_is_named_and_stops_a_training(small_
     assert words in found.problems()
 
 
+def test_a_disk_that_fails_after_the_survey_costs_pictures_and_not_the_page(small_root: Path) -> None:
+    found = survey(small_root, CLASSES)
+    before = render(found, "a hospital")
+    tile = next((small_root / "MSIH").iterdir())
+    tile.unlink()
+    tile.symlink_to(UNREADABLE)
+    after = render(found, "a hospital")
+    assert 0 < after.count("data:image/jpeg") < before.count("data:image/jpeg")
+    assert after.count(tile.name) == before.count(tile.name), "its captions and numbers are there"
+
+
 def test_folders_that_are_no_class_are_told(small_root: Path) -> None:
     asked = survey(small_root, ("tumour", "stroma"))
     assert asked.advice() == ("the folders that are there: MSIH, nonMSIH",)
