@@ -28,4 +28,5 @@ class VectorDeviation(nn.Module):
 
 def _deviation(x: Tensor) -> Tensor:
     """The standard deviation over the batch, averaged over everything else."""
-    return (x.var(0, correction=0) + 1e-8).sqrt().mean()
+    # in float32: fp16 rounds 1e-8 to nothing, and the root has no finite gradient where a place does not vary
+    return (x.float().var(0, correction=0) + 1e-8).sqrt().mean().to(x.dtype)

@@ -17,6 +17,7 @@ from typing import Any, Final, TypeAlias
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, UnidentifiedImageError
+from PIL.TiffImagePlugin import BITSPERSAMPLE, TiffImageFile
 
 from histofed.tiles import disk
 
@@ -31,6 +32,11 @@ MAXIMUM_BYTES: Final = 4 * MAXIMUM_PIXELS
 """Even without compression a tile needs less."""
 
 _NOT_RGB: Final = {"L": "grey", "1": "black and white", "P": "palette", "CMYK": "CMYK", "RGBA": "alpha", "LA": "alpha"}
+_DAMAGED: Final = (
+    *(OSError, SyntaxError, ValueError, EOFError, struct.error, Warning),
+    *(TypeError, LookupError, AttributeError, ArithmeticError),
+)
+"""What Pillow raises at a file that is not what its format says; the last four where it trusts what it has read."""
 
 
 class Refused(Exception):
@@ -84,13 +90,15 @@ def _decode(data: bytes, minimum_edge: int, take: Callable[[Image.Image], Pixels
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             _judge(image, minimum_edge)
-            return take(image)
+            image.load()
     except UnidentifiedImageError as error:
         raise Refused("not a JPEG, PNG or TIFF image") from error
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise Refused("far too many pixels for a tile") from error
-    except (OSError, SyntaxError, ValueError, EOFError, struct.error, Warning) as error:
+    except _DAMAGED as error:
         raise Refused("truncated or damaged") from error
+    # outside: what goes wrong here is no file's fault
+    return take(image)
 
 
 def _judge(image: Image.Image, minimum_edge: int) -> None:
@@ -110,7 +118,10 @@ def _judge(image: Image.Image, minimum_edge: int) -> None:
 
 
 def _is_16_bit(image: Image.Image) -> bool:
-    """Pillow opens 16-bit RGB as 8-bit RGB and says so only in the raw mode of its decoder's tiles."""
+    """Pillow opens 16-bit RGB as 8-bit RGB; what it was is told by a TIFF's tag, and by the raw mode of a PNG's tiles."""
+    if isinstance(image, TiffImageFile):
+        bits: tuple[int, ...] = image.tag_v2.get(BITSPERSAMPLE, (1,))
+        return max(bits) > 8
     raw: Any = getattr(image, "tile", ())
     return image.mode.startswith(("I", "F")) or any("16" in str(part[3]) for part in raw)
 

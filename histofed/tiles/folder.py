@@ -6,7 +6,7 @@ Both published layouts are taken unchanged, in any case: TCGA-CRC-DX (`TRAIN|TES
 (`MSIMUT|MSS`). Where a TRAIN folder exists only it is trained on, and a patient who is also in the TEST or VALIDATION beside
 it is refused; a folder named or marked (`manifest.py`) as test or validation is never trained on, and without a TRAIN beside
 it is refused. A tile's class is the class folder on its path, its patient the barcode in its name or the line of
-`patients.csv`. The index of a class is its place in the experiment's list, never the alphabet's choice.
+`patients.csv`, in any capitals. The index of a class is its place in the experiment's list, never the alphabet's choice.
 """
 
 from __future__ import annotations
@@ -145,6 +145,8 @@ class _Walk:
     marks: list[Manifest] = field(default_factory=list)
     held_out: set[str] = field(default_factory=set)
     """Patients in a test or validation folder beside a training half."""
+    texts: dict[str, str] = field(default_factory=dict)
+    """Spelling → the first text met, in the order of the walk: how this patient is called everywhere."""
 
     def tileset(self) -> TileSet:
         """The listing in its fixed order."""
@@ -201,7 +203,7 @@ def _read(
     chosen = _to_be_read(inner, mark) if walk.training else inner
     for entry in inner:
         if entry not in chosen and entry.name.lower() in _HELD_OUT:
-            looked_at = _Walk(walk.classes, walk.index_of, training=False)
+            looked_at = _Walk(walk.classes, walk.index_of, training=False, texts=walk.texts)
             _read(looked_at, Path(entry.path), _inner_class(looked_at, entry.name, index), tables, above)
             walk.held_out.update(tile.patient for tile in looked_at.tiles)
     for entry in chosen:
@@ -248,7 +250,8 @@ def _take(walk: _Walk, entry: os.DirEntry[str], index: int | None, tables: tuple
     elif (person := patients.identify(path, tables)) is None:
         walk.refuse(path, NO_PATIENT)
     else:
-        walk.tiles.append(Tile(index, path, person.patient, person.hospital))
+        patient = walk.texts.setdefault(spelling(person.patient), person.patient)
+        walk.tiles.append(Tile(index, path, patient, person.hospital))
 
 
 def _entries(folder: Path) -> list[os.DirEntry[str]]:
@@ -278,7 +281,7 @@ def _check_nobody_held_out(tileset: TileSet, marks: Sequence[Manifest]) -> None:
 
 
 def _check_halves(tileset: TileSet, held_out: set[str]) -> None:
-    if count := len({spelling(patient) for patient in tileset.patients()} & {spelling(patient) for patient in held_out}):
+    if count := len(tileset.patients() & held_out):
         people = "1 patient is" if count == 1 else f"{count} patients are"
         raise BadData(
             f"{people} in the training part and in a test or validation part of the data root; "

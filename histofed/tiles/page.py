@@ -16,6 +16,7 @@ from typing import Final
 import numpy as np
 from PIL import Image
 
+from histofed.base.errors import TryLater
 from histofed.base.words import readable
 from histofed.tiles.decode import Refused, read_tile
 from histofed.tiles.survey import Seen, Survey
@@ -189,8 +190,8 @@ def _figure(tile: Tile, value: str = "") -> str:
 def _thumbnail(tile: Tile) -> str:
     try:
         pixels = read_tile(tile.path, _THUMBNAIL)
-    except Refused:
-        return ""  # it changed since it was surveyed; its caption says which it was
+    except (Refused, TryLater):
+        return ""  # it changed since it was surveyed, or its disk fails now; its caption says which it was
     buffer = io.BytesIO()
     Image.fromarray(pixels.transpose(1, 2, 0)).save(buffer, "JPEG", quality=80)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -5,8 +5,9 @@
     MSIH/0002.png,P-17,north
 
 UTF-8 with one header line, commas or semicolons. `file` is the path below the folder in which the table lies, with `/`;
-`patient` is any text that means one person; `hospital` may be left out. The table covers its folder and everything below.
-A barcode and a table that disagree are refused: one of the two would put a patient on both sides of a split.
+`patient` is any text that means one person, in any capitals; `hospital` may be left out. The table covers its folder and
+everything below. A barcode and a table that disagree are refused: one of the two would put a patient on both sides of a
+split.
 """
 
 from __future__ import annotations

@@ -46,11 +46,11 @@ _MAGIC: Final = b"HFTILES1"
 
 @dataclass(frozen=True)
 class Decoding:
-    """How pixels come from bytes; `version` changes when the decoder would give others."""
+    """How pixels come from bytes; `version` changes when the decoder would give others, or refuse others."""
 
     size: int
     minimum_edge: int
-    version: int = 1
+    version: int = 2
 
     def key(self, contents: Sequence[Content]) -> str:
         """The name of a set: the way of decoding, then every content in its order."""

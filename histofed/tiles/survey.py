@@ -24,7 +24,6 @@ from histofed.tiles import duplicates, folder
 from histofed.tiles.decode import MINIMUM_EDGE, Refused, decode_picture, read_bytes, suspicion_is_enough
 from histofed.tiles.folder import Unusable
 from histofed.tiles.measure import Measures, measure
-from histofed.tiles.patients import spelling
 from histofed.tiles.tileset import Tile, TileSet
 
 PERCENTILES: Final = (0, 5, 50, 95, 100)
@@ -211,7 +210,9 @@ def _some(names: Sequence[str]) -> str:
 def _trainable(root: Path, listed: TileSet) -> tuple[frozenset[Tile], str]:
     """What `folder.scan`, the only door to a training, lets through, or why it lets nothing through."""
     try:
-        return frozenset(folder.scan(root, listed.classes).tiles), ""
+        read = {tile.path for tile in folder.scan(root, listed.classes).tiles}
+        # by path: a scan may have met another spelling of a patient first
+        return frozenset(tile for tile in listed.tiles if tile.path in read), ""
     except BadData as error:
         return frozenset(listed.tiles), str(error)
 
@@ -230,5 +231,5 @@ def _leaking(listed: TileSet, root: Path) -> tuple[str, ...]:
     held_out, trained = set[str](), set[str]()
     for tile in listed.tiles:
         side = held_out if folder.is_held_out(tile.path.relative_to(root)) else trained
-        side.add(spelling(tile.patient))
-    return tuple(sorted({tile.patient for tile in listed.tiles if spelling(tile.patient) in held_out & trained}))
+        side.add(tile.patient)
+    return tuple(sorted(held_out & trained))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 import torch
 from torch import Tensor
@@ -15,6 +16,9 @@ from histofed.training.ema import Ema
 from histofed.training.optimiser_state import adam_state, load_adam_state
 from histofed.training.tensors import to_arrays, with_prefix
 from histofed.weights import Array
+
+LEAST_SCALE: Final = 2.0**-10
+"""Of fp16's losses, which begin at 2**16: gradients that overflow below it do so at any scale, and no step is ever taken."""
 
 
 @dataclass
@@ -55,6 +59,13 @@ class Contest:
             **to_arrays(extra),
         }
 
+    def scales(self) -> dict[str, Tensor]:
+        """With fp16 the scale of each player's loss, copied without waiting for the device; else nothing."""
+        if self.scalers is None:
+            return {}
+        one = torch.ones((), device=self.device)
+        return dict(zip(("generator", "discriminator"), (scaler.scale(one) for scaler in self.scalers), strict=True))
+
     def load(self, arrays: Mapping[str, Array]) -> None:
         """Take over what is there: each of the groups of `state` may be missing as a whole. Raises `BadData`."""
         for name, network in (
@@ -77,7 +88,9 @@ class Contest:
             self.anchors.real_fake = anchors["anchors"].to(self.device)
         if self.scalers is not None and (scales := with_prefix(arrays, "scale.")):
             for one, (scale, good_steps) in zip(self.scalers, scales["losses"].tolist(), strict=True):
-                one.load_state_dict({**one.state_dict(), "scale": scale, "_growth_tracker": int(good_steps)})
+                # states may hold a scale that fell to nothing, from when that was no divergence: they begin anew
+                if scale >= LEAST_SCALE:
+                    one.load_state_dict({**one.state_dict(), "scale": scale, "_growth_tracker": int(good_steps)})
 
     def restart(self, arrays: Mapping[str, Array]) -> None:
         """Return to a state as a whole: moments and averages that it does not hold yet are forgotten."""

@@ -1,4 +1,4 @@
-"""The losses of a run: where they are read from the device, summed up, and judged. Called by `loop.train` alone.
+"""The losses of a run and fp16's scales: read from the device, summed up, and judged. Called by `loop.train` alone.
 
 Reading a number from a GPU makes the host wait until the GPU has done everything before it. So losses are noted step by step
 and read together, after a fixed number of steps and before anything is kept or told. When one of them shows that training
@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from histofed.training.checkpoint import Checkpoint
+from histofed.training.contest import LEAST_SCALE
 from histofed.training.rules import Rules
 
 GPU_STEPS: Final = 8
@@ -25,7 +26,7 @@ GPU_STEPS: Final = 8
 
 @dataclass(frozen=True)
 class Fault:
-    """A loss that shows that training diverged."""
+    """A loss or a scale that shows that training diverged."""
 
     sentence: str
     step: int
@@ -37,7 +38,7 @@ class Ledger:
 
     def __init__(self, rules: Rules) -> None:
         self._rules = rules
-        self._noted: list[tuple[int, Mapping[str, Tensor]]] = []
+        self._noted: list[tuple[int, Mapping[str, Tensor], Mapping[str, Tensor]]] = []
         self.sums, self.counts = Counter[str](), Counter[str]()
         self.latest: dict[str, float] = {}
 
@@ -46,19 +47,20 @@ class Ledger:
         self.sums, self.counts = Counter(checkpoint.sums), Counter(checkpoint.counts)
         self._noted.clear()
 
-    def note(self, step: int, losses: Mapping[str, Tensor]) -> None:
-        """The losses, detached, of the step after `step` steps."""
-        self._noted.append((step, losses))
+    def note(self, step: int, losses: Mapping[str, Tensor], scales: Mapping[str, Tensor]) -> None:
+        """The losses, detached, of the step after `step` steps, and fp16's scale of each player's after it."""
+        self._noted.append((step, losses, scales))
 
     def read(self) -> Fault | None:
-        """Read all that was noted, in order, up to the first loss that is a fault."""
+        """Read all that was noted, in order, up to the first loss or scale that is a fault."""
         if not self._noted:
             return None
-        values = iter(torch.stack([loss for _, losses in self._noted for loss in losses.values()]).tolist())
+        values = iter(torch.stack([one for _, *pair in self._noted for named in pair for one in named.values()]).tolist())
         noted, self._noted = self._noted, []
-        for step, losses in noted:
+        for step, losses, scales in noted:
             found: dict[str, float] = {name: next(values) for name in losses}
-            if sentence := _fault(found, self._rules):
+            scaled: dict[str, float] = {name: next(values) for name in scales}
+            if sentence := _fault(found, self._rules) or _overflow(scaled):
                 return Fault(sentence, step)
             self.sums.update(found)
             self.counts.update(found.keys())
@@ -75,4 +77,12 @@ def _fault(losses: Mapping[str, float], rules: Rules) -> str:
     for name, value in losses.items():
         if not math.isfinite(value) or (rules.returns is not None and abs(value) > rules.returns.limit):
             return f"{name.replace('_', ' ')} is {value:.6g}"
+    return ""
+
+
+def _overflow(scales: Mapping[str, float]) -> str:
+    """Whose steps are all skipped, with losses as finite as ever; empty when nobody's are."""
+    for name, scale in scales.items():
+        if scale < LEAST_SCALE:
+            return f"the {name}'s gradients overflow fp16 at every scale"
     return ""

@@ -102,10 +102,12 @@ def train(
         pixels_BCHW, labels_B = batches.at(run.step)
         dealt = deal(to_model_range(pixels_BCHW), labels_B, contest.generator.latent, classes, rules)
         run.rates.set(run.step, run.returns)
-        run.ledger.note(run.step, play(contest, rules, dealt, run.step, team, textures))
+        losses = play(contest, rules, dealt, run.step, team, textures)
+        run.ledger.note(run.step, losses, contest.scales())
         run.step += 1
 
-        # A loss that is not finite has spoilt the weights already: return, or let nothing of this task leave the site.
+        # A loss that is not finite has spoilt the weights already, and a scale that fell to nothing has kept them from
+        # moving: return, or let nothing of this task leave the site.
         read = run.step % read_every == 0 or run.step == steps
         if read and run.diverged():
             continue
@@ -158,7 +160,7 @@ class _Run:
         if (back := self._way_back(fault.step)) is None:
             if self._team.leads:
                 self._good.clear()
-            raise TrainingFailed(_failure(fault, self._steps, self.returns))
+            raise TrainingFailed(_failure(fault, self._rules, self._steps, self.returns))
         _logger.warning(
             "training diverged (%s at step %d) and returns to step %d", fault.sentence, fault.step + 1, back.step
         )
@@ -189,11 +191,12 @@ class _Run:
         return found if found is not None and found.step <= step else None
 
 
-def _failure(fault: Fault, steps: int, returns: int) -> str:
+def _failure(fault: Fault, rules: Rules, steps: int, returns: int) -> str:
     tried = f" (after {returns} returns to an earlier state, each with half the rates)" if returns else ""
+    wider = ' or set its precision = "bf16",' if rules.precision == "fp16" else ","
     return (
         f"training diverged: {fault.sentence} at step {fault.step + 1} of {steps}; "
-        f"lower the learning rates of the experiment, or look for broken tiles at this site{tried}"
+        f"lower the learning rates of the experiment{wider} or look for broken tiles at this site{tried}"
     )
 
 

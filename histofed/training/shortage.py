@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Final
 
 import torch
 
 from histofed.base.errors import OutOfMemory
+
+_OF_THE_GPU: Final = re.compile(r"\bout of memory\b|_alloc(ation)?_failed\b")
+_OF_THE_MACHINE: Final = re.compile(r"\bcan('t|not) allocate memory\b")
+"""In lower case. The CPU's allocator has no class of its own, nor has what takes a GPU's memory beside torch's allocator."""
 
 
 @contextmanager
@@ -15,15 +21,18 @@ def memory_explained(batch: int, accumulate: int, precision: str, image_size: in
     """Turn torch's and numpy's errors about memory into `OutOfMemory`, with advice that fits these settings; others pass."""
     try:
         yield
-    except torch.OutOfMemoryError as error:
-        raise OutOfMemory(_sentence("the GPU", batch, accumulate, precision, image_size)) from error
-    except MemoryError as error:
-        raise OutOfMemory(_sentence("this machine", batch, accumulate, precision, image_size)) from error
-    except RuntimeError as error:
-        # the allocator of the CPU has no class of its own
-        if "can't allocate memory" not in str(error):
+    except (RuntimeError, MemoryError) as error:
+        if (place := _lacking(error)) is None:
             raise
-        raise OutOfMemory(_sentence("this machine", batch, accumulate, precision, image_size)) from error
+        raise OutOfMemory(_sentence(place, batch, accumulate, precision, image_size)) from error
+
+
+def _lacking(error: RuntimeError | MemoryError) -> str | None:
+    """Whose memory does not suffice; None where the error is another."""
+    words = str(error).lower()
+    if isinstance(error, MemoryError) or _OF_THE_MACHINE.search(words):
+        return "this machine"
+    return "the GPU" if isinstance(error, torch.OutOfMemoryError) or _OF_THE_GPU.search(words) else None
 
 
 def _sentence(place: str, batch: int, accumulate: int, precision: str, image_size: int) -> str:

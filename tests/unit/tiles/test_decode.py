@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,8 +13,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from histofed.base.errors import TryLater
-from histofed.tiles.decode import MAXIMUM_BYTES, Refused, read_tile
+from histofed.tiles import decode
+from histofed.tiles.decode import MAXIMUM_BYTES, Refused, decode_tile, read_tile, suspicion_is_enough
 from tests.support.bad_pictures import BAD_PICTURES, UNREADABLE
+from tests.support.tiff import DIRECTORY, tiff
 
 
 def _picture(mode: str, size: tuple[int, int] = (64, 64)) -> Image.Image:
@@ -69,6 +72,16 @@ def test_a_tile_is_read_in_channel_order(tmp_path: Path, kind: str) -> None:
     assert np.abs(pixels.mean((1, 2)) - [250, 120, 10]).max() <= 2
 
 
+@pytest.mark.parametrize("order", ["<", ">"])
+@pytest.mark.parametrize("compressed", [False, True])
+@pytest.mark.parametrize("planar", [False, True])
+def test_the_bits_of_a_tiff_are_told_by_its_pixels_alone(order: str, compressed: bool, planar: bool) -> None:
+    """Pillow reads 16 bits as 8, some of them as other pixels, and where a directory lies is no number of bits."""
+    assert decode_tile(tiff(8, order, compressed=compressed, planar=planar), 32).std() > 10
+    with pytest.raises(Refused, match="not 8-bit RGB: 16 bits"):
+        decode_tile(tiff(16, order, compressed=compressed, planar=planar), 32)
+
+
 def test_the_middle_square_is_kept_and_averaged(tmp_path: Path) -> None:
     source = np.zeros((64, 128, 3), np.uint8)
     source[:, 32:96, 0] = 200  # the middle square
@@ -99,6 +112,28 @@ def test_damaged_bytes_give_a_tile_or_a_reason(
         assert str(path) not in str(reason)
     else:
         assert pixels.shape == (3, 32, 32)
+
+
+def test_a_tiff_whose_second_directory_lacks_its_size_is_refused() -> None:
+    with pytest.raises(Refused, match="truncated or damaged"):
+        decode_tile(tiff(8, second=True), 32)
+
+
+@given(noise=st.binary(min_size=1, max_size=12), place=st.integers(DIRECTORY, len(tiff(8, second=True)) - 1))
+def test_a_damaged_directory_gives_a_tile_or_a_reason(noise: bytes, place: int) -> None:
+    data = bytearray(tiff(8, second=True))
+    data[place : place + len(noise)] = noise
+    with contextlib.suppress(Refused), suspicion_is_enough():
+        assert decode_tile(bytes(data), 32).shape == (3, 32, 32)
+
+
+def test_a_fault_of_ours_is_no_verdict_on_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> None:
+        raise TypeError("a mistake")
+
+    monkeypatch.setattr(decode, "_square", fails)
+    with pytest.raises(TypeError, match="a mistake"):
+        decode_tile(tiff(8), 32)
 
 
 def test_a_huge_file_is_refused_before_it_is_read(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 from histofed.base.errors import BadData, TryLater
 from histofed.tiles import folder
 from histofed.tiles.manifest import MANIFEST
+from histofed.tiles.partition import iid_patient
 from histofed.tiles.patients import TABLE
 from histofed.tiles.tileset import check_patients
 from tests.support.bad_pictures import UNREADABLE
@@ -103,6 +104,24 @@ def test_a_patient_of_two_spellings_is_on_both_sides_too(tmp_path: Path) -> None
         (tmp_path / half / TABLE).write_text(f"file,patient\nMSIH/1.png,{spelling}\nnonMSIH/1.png,{half}\n")
     with pytest.raises(BadData, match="1 patient is in the training part and in a test or validation part"):
         folder.scan(tmp_path, CLASSES)
+
+
+def test_a_patient_of_two_spellings_is_one(tmp_path: Path) -> None:
+    """For a site's minimum and for every split: the table's first text, in the order of the folders, is the name."""
+    rows = ["file,patient"]
+    for name, people in zip(CLASSES, (("p-1", "P-1"), ("q-1", "Q-1")), strict=True):
+        (tmp_path / name).mkdir()
+        for number, patient in enumerate(people * 2):
+            (tmp_path / name / f"{number}.png").write_bytes(b"")
+            rows.append(f"{name}/{number}.png,{patient}")
+    (tmp_path / TABLE).write_text("\n".join(rows))
+    found = folder.scan(tmp_path, CLASSES)
+    assert found.patients() == {"p-1", "q-1"}
+    with pytest.raises(BadData, match="class MSIH has tiles of 1 patient; this site requires at least 2"):
+        check_patients(found, 2)
+    with pytest.raises(BadData, match="class MSIH has tiles of 1 patients, too few for 2 sites"):
+        iid_patient(found, 2, 0)
+    assert found.patients() == folder.list_all(tmp_path, CLASSES).patients()
 
 
 def test_a_test_half_alone_is_refused(small_root: Path, tmp_path: Path) -> None:

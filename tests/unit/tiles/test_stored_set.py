@@ -42,5 +42,5 @@ def test_an_open_set_outlives_its_removal(data: Path, store: TileStore) -> None:
 def test_the_key_depends_on_everything() -> None:
     contents = [bytes(32), bytes([1] * 32)]
     keys = {Decoding(32, 32).key(contents), Decoding(32, 32).key(contents[::-1]), Decoding(32, 32).key(contents[:1])}
-    keys |= {Decoding(33, 32).key(contents), Decoding(32, 33).key(contents), Decoding(32, 32, 2).key(contents)}
+    keys |= {Decoding(33, 32).key(contents), Decoding(32, 33).key(contents), Decoding(32, 32, 1).key(contents)}
     assert len(keys) == 6

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import os
 import re
 import shutil
@@ -78,6 +79,17 @@ def test_a_file_that_the_disk_does_not_give_is_named_and_stops_a_training(small_
     assert words in found.problems()
 
 
+def test_a_disk_that_fails_after_the_survey_costs_pictures_and_not_the_page(small_root: Path) -> None:
+    found = survey(small_root, CLASSES)
+    before = render(found, "a hospital")
+    tile = next((small_root / "MSIH").iterdir())
+    tile.unlink()
+    tile.symlink_to(UNREADABLE)
+    after = render(found, "a hospital")
+    assert 0 < after.count("data:image/jpeg") < before.count("data:image/jpeg")
+    assert after.count(tile.name) == before.count(tile.name), "its captions and numbers are there"
+
+
 def test_folders_that_are_no_class_are_told(small_root: Path) -> None:
     asked = survey(small_root, ("tumour", "stroma"))
     assert asked.advice() == ("the folders that are there: MSIH, nonMSIH",)
@@ -107,12 +119,26 @@ def test_patients_on_both_sides_of_a_split(small_root: Path) -> None:
     assert any("both" in line or "in a test" in line for line in found.problems())
 
 
-def test_a_patient_of_two_spellings_is_on_both_sides_too(small_root: Path) -> None:
+def test_a_patient_of_two_spellings_is_one_of_both_sides(small_root: Path) -> None:
     for half, spelling in (("TRAIN", "P-17"), ("TEST", "p-17")):
         (small_root / half / "MSIH").mkdir(parents=True)
         shutil.copy(next((small_root / "MSIH").iterdir()), small_root / half / "MSIH" / "1.png")
         (small_root / half / "patients.csv").write_text(f"file,patient\nMSIH/1.png,{spelling}\n")
-    assert survey(small_root, CLASSES).leaking == ("P-17", "p-17")
+    assert survey(small_root, CLASSES).leaking == ("p-17",)
+
+
+def test_a_patient_of_two_spellings_is_one_wherever_it_is_met(small_root: Path) -> None:
+    """A folder that no training reads comes first here, and tells the text."""
+    for half, patients in (("BEFORE", "pq"), ("TRAIN", "PQ")):
+        rows = ["file,patient"]
+        for name, patient in itertools.product(CLASSES, patients):
+            (small_root / half / name).mkdir(parents=True, exist_ok=True)
+            shutil.copy(next((small_root / "MSIH").iterdir()), small_root / half / name / f"{patient}.png")
+            rows.append(f"{name}/{patient}.png,{patient}")
+        (small_root / half / "patients.csv").write_text("\n".join(rows))
+    found = survey(small_root, CLASSES)
+    assert set(found.by_patient()) == {"TCGA-AA-0000", "TCGA-AA-0001", "p", "q"}
+    assert not found.problems(), "a training reads two patients of each class"
 
 
 def test_what_a_training_would_not_read_does_not_count(tiles_root: TilesRoot, tmp_path: Path) -> None:

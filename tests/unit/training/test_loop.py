@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from torch.amp import GradScaler
 
 from histofed.base.clock import FakeClock
 from histofed.base.errors import BadData, Cancelled, TrainingFailed
 from histofed.training.batches import Batches
 from histofed.training.checkpoint import CheckpointStore
-from histofed.training.contest import Contest
+from histofed.training.contest import LEAST_SCALE, Contest
 from histofed.training.loop import CHECKPOINT_SECONDS, Step, train
 from histofed.training.rules import Returns, Rules
 
@@ -243,3 +245,28 @@ def test_when_losses_are_read_does_not_matter(
         ends.append((losses, _bytes(contest)))
     assert ends[0] == ends[1]
     assert caplog.text.count("at step 5") == 2 * times
+
+
+@pytest.mark.parametrize(("player", "read_every"), [("generator", 1), ("discriminator", 3)])
+def test_gradients_that_overflow_at_every_scale_end_the_task(
+    make_contest: MakeContest, batches: Batches, tmp_path: Path, player: str, read_every: int
+) -> None:
+    """Losses stay finite when every step of fp16 is skipped, and nothing is learned."""
+    rules = Rules(precision="fp16")
+    contest = make_contest(rules=rules)
+    next(getattr(contest, player).parameters()).register_hook(lambda gradient: gradient * float("inf"))
+    low = (GradScaler("cpu", 2 * LEAST_SCALE), GradScaler("cpu", 2 * LEAST_SCALE))
+    store = CheckpointStore(tmp_path, "work")
+    with pytest.raises(TrainingFailed, match=rf"the {player}'s gradients overflow .* at step 2 of 3; .*\"bf16\""):
+        train(
+            replace(contest, scalers=low),
+            batches,
+            3,
+            2,
+            store,
+            FakeClock(),
+            lambda _: None,
+            lambda: False,
+            rules,
+            read_every=read_every,
+        )
