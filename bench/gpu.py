@@ -122,7 +122,7 @@ class Engine:
     def __init__(self, config: GanConfig, tiles: TileCache, device: torch.device) -> None:
         self.config, self._rules = config, config.rules()
         self.contest: Contest = contest_of(config, device, averaged=True)
-        compile_networks(config, self.contest)
+        compile_networks(config, self.contest, 1)
         self._batches: Batches = batches_of(config, tiles, 1, device)
         self._step = 0
 
