@@ -12,12 +12,14 @@ is measured and the exit code is 1.
 from __future__ import annotations
 
 import argparse
+import gc
 import os
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
@@ -43,6 +45,7 @@ from histofed.training.contest import Contest
 from histofed.training.deal import deal
 from histofed.training.runtime import prepare
 from histofed.training.step import play
+from histofed.training.textures import MOST_TILES, Textures
 
 COMMAND: Final = "make bench-gpu"
 RATIO_TARGET, SHARE_TARGET, MEMORY_TARGET_GB = 5.0, 0.4, 8.0
@@ -116,14 +119,23 @@ def measure(case: Case, tiles: TileSet, device: torch.device, profile_to: Path) 
     ]
 
 
+class NotCompiled(Exception):
+    """A network that was to be compiled runs as it is written."""
+
+
 class Engine:
     """The engine's own pieces, a step at a time."""
 
     def __init__(self, config: GanConfig, tiles: TileCache, device: torch.device) -> None:
+        """On a card that nothing of an earlier engine is left on."""
+        _empty(device)
         self.config, self._rules = config, config.rules()
         self.contest: Contest = contest_of(config, device, averaged=True)
-        compile_networks(config, self.contest)
+        self.notes = compile_networks(config, self.contest, 1)
+        """Why a network that was to be compiled is not."""
         self._batches: Batches = batches_of(config, tiles, 1, device)
+        some, classes = self._batches.some(MOST_TILES), len(config.classes)
+        self._textures = Textures(*some, classes, device) if self._rules.textures else None
         self._step = 0
 
     def step(self) -> object:
@@ -132,7 +144,7 @@ class Engine:
         real_BCHW = to_model_range(pixels_BCHW)
         dealt = deal(real_BCHW, labels_B, self.config.latent, len(self.config.classes), self._rules)
         self._step += 1
-        return play(self.contest, self._rules, dealt, self._step - 1)
+        return play(self.contest, self._rules, dealt, self._step - 1, textures=self._textures)
 
 
 def best_of(case: Case, tiles: TileCache, device: torch.device) -> tuple[int, bool, float, list[str]]:
@@ -147,21 +159,37 @@ def best_of(case: Case, tiles: TileCache, device: torch.device) -> tuple[int, bo
             break
     best, _ = max(found, key=lambda key: found[key])
     if device.type == "cuda":
-        found[best, True] = rate_of(case, tiles, device, best, compiled=True)
+        rate = compiled_rate(case, tiles, device, best)
+        if isinstance(rate, str):
+            skipped.append(rate)
+        else:
+            found[best, True] = rate
     batch, compiled = max(found, key=lambda key: found[key])
     for (one, how), rate in found.items():
         print(f"  batch {one:4}{' compiled' if how else ''}: {rate:8.1f} images/s", flush=True)
     return batch, compiled, found[batch, compiled], skipped
 
 
+def compiled_rate(case: Case, tiles: TileCache, device: torch.device, batch: int) -> float | str:
+    """Images per second of the compiled engine, or why it cannot be had."""
+    try:
+        return rate_of(case, tiles, device, batch, compiled=True)
+    except torch.OutOfMemoryError:
+        return f"batch {batch} does not fit when it is compiled"
+    except NotCompiled as reason:
+        return str(reason)
+
+
 def rate_of(case: Case, tiles: TileCache, device: torch.device, batch: int, compiled: bool) -> float:
-    """Images per second of the engine."""
+    """Images per second of the engine. Raises `NotCompiled` rather than call by that name what is not."""
     engine = Engine(case.config.model_copy(update={"batch": batch, "compile": compiled}), tiles, device)
+    if engine.notes:
+        raise NotCompiled("; ".join(engine.notes))
     return batch / seconds(engine.step, case.steps, device)
 
 
 def script_rate(case: Case, tiles: TileSet, device: torch.device) -> float:
-    """Images per second of the literal recipe, with the number of workers that suits it best."""
+    """Images per second of the literal recipe, in torch's own mode, with the number of workers that suits it best."""
     config = case.config
     found = []
     for workers in {0, min(8, len(os.sched_getaffinity(0)))} if device.type == "cuda" else {0}:
@@ -169,7 +197,8 @@ def script_rate(case: Case, tiles: TileSet, device: torch.device) -> float:
         other = build_discriminator(config.discriminator.name, config.image_size, len(config.classes))
         data = batches(tiles.tiles, config.image_size, case.script_batch, workers)
         script = Script(one, other, data, config.latent, len(config.classes), device)
-        found.append(case.script_batch / seconds(script.step, case.steps, device))
+        with _kernels_of_a_script():
+            found.append(case.script_batch / seconds(script.step, case.steps, device))
     return max(found)
 
 
@@ -218,7 +247,7 @@ def memory_of_default(tiles: TileSet, device: torch.device) -> Result:
     """What preset `default` takes of the card: 128 px, batch 64, all that torch has reserved for it, tiles included."""
     config = replace(from_preset(load("default"), Changes()), steps=1000).config(len(tiles.tiles))
     config = config.model_copy(update={"image_size": 128, "batch": 64})
-    torch.cuda.empty_cache()
+    _empty(device)
     torch.cuda.reset_peak_memory_stats(device)
     engine = Engine(config, cache.load(tiles, config.image_size), device)
     for _ in range(2 * config.objective.penalty_every + 1):  # lazy penalties take the most
@@ -226,6 +255,24 @@ def memory_of_default(tiles: TileSet, device: torch.device) -> Result:
     _wait(device)
     peak = torch.cuda.max_memory_reserved(device) / GB
     return at_most("memory of preset default, 128 px, batch 64", peak, "GB", MEMORY_TARGET_GB, COMMAND)
+
+
+@contextmanager
+def _kernels_of_a_script() -> Iterator[None]:
+    """The fast kernels inside: no script asks for the deterministic ones, some of which are many times slower."""
+    before, warns = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    torch.use_deterministic_algorithms(False)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before, warn_only=warns)
+
+
+def _empty(device: torch.device) -> None:
+    """Give back what nobody uses. A compiled network refers to itself, so only the collector finds it."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def _wait(device: torch.device) -> None:

@@ -32,10 +32,9 @@ Labels = npt.NDArray[np.int64]
 def show(data: Path, nets: Path, out: Path) -> None:
     """Print it for the real training tiles, and for every run of the comparison that is in `out`."""
     judge = Judge(data, nets, out)
-    scanned = folder.scan(judge.training_folder, CLASSES)
-    tiles = cache.load(scanned, EDGE, EDGE)
+    tiles = cache.load(folder.scan(judge.training_folder, CLASSES), EDGE, EDGE)
     labels = np.asarray(tiles.labels)
-    patients = np.array([tile.patient for tile in scanned.tiles])
+    patients = np.array([tile.patient for tile in tiles.tileset.tiles])
     real = judge.features(np.asarray(tiles.pixels))
     for net, features in real.items():
         right = [_right_by_folds(features, labels, patients, shuffle) for shuffle in range(SHUFFLES)]

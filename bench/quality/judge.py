@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -11,6 +13,8 @@ import numpy.typing as npt
 import torch
 
 from bench.quality.recipes import CLASSES, EDGE
+from histofed.base import durable
+from histofed.base.errors import AlreadyThere
 from histofed.base.ids import Json
 from histofed.evaluation.feature_nets import load_feature_net
 from histofed.evaluation.frechet import frechet_distance
@@ -20,6 +24,7 @@ from histofed.models.ranges import to_uint8
 from histofed.tiles import cache, folder
 from histofed.tiles.holdout import hold_out
 from histofed.tiles.split import Part, held_out_parts, only, write_parts
+from histofed.tiles.tileset import TileSet
 
 HELD_OUT: Final = 0.25
 """Share of the patients of each class."""
@@ -50,11 +55,14 @@ class Judge:
     """The held-out tiles, measured once and kept in `out/real.npz`, and the two nets."""
 
     def __init__(self, data: Path, nets: Path, out: Path) -> None:
-        self.training_folder = _split(data, out / "tiles")
+        """Raises `AlreadyThere` for an `out` of other tiles, before anything in it is trusted."""
+        tiles = folder.scan(data, CLASSES)
+        _claim(out, _fingerprint(data, tiles))
+        self.training_folder = _split(data, tiles, out / "tiles")
         self._nets = [load_feature_net(name, nets / file, sha256) for name, (file, sha256) in NETS.items()]
         kept = out / "real.npz"
         if not kept.exists():
-            self._measure(data, kept)
+            self._measure(tiles, kept)
         with np.load(kept) as found:
             self.trained, self.held_out = (
                 Real({net.name: found[f"{side}/{net.name}"] for net in self._nets}, found[f"{side}/labels"])
@@ -91,8 +99,7 @@ class Judge:
             accuracies[name] = probe(features, self.trained.labels, real, self.held_out.labels)
         return {"tiles": len(self.trained.labels), "frechet_distance": distances, "balanced_accuracy": accuracies}
 
-    def _measure(self, data: Path, kept: Path) -> None:
-        tiles = folder.scan(data, CLASSES)
+    def _measure(self, tiles: TileSet, kept: Path) -> None:
         roles = hold_out(tiles, HELD_OUT, 0.0, SPLIT_SEED)
         found: dict[str, npt.NDArray[np.generic]] = {}
         for side in ("train", "validation"):
@@ -118,12 +125,34 @@ def draw(
     return torch.cat(parts).numpy(), labels
 
 
-def _split(data: Path, target: Path) -> Path:
-    """The training patients' folder, marked so that the engine refuses the others; made once."""
-    training = target / "training"
-    if not training.exists():
-        tiles = folder.scan(data, CLASSES)
+def _claim(out: Path, fingerprint: str) -> None:
+    """From now on `out` is about tiles with this fingerprint. Raises `AlreadyThere` where it is or may be about others."""
+    kept = out / "tiles.sha256"
+    known = kept.read_text().strip() if kept.exists() else None
+    if known is None and not any((out / name).exists() for name in ("tiles", "real.npz", "yardsticks.json")):
+        durable.make_directory(out, mode=0o755)
+        durable.replace(kept, f"{fingerprint}\n".encode(), mode=0o644)
+    elif known != fingerprint:
+        told = "does not say of which tiles it was made" if known is None else "was made of other tiles than --data holds"
+        raise AlreadyThere(f"{out} {told}; choose another --out")
+
+
+def _fingerprint(data: Path, tiles: TileSet) -> str:
+    """SHA-256 over every tile's place, class, patient and content."""
+    hasher = hashlib.sha256()
+    for tile in tiles.tiles:
+        content = hashlib.sha256(tile.path.read_bytes()).hexdigest()
+        hasher.update(f"{tile.path.relative_to(data)}\0{tile.class_index}\0{tile.patient}\0{content}\n".encode())
+    return hasher.hexdigest()
+
+
+def _split(data: Path, tiles: TileSet, target: Path) -> Path:
+    """The training patients' folder, marked so that the engine refuses the others; made once, whole or not at all."""
+    if not target.exists():
+        half = target.with_name(f"{target.name}.half")
+        shutil.rmtree(half, ignore_errors=True)
         roles = hold_out(tiles, HELD_OUT, 0.0, SPLIT_SEED)
         parts = [Part("training", "train", only(tiles, roles, "train").tiles), *held_out_parts(tiles, roles)]
-        write_parts(data, parts, target)
-    return training
+        write_parts(data, parts, half)
+        half.rename(target)
+    return target / "training"

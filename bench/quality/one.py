@@ -12,6 +12,7 @@ from pathlib import Path
 from bench.quality.judge import Judge
 from bench.quality.recipes import CLASSES, settings_of
 from histofed import weights
+from histofed.base import durable
 from histofed.base.clock import SystemClock
 from histofed.base.errors import Cancelled
 from histofed.base.ids import Json
@@ -56,6 +57,7 @@ class Stopwatch:
 
 def advance(options: argparse.Namespace) -> None:
     """Train to the mark, judge, and write both down. A run that is at the mark already is left alone."""
+    judge = Judge(options.data, options.nets, options.out)
     folder = options.out / (options.name or f"{options.recipe}-{options.seed}")
     folder.mkdir(parents=True, exist_ok=True)
     curve_file = folder / "curve.json"
@@ -64,7 +66,6 @@ def advance(options: argparse.Namespace) -> None:
         return
     values = dict(_value(text) for text in options.values)
     settings = settings_of(options.recipe, values)
-    judge = Judge(options.data, options.nets, options.out)
     watch = Stopwatch(float(str(curve[-1]["minutes"])) if curve else 0.0)
     task = CentralTask(
         settings,
@@ -84,7 +85,7 @@ def advance(options: argparse.Namespace) -> None:
     row: dict[str, Json] = {"mark": options.until, "minutes": spent, "steps": watch.steps, "losses": dict(watch.losses)}
     row |= judge.of(generator, TILES)
     draw_sheet(generator, CLASSES, COLUMNS, options.seed, folder / f"sheet-{options.until:02g}.png")
-    curve_file.write_text(json.dumps([*curve, row], indent=1) + "\n")
+    durable.replace(curve_file, f"{json.dumps([*curve, row], indent=1)}\n".encode(), mode=0o644)
     print(folder.name, json.dumps(row), flush=True)
 
 

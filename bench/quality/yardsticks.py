@@ -18,6 +18,7 @@ from torch.nn.functional import avg_pool2d, interpolate
 
 from bench.quality.judge import Judge
 from bench.quality.recipes import CLASSES, EDGE
+from histofed.base import durable
 from histofed.tiles import cache, folder
 
 Pixels = npt.NDArray[np.uint8]
@@ -26,14 +27,14 @@ _SEED: Final = 3
 
 
 def measure(data: Path, nets: Path, out: Path) -> None:
-    """Write `yardsticks.json` unless it is there."""
+    """Write `yardsticks.json` unless it is there. Raises `AlreadyThere` for an `out` of other tiles."""
+    judge = Judge(data, nets, out)
     if (out / FILE).exists():
         return
-    judge = Judge(data, nets, out)
     tiles = cache.load(folder.scan(judge.training_folder, CLASSES), EDGE, EDGE)
     found = judge.of_real()
     found["spoiled"] = {name: judge.distances(spoil(tiles.pixels)) for name, spoil in SPOILS.items()}
-    (out / FILE).write_text(json.dumps(found, indent=1) + "\n")
+    durable.replace(out / FILE, f"{json.dumps(found, indent=1)}\n".encode(), mode=0o644)
 
 
 def read(out: Path) -> Mapping[str, Any]:

@@ -12,7 +12,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Final
 
 import torch
 from torch import Tensor, nn
@@ -27,12 +26,11 @@ from histofed.training.contest import Contest
 from histofed.training.deal import Deal
 from histofed.training.losses import discriminator_loss, generator_loss, judged
 from histofed.training.moving import onto
+from histofed.training.passes import Fakes, drawn_by, look, real_logits, seen, weights_held
 from histofed.training.penalties import away_from_one, between, squared_gradient, twice_differentiable
 from histofed.training.rules import LeCam, Rules
 from histofed.training.team import ALONE, Team
 from histofed.training.textures import Textures
-
-_DTYPES: Final = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -55,14 +53,6 @@ class _Turn:
         if self.seed is not None:
             torch.manual_seed(seed_of("part", self.seed, move, part))
         yield
-
-
-@dataclass(frozen=True)
-class _Fakes:
-    """Augmented fakes; attached to the generator where it moves."""
-
-    seen_BCHW: Tensor
-    asked_B: Tensor
 
 
 def play(
@@ -88,44 +78,40 @@ def play(
     return losses
 
 
-def _drawn(contest: Contest, rules: Rules, turn: _Turn) -> list[_Fakes]:
+def _drawn(contest: Contest, rules: Rules, turn: _Turn) -> list[Fakes]:
     """Fakes for a step in which the generator does not move."""
     fakes = []
     for number, part in turn.mine:
         with turn.stream("fakes", number), torch.no_grad():
-            fakes.append(_seen(_drawn_by(contest, rules, part), rules, part))
+            fakes.append(seen(drawn_by(contest, rules, part), rules, part))
     return fakes
 
 
-def _move_generator(contest: Contest, rules: Rules, turn: _Turn, team: Team) -> tuple[list[_Fakes], Tensor]:
-    trained = [parameter for parameter in contest.discriminator.parameters() if parameter.requires_grad]
-    # the discriminator's weights need no gradient for the generator's move
-    _require_gradient(trained, False)
+def _move_generator(contest: Contest, rules: Rules, turn: _Turn, team: Team) -> tuple[list[Fakes], Tensor]:
     scaler = contest.scalers[0] if contest.scalers else None
     contest.generator_adam.zero_grad()
     fakes, total = [], torch.zeros((), device=contest.device)
-    with spectral_norm_held(contest.discriminator, turn.seed is not None):
+    with weights_held(contest.discriminator), spectral_norm_held(contest.discriminator, turn.seed is not None):
         for number, part in turn.mine:
             with turn.stream("generator", number):
-                drawn_BCHW = _drawn_by(contest, rules, part)
-                fake = _seen(drawn_BCHW, rules, part)
-                answer = _look(contest, rules, fake.seen_BCHW)
-                loss = generator_loss(answer, fake.asked_B, rules, _real_logits(contest, rules, part), turn.step)
+                drawn_BCHW = drawn_by(contest, rules, part)
+                fake = seen(drawn_BCHW, rules, part)
+                answer = look(contest, rules, fake.seen_BCHW)
+                loss = generator_loss(answer, fake.asked_B, rules, real_logits(contest, rules, part), turn.step)
                 if turn.textures is not None:
                     loss = loss + rules.textures * turn.textures.distance(drawn_BCHW, part.asked_B)
                 _backward(loss / turn.count, scaler)
-            fakes.append(_Fakes(fake.seen_BCHW.detach(), fake.asked_B))
+            fakes.append(Fakes(fake.seen_BCHW.detach(), fake.asked_B))
             total += loss.detach() / turn.count
     team.add_up([total, *_gradients(contest.generator)])
     _take_step(contest.generator, contest.generator_adam, scaler, rules)
-    _require_gradient(trained, True)
     if contest.ema is not None:
         contest.ema.follow(contest.generator, turn.step // rules.objective.critic_steps)
     return fakes, total
 
 
 def _move_discriminator(
-    contest: Contest, rules: Rules, turn: _Turn, fakes: Sequence[_Fakes], team: Team
+    contest: Contest, rules: Rules, turn: _Turn, fakes: Sequence[Fakes], team: Team
 ) -> dict[str, Tensor]:
     penalised = _has_penalty(rules) and turn.step % rules.penalty_every == 0
     scaler = contest.scalers[1] if contest.scalers else None
@@ -140,8 +126,8 @@ def _move_discriminator(
                 if penalised:
                     real_BCHW, fake_BCHW = (images.detach().requires_grad_() for images in (real_BCHW, fake_BCHW))
                 with twice_differentiable(penalised):
-                    on_real = _look(contest, rules, real_BCHW, again=penalised)
-                    on_fake = _look(contest, rules, fake_BCHW, again=penalised)
+                    on_real = look(contest, rules, real_BCHW, again=penalised)
+                    on_fake = look(contest, rules, fake_BCHW, again=penalised)
                     loss = discriminator_loss(on_real, part.labels_B, on_fake, fake.asked_B, rules, _flipped(rules, part))
                     if rules.lecam is not None:
                         logits = judged(on_real, part.labels_B, rules), judged(on_fake, fake.asked_B, rules)
@@ -162,38 +148,6 @@ def _move_discriminator(
     return {"discriminator_loss": total} | ({"penalty": penalties} if penalised else {})
 
 
-def _drawn_by(contest: Contest, rules: Rules, part: Deal) -> Tensor:
-    """Fakes as the generator draws them, (B, 3, S, S) in float32."""
-    with _autocast(contest, rules):
-        fake_BCHW: Tensor = contest.generator(part.z_BZ, part.asked_B)
-    return fake_BCHW.float()
-
-
-def _seen(drawn_BCHW: Tensor, rules: Rules, part: Deal) -> _Fakes:
-    """Fakes as the discriminator will see them."""
-    return _Fakes(augment(drawn_BCHW, rules.augmentation), part.asked_B)
-
-
-def _look(contest: Contest, rules: Rules, images_BCHW: Tensor, again: bool = False) -> Judgement:
-    """The discriminator's judgement; `again` for one whose gradient will be differentiated again.
-
-    That needs the network as it was written, because compiled code has no second derivative, and more than fp16's range.
-    """
-    network = contest.discriminator
-    with _autocast(contest, rules, enabled=not (again and rules.precision == "fp16")):
-        answer: Judgement = network.forward(images_BCHW) if again else network(images_BCHW)
-    return answer
-
-
-def _real_logits(contest: Contest, rules: Rules, part: Deal) -> Tensor | None:
-    """What a relativistic generator is compared with."""
-    if rules.objective.loss != "relativistic":
-        return None
-    with torch.no_grad():
-        real_BCHW = augment(part.real_BCHW, rules.augmentation)
-        return judged(_look(contest, rules, real_BCHW), part.labels_B, rules)
-
-
 def _has_penalty(rules: Rules) -> bool:
     objective = rules.objective
     return objective.gradient_penalty > 0 or objective.r1 > 0 or objective.r2 > 0
@@ -203,7 +157,7 @@ def _penalty(
     contest: Contest,
     rules: Rules,
     part: Deal,
-    fake: _Fakes,
+    fake: Fakes,
     real_seen: tuple[Tensor, Judgement],
     fake_seen: tuple[Tensor, Judgement],
 ) -> Tensor:
@@ -218,7 +172,7 @@ def _penalty(
     if objective.gradient_penalty:
         share_B = onto(contest.device, torch.rand(len(part.labels_B)))
         mixed_BCHW = between(real_seen[0], fake_seen[0], share_B)
-        answer = _look(contest, rules, mixed_BCHW, again=True)
+        answer = look(contest, rules, mixed_BCHW, again=True)
         away_B = away_from_one(judged(answer, part.labels_B, rules), mixed_BCHW)
         total = total + objective.gradient_penalty * away_B.mean()
     return total
@@ -244,16 +198,6 @@ def _flipped(rules: Rules, part: Deal) -> Tensor | None:
     return onto(part.labels_B.device, torch.rand(len(part.labels_B)) < rules.flip_real)
 
 
-def _autocast(contest: Contest, rules: Rules, enabled: bool = True) -> torch.autocast:
-    return torch.autocast(
-        contest.device.type,
-        _DTYPES.get(rules.precision, torch.bfloat16),
-        enabled=enabled and rules.precision in _DTYPES,
-        # a cached cast of a weight would be taken from one move into the next, whose gradients it does not carry
-        cache_enabled=False,
-    )
-
-
 def _backward(loss: Tensor, scaler: GradScaler | None) -> None:
     torch.autograd.backward(loss if scaler is None else scaler.scale(loss))
 
@@ -273,8 +217,3 @@ def _take_step(network: nn.Module, adam: torch.optim.Adam, scaler: GradScaler | 
 
 def _gradients(network: nn.Module) -> list[Tensor]:
     return [parameter.grad for parameter in network.parameters() if parameter.grad is not None]
-
-
-def _require_gradient(parameters: Sequence[nn.Parameter], needed: bool) -> None:
-    for parameter in parameters:
-        parameter.requires_grad_(needed)

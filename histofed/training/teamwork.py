@@ -122,19 +122,26 @@ def _help(place: _Place, work: Callable[[Task, Team], None], task: Task, words: 
     try:
         words.send(_READY)
         with _joined(place) as team:
-            work(task, team)
-    except TeamBroken:
-        sys.exit(TrainingFailed.exit_code)  # another's error, which the leader tells
-    except HistofedError as error:
-        words.send((type(error).__name__, str(error)))
-        sys.exit(error.exit_code)
+            try:
+                work(task, team)
+            except Exception as error:
+                # inside the group: leaving it waits for the leader with NCCL, and the leader waits for these words
+                sys.exit(_told(error, place, words))
     except Exception as error:
-        sys.stderr.write(f"{type(error).__name__} at\n{''.join(traceback.format_tb(error.__traceback__))}")
-        sentence = (
-            f"process {place.rank + 1} of {place.size} failed with {type(error).__name__}; the site's log has the place"
-        )
-        words.send((TrainingFailed.__name__, sentence))
-        sys.exit(TrainingFailed.exit_code)
+        sys.exit(_told(error, place, words))
+
+
+def _told(error: Exception, place: _Place, words: Connection) -> int:
+    """Tell the leader, who reads the first words only; the exit code that goes with them."""
+    if isinstance(error, TeamBroken):
+        return TrainingFailed.exit_code  # another's error, which the leader tells
+    if isinstance(error, HistofedError):
+        words.send((type(error).__name__, str(error)))
+        return error.exit_code
+    sys.stderr.write(f"{type(error).__name__} at\n{''.join(traceback.format_tb(error.__traceback__))}")
+    sentence = f"process {place.rank + 1} of {place.size} failed with {type(error).__name__}; the site's log has the place"
+    words.send((TrainingFailed.__name__, sentence))
+    return TrainingFailed.exit_code
 
 
 @contextlib.contextmanager

@@ -25,8 +25,9 @@ from histofed.tiles.cache import TileCache
 from histofed.tiles.store import TileStore
 from histofed.tiles.tileset import check_patients
 from histofed.training.batches import Batches, BatchPlan
-from histofed.training.compiling import compile_in_place
+from histofed.training.compiling import compile_players
 from histofed.training.contest import Contest
+from histofed.training.deal import Deal
 from histofed.training.ema import Ema
 from histofed.training.muon import MuonAdam
 from histofed.training.rules import Rules
@@ -135,21 +136,12 @@ def generator_optimiser(generator: Generator, config: GanConfig) -> torch.optim.
     return MuonAdam(generator, config.generator_rate, config.betas, config.muon_rate)
 
 
-def compile_networks(config: GanConfig, contest: Contest) -> tuple[str, ...]:
+def compile_networks(config: GanConfig, contest: Contest, devices: int) -> tuple[str, ...]:
     """Compile both networks, each apart, where the experiment wants it; what did not work, in words, for the notes."""
     if not config.compile:
         return ()
-    size, count, device = config.image_size, config.batch // config.accumulate, contest.device
+    rules = rules_of(config, devices)
+    size, count, device = config.image_size, config.batch // rules.accumulate, contest.device
     labels = torch.arange(count, device=device) % len(config.classes)
-
-    def drawn() -> torch.Tensor:
-        number: torch.Tensor = contest.generator(torch.zeros(count, config.latent, device=device), labels).mean()
-        return number
-
-    def judged() -> torch.Tensor:
-        images = torch.zeros(count, 3, size, size, device=device)
-        return torch.stack([part.float().mean() for part in contest.discriminator(images)]).sum()
-
-    reasons = ((contest.generator, drawn, "generator"), (contest.discriminator, judged, "discriminator"))
-    found = ((name, compile_in_place(network, example)) for network, example, name in reasons)
-    return tuple(f"{name}: {reason}" for name, reason in found if reason)
+    images, noise = (torch.zeros(count, *shape, device=device) for shape in ((3, size, size), (config.latent,)))
+    return compile_players(contest, rules, Deal(images, labels, noise, labels))

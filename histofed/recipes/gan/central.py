@@ -126,7 +126,7 @@ class _Run:
 
         show.phase("building networks")
         self._contest = contest_of(config, device, averaged=True)
-        compiled = compile_networks(config, self._contest)
+        compiled = compile_networks(config, self._contest, task.devices)
         self._batches = batches_of(config, tiles, seed_of("batches", task.seed), device)
         self._budget = _Budget(stop, task.max_steps)
         self._drawn = -1
@@ -252,7 +252,7 @@ def _assist(task: CentralTask, team: Team) -> None:
         config = task.settings.config(len(tiles.tileset.tiles))
         device = _prepared(task, team.rank)
         contest = contest_of(config, device, averaged=True)
-        compile_networks(config, contest)
+        compile_networks(config, contest, task.devices)
         train(
             contest,
             batches_of(config, tiles, seed_of("batches", task.seed), device),

@@ -97,7 +97,7 @@ def _train(
     rules = replace(rules_of(config, team.size), steps_before=(task.round - 1) * config.steps)
     device = prepare(device_of(task.device, team.size, team.rank), task.threads, task.seed)
     contest = _contest(config, task, device)
-    notes = compile_networks(config, contest)
+    notes = compile_networks(config, contest, team.size)
     batches = batches_of(config, tiles, task.seed, device)
     work = _work(task, tiles, rules.accumulate, device)
     store = CheckpointStore(task.output, sha256(canonical(work)), work=work)

@@ -64,6 +64,35 @@ def test_the_process_that_failed_is_told(
     assert "patient-17" not in capfd.readouterr().err
 
 
+def _fails_and_leaves_with_the_leader(left: Path, team: Team) -> None:
+    """As with NCCL, where leaving the group is a call of all who are in it."""
+    leave = torch.distributed.destroy_process_group
+
+    def together() -> None:
+        with left.open("rb") as leader:
+            leader.read(1)
+        leave()
+
+    torch.distributed.destroy_process_group = together  # type: ignore[assignment]  # called without a group
+    raise OutOfMemory("the memory of the GPU does not suffice")
+
+
+@pytest.mark.slow
+def test_the_error_is_told_before_the_group_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    left, leave = tmp_path / "left", torch.distributed.destroy_process_group
+    os.mkfifo(left)
+    with left.open("r+b", buffering=0) as others:
+
+        def together() -> None:
+            others.write(b".")
+            leave()
+
+        monkeypatch.setattr(torch.distributed, "destroy_process_group", together)
+        with pytest.raises(OutOfMemory), team_of(2, "cpu", _fails_and_leaves_with_the_leader, left, patience_s=3.0) as team:
+            team.add_up([torch.zeros(1)])
+    assert not multiprocessing.active_children()
+
+
 @pytest.mark.slow
 def test_an_error_of_the_leader_ends_the_others() -> None:
     with pytest.raises(Cancelled, match="stopped on request"), team_of(2, "cpu", _fails, "goes on"):

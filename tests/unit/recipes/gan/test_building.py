@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,8 @@ from PIL import Image
 
 from histofed import weights
 from histofed.base.errors import BadData
+from histofed.recipes.gan.building import compile_networks, contest_of
+from histofed.recipes.gan.config import GanConfig
 from histofed.tiles.draw import draw_tiles
 from tests.support.tiles import TilesRoot
 from tests.unit.recipes.gan.conftest import TABLE, WORKSHOP, MakeRunner, Runner, site_task, train_task
@@ -122,3 +125,21 @@ def test_a_network_that_cannot_be_compiled_is_trained_as_written(
     assert [note.partition(":")[0] for note in result.notes] == ["generator", "discriminator"]
     assert "torch.compile does not work here (RuntimeError)" in result.notes[0]
     assert (task.output / "shared.safetensors").read_bytes() == plain["shared.safetensors"]
+
+
+def test_networks_are_compiled_for_the_parts_that_a_device_plays(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: set[int] = set()
+
+    def compiled(network: torch.nn.Module) -> None:
+        def call(*inputs: torch.Tensor) -> object:
+            sizes.add(len(inputs[0]))
+            return network.forward(*inputs)
+
+        network._compiled_call_impl = call
+
+    monkeypatch.setattr(torch.nn.Module, "compile", compiled)
+    table: dict[str, Any] = {**TABLE, "steps": 1, "batch": 12, "accumulate": 2, "compile": True}
+    config = GanConfig(**table)
+    contest = contest_of(config, torch.device("cpu"))
+    assert compile_networks(config, contest, devices=3) == ()
+    assert sizes == {2}
