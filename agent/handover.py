@@ -3,8 +3,8 @@
 An entry leaves the outbox in one of four ways, each journalled: the aggregator admitted it, rejected it, does not want it
 any more because the round has closed, or wants another attempt, for which it goes back beside its training. Which of the
 first three it is, only the answer to the manifest says: a verdict may have been lost on its way, and then neither the bytes
-nor word of progress is taken. Everything else (no aggregator, a certificate that expired) leaves the entry there for the
-next connection, which signs the same manifest with the certificate of that day.
+nor word of progress is taken. Everything else (no aggregator, a certificate that expired) leaves the entry there for another
+try or the next connection, which signs the same manifest with the certificate of that day.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from agent.desk import Desk
 from agent.link import Verdict
 from agent.offers import Offer
 from agent.outbox import Entry
-from agent.progress import Board, watched
+from agent.patience import PASSING, TASK_BACKOFF
+from agent.progress import Board, Sign, watched
 from agent.rooms import Rooms
 from histofed.base.errors import BadData, Stale
 from histofed.base.failpoints import failpoint
@@ -109,17 +110,39 @@ class HandOver:
             log.warning("the update of %s was rejected: %s", task, verdict.reason, extra=where)
         return verdict
 
-    async def flush(self) -> None:
-        """Deliver everything that an earlier connection, or an earlier life, left behind; drop what nobody takes."""
+    async def flush(self, sign: Sign, judged: Callable[[TaskKey], None]) -> None:
+        """Deliver everything that an earlier connection, or an earlier life, left behind; drop what nobody takes.
+
+        What stands in one update's way and passes holds up no other; nothing waits any more when this returns. `judged`
+        hears of each task that got its verdict. Raises what does not pass.
+        """
         desk = self._desk
-        for entry in desk.outbox.entries():
-            if entry.task.site != desk.link.credentials.identity.name:
-                self.forget(entry.task, entry.attempt, "it was made under another site's name")
-                continue
-            try:
-                await self.deliver(entry, Board("upload", desk.clock))
-            except BadData as error:
-                self.forget(entry.task, entry.attempt, str(error))
+        delays, waiting = TASK_BACKOFF.delays(desk.random), desk.outbox.entries()
+        while waiting:
+            kept = []
+            for entry in waiting:
+                sign.task(entry.task)
+                try:
+                    if await self._deliver_or_forget(entry, sign.board("upload")):
+                        judged(entry.task)
+                except PASSING as error:
+                    log.warning("cannot hand the update of %s over yet: %s", entry.task, error, extra=fields(entry.task))
+                    kept.append(entry)
+            if kept:
+                await desk.clock.sleep(next(delays))
+            waiting = tuple(kept)
+
+    async def _deliver_or_forget(self, entry: Entry, board: Board) -> bool:
+        """Whether there is a verdict; the entry has left the outbox in any case. Raises what else stands in the way."""
+        if entry.task.site != self._desk.link.credentials.identity.name:
+            self.forget(entry.task, entry.attempt, "it was made under another site's name")
+            return False
+        try:
+            await self.deliver(entry, board)
+        except BadData as error:
+            self.forget(entry.task, entry.attempt, str(error))
+            return False
+        return True
 
     def waiting(self, offer: Offer) -> Entry | None:
         """The update that waits for exactly this attempt; one of another attempt, or of other work, is withheld."""

@@ -1,6 +1,7 @@
 """Tell the aggregator how a task goes, and hear from it whether the task is still wanted.
 
 While an operation runs it writes its progress on a `Board`; a reporter beside it sends the newest state about once a second.
+The site's own administrator reads the same on the `Sign`.
 Progress is for the live view: an aggregator that is away costs reports, never work. The one answer that counts is "not
 wanted": then the operation is cancelled and `Stale` is raised.
 """
@@ -68,6 +69,37 @@ class Board:
         done = f"{self.phase} {self.done} of {self.total}" if self.total else self.phase
         done = f"{done}, nothing moved yet" if self.waiting else done
         return f"{done} on {self.device}" if self.device else done
+
+
+class Sign:
+    """What the agent is at, in words for STATUS."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._board: Board | None = None
+        self.take_down()
+
+    @property
+    def words(self) -> str:
+        """In one line."""
+        return f"{self._words}: {self._board.words()}" if self._board else self._words
+
+    def show(self, words: str) -> None:
+        """Something has begun, of which nothing moves yet."""
+        self._words, self._board = words, None
+
+    def task(self, task: TaskKey) -> None:
+        """The work on a task has begun."""
+        self.show(f"round {task.round.number} of {task.round.experiment}")
+
+    def board(self, phase: str) -> Board:
+        """A phase of it has begun, which writes its progress on the board."""
+        self._board = board = Board(phase, self._clock)
+        return board
+
+    def take_down(self) -> None:
+        """It has ended."""
+        self.show("waits for work")
 
 
 async def watched(

@@ -1,10 +1,11 @@
 """The conversation with the aggregator, one connection after the other, for as long as the agent lives.
 
-    say hello → hand over what waits in the outbox → listen: an offer begins a task, a withdrawal ends one
+    say hello → listen: an offer begins a task, a withdrawal ends one; beside it, hand over what waits in the outbox
 
-A task goes on while the connection is away: training needs no aggregator. There is at most one task at a time, and at most
-one offer waiting behind it. Whatever goes wrong is said in words, once per attempt, in the log and in `words`; then it is
-tried again, for ever: soon when the aggregator is away, once a minute when a person must do something.
+There is one job at a time, and offers wait behind it. A task goes on while the connection is away: training needs no
+aggregator. What an earlier connection left in the outbox comes before any task, and is handed over while this connection
+lasts, so only to an aggregator that said hello. Whatever goes wrong is said in words, once per attempt, in the log and in
+`words`; then it is tried again, for ever: soon when the aggregator is away, once a minute when a person must do something.
 """
 
 from __future__ import annotations
@@ -55,7 +56,8 @@ class Sessions:
         self._clock = clock
         self._random = random
         self._words = f"connects to {link.address}"
-        self._job: tuple[Offer, asyncio.Task[None]] | None = None
+        self._job: tuple[Offer | None, asyncio.Task[None]] | None = None
+        """What is done; without an offer: what waits in the outbox is handed over."""
         self._waiting: dict[TaskKey, Offer] = {}
         """Offers behind the task in hand, in the order in which they came; of one task the newest."""
         self._renew_from = datetime.min.replace(tzinfo=clock.now().tzinfo)
@@ -66,8 +68,8 @@ class Sessions:
     def words(self) -> str:
         """What is going on, in one line."""
         if self.connected:
-            return self._work.words
-        return f"{self._words}; meanwhile {self._work.words}" if self._job else self._words
+            return self._work.sign.words
+        return f"{self._words}; meanwhile {self._work.sign.words}" if self._job else self._words
 
     async def run(self) -> None:
         """Never returns. Cancelling it checkpoints the task in hand; errors of histofed itself leave."""
@@ -119,14 +121,16 @@ class Sessions:
             log.warning(
                 "this machine's clock differs from the aggregator's by %.0f s; set one of them", skew.total_seconds()
             )
-        if self._job is None:
-            await self._work.flush()
         self._work.tensors.forget(greeting.ended)
-        async with contextlib.aclosing(self._link.work(self._instance)) as messages:
-            async for message in messages:
-                await self._hear(message)
-                if self._reconnect or await self._renewed():
-                    return
+        self._begin_flush()
+        try:
+            async with contextlib.aclosing(self._link.work(self._instance)) as messages:
+                async for message in messages:
+                    await self._hear(message)
+                    if self._reconnect or await self._renewed():
+                        return
+        finally:
+            await self._end_flush()
 
     async def _follow(self, seen: History | None, now: History | None) -> None:
         """Go on in the aggregator's epoch. Raises `WentBack` when it knows less than this site has seen of it.
@@ -169,11 +173,33 @@ class Sessions:
         if self._job is not None and self._job[1].done():
             self._job[1].result()
 
+    def _begin_flush(self) -> None:
+        """Hand over what waits in the outbox, unless a task is in hand; then begin on the offers that came meanwhile."""
+        if self._job is None:
+            self._job = None, asyncio.create_task(self._flush())
+
+    async def _flush(self) -> None:
+        await self._work.flush(self._forget_offer)
+        self._job = None
+        if (following := self._following()) is not None:
+            self._begin(following)
+
+    def _forget_offer(self, task: TaskKey) -> None:
+        """There is a verdict on the task, which it did not have when it was offered."""
+        self._waiting.pop(task, None)
+
+    async def _end_flush(self) -> None:
+        """The connection is over: the next one says hello first, goes on with the outbox and hears every offer again."""
+        if self._job is not None and self._job[0] is None:
+            self._waiting.clear()
+            with contextlib.suppress(HistofedError):  # what ended it is what ended the connection
+                await self._end_job()
+
     def _begin(self, offer: Offer) -> None:
-        """Start on the offer, or keep it until the task in hand has ended; a repeated offer changes nothing."""
+        """Start on the offer, or keep it until the job in hand has ended; a repeated offer changes nothing."""
         if self._job is None:
             self._job = offer, asyncio.create_task(self._do(offer))
-        elif (offer.task, offer.attempt) != (self._job[0].task, self._job[0].attempt):
+        elif (in_hand := self._job[0]) is None or (offer.task, offer.attempt) != (in_hand.task, in_hand.attempt):
             # also a further attempt at the task in hand: it comes before the call that reports the failure returns
             self._waiting[offer.task] = offer
 
@@ -202,18 +228,24 @@ class Sessions:
         """Stop and forget the task."""
         log.info("task %s is withdrawn: %s", message.task, message.reason, extra=fields(message.task))
         waited = self._waiting.pop(message.task, None)
-        if self._job is not None and self._job[0].task == message.task:
+        if self._is_at(message.task):
             await self._end_job()
         attempt = self._work.attempt_of(message.task)
         if attempt is None and waited is not None and self._work.has_begun(message.task):
             attempt = waited.attempt  # an earlier life began it, and another experiment's task came first in this one
         if attempt is not None:
             self._work.drop(message.task, attempt, message.reason)
-        if self._job is None and (following := self._following()) is not None:
-            self._begin(following)
+        self._begin_flush()
+
+    def _is_at(self, task: TaskKey) -> bool:
+        """Whether the job in hand is the task, or hands over what may be its update."""
+        if self._job is None:
+            return False
+        offer, _ = self._job
+        return self._work.attempt_of(task) is not None if offer is None else offer.task == task
 
     async def _end_job(self) -> None:
-        """Cancel the task in hand and wait for its checkpoint."""
+        """Cancel the job in hand and wait for its end, a task's checkpoint."""
         if self._job is None:
             return
         _, running = self._job

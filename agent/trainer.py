@@ -195,4 +195,6 @@ def _die_with(parent: int) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    sys.stderr.flush()
+    os._exit(code)  # as in a nursery: the interpreter's end would wait without a bound for a helper that hangs in a driver

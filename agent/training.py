@@ -18,12 +18,13 @@ import signal
 import sys
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final, Protocol
 
 from agent.assignment import ASSIGNMENT_FILE, RESULT_FILE, Assignment, Result, read_result, write
 from histofed.base.errors import HistofedError, TrainingFailed, WorkerLost, all_errors
-from histofed.base.nursery import Nursery, end_of_killed
+from histofed.base.nursery import KILLED_S, Nursery, end_of_killed, end_of_killed_group, hangs
 from histofed.base.warm import PARENT
 from histofed.recipes.contract import Progress
 
@@ -107,15 +108,20 @@ async def train(
     write(folder / ASSIGNMENT_FILE, assignment)
     heard = _Heard()
     try:
-        async with (
-            _child(folder, assignment.threads, stop_seconds, trainers) as (process, pipe, stderr),
-            asyncio.TaskGroup() as group,
-        ):
-            group.create_task(_listen(pipe, heard, report))
-            group.create_task(_keep_last_words(stderr, heard))
-            code = await process.wait()
-            # a worker that it left behind would hold its pipes open
-            _kill_group(process)
+        async with _child(folder, assignment.threads, stop_seconds, trainers) as (process, pipe, stderr):
+            async with asyncio.TaskGroup() as group:
+                readers = {
+                    group.create_task(_listen(pipe, heard, report)),
+                    group.create_task(_keep_last_words(stderr, heard)),
+                }
+                code = await process.wait()
+                # a worker that it left behind would hold its pipes open
+                _kill_group(process)
+                _, unending = await asyncio.wait(readers, timeout=KILLED_S)
+                for reader in unending:
+                    reader.cancel()
+            if unending:
+                raise hangs(f"what process {process.pid} left behind")
     except WorkerLost as error:
         if trainers is not None:
             trainers.lose(error)
@@ -159,8 +165,13 @@ async def _child(
                     start_new_session=True,
                     env={**os.environ, **_threads(threads)},
                 )
-        stack.push_async_callback(_end, process, stop_seconds)
+        stack.push_async_exit(partial(_leave, process, stop_seconds))
         yield process, report, stderr
+
+
+async def _leave(process: _Process, stop_seconds: float, kind: type[BaseException] | None, *_: object) -> None:
+    if kind is not WorkerLost:  # that it hangs is known, and was waited for
+        await _end(process, stop_seconds)
 
 
 async def _pipe(stack: contextlib.AsyncExitStack, theirs: contextlib.ExitStack) -> tuple[asyncio.StreamReader, int]:
@@ -193,6 +204,7 @@ async def _end(process: _Process, stop_seconds: float) -> None:
     finally:
         _kill_group(process)
         await end_of_killed(process.pid, process.wait())
+        await end_of_killed_group(process.pid)
 
 
 def _kill_group(process: _Process) -> None:

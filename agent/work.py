@@ -28,7 +28,7 @@ from agent.orders import assign
 from agent.outbox import Entry
 from agent.patience import OWN_TROUBLE, PASSING, rest_s, until_told
 from agent.permission import ask
-from agent.progress import Board, watched
+from agent.progress import Board, Sign, watched
 from agent.rooms import Rooms
 from agent.steps import fetch
 from agent.tensors import KeptTensors
@@ -66,8 +66,7 @@ class Work:
         self._handover = HandOver(desk, self._rooms, self._clear)
         self.epochs = Epochs(desk, self._handover)
         self.tensors = KeptTensors(desk, self._rooms)
-        self._words = "waits for work"
-        self._board: Board | None = None
+        self.sign = Sign(desk.clock)
         self._resting: dict[TaskKey, float] = {}
         """Tasks that failed for want of something here, and the moment of the monotonic clock until which they rest."""
 
@@ -81,15 +80,10 @@ class Work:
         self._config = config
         self._in_force.add(config)
 
-    @property
-    def words(self) -> str:
-        """What is going on, for STATUS."""
-        return f"{self._words}: {self._board.words()}" if self._board else self._words
-
     async def run(self, offer: Offer) -> None:
         """Do the task, or say why not. Raises only what concerns the connection: the offer will come again."""
         task, self._in_force = offer.task, {self._config}
-        self._words = f"round {task.round.number} of {task.round.experiment}"
+        self.sign.task(task)
         try:
             await self._rest(offer)
             await self._steps(offer)
@@ -105,11 +99,17 @@ class Work:
             unforeseen = HistofedError(f"the agent failed with {type(error).__name__}; the site's log has the place")
             await self._fail(offer, unforeseen)
         finally:
-            self._words, self._board = "waits for work", None
+            self.sign.take_down()
 
-    async def flush(self) -> None:
-        """Hand over what an earlier connection left in the outbox."""
-        await self._handover.flush()
+    async def flush(self, judged: Callable[[TaskKey], None]) -> None:
+        """Hand over what an earlier connection left in the outbox; `judged` hears of each task that got its verdict.
+
+        Raises what keeps an update from this aggregator and does not pass.
+        """
+        try:
+            await self._handover.flush(self.sign, judged)
+        finally:
+            self.sign.take_down()
 
     async def drop_unwanted(self) -> None:
         """Drop the task in hand when its round closed, or its experiment was cancelled, while this agent was away."""
@@ -148,7 +148,7 @@ class Work:
         clock = self._desk.clock
         pause = self._resting.pop(offer.task, 0.0) - clock.monotonic()
         if pause > 0:
-            self._words = f"attempt {offer.attempt} rests first"
+            self.sign.show(f"attempt {offer.attempt} rests first")
             log.warning("attempt %d at task %s begins in %.0f s", offer.attempt, offer.task, pause, extra=fields(offer.task))
             await clock.sleep(pause)
 
@@ -205,7 +205,7 @@ class Work:
             names.MODEL_BYTES: offer.base_bytes,
         }
         with desk.tracing.span(names.TASK_DOWNLOAD, attributes, parent=offer.trace) as span:
-            self._board = board = Board("download", desk.clock)
+            board = self.sign.board("download")
             await self._until_told(
                 "download the model",
                 lambda: self._watched(
@@ -226,7 +226,7 @@ class Work:
             done = self._rooms.finished(offer.task, assignment)
             if done is None:
                 self._rooms.begin(offer.task, assignment)
-                self._board = board = Board("train", desk.clock)
+                board = self.sign.board("train")
                 stop, trainers = self.config.trainer.stop_seconds, desk.trainers
                 with self._rooms.training(offer.task, offer.attempt):
                     done = await self._watched(offer, board, lambda: train(room, assignment, board.trained, stop, trainers))
@@ -244,7 +244,7 @@ class Work:
         return done
 
     async def _hand_over(self, offer: Offer, entry: Entry) -> None:
-        self._board = board = Board("upload", self._desk.clock)
+        board = self.sign.board("upload")
         await self._until_told("hand the update over", lambda: self._handover.deliver(entry, board, offer.trace))
         self.epochs.note_history()
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from datetime import datetime, timedelta
 from typing import Any, Final
 
@@ -28,14 +28,17 @@ from histofed.base.health import Health
 from histofed.base.ids import RoundKey, experiment_id, site_id
 from histofed.base.words import one_line
 from histofed.recipes.registry import recipe
+from histofed.transport import limits
 from histofed.transport.server import caller
 from histofed.v1 import admin_pb2, admin_pb2_grpc
 
 TTL_S: Final = (60, 7 * 86400)
 """Shortest and longest life of a join token, in seconds."""
 ROUNDS_PAGE: Final = 100
-"""Rounds in one answer: a tenth of a second of the daemon's loop, and far from a message's limit with a hundred sites
-each."""
+"""Rounds in one answer, at most: a tenth of a second of the daemon's loop."""
+PAGE_BYTES: Final = limits.MESSAGE // 2
+"""Where a page of rounds ends all the same: a hundred sites that refuse each round in many words would fill a message. A
+round that is longer has a page to itself."""
 MODELS_PAGE: Final = 500
 """Models in one answer, for the same reasons."""
 MODELS_AT_ONCE: Final = 5000
@@ -145,10 +148,9 @@ class OperatorServicer(admin_pb2_grpc.OperatorServiceServicer):
         size = _size(request.page_size, ROUNDS_PAGE)
         after = RoundKey.parse(request.page_token) if request.page_token else None
         page = self._store.page_of_rounds(request.experiment, after, size)
-        return admin_pb2.ListRoundsResponse(
-            rounds=[convert.round_(state, metrics=metrics) for state, metrics in page],
-            next_page_token=str(page[-1][0].key) if len(page) == size else "",
-        )
+        rounds = _fitting(convert.round_(state, metrics=metrics) for state, metrics in page)
+        on = rounds and (len(rounds) < len(page) or len(page) == size)
+        return admin_pb2.ListRoundsResponse(rounds=rounds, next_page_token=str(page[len(rounds) - 1][0].key) if on else "")
 
     async def GetRound(
         self, request: admin_pb2.GetRoundRequest, context: grpc.aio.ServicerContext[Any, Any]
@@ -237,6 +239,18 @@ class OperatorServicer(admin_pb2_grpc.OperatorServiceServicer):
             None if model is None else model.digest,
             0 if open_round is None else open_round.key.number,
         )
+
+
+def _fitting(rounds: Iterable[admin_pb2.Round]) -> list[admin_pb2.Round]:
+    """As many from the first on as a page holds, and one at least."""
+    found: list[admin_pb2.Round] = []
+    left = PAGE_BYTES
+    for each in rounds:
+        left -= each.ByteSize()
+        if found and left < 0:
+            break
+        found.append(each)
+    return found
 
 
 def _size(asked: int, most: int) -> int:

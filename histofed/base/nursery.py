@@ -18,7 +18,8 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Awaitable, Mapping, Sequence
+from collections.abc import Awaitable, Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Final
 
 from histofed.base.errors import WorkerLost
@@ -30,6 +31,18 @@ _START_S: Final = 60.0
 """Seconds for a first child; a machine under load imports slowly."""
 KILLED_S: Final = 30.0
 """Seconds from SIGKILL to the end of a process: a GPU's driver may have much to release."""
+_LOOK_S: Final = 0.02
+"""Seconds between two looks at what is left of a group."""
+_THREADS: Final = 14
+"""Where the number of threads stands in /proc/PID/stat (proc(5)), behind the process group."""
+
+
+def hangs(what: str) -> WorkerLost:
+    """The error about a process that SIGKILL does not end."""
+    return WorkerLost(
+        f"{what} did not end within {KILLED_S:g} s of SIGKILL: it hangs in the kernel, in a GPU's driver or on a disk that "
+        "does not answer (`dmesg` may say which); where it stays (`ps` shows state D), restart this machine"
+    )
 
 
 async def end_of_killed(pid: int, end: Awaitable[object]) -> None:
@@ -38,10 +51,32 @@ async def end_of_killed(pid: int, end: Awaitable[object]) -> None:
         async with asyncio.timeout(KILLED_S):
             await end
     except TimeoutError as error:
-        raise WorkerLost(
-            f"process {pid} did not end within {KILLED_S:g} s of SIGKILL: it hangs in the kernel, in a GPU's driver or on a "
-            "disk that does not answer (`dmesg` may say which); where it stays (`ps` shows state D), restart this machine"
-        ) from error
+        raise hangs(f"process {pid}") from error
+
+
+async def end_of_killed_group(leader: int) -> None:
+    """The same for a whole group, whose leader has ended; nobody may be there to bury its other processes."""
+    living: list[int] = []
+    try:
+        async with asyncio.timeout(KILLED_S):
+            while living := list(_living(leader)):  # noqa: ASYNC110  # nobody tells of the end of what is no child
+                await asyncio.sleep(_LOOK_S)
+    except TimeoutError as error:
+        raise hangs(f"process {', '.join(map(str, living))} of the group {leader}") from error
+
+
+def _living(group: int) -> Iterator[int]:
+    """The processes of a group that run, sleep or hang."""
+    try:
+        os.killpg(group, 0)
+    except ProcessLookupError:
+        return
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):  # it has just gone
+            state, _, its_group, *rest = stat.read_text(errors="replace").rpartition(")")[2].split()
+            # of a process whose first thread has ended the state is Z, too; others may hang in a driver
+            if int(its_group) == group and (state not in "ZX" or int(rest[_THREADS]) > 1):
+                yield int(stat.parent.name)
 
 
 class Child:

@@ -24,6 +24,7 @@ from typing import Final, TypeVar
 import torch
 
 from histofed.base.errors import ConfigError, HistofedError, TrainingFailed, all_errors
+from histofed.base.nursery import KILLED_S, hangs
 from histofed.training.team import ALONE, PATIENCE_S, Team, TeamBroken, Together
 
 Task = TypeVar("Task")
@@ -70,7 +71,7 @@ def team_of(
     """This process's team inside the block. The others call `work(task, team)`: importable by name, and picklable.
 
     Raises the error of the process that failed first; `TrainingFailed` for one that was killed; `ConfigError` for a device
-    that is not there, or without the package that several need.
+    that is not there, or without the package that several need; `WorkerLost` for one that SIGKILL does not end.
     """
     if devices == 1:
         yield ALONE
@@ -85,8 +86,9 @@ def team_of(
             with _joined(places[0], lambda: _failure_of(helpers)) as team:
                 yield team
         finally:
-            for helper in helpers:
-                _end(helper)
+            hanging = [str(helper.process.pid) for helper in helpers if not _end(helper)]
+            if hanging:
+                raise hangs(f"process {', '.join(hanging)} of this training")
 
 
 def _check_installed() -> None:
@@ -199,11 +201,14 @@ def _failure_of(helpers: list[_Helper]) -> HistofedError:
     return TrainingFailed("the processes of this training lost each other; the site's log may say more")
 
 
-def _end(helper: _Helper) -> None:
-    """It ends with the work; by then it has, or it is made to."""
+def _end(helper: _Helper) -> bool:
+    """It ends with the work; by then it has, or it is made to. False where it hangs in the kernel."""
     helper.process.join(_END_S)
     if helper.process.is_alive():
         helper.process.kill()
-        helper.process.join()
-    helper.process.close()
+        helper.process.join(KILLED_S)
+    ended = not helper.process.is_alive()
+    if ended:
+        helper.process.close()
     helper.words.close()
+    return ended

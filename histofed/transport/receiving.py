@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from histofed.base import durable
-from histofed.base.errors import Stale
+from histofed.base.errors import DigestMismatch, Stale
 from histofed.base.ids import Digest
 from histofed.transport import limits
 from histofed.transport.part import PartFile
@@ -73,6 +73,10 @@ class Upload:
             self.writer = None
             self._close()
 
+    def drop(self) -> None:
+        """With the lock: its file is no part any more, so a connection that comes now begins another one."""
+        self._close()
+
     def _close(self) -> None:
         if self.part is not None:
             part, self.part = self.part, None
@@ -122,12 +126,17 @@ class Writer:
         """The upload becomes a blob, with a receipt. Raises `BadData`, `DigestMismatch`, `CannotWriteState`, `Stale`."""
         with self._upload.lock:
             part = self._held()
-            part.verify()
+            try:
+                part.verify()
+            except DigestMismatch:
+                self._upload.drop()
+                raise
             # whoever removes the same bytes of another owner sees receipt and blob, or neither
             with self._upload.names:
                 with durable.state_errors("the receipt of a blob"):
                     self._upload.receipt.touch(mode=0o600)  # the sync of the directory below makes it durable too
                 part.adopt(self._upload.target)
+            self._upload.drop()
 
     def close(self) -> None:
         """Let go; call it once."""

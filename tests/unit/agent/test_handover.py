@@ -189,7 +189,7 @@ async def test_a_failure_that_comes_too_late_leaves_the_update_to_its_verdict(
     aggregator.offer(aggregator.make_offer(task()))
     site.start()
     await aggregator.wait_for("FailTask")
-    await until(lambda: site.work.words == "waits for work")
+    await until(lambda: site.work.sign.words == "waits for work")
     aggregator.hang_up()
     await until(lambda: bool(ends(site)))
     assert ends(site) == [("update.verdict", "success")]

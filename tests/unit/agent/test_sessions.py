@@ -11,7 +11,7 @@ import pytest
 
 from agent.offers import Offer
 from agent.sessions import RECONNECT, SLOWLY
-from histofed.base.errors import AlreadyThere, VersionMismatch
+from histofed.base.errors import AlreadyThere, CannotWriteState, NotAuthorised, TryLater, VersionMismatch
 from histofed.pki.credentials import Credentials
 from histofed.transport.backoff import Backoff
 from histofed.v1 import rounds_pb2
@@ -67,6 +67,117 @@ async def test_a_task_that_fails_unforeseen_ends_the_agent(
     running = asyncio.create_task(site.sessions.run())
     with pytest.raises(ZeroDivisionError):
         await asyncio.wait_for(running, 60)
+
+
+# -- what an earlier connection left in the outbox ---------------------------------------------------------------------
+
+NO_ROOM = CannotWriteState("no room for this update")
+
+
+@pytest.fixture
+def soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was not taken, and a connection that ended, is tried again in a moment."""
+    for backoff in ("agent.handover.TASK_BACKOFF", "agent.sessions.RECONNECT"):
+        monkeypatch.setattr(backoff, Backoff(first_s=0.1, most_s=0.1, attempts=None))
+
+
+async def left_behind(folder: Path, federation: Federation, aggregator: FakeAggregator, *experiments: str) -> None:
+    """A life of the site that ends with a finished update of each experiment's first round; the next finds no room."""
+    aggregator.answers["may_upload"] = [NotAuthorised("not now")] * 100
+    for experiment in experiments:
+        aggregator.offer(aggregator.make_offer(task(experiment=experiment)))
+    async with AgentSite(folder, federation.site(SITE), aggregator.address) as site:
+        site.start()
+        await until(lambda: len(site.outbox) == len(experiments))
+    aggregator.answers["may_upload"] = [NO_ROOM] * 10_000
+
+
+@pytest.mark.usefixtures("soon")
+async def test_a_site_listens_while_it_hands_over_what_waited(
+    tmp_path: Path, federation: Federation, aggregator: FakeAggregator
+) -> None:
+    """For hours where the aggregator has no room: it stays connected, and what is offered waits behind the update."""
+    await left_behind(tmp_path / "site", federation, aggregator, "pilot")
+    accepted, hellos = aggregator.called("AcceptTask"), aggregator.called("Hello")
+    aggregator.offer(aggregator.make_offer(task(2)))
+    async with AgentSite(tmp_path / "site", federation.site(SITE), aggregator.address) as site:
+        refused = len(aggregator.answers["may_upload"])
+        site.start()
+        await aggregator.wait_for("WaitForWork", hellos + 1)
+        await until(lambda: len(aggregator.answers["may_upload"]) < refused - 3)
+        assert site.sessions.connected
+        assert site.sessions.words == "round 1 of pilot: upload"
+        assert aggregator.called("Hello") == hellos + 1
+        assert aggregator.called("AcceptTask") == accepted, "an update comes before the experiment's next task"
+        aggregator.answers.clear()
+        await aggregator.wait_for("SubmitUpdate", 2)
+        await until(lambda: site.state.task_in_hand() is None)
+        assert [manifest.round for manifest in aggregator.manifests()] == [1, 2]
+        assert site.actions().count("task.offered") == 2, "the offer of what has its verdict now was not taken up again"
+        assert "task.dropped" not in site.actions()
+
+
+async def test_an_update_without_room_holds_up_no_other(
+    tmp_path: Path, federation: Federation, aggregator: FakeAggregator
+) -> None:
+    await left_behind(tmp_path / "site", federation, aggregator, "alpha", "beta")
+    aggregator.answers["may_upload"] = [NO_ROOM]
+    async with AgentSite(tmp_path / "site", federation.site(SITE), aggregator.address) as site:
+        site.start()
+        await aggregator.wait_for("SubmitUpdate", 2)
+        await until(lambda: len(site.outbox) == 0)
+    assert [manifest.experiment for manifest in aggregator.manifests()] == ["beta", "alpha"]
+
+
+async def test_a_withdrawn_tasks_update_is_dropped_while_it_is_handed_over(
+    tmp_path: Path, federation: Federation, aggregator: FakeAggregator
+) -> None:
+    await left_behind(tmp_path / "site", federation, aggregator, "alpha", "beta")
+    async with AgentSite(tmp_path / "site", federation.site(SITE), aggregator.address) as site:
+        hellos = aggregator.called("Hello")
+        site.start()
+        await aggregator.wait_for("WaitForWork", hellos + 1)
+        aggregator.withdraw(task(experiment="alpha"), "the round reached its deadline")
+        await until(lambda: "update.dropped" in site.actions())
+        assert [entry.task for entry in site.outbox.entries()] == [task(experiment="beta")]
+        aggregator.answers.clear()
+        await aggregator.wait_for("SubmitUpdate")
+        await until(lambda: len(site.outbox) == 0)
+        assert [manifest.experiment for manifest in aggregator.manifests()] == ["beta"]
+        assert aggregator.called("Hello") == hellos + 1
+
+
+@pytest.mark.usefixtures("soon")
+async def test_what_waits_is_handed_over_after_a_hello_alone(
+    tmp_path: Path, federation: Federation, aggregator: FakeAggregator
+) -> None:
+    """The next connection may lead to an aggregator that was put back by hand."""
+    await left_behind(tmp_path / "site", federation, aggregator, "pilot")
+    async with AgentSite(tmp_path / "site", federation.site(SITE), aggregator.address) as site:
+        site.start()
+        await until(lambda: site.sessions.words == "round 1 of pilot: upload")
+        aggregator.answers["Hello"] = [TryLater("it starts")] * 100
+        hellos = aggregator.called("Hello")
+        aggregator.hang_up()
+        await aggregator.wait_for("Hello", hellos + 3)  # what was on its way has come
+        refused = len(aggregator.answers["may_upload"])
+        await aggregator.wait_for("Hello", hellos + 9)
+        assert len(aggregator.answers["may_upload"]) == refused
+        aggregator.answers.clear()
+        await aggregator.wait_for("SubmitUpdate")
+
+
+async def test_what_keeps_an_update_from_the_aggregator_for_good_is_told(
+    tmp_path: Path, federation: Federation, aggregator: FakeAggregator
+) -> None:
+    await left_behind(tmp_path / "site", federation, aggregator, "pilot")
+    accepted = aggregator.called("AcceptTask")
+    aggregator.answers["may_upload"] = [NotAuthorised("this site may not upload")] * 100
+    async with AgentSite(tmp_path / "site", federation.site(SITE), aggregator.address) as site:
+        site.start()
+        await until(lambda: "this site may not upload" in site.sessions.words)
+        assert len(site.outbox) == 1
+    assert aggregator.called("AcceptTask") == accepted
 
 
 # -- the connection ----------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -17,7 +17,9 @@ from agent.assignment import encode, read_assignment, write
 from agent.training import Trainers, train
 from histofed import weights
 from histofed.base.errors import BadData, CannotWriteState, TrainingFailed, WorkerLost
+from histofed.base.nursery import Nursery
 from histofed.recipes.contract import Progress
+from tests.support.agent_site import until
 from tests.support.processes import children, has_ended, open_descriptors, trainers
 from tests.unit.agent.conftest import MakeAssignment
 
@@ -221,6 +223,66 @@ async def test_a_trainer_that_sigkill_does_not_end_is_told_and_not_waited_for(
     assert hung.signals == [signal.SIGTERM]
     with pytest.raises(WorkerLost, match="restart this machine"):
         await lost
+
+
+class NoNursery(Trainers):
+    """Each trainer is started the long way, and is a script of the test's."""
+
+    async def nursery(self, threads: int) -> Nursery:
+        return Barren("agent.trainer", {})
+
+
+class Barren(Nursery):
+    """Has no children."""
+
+    async def start(self, arguments: Sequence[str], descriptors: Sequence[int]) -> None:
+        """None can be had."""
+
+
+@pytest.fixture
+def script(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
+    """`script(lines)`: what a trainer runs in the place of Python. It writes the process that it leaves to $LEFT."""
+    left = tmp_path / "left"
+
+    def write_it(lines: str) -> None:
+        program = tmp_path / "python"
+        program.write_text(f"#!/bin/sh\n{lines}\n")
+        program.chmod(0o755)
+        monkeypatch.setattr(sys, "executable", str(program))
+        monkeypatch.setenv("LEFT", str(left))
+        for module in ("histofed.base.nursery", "agent.training"):
+            monkeypatch.setattr(f"{module}.KILLED_S", 0.3)
+
+    yield write_it
+    os.kill(int(left.read_text()), signal.SIGKILL)
+
+
+async def test_what_a_dead_trainer_left_and_sigkill_does_not_end_is_not_waited_for(
+    tmp_path: Path, make_assignment: MakeAssignment, script: Callable[[str], None]
+) -> None:
+    """A helper that hangs in a driver holds the trainer's pipes; here it is out of reach of the signal."""
+    script("setsid sh -c 'echo $$ > $LEFT; exec sleep 600' &\nuntil [ -s $LEFT ]; do sleep 0.01; done\nexit 71")
+    born = NoNursery()
+    with pytest.raises(WorkerLost, match=r"what process [0-9]+ left behind did not end"):
+        await asyncio.wait_for(train(tmp_path, make_assignment(), ignore, STOP_S, born), 30)
+    with pytest.raises(WorkerLost, match="restart this machine"):
+        await asyncio.wait_for(born.lost(), 30)
+
+
+async def test_a_helper_that_outlives_its_killed_trainer_is_told(
+    tmp_path: Path, make_assignment: MakeAssignment, script: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next training would meet it on its GPU."""
+    script("sleep 600 &\necho $! > $LEFT\nexec sleep 600")
+    monkeypatch.setattr("agent.training._kill_group", lambda process: None)
+    born = NoNursery()
+    running = asyncio.create_task(train(tmp_path, make_assignment(), ignore, 0.05, born))
+    await until(lambda: (tmp_path / "left").exists() and (tmp_path / "left").read_text() != "")
+    running.cancel()
+    with pytest.raises(WorkerLost, match=rf"process {(tmp_path / 'left').read_text().strip()} of the group"):
+        await running
+    with pytest.raises(WorkerLost):
+        await asyncio.wait_for(born.lost(), 30)
 
 
 async def test_another_number_of_threads_needs_another_nursery() -> None:

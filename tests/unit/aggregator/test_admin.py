@@ -11,11 +11,13 @@ import pytest
 
 from aggregator import queries
 from aggregator.database import Database
+from aggregator.rounds import plan
 from aggregator.services.admin import OperatorServicer
 from aggregator.store import Store
+from aggregator.tasks import Task, TaskState
 from histofed.base.clock import FakeClock
 from histofed.base.errors import NotFound
-from histofed.base.ids import Digest, sha256
+from histofed.base.ids import Digest, RoundKey, SiteId, sha256
 from histofed.transport import limits
 from histofed.v1 import admin_pb2 as pb
 from tests.support.centre import DEMO, Centre
@@ -32,19 +34,29 @@ class Engine:
 
 
 @pytest.fixture
-def servicer(tmp_path: Path) -> Iterator[OperatorServicer]:
-    """An aggregator with many models in its rows."""
-    database, clock = Database(tmp_path / "state.db"), FakeClock()
-    store = Store(database, clock)
-    store.add_experiment(DEMO, "", Digest("1" * 64), "admin")
-    model = Centre(tmp_path / "centre").model(0)
-    with database.writing() as connection:
-        for number in range(MANY):
-            clock.advance(number % 2)  # some are of one instant
-            digest = sha256(b"%d" % number)
-            queries.insert_model(connection, replace(model, digest=digest, round=number, created_at=clock.now()))
+def clock() -> FakeClock:
+    return FakeClock()
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Iterator[Database]:
+    opened = Database(tmp_path / "state.db")
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def store(database: Database, clock: FakeClock) -> Store:
+    """One experiment is known."""
+    made = Store(database, clock)
+    made.add_experiment(DEMO, "", Digest("1" * 64), "admin")
+    return made
+
+
+@pytest.fixture
+def servicer(store: Store, clock: FakeClock) -> OperatorServicer:
     nobody = cast("Any", None)
-    yield OperatorServicer(
+    return OperatorServicer(
         engine=cast("Any", Engine(store)),
         experiments=nobody,
         members=nobody,
@@ -58,7 +70,6 @@ def servicer(tmp_path: Path) -> Iterator[OperatorServicer]:
         federation="test",
         join_line=str,
     )
-    database.close()
 
 
 async def listed(servicer: OperatorServicer, **words: Any) -> pb.ListModelsResponse:
@@ -67,7 +78,15 @@ async def listed(servicer: OperatorServicer, **words: Any) -> pb.ListModelsRespo
     return answer
 
 
-async def test_more_models_than_a_message_holds(servicer: OperatorServicer) -> None:
+async def test_more_models_than_a_message_holds(
+    servicer: OperatorServicer, database: Database, clock: FakeClock, tmp_path: Path
+) -> None:
+    model = Centre(tmp_path / "centre").model(0)
+    with database.writing() as connection:
+        for number in range(MANY):
+            clock.advance(number % 2)  # some are of one instant
+            digest = sha256(b"%d" % number)
+            queries.insert_model(connection, replace(model, digest=digest, round=number, created_at=clock.now()))
     page = await listed(servicer, experiment=DEMO, page_size=10_000)
     found = list(page.models)
     while page.next_page_token:
@@ -84,3 +103,27 @@ async def test_more_models_than_a_message_holds(servicer: OperatorServicer) -> N
     rounds = [model.round for model in older_client.models]
     assert rounds == list(range(MANY - len(rounds), MANY)), "the newest, oldest first"
     assert len(rounds) > 1000
+
+
+async def rounds(servicer: OperatorServicer, **words: Any) -> pb.ListRoundsResponse:
+    answer = await servicer.ListRounds(pb.ListRoundsRequest(experiment=DEMO, **words), cast("Any", None))
+    assert answer.ByteSize() < limits.MESSAGE
+    return answer
+
+
+@pytest.mark.parametrize(("sites", "count"), [(90, 100), (5000, 3)])
+async def test_more_refusals_than_a_message_holds(servicer: OperatorServicer, store: Store, sites: int, count: int) -> None:
+    """A hundred sites that decline in 500 letters, round after round; or so many that a page holds one round."""
+    names = tuple(SiteId(f"hospital-{number:04d}") for number in range(sites))
+    declined = tuple(Task(name, TaskState.DECLINED, reason="x" * 500) for name in names)
+    for number in range(1, count + 1):
+        planned = plan(RoundKey(DEMO, number), Digest("2" * 64), names, names, 2, 3, 60)
+        store.add_round(replace(planned, tasks=declined))
+    page = await rounds(servicer)
+    found, pages = list(page.rounds), 1
+    while page.next_page_token:
+        page = await rounds(servicer, page_token=page.next_page_token)
+        found, pages = [*found, *page.rounds], pages + 1
+    assert [each.round for each in found] == list(range(1, count + 1))
+    assert {len(each.refused) for each in found} == {sites}
+    assert pages == 3

@@ -16,7 +16,7 @@ import pytest
 
 from histofed.base import nursery as nursery_module
 from histofed.base.errors import WorkerLost
-from histofed.base.nursery import Child, Nursery
+from histofed.base.nursery import Child, Nursery, end_of_killed_group
 from tests.support.processes import children, has_ended, open_descriptors
 
 PROGRAM = """
@@ -171,6 +171,43 @@ async def test_a_child_that_sigkill_does_not_end_is_not_waited_for(monkeypatch: 
         heard = await asyncio.wait_for(asyncio.get_running_loop().sock_recv(theirs, 1), 20)
         assert heard == b"", "the nursery learns that nobody holds the leash"
     await child.wait()
+
+
+def leading(program: str) -> subprocess.Popen[bytes]:
+    """A process that leads a group of its own and has said that it is there."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, process_group=0
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"here\n"
+    return process
+
+
+async def test_a_group_has_ended_when_its_processes_have_though_nobody_buries_them() -> None:
+    """Orphans are buried by the first process, which in a container may be the agent."""
+    with leading("print('here')") as process:
+        assert await asyncio.to_thread(has_ended, process.pid, 20)
+        os.killpg(process.pid, 0)  # it is still there, as a zombie
+        await end_of_killed_group(process.pid)
+    await end_of_killed_group(process.pid)
+
+
+@pytest.mark.parametrize(
+    "program",
+    [
+        "import time; print('here', flush=True); time.sleep(600)",
+        # as a thread that hangs in a GPU's driver: of the process only a zombie is seen
+        "import ctypes, threading\nlibc = ctypes.CDLL(None)\nthreading.Thread(target=libc.sleep, args=(600,)).start()\n"
+        "print('here', flush=True); libc.pthread_exit(None)",
+    ],
+    ids=["whole", "one thread"],
+)
+async def test_a_process_of_the_group_that_goes_on_is_told(monkeypatch: pytest.MonkeyPatch, program: str) -> None:
+    monkeypatch.setattr(nursery_module, "KILLED_S", 0.3)
+    with leading(program) as process:
+        with pytest.raises(WorkerLost, match=rf"process {process.pid} of the group .* did not end .* restart this machine"):
+            await end_of_killed_group(process.pid)
+        process.kill()
 
 
 async def test_a_child_of_a_killed_nursery_is_told_as_killed_and_another_nursery_follows(

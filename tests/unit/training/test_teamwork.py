@@ -5,12 +5,14 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import time
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
 import torch
 
-from histofed.base.errors import Cancelled, ConfigError, OutOfMemory, TrainingFailed
+from histofed.base.errors import Cancelled, ConfigError, OutOfMemory, TrainingFailed, WorkerLost
 from histofed.training.team import ALONE, Team
 from histofed.training.teamwork import device_of, team_of
 
@@ -98,6 +100,28 @@ def test_an_error_of_the_leader_ends_the_others() -> None:
     with pytest.raises(Cancelled, match="stopped on request"), team_of(2, "cpu", _fails, "goes on"):
         raise Cancelled("stopped on request")
     assert not multiprocessing.active_children()
+
+
+def _sleeps(_: Path, team: Team) -> None:
+    time.sleep(600)
+
+
+@pytest.mark.slow
+def test_a_process_that_sigkill_does_not_end_is_told_and_not_waited_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It hangs in a driver, where no test can bring a process; this one is not killed."""
+    for bound in ("_END_S", "KILLED_S"):
+        monkeypatch.setattr(f"histofed.training.teamwork.{bound}", 0.1)
+    with (
+        monkeypatch.context() as kernel,
+        pytest.raises(WorkerLost, match="of this training did not end within"),
+        team_of(2, "cpu", _sleeps, tmp_path),
+    ):
+        kernel.setattr(BaseProcess, "kill", lambda process: None)
+    (helper,) = multiprocessing.active_children()
+    helper.kill()
+    helper.join()
 
 
 def test_one_device_needs_nobody() -> None:

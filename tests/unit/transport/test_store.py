@@ -268,6 +268,35 @@ def test_how_much_is_here_is_told_while_another_connection_hashes_it(
     earlier.close()
 
 
+def test_a_connection_that_comes_when_the_upload_is_finished_finishes_it_again(store: BlobStore) -> None:
+    """Before the earlier connection has closed: the part is a blob by now, and no part of this one."""
+    earlier = store.writer(NAME, NORTH).open(len(BLOB))
+    earlier.append(0, BLOB)
+    earlier.finish()
+    later = store.writer(NAME, NORTH).open(len(BLOB))
+    assert later.committed == 0
+    earlier.close()
+    later.append(0, BLOB)
+    later.finish()
+    later.close()
+    assert store.path(NAME).read_bytes() == BLOB
+    assert {path.name for path in store.path(NAME).parent.iterdir()} == {NAME, f"{NAME}.{NORTH}.received"}
+
+
+def test_a_connection_that_comes_when_wrong_bytes_were_dropped_begins_anew(store: BlobStore) -> None:
+    earlier = store.writer(NAME, NORTH).open(len(BLOB))
+    earlier.append(0, bytes(len(BLOB)))
+    with pytest.raises(DigestMismatch):
+        earlier.finish()
+    later = store.writer(NAME, NORTH).open(len(BLOB))
+    assert later.committed == 0
+    earlier.close()
+    later.append(0, BLOB)
+    later.finish()
+    later.close()
+    assert store.received(NAME, NORTH)
+
+
 def test_an_upload_begins_anew_while_the_one_that_was_ended_hangs_on(store: BlobStore) -> None:
     ended = store.writer(NAME, NORTH).open(len(BLOB))
     ended.append(0, BLOB[:1000])
