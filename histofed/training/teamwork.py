@@ -28,6 +28,8 @@ from histofed.base.nursery import KILLED_S, hangs
 from histofed.training.team import ALONE, PATIENCE_S, Team, TeamBroken, Together
 
 Task = TypeVar("Task")
+_MEETING_S: Final = 120.0
+"""All have started when they meet; a machine under load imports slowly."""
 _END_S: Final = 10.0
 """For a process to end by itself, or to say why it failed; then it is killed."""
 _READY: Final = ("", "")
@@ -160,25 +162,29 @@ def _joined(place: _Place, explain: Callable[[], Exception] = TeamBroken) -> Ite
         "init_method": place.meeting.as_uri(),
         "rank": rank,
         "world_size": size,
-        "timeout": timedelta(seconds=PATIENCE_S),
+        "timeout": timedelta(seconds=max(place.patience_s, _MEETING_S)),
     }
     try:
-        with patch_environment(**environment, **local):
-            PartialState(cpu=place.cpu, **meeting)
-            talk = torch.distributed.new_group(backend="gloo", timeout=timedelta(seconds=place.patience_s))
-    except RuntimeError as error:
-        raise explain() from error
-    assert talk is not None
-    team = Together(rank, size, talk, explain)
-    try:
-        yield team
-    except BaseException:
-        with contextlib.suppress(Exception):  # the error on its way is the one to be told
-            team.withdraw()
-        raise
+        try:
+            with patch_environment(**environment, **local):
+                PartialState(cpu=place.cpu, **meeting)
+                talk = torch.distributed.new_group(backend="gloo", timeout=timedelta(seconds=place.patience_s))
+        except RuntimeError as error:
+            raise explain() from error
+        assert talk is not None
+        team = Together(rank, size, talk, explain)
+        try:
+            yield team
+        except BaseException:
+            with contextlib.suppress(Exception):  # the error on its way is the one to be told
+                team.withdraw()
+            raise
     finally:
-        torch.distributed.destroy_process_group()
-        PartialState._reset_state()
+        # also where some never came: what is left of a group is taken for the next one
+        with contextlib.ExitStack() as left:
+            left.callback(PartialState._reset_state)
+            if torch.distributed.is_initialized():
+                torch.distributed.destroy_process_group()
 
 
 def _failure_of(helpers: list[_Helper]) -> HistofedError:

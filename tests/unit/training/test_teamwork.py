@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -64,6 +65,24 @@ def test_the_process_that_failed_is_told(
         team.add_up([torch.zeros(1)])
     assert not multiprocessing.active_children()
     assert "patient-17" not in capfd.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_team_that_did_not_come_together_leaves_nothing_for_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The other one died in the middle of the meeting; the next team would have met without this process."""
+
+    def alone(**_: object) -> None:
+        raise RuntimeError("the other end of the connection is gone")
+
+    with monkeypatch.context() as network, contextlib.ExitStack() as stack:
+        network.setattr(torch.distributed, "new_group", alone)
+        with pytest.raises(TrainingFailed):
+            stack.enter_context(team_of(2, "cpu", _fails, "killed", patience_s=3.0))
+    assert not torch.distributed.is_initialized()
+    with team_of(2, "cpu", _adds, tmp_path) as team:
+        _adds(tmp_path, team)
 
 
 def _fails_and_leaves_with_the_leader(left: Path, team: Team) -> None:
