@@ -139,6 +139,10 @@ class HandOver:
             return False
         try:
             await self.deliver(entry, board)
+        except Stale as error:
+            # another attempt's offer may be on its way, for the very same work
+            self.withhold(entry.task, str(error))
+            return False
         except BadData as error:
             self.forget(entry.task, entry.attempt, str(error))
             return False

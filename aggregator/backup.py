@@ -235,8 +235,9 @@ def _committed(connection: sqlite3.Connection) -> dict[str, int]:
 
 
 def _begun(connection: sqlite3.Connection) -> frozenset[str]:
-    """Experiments that have a model."""
-    return frozenset(str(name) for (name,) in connection.execute("SELECT DISTINCT experiment FROM models"))
+    """Experiments that have a model, or have ended: from then on what an operator brought for them may be gone."""
+    query = "SELECT experiment FROM models UNION SELECT name FROM experiments WHERE ended_at IS NOT NULL"
+    return frozenset(str(name) for (name,) in connection.execute(query))
 
 
 def _blobs(connection: sqlite3.Connection) -> tuple[str, ...]:

@@ -16,8 +16,8 @@ _ADDRESS: Final = re.compile(r"(\[[0-9a-fA-F:]+\]|[^:\s/]+):([0-9]{1,5})\Z")
 
 
 _LABEL: Final = r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
-_NAME: Final = re.compile(rf"({_LABEL}\.)*(?![0-9]+\Z){_LABEL}\Z")
-"""A DNS name; what ends in a number is an IP address that is none."""
+_NAME: Final = re.compile(rf"(\*\.)?({_LABEL}\.)*(?![0-9]+\Z){_LABEL}\Z")
+"""A DNS name, or a whole label's wildcard; what ends in a number is an IP address that is none."""
 
 
 def _address(value: str) -> str:
@@ -128,6 +128,8 @@ class AggregatorConfig(_Table):
     def _for_join_lines(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if not value:
             raise ValueError("name at least one host under which sites reach this daemon")
-        if "_" in value[0]:
-            raise ValueError("the first one stands in join lines, which take no underscore: name another one first")
+        if "_" in value[0] or "*" in value[0]:
+            raise ValueError(
+                "the first one stands in join lines, which take no underscore and no wildcard: name another first"
+            )
         return value

@@ -294,7 +294,7 @@ class AggregatorService:
         config = self._config
         path, issue = setup.own_certificate(config), partial(setup.next_certificate, config, identity.authority)
         own = OwnCertificate(identity.credentials, path, config.public_hosts, issue, journal, self._clock)
-        own.renew()
+        own.begin()
         return own
 
     def _workers(self) -> Workers:

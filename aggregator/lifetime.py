@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Final
 
@@ -55,13 +56,21 @@ class OwnCertificate:
         """The end of its validity, UTC."""
         return self._credentials.not_after
 
+    def begin(self) -> None:
+        """At a start, whose configuration may name other hosts: what `renew` does. Raises `CannotWriteState`."""
+        if missing_hosts(self._credentials, self._hosts) and not _outlived(self._credentials, self._clock.now()):
+            self._renew()
+        self.renew()
+
     def renew(self) -> None:
         """If it is time, issue the next one: in the journal and on disk before it is shown.
 
         Raises `CannotWriteState`; then the one that is there goes on.
         """
-        if not due(self._credentials, self._hosts, self._clock.now()):
-            return
+        if due(self._credentials, self._clock.now()):
+            self._renew()
+
+    def _renew(self) -> None:
         following = self._issue()
         until = iso(following.not_after)
         subject = {"identity": following.identity.uri, "serial": following.serial, "valid_until": until}
@@ -76,25 +85,37 @@ class OwnCertificate:
         health.set("certificate", sentence is None, sentence or f"valid until {self.ends():%Y-%m-%d %H:%M} UTC")
 
 
-def due(credentials: Credentials, hosts: Sequence[str], now: datetime) -> bool:
-    """Whether the next one should be issued: at half its life, for another name, or where a clock that was wrong dated it.
+def due(credentials: Credentials, now: datetime) -> bool:
+    """Whether the next one should be issued: at half its life, or where a clock that was wrong dated it.
 
     Not where it could not end later than this one: none outlives the CA.
     """
-    last = credentials.ca.not_valid_after_utc
-    if now >= last:
+    if _outlived(credentials, now):
         return False
-    if now < credentials.not_before or missing_hosts(credentials, hosts):
+    if now < credentials.not_before:
         return True
     half = credentials.not_before + RENEW_AFTER * (credentials.not_after - credentials.not_before)
-    return now >= half and credentials.not_after < last
+    return now >= half and credentials.not_after < credentials.ca.not_valid_after_utc
+
+
+def _outlived(credentials: Credentials, now: datetime) -> bool:
+    """Whether the CA is over, and with it all that it could issue."""
+    return now >= credentials.ca.not_valid_after_utc
 
 
 def missing_hosts(credentials: Credentials, hosts: Sequence[str]) -> list[str]:
-    """The names and addresses among `hosts` that the certificate does not have."""
+    """The names and addresses among `hosts` that the certificate does not have, however they are written."""
     names = credentials.certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    known = {*names.get_values_for_type(x509.DNSName), *map(str, names.get_values_for_type(x509.IPAddress))}
-    return [host for host in hosts if host not in known]
+    known = {*map(_value, names.get_values_for_type(x509.DNSName)), *names.get_values_for_type(x509.IPAddress)}
+    return [host for host in hosts if _value(host) not in known]
+
+
+def _value(host: str) -> object:
+    """An address as a number, which can be written in several ways; a name in small letters."""
+    try:
+        return ip_address(host)
+    except ValueError:
+        return host.lower()
 
 
 def ending(credentials: Credentials, now: datetime) -> str | None:

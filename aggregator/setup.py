@@ -14,6 +14,7 @@ import shutil
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final
 
 from aggregator import lifecycle, operators
 from aggregator.config import AggregatorConfig
@@ -30,6 +31,8 @@ from histofed.pki import keys, tokens
 from histofed.pki.authority import CERTIFICATE_FILE, KEY_FILE, Authority, Issued
 from histofed.pki.credentials import Credentials
 from histofed.weights import TensorFile
+
+TOKEN_FILE: Final = "token.key"  # noqa: S105  # its name
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,8 @@ def create(config: AggregatorConfig, clock: Clock, operator: str, operator_dir: 
     """
     refuse_root(config.state_dir, "histofed-aggregator init")
     folder = config.state_dir / "identity"
+    if (sentence := lost(config.state_dir)) is not None:
+        raise AlreadyThere(sentence)
     if (folder / CERTIFICATE_FILE).exists() and (folder / KEY_FILE).exists():
         raise AlreadyThere(
             f"{folder} holds a federation already; a new CA would lock every enrolled site out "
@@ -57,8 +62,6 @@ def create(config: AggregatorConfig, clock: Clock, operator: str, operator_dir: 
         )
     if (config.state_dir / swap.PLAN).exists():
         raise AlreadyThere(f"a restore was interrupted in {config.state_dir}: start the daemon, which finishes it")
-    if (sentence := lost(config.state_dir)) is not None:
-        raise AlreadyThere(sentence)
     check_name(operator, "operator name")
     for directory in (config.state_dir, folder, operator_dir):
         if not usable(durable.make_directory(directory)):
@@ -67,12 +70,12 @@ def create(config: AggregatorConfig, clock: Clock, operator: str, operator_dir: 
     _refuse_taken(operator_dir)
     authority = Authority.create(config.federation, clock)
     durable.replace(folder / CERTIFICATE_FILE, authority.certificate_pem, mode=0o644)
-    durable.replace(folder / "token.key", tokens.new_server_key())
+    durable.replace(folder / TOKEN_FILE, tokens.new_server_key())
     credentials = next_certificate(config, authority)
     credentials.save(own_certificate(config))
     issued = write_operator(operator_dir, operator, config, authority, clock)
     authority.save(folder)
-    return Identity(authority, credentials, (folder / "token.key").read_bytes()), issued
+    return Identity(authority, credentials, (folder / TOKEN_FILE).read_bytes()), issued
 
 
 def _clear_unfinished(folder: Path, operator_dir: Path) -> None:
@@ -85,9 +88,9 @@ def _clear_unfinished(folder: Path, operator_dir: Path) -> None:
 
 
 def lost(state: Path) -> str | None:
-    """Which files of the CA are missing in a state that a daemon has run on, and where they are; None for any other."""
+    """Which files are missing of the identity that a daemon has run with, and where they are; None for any other."""
     folder = state / "identity"
-    missing = [name for name in (CERTIFICATE_FILE, KEY_FILE) if not (folder / name).exists()]
+    missing = [name for name in (TOKEN_FILE, CERTIFICATE_FILE, KEY_FILE) if not (folder / name).exists()]
     if not missing or not _has_run(state):
         return None
     copied = f"; {CERTIFICATE_FILE} is any operator's ca.crt too" if CERTIFICATE_FILE in missing else ""
@@ -108,8 +111,10 @@ def _has_run(state: Path) -> bool:
 def load_authority(config: AggregatorConfig, clock: Clock) -> Authority:
     """The CA of the federation in the state directory. Raises `NotEnrolled` when `init` was not run, or it was lost."""
     folder = config.state_dir / "identity"
+    if (sentence := lost(config.state_dir)) is not None:
+        raise NotEnrolled(sentence)
     if not (folder / KEY_FILE).exists() or not (folder / CERTIFICATE_FILE).exists():
-        raise NotEnrolled(lost(config.state_dir) or f"{folder} holds no federation; run `histofed-aggregator init` first")
+        raise NotEnrolled(f"{folder} holds no federation; run `histofed-aggregator init` first")
     authority = Authority.load(folder, clock)
     if authority.federation != config.federation:
         raise NotEnrolled(
@@ -125,7 +130,7 @@ def load(config: AggregatorConfig, clock: Clock) -> Identity:
     path = own_certificate(config)
     if not path.exists():
         next_certificate(config, authority).save(path)
-    return Identity(authority, Credentials.load(path), (folder / "token.key").read_bytes())
+    return Identity(authority, Credentials.load(path), (folder / TOKEN_FILE).read_bytes())
 
 
 def own_certificate(config: AggregatorConfig) -> Path:

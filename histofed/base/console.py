@@ -25,6 +25,8 @@ class Unprintable(OSError):
 
 def exit_code_of(program: str, command: Callable[[], int]) -> int:
     """Run the command of a program, and see to it that what it printed has arrived."""
+    if not sys.stdout:  # whoever started it closed it (`>&-`): what is printed goes nowhere
+        return command()
     out = cast(TextIO, _Printer(sys.stdout))
     try:
         with contextlib.redirect_stdout(out):

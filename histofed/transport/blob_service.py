@@ -249,6 +249,8 @@ class BlobService:
         """Whether this task's upload was finished before; then its receiver is told again, it may have crashed."""
         if not self._store.received(sha, owner_of(str(task))):
             return False
+        # it may have got its name from a call that could not make that durable
+        await in_thread(self._store.settle)
         await self._permissions.received(who, task, sha, self._store.size(sha))
         return True
 

@@ -28,7 +28,7 @@ from histofed.transport.fetching import Fetching
 from histofed.transport.held import Held
 from histofed.transport.pace import Pace
 from histofed.transport.part import PartFile
-from histofed.transport.sending import Sending
+from histofed.transport.sending import Sending, unreadable
 from histofed.transport.watchdog import in_thread
 
 Progress = Callable[[int, int], None]
@@ -62,9 +62,14 @@ async def upload(
     """Send the file at `path`, whose digest is `sha256`, as the update of `task`; returns when it is durable there.
 
     `held` is a blob that the aggregator may have too, the task's base: what is the same in it is not sent, if it has.
-    Raises `DigestMismatch` (the file changed), `NotAuthorised`, `TooLarge`, `Stale`, `AggregatorUnavailable`, ...
+    Raises `BadData` (the file cannot be read), `DigestMismatch` (it changed), `NotAuthorised`, `TooLarge`, `Stale`,
+    `AggregatorUnavailable`, ...
     """
-    with path.open("rb") as file:
+    try:
+        source = path.open("rb")
+    except OSError as error:
+        raise unreadable(error) from error
+    with source as file:
         size = os.fstat(file.fileno()).st_size
         sending = Sending(file.fileno(), task, sha256, size, held, pace or Pace(clock), clock, progress or _quiet, stall_s)
         await _persist(

@@ -135,8 +135,10 @@ class Writer:
             with self._upload.names:
                 with durable.state_errors("the receipt of a blob"):
                     self._upload.receipt.touch(mode=0o600)  # the sync of the directory below makes it durable too
-                part.adopt(self._upload.target)
-            self._upload.drop()
+                try:
+                    part.adopt(self._upload.target)
+                finally:
+                    self._upload.drop()
 
     def close(self) -> None:
         """Let go; call it once."""

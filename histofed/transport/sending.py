@@ -14,7 +14,7 @@ from collections.abc import AsyncIterator, Callable
 import grpc.aio
 
 from histofed.base.clock import Clock
-from histofed.base.errors import AggregatorUnavailable, DigestMismatch
+from histofed.base.errors import AggregatorUnavailable, BadData, DigestMismatch, HistofedError
 from histofed.base.ids import Digest
 from histofed.transport import limits
 from histofed.transport.channel import Connection
@@ -79,17 +79,34 @@ class Sending:
                         answers.tell(answer)
                         self._progress(answer.committed, self._size)
                         complete = answer.complete
-                except grpc.aio.AioRpcError as error:
-                    raise await connection.explain(error) from error
+                except (grpc.aio.AioRpcError, asyncio.CancelledError) as error:
+                    # gRPC ends a call whose requests fail, and keeps the reason to itself
+                    if (failure := answers.failure) is not None:
+                        raise failure from error
+                    if isinstance(error, grpc.aio.AioRpcError):
+                        raise await connection.explain(error) from error
+                    raise
                 finally:
                     call.cancel()
                     answers.end()
         except TimeoutError as error:
             raise connection.stalled(self._stall_s) from error
+        if answers.failure is not None:
+            raise answers.failure
         if not complete:
             raise AggregatorUnavailable(f"the aggregator at {connection.address} ended the upload in the middle")
 
     async def _requests(self, answers: _Answers, alive: Callable[[], None]) -> AsyncIterator[UploadFrame]:
+        """The frames; where the file does not give them, `answers` has the error, and the stream ends."""
+        try:
+            async for frame in self._frames(answers, alive):
+                yield frame
+        except OSError as error:
+            answers.failure = unreadable(error)
+        except HistofedError as error:
+            answers.failure = error
+
+    async def _frames(self, answers: _Answers, alive: Callable[[], None]) -> AsyncIterator[UploadFrame]:
         """The blob's name, then its bytes."""
         yield Frame(transfer_pb2.UploadRequest(blob=self._wanted))
         first = await answers.at_least(0)
@@ -117,8 +134,12 @@ class Sending:
         if self._held is None or self._held.sha256 != held:
             return ()
         if self._stretches is None:
-            with opened(self._held.path) as base:
-                self._stretches = () if base is None else await in_thread(unchanged, self._descriptor, base)
+            try:
+                with opened(self._held.path) as base:
+                    self._stretches = () if base is None else await in_thread(unchanged, self._descriptor, base)
+            except OSError as error:
+                _log.warning("nothing is taken as unchanged, for what is held cannot be read: %s", error.strerror)
+                self._stretches = ()
         return self._stretches
 
     async def _copy(self, piece: Piece) -> UploadFrame:
@@ -127,10 +148,17 @@ class Sending:
         return Frame(transfer_pb2.UploadRequest(offset=piece.offset, copy=copy))
 
 
+def unreadable(error: OSError) -> BadData:
+    """The file that was to be sent is lost: another try reads no more of it."""
+    return BadData(f"what was to be sent cannot be read from this machine's disk: {error.strerror}; it has to be made anew")
+
+
 class _Answers:
     """What the aggregator said last; the sender waits for it to go on."""
 
     def __init__(self) -> None:
+        self.failure: HistofedError | None = None
+        """Why no further request came."""
         self._first: transfer_pb2.UploadResponse | None = None
         self._committed = -1
         self._ended = False

@@ -69,6 +69,11 @@ class BlobStore:
         """Whether the blob is complete and `owner` sent all of it."""
         return self.has(sha) and self._receipt(sha, owner).exists()
 
+    def settle(self) -> None:
+        """Every blob and receipt that is here stays here. Raises `CannotWriteState`."""
+        with durable.state_errors("what was received"):
+            durable.fsync_directory(self._directory)
+
     def committed(self, sha: str, owner: str) -> int:
         """Bytes of `owner`'s upload that are here; the whole length when it is complete."""
         if self.received(sha, owner):

@@ -65,6 +65,50 @@ async def test_a_finished_update_is_delivered_by_the_next_life(
         assert not list(site.layout.work.iterdir())
 
 
+async def test_an_update_that_the_disk_does_not_give_is_made_anew_and_ends_no_agent(
+    tmp_path: Path, federation: Federation, aggregator: FakeAggregator
+) -> None:
+    credentials = federation.site(SITE)
+    aggregator.answers["may_upload"] = [TryLater("busy")] * 100
+    aggregator.offer(aggregator.make_offer(task()))
+    async with AgentSite(tmp_path / "site", credentials, aggregator.address) as site:
+        site.start()
+        await until(lambda: len(site.outbox.entries()) == 1)
+        await site.stop()
+        (entry,) = site.outbox.entries()
+        entry.weights.unlink()
+        entry.weights.mkdir()
+    aggregator.answers.clear()
+    async with AgentSite(tmp_path / "site", credentials, aggregator.address) as site:
+        site.start()
+        await until(lambda: "update.verdict" in site.actions())
+        dropped = next(record for record in site.audit() if record.action == "update.dropped")
+        assert "cannot be read from this machine's disk" in dropped.reason
+        assert site.actions().count("task.trained") == 2
+
+
+async def test_an_update_of_an_attempt_that_is_over_waits_for_the_next_one(
+    tmp_path: Path, federation: Federation, aggregator: FakeAggregator, trained: list[str]
+) -> None:
+    """The aggregator heard that the attempt failed, and the agent died before it could put its update back."""
+    credentials = federation.site(SITE)
+    aggregator.answers["may_upload"] = [TryLater("busy")] * 100
+    aggregator.offer(aggregator.make_offer(task()))
+    async with AgentSite(tmp_path / "site", credentials, aggregator.address) as site:
+        site.start()
+        await until(lambda: len(site.outbox.entries()) == 1)
+        await site.stop()
+    aggregator.answers.clear()
+    aggregator.answers["SubmitUpdate"] = [Stale("task pilot/1 is at attempt 2; this update is of attempt 1")]
+    aggregator.offer(aggregator.make_offer(task(), attempt=2))
+    async with AgentSite(tmp_path / "site", credentials, aggregator.address) as site:
+        site.start()
+        await until(lambda: "update.verdict" in site.actions())
+        assert "update.withheld" in site.actions()
+    assert [manifest.attempt for manifest in aggregator.manifests()] == [1, 2]
+    assert len(trained) == 1
+
+
 async def test_an_update_whose_certificate_has_ended_is_signed_with_the_one_that_the_site_has_now(
     tmp_path: Path, federation: Federation, aggregator: FakeAggregator
 ) -> None:

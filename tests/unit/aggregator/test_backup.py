@@ -145,6 +145,27 @@ def test_an_experiment_that_begins_during_the_snapshot_means_another_snapshot(
     database.close()
 
 
+def test_so_does_one_that_is_cancelled_before_it_begins(
+    centre: Centre, backup_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its first weights go too: a backup in which it is still to begin would begin it with others."""
+    centre.cli("restore", str(backup_file))
+    database = Database(centre.state / "state.db")
+    store, copies, copy = Store(database, centre.clock), list[Path](), snapshot.copy_database
+    store.add_experiment(BROUGHT, "", Digest("2" * 64), "admin")
+
+    def cancel_then(source: Path, target: Path) -> None:
+        copy(source, target)
+        if not copies:
+            store.set_experiment(BROUGHT, "cancelled")
+        copies.append(target)
+
+    monkeypatch.setattr(snapshot, "copy_database", cancel_then)
+    backup.back_up(centre.config, tmp_path / "backup", centre.clock)
+    assert len(copies) == 2
+    database.close()
+
+
 def test_what_sites_keep_for_the_last_good_backup_is_not_taken_by_one_that_fails(
     centre: Centre, backup_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

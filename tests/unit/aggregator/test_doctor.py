@@ -124,7 +124,7 @@ def test_a_key_that_others_can_read(state: Path) -> None:
 
 def test_a_key_that_is_gone(state: Path) -> None:
     (state / "identity/token.key").unlink()
-    assert "restore a backup of the identity folder" in found(config(state))["keys"].words
+    assert "has lost token.key of a federation that has run" in found(config(state))["keys"].words
 
 
 def test_a_federation_that_is_not_the_configured_one(state: Path) -> None:

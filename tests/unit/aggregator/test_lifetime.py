@@ -90,12 +90,36 @@ def test_when_the_next_one_is_due(days: int, wanted: bool) -> None:
     """A clock that was years ahead for a while dates certificates that nobody takes once it is right again."""
     clock = FakeClock()
     found = Federation(clock=clock).aggregator()
-    assert due(found, LOOPBACK, clock.now() + timedelta(days=days)) == wanted
+    assert due(found, clock.now() + timedelta(days=days)) == wanted
 
 
-def test_a_new_public_name_is_reason_enough() -> None:
-    found = Federation().aggregator()
-    assert due(found, (*LOOPBACK, "hub.example.org"), found.not_before + timedelta(days=1))
+@pytest.mark.parametrize(
+    ("hosts", "wanted"),
+    [
+        (("hub.example.org",), True),
+        (("LocalHost", "127.0.0.1"), False),
+        (("2001:DB8:0::0001", "::ffff:10.0.0.1"), True),
+    ],
+)
+def test_another_public_host_is_reason_enough_once(
+    renewing: Renewing, monkeypatch: pytest.MonkeyPatch, hosts: tuple[str, ...], wanted: bool
+) -> None:
+    """Addresses can be written in several ways; one that the certificate writes in another way is there."""
+    own, federation = renewing.own, Federation(clock=renewing.clock)
+    monkeypatch.setattr(own, "_hosts", hosts)
+    monkeypatch.setattr(own, "_issue", lambda: federation.aggregator(hosts))
+    for _ in range(3):
+        own.begin()
+        own.renew()
+    assert len(renewing.journalled()) == wanted
+
+
+def test_a_host_that_no_certificate_has_makes_no_stream_of_them(renewing: Renewing, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(renewing.own, "_hosts", ("hub.example.org",))
+    renewing.own.begin()
+    for _ in range(3):
+        renewing.own.renew()
+    assert len(renewing.journalled()) == 1
 
 
 def test_none_is_issued_that_could_not_end_later_than_this_one() -> None:
@@ -104,7 +128,7 @@ def test_none_is_issued_that_could_not_end_later_than_this_one() -> None:
     clock.jump(3640 * DAY)
     found = federation.aggregator()
     assert found.not_after == found.ca.not_valid_after_utc
-    assert not due(found, LOOPBACK, found.not_after - timedelta(seconds=1))
+    assert not due(found, found.not_after - timedelta(seconds=1))
 
 
 @pytest.mark.parametrize(("day", "ok"), [(0, True), (304, True), (306, False), (364, False), (366, False)])

@@ -85,3 +85,9 @@ def test_another_files_refusal_is_not_taken_for_that_of_standard_output(tmp_path
 
     with pytest.raises(OSError, match=str(tmp_path)):
         exit_code_of("program", full)
+
+
+def test_a_closed_standard_output_changes_no_exit_code() -> None:
+    for program in ("histofed.cli.main", "agent", "aggregator"):
+        command = f"exec {sys.executable} -m {program} --version >&-"
+        assert subprocess.run(["sh", "-c", command], capture_output=True, check=False).returncode == 0, program

@@ -256,6 +256,25 @@ async def test_a_file_that_changed_is_told_apart(folder: Path, source: Path) -> 
         assert wire.store.received(NAME, OWNER)
 
 
+async def test_a_disk_that_does_not_give_the_file_is_told_and_not_taken_for_a_broken_line(
+    folder: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = os.pread
+
+    def broken(descriptor: int, size: int, offset: int) -> bytes:
+        if offset >= limits.MIB:
+            raise OSError(errno.EIO, "Input/output error")
+        return read(descriptor, size, offset)
+
+    words = "cannot be read from this machine's disk: Input/output error; it has to be made anew"
+    async with serving(folder, FEDERATION) as wire, open_connection(wire.address, SITE) as connection:
+        with monkeypatch.context() as disk, pytest.raises(BadData, match=words):
+            disk.setattr(os, "pread", broken)
+            await send(connection, source)
+        with pytest.raises(BadData, match="cannot be read from this machine's disk: No such file"):
+            await send(connection, source.with_name("gone"))
+
+
 async def test_a_file_that_shrinks_on_the_way(folder: Path, source: Path) -> None:
     def shrink(done: int, total: int) -> None:
         os.truncate(source, 100)
