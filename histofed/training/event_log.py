@@ -7,6 +7,8 @@ file then says from which step on the older ones are to be forgotten. The log is
 from __future__ import annotations
 
 import io
+import math
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -60,11 +62,14 @@ class EventLog:
     def _at(self, step: int) -> None:
         if step < self._step:
             self.close()
+            # TensorBoard reads files in the order of their names: a second, and then a number as text, where 10 is before 9
+            time.sleep(min(max(self._second + 1 - time.time(), 0.0), 1.0))
             self._writer = self._open(step - 1)
         self._step = step
 
     def _open(self, step: int) -> SummaryWriter:
         from torch.utils.tensorboard import SummaryWriter
 
+        self._second = math.floor(time.time())
         with durable.state_errors("the TensorBoard log"):
             return SummaryWriter(str(self._folder), purge_step=step + 1, flush_secs=_FLUSH_SECONDS)

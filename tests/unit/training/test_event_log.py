@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.summary.writer import event_file_writer
 
 from histofed.base.errors import CannotWriteState
 from histofed.training.event_log import EventLog
@@ -53,7 +54,9 @@ def test_a_run_that_goes_on_repeats_no_step(tmp_path: Path) -> None:
     assert _scalars(tmp_path, "loss/loss") == [(1, 1), (2, 2), (3, 30), (4, 40), (5, 50)]
 
 
-def test_a_return_to_an_earlier_step_forgets_what_came_after(tmp_path: Path) -> None:
+def test_a_return_to_an_earlier_step_forgets_what_came_after(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the two files are the ninth and tenth of their process."""
+    monkeypatch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(9))
     log = EventLog(tmp_path, 0)
     for step, value in ((1, 1), (2, 2), (3, 99), (2, 20), (3, 30)):
         log.losses(step, {"loss": value}, 0.0)
