@@ -53,9 +53,9 @@ def models_of(committed: Sequence[tuple[int, Sequence[str]]], toml: str, scratch
     """
     experiment = parse_experiment(toml)
     found, base = [_first(experiment, scratch)], 0
-    for number, sites in committed:
+    for place, (number, sites) in enumerate(committed, 1):
         updates = tuple(_update(experiment, number, base, site, scratch) for site in sites)
-        found.append(_average(experiment, number, base, updates, scratch))
+        found.append(_average(experiment, number, place, base, updates, scratch))
         base = number
     return found
 
@@ -99,7 +99,10 @@ def _update(experiment: Experiment, number: int, base: int, site: str, scratch: 
     return UpdateInput(site, output / UPDATE_FILE, 1)
 
 
-def _average(experiment: Experiment, number: int, base: int, updates: tuple[UpdateInput, ...], scratch: Path) -> Parts:
+def _average(
+    experiment: Experiment, number: int, place: int, base: int, updates: tuple[UpdateInput, ...], scratch: Path
+) -> Parts:
+    """`place`: among the committed rounds, which is what schedules go by."""
     rules = recipe(experiment.file.recipe).server_rules(experiment.file.recipe_config, ())
     state = scratch / f"strategy-{base}"
     before = state if state.exists() else None
@@ -110,7 +113,7 @@ def _average(experiment: Experiment, number: int, base: int, updates: tuple[Upda
             updates=updates,
             state=scratch / f"server-{base}",
             rules=rules,
-            round=number,
+            round=place,
             out_shared=scratch / f"shared-{number}",
             out_server=scratch / f"server-{number}",
             form=Form(encoding, base_sha256),
