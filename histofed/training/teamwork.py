@@ -28,8 +28,6 @@ from histofed.base.nursery import KILLED_S, hangs
 from histofed.training.team import ALONE, PATIENCE_S, Team, TeamBroken, Together
 
 Task = TypeVar("Task")
-_MEETING_S: Final = 120.0
-"""All have started when they meet; a machine under load imports slowly."""
 _END_S: Final = 10.0
 """For a process to end by itself, or to say why it failed; then it is killed."""
 _READY: Final = ("", "")
@@ -162,7 +160,7 @@ def _joined(place: _Place, explain: Callable[[], Exception] = TeamBroken) -> Ite
         "init_method": place.meeting.as_uri(),
         "rank": rank,
         "world_size": size,
-        "timeout": timedelta(seconds=max(place.patience_s, _MEETING_S)),
+        "timeout": timedelta(seconds=PATIENCE_S),
     }
     try:
         try:

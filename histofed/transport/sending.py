@@ -81,7 +81,8 @@ class Sending:
                         complete = answer.complete
                 except (grpc.aio.AioRpcError, asyncio.CancelledError) as error:
                     # gRPC ends a call whose requests fail, and keeps the reason to itself
-                    if (failure := answers.failure) is not None:
+                    task = asyncio.current_task()
+                    if (failure := answers.failure) is not None and not (task and task.cancelling()):
                         raise failure from error
                     if isinstance(error, grpc.aio.AioRpcError):
                         raise await connection.explain(error) from error

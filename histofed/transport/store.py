@@ -106,6 +106,7 @@ class BlobStore:
         with self._names:
             for path in (self.path(sha), *self._directory.glob(f"{digest(sha)}.*")):
                 durable.remove(path)
+            self._adopted.discard(digest(sha))
 
     def forget(self, owners: Collection[str], keep: Callable[[Digest], bool]) -> None:
         """Drop everything that `owners` sent, and end what they are sending: their round is over.

@@ -11,9 +11,11 @@ import pytest
 
 from agent.assignment import Result
 from agent.link import Transfer, Wanted
+from agent.outbox import Entry
 from agent.training import train
 from histofed.base.clock import SystemClock
 from histofed.base.errors import AggregatorUnavailable, NotAuthorised, Stale, TrainingFailed, TryLater
+from histofed.pki.credentials import Credentials
 from histofed.pki.signing import verify
 from histofed.statements import UPDATE_TYPE
 from histofed.v1 import rounds_pb2, types_pb2
@@ -45,17 +47,24 @@ async def test_an_update_that_comes_too_late_is_dropped(site: AgentSite, aggrega
     assert site.outbox.entries() == ()
 
 
+async def leave_update(folder: Path, credentials: Credentials, aggregator: FakeAggregator) -> Entry:
+    """A site's life that ends with a finished update in its outbox, which the aggregator did not take yet."""
+    aggregator.answers["may_upload"] = [TryLater("busy")] * 100
+    aggregator.offer(aggregator.make_offer(task()))
+    async with AgentSite(folder, credentials, aggregator.address) as site:
+        site.start()
+        await until(lambda: len(site.outbox.entries()) == 1)
+        await site.stop()
+        (entry,) = site.outbox.entries()
+    aggregator.answers.clear()
+    return entry
+
+
 async def test_a_finished_update_is_delivered_by_the_next_life(
     tmp_path: Path, federation: Federation, aggregator: FakeAggregator
 ) -> None:
     credentials = federation.site(SITE)
-    aggregator.answers["may_upload"] = [TryLater("busy")] * 100
-    aggregator.offer(aggregator.make_offer(task()))
-    async with AgentSite(tmp_path / "site", credentials, aggregator.address) as site:
-        site.start()
-        await until(lambda: len(site.outbox.entries()) == 1)
-        await site.stop()
-    aggregator.answers.clear()
+    await leave_update(tmp_path / "site", credentials, aggregator)
     async with AgentSite(tmp_path / "site", credentials, aggregator.address) as site:
         site.start()
         await aggregator.wait_for("SubmitUpdate")
@@ -69,16 +78,9 @@ async def test_an_update_that_the_disk_does_not_give_is_made_anew_and_ends_no_ag
     tmp_path: Path, federation: Federation, aggregator: FakeAggregator
 ) -> None:
     credentials = federation.site(SITE)
-    aggregator.answers["may_upload"] = [TryLater("busy")] * 100
-    aggregator.offer(aggregator.make_offer(task()))
-    async with AgentSite(tmp_path / "site", credentials, aggregator.address) as site:
-        site.start()
-        await until(lambda: len(site.outbox.entries()) == 1)
-        await site.stop()
-        (entry,) = site.outbox.entries()
-        entry.weights.unlink()
-        entry.weights.mkdir()
-    aggregator.answers.clear()
+    entry = await leave_update(tmp_path / "site", credentials, aggregator)
+    entry.weights.unlink()
+    entry.weights.mkdir()
     async with AgentSite(tmp_path / "site", credentials, aggregator.address) as site:
         site.start()
         await until(lambda: "update.verdict" in site.actions())
@@ -92,13 +94,7 @@ async def test_an_update_of_an_attempt_that_is_over_waits_for_the_next_one(
 ) -> None:
     """The aggregator heard that the attempt failed, and the agent died before it could put its update back."""
     credentials = federation.site(SITE)
-    aggregator.answers["may_upload"] = [TryLater("busy")] * 100
-    aggregator.offer(aggregator.make_offer(task()))
-    async with AgentSite(tmp_path / "site", credentials, aggregator.address) as site:
-        site.start()
-        await until(lambda: len(site.outbox.entries()) == 1)
-        await site.stop()
-    aggregator.answers.clear()
+    await leave_update(tmp_path / "site", credentials, aggregator)
     aggregator.answers["SubmitUpdate"] = [Stale("task pilot/1 is at attempt 2; this update is of attempt 1")]
     aggregator.offer(aggregator.make_offer(task(), attempt=2))
     async with AgentSite(tmp_path / "site", credentials, aggregator.address) as site:
