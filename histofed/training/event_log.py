@@ -1,17 +1,15 @@
 """Losses, rates and sample sheets for TensorBoard, where the `tensorboard` package is installed (`histofed[tensorboard]`).
 
-A run that goes on from a checkpoint, or returns from a divergence, takes steps again that are in the log already: the new
-file then says from which step on the older ones are to be forgotten. The log is for looking; nothing reads it back.
+A run that goes on from a checkpoint, or returns from a divergence, takes steps again that are in the log already: the log
+then says from which step on the older ones are to be forgotten. It is for looking; nothing reads it back.
 """
 
 from __future__ import annotations
 
 import io
-import math
-import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, cast
 
 import numpy as np
 from PIL import Image
@@ -19,7 +17,7 @@ from PIL import Image
 from histofed.base import durable
 
 if TYPE_CHECKING:
-    from torch.utils.tensorboard import SummaryWriter
+    from torch.utils.tensorboard import FileWriter
 
 _FLUSH_SECONDS: Final = 10
 
@@ -29,8 +27,11 @@ class EventLog:
 
     def __init__(self, folder: Path, step: int) -> None:
         """Goes on behind `step`."""
-        self._folder, self._step = folder, step
-        self._writer = self._open(step)
+        from torch.utils.tensorboard import SummaryWriter
+
+        self._step = step
+        with durable.state_errors("the TensorBoard log"):
+            self._writer = SummaryWriter(str(folder), purge_step=step + 1, flush_secs=_FLUSH_SECONDS)
 
     def losses(self, step: int, losses: Mapping[str, float], images_per_second: float) -> None:
         """What a step reports."""
@@ -61,15 +62,10 @@ class EventLog:
 
     def _at(self, step: int) -> None:
         if step < self._step:
-            self.close()
-            # TensorBoard reads files in the order of their names: a second, and then a number as text, where 10 is before 9
-            time.sleep(min(max(self._second + 1 - time.time(), 0.0), 1.0))
-            self._writer = self._open(step - 1)
+            # not a new file: TensorBoard reads those of one second in the order of numbers as text, where 10 is before 9
+            from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+
+            with durable.state_errors("the TensorBoard log"):
+                writer = cast("FileWriter", self._writer.file_writer)  # torch declares it None, which it is once closed
+                writer.add_event(Event(step=step, session_log=SessionLog(status=SessionLog.START)))
         self._step = step
-
-    def _open(self, step: int) -> SummaryWriter:
-        from torch.utils.tensorboard import SummaryWriter
-
-        self._second = math.floor(time.time())
-        with durable.state_errors("the TensorBoard log"):
-            return SummaryWriter(str(self._folder), purge_step=step + 1, flush_secs=_FLUSH_SECONDS)

@@ -282,7 +282,8 @@ def test_nursery_and_child_die_with_the_daemon(module: str) -> None:
     program = (
         "import asyncio, os\nfrom histofed.base.nursery import Nursery\n"
         "async def main():\n"
-        "    child = await Nursery('newborn', {'GREETING': ''}).start(['sleep'], (0, 1, 2))\n"
+        "    nursery = Nursery('newborn', {'GREETING': ''})\n"
+        "    child = await nursery.start(['sleep'], (0, 1, 2))\n"
         "    print(child.pid, flush=True)\n"
         "    await child.wait()\n"
         "asyncio.run(main())\n"

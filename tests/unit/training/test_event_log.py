@@ -42,7 +42,9 @@ def test_losses_rates_and_sheets_can_be_looked_at(tmp_path: Path) -> None:
     assert (sheet.width, sheet.height) == (8, 6)
 
 
-def test_a_run_that_goes_on_repeats_no_step(tmp_path: Path) -> None:
+def test_a_run_that_goes_on_repeats_no_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # files of one second are read in the order of this number as text; two runs of a person are never within one
+    monkeypatch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(0))
     first = EventLog(tmp_path, 0)
     for step in (1, 2, 3, 4):
         first.losses(step, {"loss": step}, 0.0)
@@ -54,9 +56,12 @@ def test_a_run_that_goes_on_repeats_no_step(tmp_path: Path) -> None:
     assert _scalars(tmp_path, "loss/loss") == [(1, 1), (2, 2), (3, 30), (4, 40), (5, 50)]
 
 
-def test_a_return_to_an_earlier_step_forgets_what_came_after(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also where the two files are the ninth and tenth of their process."""
-    monkeypatch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(9))
+@pytest.mark.parametrize("files_before", [0, 9])
+def test_a_return_to_an_earlier_step_forgets_what_came_after(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files_before: int
+) -> None:
+    """Whatever number the file has among those of its process, which is in its name."""
+    monkeypatch.setattr(event_file_writer, "_global_uid", event_file_writer.AtomicCounter(files_before))
     log = EventLog(tmp_path, 0)
     for step, value in ((1, 1), (2, 2), (3, 99), (2, 20), (3, 30)):
         log.losses(step, {"loss": value}, 0.0)
