@@ -23,7 +23,7 @@ from aggregator.rounds import Round, RoundState
 from aggregator.services import convert
 from aggregator.services.offers import task_offer
 from aggregator.services.permissions import check_own
-from aggregator.tasks import LIVE, TaskState
+from aggregator.tasks import LIVE, Task, TaskState
 from histofed import __version__
 from histofed.base import encoding
 from histofed.base.clock import Clock, iso
@@ -195,9 +195,7 @@ class FleetServicer(rounds_pb2_grpc.FleetServiceServicer):
             self._receive(state, task, request.attempt, envelope, who, trace)
         elif state.task(task.site).manifest != sha256(envelope.payload):
             self._engine.note_late(task, convert.who(who))
-            mine = state.task(task.site)
-            because = f" ({mine.reason})" if mine.reason else ""
-            raise Stale(f"task {task} is {mine.state}{because}; this update comes too late or is another one")
+            raise _too_late(task, state.task(task.site))
         return await self._verdict(task)
 
     def _receive(
@@ -238,9 +236,11 @@ class FleetServicer(rounds_pb2_grpc.FleetServiceServicer):
         return who, task
 
     async def _verdict(self, task: TaskKey) -> rounds_pb2.SubmitUpdateResponse:
-        """Wait until the update is judged."""
+        """Wait until the update is judged. Raises `Stale` where its round ended before it was."""
         while True:
             mine = self._engine.round_of(task).task(task.site)
+            if mine.state is TaskState.EXPIRED:
+                raise _too_late(task, mine)
             if mine.state is not TaskState.RECEIVED:
                 return rounds_pb2.SubmitUpdateResponse(
                     state=convert.task_state(mine.state),
@@ -262,6 +262,11 @@ class FleetServicer(rounds_pb2_grpc.FleetServiceServicer):
             weights=rules.weights,
             max_update_bytes=rules.max_update_bytes,
         )
+
+
+def _too_late(key: TaskKey, task: Task) -> Stale:
+    because = f" ({task.reason})" if task.reason else ""
+    return Stale(f"task {key} is {task.state}{because}; this update comes too late or is another one")
 
 
 def _words(reason: str) -> str:

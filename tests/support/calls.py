@@ -18,5 +18,8 @@ class Call:
     def auth_context(self) -> dict[str, list[bytes]]:
         return {} if self.credentials is None else {"x509_pem_cert": [self.credentials.certificate_pem]}
 
+    def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
+        return ()
+
     def peer(self) -> str:
         return self.address

@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 
+from tests.faults.runs.seeds import parse
 from tests.faults.simulation.seed import Report, run_seed
 
 
@@ -36,7 +37,7 @@ def main() -> int:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.faults.simulation", description=__doc__)
-    parser.add_argument("--seeds", type=_seeds, default=range(1, 21), metavar="N[-M]", help="default: 1-20")
+    parser.add_argument("--seeds", type=_seeds, default=range(1, 21), metavar="N[-M],..", help="default: 1-20")
     parser.add_argument(
         "--jobs", type=int, default=os.cpu_count() or 1, metavar="N", help="processes; default: one per core"
     )
@@ -44,11 +45,13 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _seeds(text: str) -> range:
-    first, _, last = text.partition("-")
-    found = range(int(first), int(last or first) + 1)
+def _seeds(text: str) -> list[int]:
+    try:
+        found = parse(text)
+    except ValueError:
+        found = []
     if not found:
-        raise argparse.ArgumentTypeError(f"{text!r} holds no seed; write 7 or 1-500")
+        raise argparse.ArgumentTypeError(f"{text!r} holds no seed; write 7, 1-500 or 1-12,86")
     return found
 
 

@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Final
@@ -85,7 +86,8 @@ class LightSite:
         self._note = note
         self._kept = Kept()
         self._instance = sha256(name.encode())[:32]
-        self._job: tuple[Offer, asyncio.Task[None]] | None = None
+        self._job: tuple[Offer | None, asyncio.Task[None]] | None = None
+        """The task in hand, or None for what an earlier connection left in the outbox."""
         self._waiting: dict[TaskKey, Offer] = {}
 
     async def run(self) -> None:
@@ -107,8 +109,8 @@ class LightSite:
 
     async def _session(self, link: Link) -> None:
         await link.hello(self._instance)
-        if self._job is None:
-            await self._flush(link)
+        if self._job is None and self._kept.outbox:
+            self._start(link, None)
         async with contextlib.aclosing(link.work(self._instance)) as messages:
             async for message in messages:
                 match message:
@@ -122,26 +124,27 @@ class LightSite:
 
     def _begin(self, link: Link, offer: Offer) -> None:
         if self._job is None:
-            self._job = offer, asyncio.get_running_loop().create_task(self._do(link, offer))
-        elif (offer.task, offer.attempt) != (self._job[0].task, self._job[0].attempt):
+            self._start(link, offer)
+        elif (held := self._job[0]) is None or (offer.task, offer.attempt) != (held.task, held.attempt):
             self._waiting[offer.task] = offer
 
-    async def _do(self, link: Link, first: Offer) -> None:
-        offer: Offer | None = first
-        while offer is not None:
-            with contextlib.suppress(HistofedError):
-                await self._task(link, offer)
-            offer = self._waiting.pop(next(iter(self._waiting))) if self._waiting else None
-            if offer is not None and self._job is not None:
-                self._job = offer, self._job[1]
+    def _start(self, link: Link, offer: Offer | None) -> None:
+        self._job = offer, asyncio.get_running_loop().create_task(self._do(link, offer))
+
+    async def _do(self, link: Link, offer: Offer | None) -> None:
+        """The outbox, or a task; then what was offered meanwhile."""
+        with contextlib.suppress(HistofedError):
+            await (self._flush(link) if offer is None else self._task(link, offer))
         self._job = None
+        if self._waiting:
+            self._start(link, self._waiting.pop(next(iter(self._waiting))))
 
     def _drop(self, task: TaskKey) -> None:
         self._waiting.pop(task, None)
         self._kept.outbox.pop(task, None)
         if self._kept.in_hand is not None and self._kept.in_hand[0] == task:
             self._kept.in_hand = None
-        if self._job is not None and self._job[0].task == task:
+        if self._job is not None and self._job[0] is not None and self._job[0].task == task:
             self._job[1].cancel()
             self._job = None
 
@@ -237,7 +240,8 @@ class LightSite:
     async def _flush(self, link: Link) -> None:
         for finished in tuple(self._kept.outbox.values()):
             try:
-                await self._deliver(link, finished)
+                if self._kept.outbox.get(finished.task) is finished:  # not withdrawn meanwhile
+                    await self._patient(partial(self._deliver, link, finished))
             except BadData:
                 self._forget(finished)
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from aggregator import events
 from aggregator.engine import Engine
 from aggregator.experiments import Experiments
 from aggregator.fleet import QUEUE_LIMIT
@@ -18,14 +19,15 @@ from aggregator.members import Members
 from aggregator.rows import ModelRow
 from aggregator.services.rounds import FleetServicer
 from histofed.base.clock import FakeClock
-from histofed.base.errors import BadData, VersionMismatch
+from histofed.base.errors import BadData, Stale, VersionMismatch
 from histofed.base.experiment import Experiment, parse_experiment
 from histofed.base.ids import sha256
+from histofed.statements import UPDATE_TYPE
 from histofed.telemetry.logs import fields_of
 from histofed.telemetry.tracing import Tracing
-from histofed.v1 import rounds_pb2
+from histofed.v1 import rounds_pb2, types_pb2
 from tests.support.calls import Call
-from tests.support.engine_bench import ADMIN, NORTH, Bench, StandInForge, settle
+from tests.support.engine_bench import ADMIN, KEY, NORTH, Bench, StandInForge, opened, settle
 from tests.support.pki import Federation
 
 FEDERATION = Federation("test")
@@ -126,3 +128,19 @@ async def test_a_site_hears_of_all_its_tasks_when_it_connects_however_many(tmp_p
         async with contextlib.aclosing(stream):
             offered = [(await anext(stream)).offer.task for _ in EXPERIMENTS]
     assert sorted(offered) == sorted(f"{experiment.name}/1/train/north" for experiment in EXPERIMENTS)
+
+
+async def test_an_update_whose_round_ended_before_it_was_judged_came_too_late_and_is_not_rejected(bench: Bench) -> None:
+    manifest = types_pb2.Envelope(payload_type=UPDATE_TYPE, payload=b"as it was received")
+    weights = sha256(b"weights")
+    async with bench.engine() as engine:
+        await opened(engine)
+        for event in (
+            events.Accepted(NORTH, 1),
+            events.Received(NORTH, 1, sha256(manifest.payload), weights, 1),
+            events.Abandoned("the experiment was cancelled"),
+        ):
+            engine.dispatch(KEY, event)
+        request = rounds_pb2.SubmitUpdateRequest(task=f"{KEY}/train/{NORTH}", attempt=1, manifest=manifest)
+        with pytest.raises(Stale, match=r"is expired \(the experiment was cancelled\); this update comes too late"):
+            await servicer_of(bench, engine).SubmitUpdate(request, NORTH_CALLS)
