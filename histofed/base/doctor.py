@@ -11,9 +11,9 @@ import json
 import logging
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
-from typing import Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
-from histofed.base.errors import CannotWriteState, ConfigError, HistofedError
+from histofed.base.errors import CannotWriteState, ConfigError, HistofedError, NotOurs
 from histofed.base.owner import in_words
 
 log = logging.getLogger(__name__)
@@ -90,6 +90,9 @@ class Diagnosis:
         return f"{len(self.findings)} checks: {failed} failed, {doubts} to look at."
 
 
+_OF_THE_CHOICE: Final = {ConfigError: "configuration", NotOurs: "permissions", CannotWriteState: "state directory"}
+
+
 def diagnosis(checks: Callable[[], Iterable[Check]]) -> Diagnosis:
     """Every check's finding, in order; one that fails stops no other. A configuration that cannot be read is the one.
 
@@ -101,6 +104,6 @@ def diagnosis(checks: Callable[[], Iterable[Check]]) -> Diagnosis:
             for check in checks():
                 found.append(_examine(check))
     except (ConfigError, CannotWriteState) as error:
-        name = "configuration" if isinstance(error, ConfigError) else "permissions"
+        name = next(name for kind, name in _OF_THE_CHOICE.items() if isinstance(error, kind))
         found.append(Finding(name, "fail", str(error), type(error).__name__, error.exit_code))
     return Diagnosis(tuple(found))

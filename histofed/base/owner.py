@@ -15,8 +15,11 @@ import pwd
 import stat
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Final
 
 from histofed.base.errors import CannotWriteState, ConfigError, NotOurs
+
+_WRONG_PLACE: Final = (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP, errno.ENAMETOOLONG)
 
 
 def name_of(user: int) -> str:
@@ -45,13 +48,15 @@ def refuse_root(folder: Path, command: str) -> None:
 
 
 def refuse_others(folder: Path, command: str) -> None:
-    """Only the owner runs `command` on a state directory. Raises `ConfigError` for root, `NotOurs` for any other user
-    and `CannotWriteState` where nobody can write.
+    """Only the owner runs `command` on a state directory. Raises `ConfigError` for root and for what is no folder,
+    `NotOurs` for any other user and `CannotWriteState` where nobody can write.
 
     A folder that is not there yet is refused to nobody; whoever makes it owns it.
     """
     refuse_root(folder, command)
     with in_words():
+        if folder.exists() and not folder.is_dir():
+            raise ConfigError(f"{folder} is no folder: correct the state directory's name")
         if folder.exists() and not usable(folder):
             raise not_ours(folder)
 
@@ -63,14 +68,27 @@ def usable(folder: Path) -> bool:
 
 @contextlib.contextmanager
 def in_words() -> Iterator[None]:
-    """The system's refusal of a path becomes what `refused` says. Not around work on tiles: the sentence names the path."""
+    """The system's refusal of a path becomes a sentence. Not around work on tiles: the sentence names the path.
+
+    A missing right becomes what `refused` says, and what else keeps a path from being used `CannotWriteState`. A file
+    that is not there is left as it is: whoever opens a file without asking whether it exists has made a mistake.
+    """
     try:
         yield
-    except PermissionError as error:
-        told = refused(error)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        told = refused(error) if isinstance(error, PermissionError) else _unusable(error)
         if told is None:
             raise
         raise told from error
+
+
+def _unusable(error: OSError) -> CannotWriteState | None:
+    if not isinstance(error.filename, str | bytes) or error.errno is None:
+        return None
+    remedy = "name another place" if error.errno in _WRONG_PLACE else "free space or repair the disk"
+    return CannotWriteState(f"{os.fsdecode(error.filename)}: {os.strerror(error.errno)}; {remedy}")
 
 
 def refused(error: PermissionError) -> CannotWriteState | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import pwd
 from pathlib import Path
@@ -112,6 +113,31 @@ def test_a_disk_that_is_mounted_read_only_is_no_missing_right(tmp_path: Path) ->
 def test_a_refusal_without_a_path_is_left_as_it_is() -> None:
     with pytest.raises(PermissionError), in_words():
         raise PermissionError(1, "Operation not permitted")
+
+
+def test_a_file_in_the_state_directorys_place_is_told_as_such(tmp_path: Path) -> None:
+    (tmp_path / "state").write_text("in the way")
+    with pytest.raises(ConfigError, match=f"^{tmp_path}/state is no folder"):
+        refuse_others(tmp_path / "state", "histofed-agent run")
+
+
+def test_a_path_that_cannot_be_used_is_named_with_what_to_do(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    words = f"^{tmp_path}/file/status.json: Not a directory; name another place$"
+    with pytest.raises(CannotWriteState, match=words), in_words():
+        (tmp_path / "file" / "status.json").read_bytes()
+    with (
+        pytest.raises(CannotWriteState, match=r"^/state/journal: Input/output error; free space"),
+        in_words(),
+    ):
+        raise OSError(errno.EIO, os.strerror(errno.EIO), "/state/journal")
+
+
+@pytest.mark.parametrize("error", [FileNotFoundError(2, "No such file", "/state/ca.crt"), OSError(9, "Bad file descriptor")])
+def test_what_is_an_error_of_ours_is_left_as_it_is(error: OSError) -> None:
+    with pytest.raises(type(error)) as caught, in_words():
+        raise error
+    assert caught.value is error
 
 
 @pytest.mark.parametrize("filename", [None, "lock"])
