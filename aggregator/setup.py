@@ -59,8 +59,7 @@ def create(config: AggregatorConfig, clock: Clock, operator: str, operator_dir: 
             f"{folder} holds a federation already; a new CA would lock every enrolled site out "
             "(`histofed-aggregator operator NAME --out DIR` makes another operator)"
         )
-    if (config.state_dir / swap.PLAN).exists():
-        raise AlreadyThere(f"a restore was interrupted in {config.state_dir}: start the daemon, which finishes it")
+    swap.refuse_interrupted(config.state_dir)
     check_name(operator, "operator name")
     for directory in (config.state_dir, folder, operator_dir):
         if not usable(durable.make_directory(directory)):
