@@ -87,7 +87,7 @@ def back_up(layout: Layout, target: Path, clock: Clock, *, with_identity: bool =
         )
         archive.write(target, manifest, sources, credentials)
         failpoint("backup.written")
-    _journal(layout, clock, credentials, manifest)
+        _journal(layout, clock, credentials, manifest)
     return manifest
 
 

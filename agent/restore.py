@@ -18,7 +18,7 @@ from agent import backup
 from agent.layout import Layout
 from agent.state import State
 from histofed.audit import history
-from histofed.backup import archive, journals, swap
+from histofed.backup import archive, journals, snapshot, swap
 from histofed.backup.manifest import CA_MEMBER, Manifest
 from histofed.base import durable
 from histofed.base.checkup import megabytes
@@ -44,11 +44,12 @@ class Restored:
 def restore(layout: Layout, source: Path, clock: Clock, *, replace: bool = False) -> Restored:
     """Make the backup in `source` the state.
 
-    Raises `AlreadyThere` (a daemon runs; or there is a state and not `replace`), `BadData`, `DigestMismatch` and
-    `NotAuthorised` for a file that is not whole or not this site's, `VersionMismatch`, `CannotWriteState`.
+    Raises `AlreadyThere` (a daemon runs, a backup is made; or there is a state and not `replace`), `VersionMismatch`,
+    `CannotWriteState`, and for a file that is not whole or not this site's `BadData`, `DigestMismatch` and
+    `NotAuthorised`.
     """
     state = durable.make_directory(layout.root)
-    with durable.lock(layout.lock, "histofed-agent restore"):
+    with durable.lock(layout.lock, "histofed-agent restore"), snapshot.alone(state, "histofed-agent restore"):
         swap.settle(state)
         swap.refuse_occupied(state, backup.ENTRIES, replace)
         with swap.preparing(state) as new:

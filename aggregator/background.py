@@ -36,11 +36,17 @@ class Background:
         self._entropy = entropy
         self._fatal = fatal
         self._jobs: dict[str, asyncio.Task[None]] = {}
+        self._waiting: set[str] = set()
 
     @property
     def names(self) -> tuple[str, ...]:
         """Of what is under way."""
         return tuple(self._jobs)
+
+    @property
+    def at_work(self) -> tuple[str, ...]:
+        """The same without jobs that wait for their next try, which begins anew: they need nothing of what they made."""
+        return tuple(name for name in self._jobs if name not in self._waiting)
 
     def start(self, name: str, work: Callable[[], Awaitable[None]]) -> None:
         """Begin a job, unless it is under way."""
@@ -79,7 +85,7 @@ class Background:
                 log.error("a job failed here", extra=fields(job=name, again_in_s=delay, reason=str(error)))
                 if delay is None:
                     raise
-                await self._clock.sleep(delay)
+                await self._wait(name, delay)
 
     def disk_delays(self) -> Iterator[float]:
         """Seconds between tries while a disk refuses; when they are used up, the daemon ends."""
@@ -100,7 +106,7 @@ class Background:
                 if delay is None:
                     self._fatal(error)
                     return
-                await self._clock.sleep(delay)
+                await self._wait(name, delay)
             except WorkerLost as error:
                 # killed from outside, out of memory perhaps: the next life repeats it from what is durable
                 self._fatal(error)
@@ -109,3 +115,10 @@ class Background:
                 log.exception("a job failed unexpectedly", extra=fields(job=name))
                 self._fatal(HistofedError(f"{name}: {type(error).__name__}"))
                 return
+
+    async def _wait(self, name: str, seconds: float) -> None:
+        self._waiting.add(name)
+        try:
+            await self._clock.sleep(seconds)
+        finally:
+            self._waiting.discard(name)

@@ -120,7 +120,7 @@ def back_up(config: AggregatorConfig, target: Path, clock: Clock) -> Manifest:
         failpoint("backup.written")
         with connected(state / "state.db") as live:
             claims.complete(live, manifest)
-    _journal(config, clock, manifest)
+        _journal(config, clock, manifest)
     return manifest
 
 

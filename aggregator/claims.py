@@ -6,10 +6,10 @@
     withdrawn  it failed: neither FILE nor claim is left
 
 A backup that is killed leaves its claim. The daemon drops one that was not noted (`aggregator/history.py`): there is no
-FILE. One that was noted stays for the next backup to `settle`. The daemon does not look for FILE: it sees no home and a
-`/tmp` of its own, and a share that hangs would hold it up.
+FILE. One that was noted stays for the next backup to `settle`, or, where FILE's disk is away just then, for a later one. The
+daemon does not look for FILE: it sees no home and a `/tmp` of its own, and a share that hangs would hold it up.
 
-At most one claim is open, and whoever works on it holds the lock of backups. `aggregator/backup.py` is the caller.
+At most one backup is being made; whoever works on a claim holds the lock of backups. `aggregator/backup.py` is the caller.
 """
 
 from __future__ import annotations
@@ -59,12 +59,16 @@ def withdraw(live: sqlite3.Connection, own: str, target: Path) -> None:
 
 
 def settle(live: sqlite3.Connection) -> None:
-    """What backups that were killed left: one whose FILE is there is complete, any other is forgotten."""
-    for own, target in live.execute("SELECT id, target FROM backups WHERE digest IS NULL").fetchall():
-        manifest = None if target is None else _found(Path(os.fsdecode(target)), own)
+    """What backups that were killed left: one whose FILE is there is complete, one whose FILE cannot be there is forgotten.
+
+    Where FILE's folder is away, with its disk or its share, nobody can tell: the claim stays.
+    """
+    for own, noted in live.execute("SELECT id, target FROM backups WHERE digest IS NULL").fetchall():
+        target = None if noted is None else Path(os.fsdecode(noted))
+        manifest = None if target is None else _found(target, own)
         if manifest is not None:
             complete(live, manifest)
-        else:
+        elif target is None or os.access(target.parent, os.X_OK):
             live.execute("DELETE FROM backups WHERE id = ?", (own,))
 
 

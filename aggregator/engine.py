@@ -136,8 +136,8 @@ class Engine:
 
     @property
     def makes_models(self) -> bool:
-        """A model is being made: its files come before the rows that name them."""
-        return any(name.startswith(("aggregate ", "initialise ")) for name in self.background.names)
+        """A model is being made at this moment: its files come before the rows that name them."""
+        return any(name.startswith(("aggregate ", "initialise ")) for name in self.background.at_work)
 
     def round_of(self, task: TaskKey) -> Round:
         """The round of a task, open or not. Raises `NotFound`, and `Stale` when the site is not in its sample."""

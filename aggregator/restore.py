@@ -23,7 +23,7 @@ from aggregator import amendments, backup, doctor, setup
 from aggregator.config import AggregatorConfig
 from aggregator.database import Database
 from histofed.audit import history, verify
-from histofed.backup import archive, journals, swap
+from histofed.backup import archive, journals, snapshot, swap
 from histofed.backup.manifest import Manifest
 from histofed.base import durable
 from histofed.base.checkup import megabytes
@@ -56,11 +56,12 @@ def restore(
 ) -> Restored:
     """Make the backup in `source` the state. `epoch` is for operators who know of a later one than the backup's.
 
-    Raises `AlreadyThere` (a daemon runs; or there is a state and not `replace`), `BadData`, `DigestMismatch` and
-    `NotAuthorised` for a file that is not whole or not this federation's, `VersionMismatch`, `CannotWriteState`.
+    Raises `AlreadyThere` (a daemon runs, a backup is made; or there is a state and not `replace`), `VersionMismatch`,
+    `CannotWriteState`, and for a file that is not whole or not this federation's `BadData`, `DigestMismatch` and
+    `NotAuthorised`.
     """
     state = durable.make_directory(config.state_dir)
-    with durable.lock(state / "lock", "histofed-aggregator restore"):
+    with durable.lock(state / "lock", "histofed-aggregator restore"), snapshot.alone(state, "histofed-aggregator restore"):
         swap.settle(state)
         swap.refuse_occupied(state, backup.ENTRIES, replace)
         with swap.preparing(state) as new:
@@ -95,7 +96,7 @@ def in_place(config: AggregatorConfig, clock: Clock, *, epoch: int | None = None
     state = config.state_dir
     if not (state / "identity" / "ca.key").exists():
         raise NotEnrolled(f"{state} holds no federation: nothing was put back here (state_dir in the configuration?)")
-    with durable.lock(state / "lock", "histofed-aggregator restore"):
+    with durable.lock(state / "lock", "histofed-aggregator restore"), snapshot.alone(state, "histofed-aggregator restore"):
         swap.settle(state)
         if not (state / "state.db").exists():
             raise NotFound(f"{state} holds no state yet: nothing was put back here")

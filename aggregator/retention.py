@@ -6,8 +6,9 @@ What goes is decided by a pure function (`expendable`), journalled, written to t
 
 A crash in between leaves files that nobody wants; the next sweep finds them. Nothing that is referenced is ever removed:
 the newest model of each experiment, released ones, what an open round starts from, uploads with their receipts, and, while
-a model is being made, files that no row names yet. The statement of a removed model stays: what was made, from whose
-updates, remains provable. The scheduler's turn calls `Retention.turn`.
+a model is being made, files that no row names yet. One that failed for want of room holds nothing up while it waits: its
+next try makes its files anew. The statement of a removed model stays: what was made, from whose updates, remains provable.
+The scheduler's turn calls `Retention.turn`.
 """
 
 from __future__ import annotations
@@ -96,11 +97,17 @@ class Retention:
         self._clock = clock
         self._health = health
         self._seen: tuple[int, float] | None = None
+        self._put_off = False
+        """Nothing was swept at the last look: a model was being made."""
 
     def turn(self) -> None:
-        """Look, when a round ended or a minute has passed. A disk that refuses is told and tried again: never raises."""
+        """Look, when a round ended, a minute has passed, or what was put off can be done; never raises.
+
+        A disk that refuses is told and tried again.
+        """
         ended, now = self._engine.rounds_ended, self._clock.monotonic()
-        if self._seen is not None and self._seen[0] == ended and now - self._seen[1] < TURN_S:
+        fresh = self._seen is not None and self._seen[0] == ended and now - self._seen[1] < TURN_S
+        if fresh and (self._engine.makes_models or not self._put_off):
             return
         self._seen = ended, now
         try:
@@ -115,6 +122,16 @@ class Retention:
 
     def apply(self) -> bool:
         """One step; True when there is more to do. Raises `CannotWriteState`; then a later step makes it good."""
+        try:
+            more = self._decide()
+        except CannotWriteState:
+            # what was decided before may be the room that this disk lacks
+            self._sweep()
+            raise
+        return self._sweep() == MODELS_AT_ONCE or more
+
+    def _decide(self) -> bool:
+        """What is to go, in journal and rows; True when that is not all of it."""
         bases = frozenset(state.base for state in self._engine.open_rounds)
         models = expendable(self._past.models_held(), bases, self.rules)
         detailed = self._past.detailed_rounds_before(self.rules.rounds, ROUNDS_AT_ONCE)
@@ -129,13 +146,13 @@ class Retention:
             self._past.forget(some, through)
             log.info("past cleared away", extra=fields(models=len(some), experiments=len(rounds)))
             failpoint("aggregator.retention_decided")
-        swept = self._sweep()
         more_rounds = len(detailed) > len(rounds) or any(more for _, more in rounds.values())
-        return len(models) > len(some) or more_rounds or swept == MODELS_AT_ONCE
+        return len(models) > len(some) or more_rounds
 
     def _sweep(self) -> int:
         """Remove files that no row wants; not while a model is being made, because its row comes after its files."""
-        if self._engine.makes_models:
+        self._put_off = self._engine.makes_models
+        if self._put_off:
             return 0
         for path in sorted(self._scratch.iterdir()):
             durable.remove(path)

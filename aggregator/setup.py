@@ -18,7 +18,6 @@ from typing import Final
 
 from aggregator import lifecycle, operators
 from aggregator.config import AggregatorConfig
-from aggregator.lifecycle import ExperimentState
 from histofed.audit import verify
 from histofed.backup import journals, swap
 from histofed.base import checkup, durable
@@ -60,8 +59,7 @@ def create(config: AggregatorConfig, clock: Clock, operator: str, operator_dir: 
             f"{folder} holds a federation already; a new CA would lock every enrolled site out "
             "(`histofed-aggregator operator NAME --out DIR` makes another operator)"
         )
-    if (config.state_dir / swap.PLAN).exists():
-        raise AlreadyThere(f"a restore was interrupted in {config.state_dir}: start the daemon, which finishes it")
+    swap.refuse_interrupted(config.state_dir)
     check_name(operator, "operator name")
     for directory in (config.state_dir, folder, operator_dir):
         if not usable(durable.make_directory(directory)):
@@ -192,11 +190,11 @@ def first_weights(state: Path) -> Path:
 def give_first(config: AggregatorConfig, experiment: str, weights: Path) -> Digest:
     """Keep a copy of `weights` as what `experiment` will begin with, once it is submitted. The daemon may run.
 
-    Raises `BadData` for a name or a file that is none, `Stale` for an experiment that has begun or ended, `AlreadyThere` for
-    one that has some.
+    Raises `BadData` for a name or a file that is none, `Stale` for an experiment that was submitted, also meanwhile,
+    `AlreadyThere` for one that has some.
     """
-    name = experiment_id(experiment)
-    _refuse_begun(config.state_dir / "state.db", name)
+    name, database = experiment_id(experiment), config.state_dir / "state.db"
+    _refuse_submitted(database, name)
     target = durable.make_directory(first_weights(config.state_dir)) / f"{name}.safetensors"
     if target.exists():
         raise AlreadyThere(f"experiment {experiment} has first weights already: remove {target} to give others")
@@ -207,18 +205,26 @@ def give_first(config: AggregatorConfig, experiment: str, weights: Path) -> Dige
             shutil.copyfileobj(source, file, 1 << 20)
     except OSError as error:
         raise BadData(f"{weights} cannot be read: {error.strerror}") from error
+    try:
+        # the daemon looks for them once, when the experiment is submitted: only now is it certain that they were here then
+        _refuse_submitted(database, name)
+    except Stale:
+        durable.remove(target)
+        raise
     return sha256_file(target)
 
 
-def _refuse_begun(database: Path, name: ExperimentId) -> None:
+def _refuse_submitted(database: Path, name: ExperimentId) -> None:
     if not database.exists():
         return  # no daemon has run yet
     query = "SELECT state, EXISTS (SELECT 1 FROM models WHERE experiment = name) FROM experiments WHERE name = ?"
     with checkup.opened(database) as connection:
-        state, has_model = connection.execute(query, (name,)).fetchone() or (ExperimentState.DRAFT, False)
-    if has_model or state not in lifecycle.OPEN:
-        why = "has begun" if state in lifecycle.OPEN else f"is {state}"
-        raise Stale(f"experiment {name} {why} and reads no first weights any more: give them to one under another name")
+        row = connection.execute(query, (name,)).fetchone()
+    if row is not None:
+        state, has_model = row
+        begun = "has begun" if has_model else "is submitted"
+        why = begun if state in lifecycle.OPEN else f"is {state}"
+        raise Stale(f"experiment {name} {why}, and first weights are given before: give them to one under another name")
 
 
 def instance(state: Path) -> str:

@@ -18,6 +18,7 @@ from typing import Final
 from histofed.audit.record import GENESIS, parse_line
 from histofed.audit.segments import segments
 from histofed.audit.verify import Head
+from histofed.backup import swap
 from histofed.backup.archive import Source
 from histofed.base import durable
 from histofed.base.checkup import opened
@@ -31,16 +32,20 @@ _WINDOW: Final = 1 << 16
 
 
 @contextlib.contextmanager
-def alone(state: Path) -> Iterator[None]:
-    """Nobody else makes a backup as long as the block lasts. Raises `AlreadyThere` while one is being made."""
-    with durable.lock(state / LOCK, "a backup"):
+def alone(state: Path, holder: str = "a backup") -> Iterator[None]:
+    """Nobody else makes a backup, or restores one, as long as the block lasts. Raises `AlreadyThere` while somebody does."""
+    with durable.lock(state / LOCK, holder):
         yield
 
 
 @contextlib.contextmanager
 def room(state: Path) -> Iterator[Path]:
-    """An empty folder for one snapshot, gone afterwards. Raises `AlreadyThere` while another backup is being made."""
+    """An empty folder for one snapshot, gone afterwards.
+
+    Raises `AlreadyThere` while another backup is being made, or a restore, also one that was interrupted.
+    """
     with alone(state):
+        swap.refuse_interrupted(state)
         durable.remove(state / ROOM)
         try:
             yield durable.make_directory(state / ROOM)

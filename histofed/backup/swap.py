@@ -105,6 +105,12 @@ def settle(state: Path) -> str | None:
     return aside if old else None
 
 
+def refuse_interrupted(state: Path) -> None:
+    """Between two renames there is neither the old state nor the new one. Raises `AlreadyThere`."""
+    if (state / PLAN).exists():
+        raise AlreadyThere(f"a restore was interrupted in {state}: start the daemon, which finishes it")
+
+
 def interrupted(state: Path) -> Doubt:
     """For `doctor`, when the plan of a restore is there."""
     return Doubt(

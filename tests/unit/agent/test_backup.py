@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -185,6 +186,27 @@ def test_a_daemon_that_runs_journals_the_backup_itself(layout: Layout, tmp_path:
             backup.note_made(layout, opened)
     (record,) = (record for record in records(layout.journal) if record.action == "backup.made")
     assert record.subject["backup"] == made.digest
+
+
+def test_a_backup_and_a_restore_exclude_each_other(layout: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    backup.back_up(layout, tmp_path / "backup", CLOCK)
+    with snapshot.room(layout.root), pytest.raises(AlreadyThere, match=r"\(a backup, process"):
+        restore.restore(layout, tmp_path / "backup", CLOCK, replace=True)
+    real = restore._take_over
+
+    def meanwhile(*arguments: Any) -> list[str]:
+        with pytest.raises(AlreadyThere, match="histofed-agent restore"):
+            backup.back_up(layout, tmp_path / "beside", CLOCK)
+        return real(*arguments)
+
+    monkeypatch.setattr(restore, "_take_over", meanwhile)
+    assert restore.restore(layout, tmp_path / "backup", CLOCK, replace=True).aside
+
+
+def test_a_restore_that_was_interrupted_is_not_backed_up(layout: Layout, tmp_path: Path) -> None:
+    (layout.root / "restore.json").write_text("{}")
+    with pytest.raises(AlreadyThere, match="a restore was interrupted"):
+        backup.back_up(layout, tmp_path / "backup", CLOCK)
 
 
 def test_private_tensors_that_are_lost_or_go_too_quickly(

@@ -232,6 +232,32 @@ def test_a_backup_that_was_killed_when_its_file_was_whole_counts(centre: Centre,
     assert sorted(map(str, journalled(centre)[-2:])) == sorted((one.digest, two.digest))
 
 
+def test_so_does_one_whose_disk_was_taken_away_meanwhile(centre: Centre, backup_file: Path, tmp_path: Path) -> None:
+    centre.cli("restore", str(backup_file))
+    disk, away = durable.make_directory(tmp_path / "disk"), tmp_path / "away"
+    killed(centre, "backup.written", disk / "one")
+    one = backup.check(disk / "one")
+    disk.rename(away)
+    two = backup.back_up(centre.config, tmp_path / "two", centre.clock)
+    made = centre.sql("SELECT id, digest FROM backups ORDER BY made_at DESC LIMIT 2")
+    assert made == [(two.id, two.digest), (one.id, None)], "nobody can tell whether its file is whole"
+    away.rename(disk)
+    backup.back_up(centre.config, tmp_path / "three", centre.clock)
+    beat(centre)
+    assert one.digest in journalled(centre)
+
+
+def test_one_whose_folder_is_there_again_without_it_is_forgotten(centre: Centre, backup_file: Path, tmp_path: Path) -> None:
+    centre.cli("restore", str(backup_file))
+    disk = durable.make_directory(tmp_path / "disk")
+    killed(centre, "backup.written", disk / "one")
+    disk.rename(tmp_path / "away")
+    backup.back_up(centre.config, tmp_path / "two", centre.clock)
+    disk.mkdir()
+    backup.back_up(centre.config, tmp_path / "three", centre.clock)
+    assert centre.sql("SELECT count(*) FROM backups WHERE digest IS NULL") == [(0,)]
+
+
 @pytest.mark.parametrize("left", [None, b"of something else"])
 def test_a_backup_that_was_killed_before_its_file_had_its_name_is_forgotten_by_the_next(
     centre: Centre, backup_file: Path, tmp_path: Path, left: bytes | None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -83,14 +84,31 @@ def test_none_are_given_to_an_experiment_that_would_not_read_them(centre: Centre
     for name, state in {"draft": "draft", "failed": "failed", "cancelled": "cancelled"}.items():
         store.add_experiment(ExperimentId(name), "", Digest("1" * 64), "admin")
         store.set_experiment(ExperimentId(name), state)
-    for name, why in {"demo": "has begun", "failed": "is failed", "cancelled": "is cancelled"}.items():
+    whys = {"demo": "has begun", "draft": "is submitted", "failed": "is failed", "cancelled": "is cancelled"}
+    for name, why in whys.items():
         refused = centre.cli("first", name, str(drawn), code=Stale.exit_code)
         assert f"experiment {name} {why}" in refused
     database.close()
-    for name in ("draft", "to-come"):
-        assert f"experiment {name} will begin with {sha256_file(drawn)}" in centre.cli("first", name, str(drawn))
-    given = sorted(path.stem for path in setup.first_weights(centre.state).iterdir())
-    assert given == ["draft", "to-come"]
+    assert f"experiment to-come will begin with {sha256_file(drawn)}" in centre.cli("first", "to-come", str(drawn))
+    assert [path.stem for path in setup.first_weights(centre.state).iterdir()] == ["to-come"]
+
+
+def test_an_experiment_that_is_submitted_while_the_weights_are_copied_may_begin_without_them(
+    centre: Centre, drawn: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    centre.cli("init")
+    database = Database(centre.state / "state.db")
+    real = shutil.copyfileobj
+
+    def meanwhile(*arguments: Any) -> None:
+        Store(database, centre.clock).add_experiment(ExperimentId("brought"), "", Digest("1" * 64), "admin")
+        real(*arguments)
+
+    monkeypatch.setattr(shutil, "copyfileobj", meanwhile)
+    with pytest.raises(Stale, match="experiment brought is submitted"):
+        setup.give_first(centre.config, "brought", drawn)
+    database.close()
+    assert list(setup.first_weights(centre.state).iterdir()) == []
 
 
 @pytest.mark.parametrize("name", ["../up", "a/b", ""])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import subprocess
@@ -18,9 +19,9 @@ from aggregator.members import Members
 from aggregator.store import Store
 from histofed import weights
 from histofed.audit.verify import by_hand, records, verify
-from histofed.backup import swap
+from histofed.backup import snapshot, swap
 from histofed.base import durable, failpoints
-from histofed.base.errors import BadData, CannotWriteState, ConfigError, UsageError
+from histofed.base.errors import AlreadyThere, BadData, CannotWriteState, ConfigError, UsageError
 from histofed.base.ids import Digest, ExperimentId, SiteId, sha256
 from histofed.transport.store import owner_of
 from tests.support.centre import UPDATE, Centre
@@ -181,6 +182,41 @@ def test_a_daemon_that_runs_is_not_replaced(centre: Centre, backup_file: Path) -
         # a backup beside it works; the daemon journals it
         centre.cli("backup", str(centre.folder / "beside"))
     assert centre.sql("SELECT count(*) FROM backups WHERE digest IS NOT NULL AND noted_at IS NULL") == [(1,)]
+
+
+@pytest.mark.parametrize(
+    ("first", "step", "second"),
+    [("backup", "_sources", "restore"), ("backup", "_journal", "restore"), ("restore", "_prove", "backup")],
+)
+def test_a_backup_and_a_restore_exclude_each_other(
+    centre: Centre, backup_file: Path, monkeypatch: pytest.MonkeyPatch, first: str, step: str, second: str
+) -> None:
+    centre.cli("restore", str(backup_file))
+    commands = {"restore": (str(backup_file), "--replace"), "backup": (str(centre.folder / "beside"),)}
+    module = importlib.import_module(f"aggregator.{first}")
+    real, refusals = getattr(module, step), []
+
+    def meanwhile(*arguments: object) -> object:
+        refusals.append(centre.cli(second, *commands[second], code=AlreadyThere.exit_code))
+        return real(*arguments)
+
+    monkeypatch.setattr(module, step, meanwhile)
+    centre.cli(first, *commands[first])
+    (refused,) = refusals
+    assert "another process uses" in refused
+    assert {"restore": "histofed-aggregator restore", "backup": "a backup"}[first] in refused
+
+
+def test_a_state_that_is_backed_up_does_not_begin_an_epoch_meanwhile(centre: Centre, backup_file: Path) -> None:
+    centre.cli("restore", str(backup_file))
+    with snapshot.room(centre.state):
+        assert "(a backup, process" in centre.cli("restore", "--in-place", code=AlreadyThere.exit_code)
+
+
+def test_a_restore_that_was_interrupted_is_not_backed_up(centre: Centre, backup_file: Path) -> None:
+    centre.cli("restore", str(backup_file))
+    (centre.state / "restore.json").write_text("{}")
+    assert "a restore was interrupted" in centre.cli("backup", str(centre.folder / "beside"), code=AlreadyThere.exit_code)
 
 
 def test_a_journal_that_was_emptied_begins_again_with_a_restore(centre: Centre, backup_file: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import pytest
 import sqlalchemy as sa
@@ -16,16 +15,13 @@ from aggregator.config import RetentionRules
 from aggregator.engine import Engine
 from aggregator.past import Held
 from aggregator.retention import MODELS_AT_ONCE, Retention, expendable
-from aggregator.rounds import RoundState
 from aggregator.rows import ModelRow
-from aggregator.space import Space
-from histofed.base import failpoints
 from histofed.base.errors import CannotWriteState
 from histofed.base.health import Health
-from histofed.base.ids import Digest, ExperimentId, RoundKey, sha256
+from histofed.base.ids import Digest, ExperimentId, sha256
 from histofed.pki.signing import Envelope
 from histofed.statements import MODEL_TYPE, File, ModelStatement, encode
-from tests.support.engine_bench import EXPERIMENT, NORTH, SOUTH, Bench, opened, recover, running, submit
+from tests.support.engine_bench import EXPERIMENT, NORTH, SOUTH, Bench, Crash, dies, opened, recover, running, submit
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 SERVER = sha256(b"the same server tensors in every model")
@@ -157,8 +153,8 @@ async def test_a_crash_between_the_rows_and_the_files_is_made_good(bench: Bench,
     async with bench.engine() as engine:
         await running(engine)
         made = [add_model(bench, engine, number) for number in range(1, 4)]
-        monkeypatch.setattr(failpoints, "_armed", failpoints._parse("aggregator.retention_decided=ENOSPC"))
-        with pytest.raises(CannotWriteState):
+        monkeypatch.setattr("aggregator.retention.failpoint", dies)
+        with pytest.raises(Crash):
             retention(bench, engine, RetentionRules(models=1)).apply()
         assert len(bench.blobs.digests()) == 4, "the rows say removed, the files are still here"
     async with bench.engine() as engine:
@@ -242,27 +238,3 @@ def rounds_with_events(engine: Engine, names: Collection[str] = ("demo",)) -> se
     with engine.store._database.reading() as connection:
         found = connection.execute(sa.select(schema.events.c.experiment, schema.events.c.round)).all()
     return {row.round for row in found if row.experiment in names}
-
-
-# --- a disk that fills ------------------------------------------------------------------------------------------------
-
-
-def test_the_reserve_is_refused_in_words(tmp_path: Path) -> None:
-    space = Space(tmp_path, 100 * 2**20, lambda _: 150 * 2**20)
-    space.check(50 * 2**20)
-    with pytest.raises(CannotWriteState, match=r"150 MiB free, 51 MiB more would leave less than its reserve of 100 MiB"):
-        space.check(51 * 2**20)
-    Space(tmp_path, 1).check()
-
-
-async def test_below_the_reserve_no_round_begins_until_there_is_room(bench: Bench) -> None:
-    async with bench.engine() as engine:
-        await running(engine)
-        for site in (NORTH, SOUTH):
-            engine.fleet.connect(site, site)
-        full = bench.scheduler(engine, free=2**20)
-        full.tick()
-        assert engine.open_rounds == ()
-        assert "1 MiB free, less than its reserve of 256 MiB" in full.waiting_for(EXPERIMENT.name)
-        bench.scheduler(engine).tick()
-        assert engine.store.round(RoundKey(EXPERIMENT.name, 1)).state is RoundState.OPEN
