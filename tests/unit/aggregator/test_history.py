@@ -137,7 +137,7 @@ def test_what_was_lost_before_a_restore_is_journalled_when_a_site_comes_back(des
 def test_a_call_of_another_epoch_has_to_say_hello_first(desk: Desk) -> None:
     begin_epoch(desk, 2)
     chronicle = desk.chronicle()
-    chronicle.meet(NORTH, None)
+    chronicle.welcome(NORTH)
     chronicle.check(NORTH, [(EPOCH_KEY, "2"), ("traceparent", "x")])
     chronicle.check(NORTH, [("traceparent", "x")])
     for told in ("1", "3", "two", ""):
@@ -156,6 +156,9 @@ def test_nothing_is_heard_of_a_sites_tasks_before_it_was_met(desk: Desk) -> None
     with pytest.raises(TryLater):
         chronicle.check(NORTH, call)
     chronicle.meet(NORTH, chronicle.now())
+    with pytest.raises(TryLater):
+        chronicle.check(NORTH, call)
+    chronicle.welcome(NORTH)
     chronicle.check(NORTH, call)
     with pytest.raises(TryLater):
         chronicle.check(SOUTH, call)
