@@ -26,13 +26,13 @@ import sqlalchemy as sa
 
 from aggregator import schema
 from aggregator.database import Database
-from histofed.audit.history import CLAIMED, EPOCH_KEY, History, claimed, repair
+from histofed.audit.history import CLAIMED, EPOCH_KEY, FARTHEST, History, claimed, repair
 from histofed.audit.journal import Journal
 from histofed.audit.record import SYSTEM, Who
 from histofed.audit.verify import Head
 from histofed.backup import snapshot
 from histofed.base.clock import Clock, iso
-from histofed.base.errors import AlreadyThere, NotFound, TryLater, WentBack
+from histofed.base.errors import AlreadyThere, BadData, NotFound, TryLater, WentBack
 from histofed.base.health import Health
 from histofed.base.ids import ExperimentId, RoundKey, SiteId
 from histofed.telemetry.logs import fields
@@ -97,14 +97,20 @@ class Chronicle:
         """A site says hello and what it has seen; `welcome` it when nothing else is against it.
 
         Raises `WentBack` when that is not in this history. What it saw of an epoch before this one may be lost and shuts it
-        out no more, but is journalled all the same. Raises `CannotWriteState` where it cannot be.
+        out no more, but is journalled all the same. Raises `CannotWriteState` where it cannot be, and `BadData` for an epoch
+        that nobody can have seen.
         """
+        self._met.discard(site)
+        if seen is not None and seen.epoch > self.epoch + FARTHEST:
+            raise BadData(
+                f"site {site} says that it saw epoch {seen.epoch} of this aggregator, which is in epoch {self.epoch}, and "
+                "no restore leads so far; look at that site"
+            )
         held = seen is None or self._holds(seen)
         if seen is not None and not held:
             self._journal_claim(site, seen, who)
         if seen is not None and not held and seen.epoch >= self.epoch:
             self._ahead[site] = seen
-            self._met.discard(site)
             self._tell()
             log.error("this state is not what a site has seen", extra=fields(site=site, seen=str(seen), own=str(self.now())))
             raise WentBack(

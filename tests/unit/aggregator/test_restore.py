@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 
 from aggregator import backup, restore, setup
+from aggregator.amendments import next_epoch
 from aggregator.database import Database
 from aggregator.members import Members
 from aggregator.store import Store
 from histofed import weights
+from histofed.audit.history import FARTHEST, LAST
 from histofed.audit.verify import by_hand, records, verify
 from histofed.backup import swap
 from histofed.base import durable, failpoints
@@ -213,6 +215,18 @@ def test_an_epoch_must_lie_ahead(centre: Centre, backup_file: Path) -> None:
     with pytest.raises(UsageError, match="does not lie ahead"):
         restore.dry_run(centre.config, backup_file, epoch=1)
     assert restore.dry_run(centre.config, backup_file, epoch=5).epoch == 5
+    assert restore.dry_run(centre.config, backup_file, epoch=1 + FARTHEST).epoch == 1 + FARTHEST
+    with pytest.raises(UsageError, match=f"does not lie ahead, by {FARTHEST} at most"):
+        restore.dry_run(centre.config, backup_file, epoch=2 + FARTHEST)
+
+
+def test_after_the_last_epoch_comes_none() -> None:
+    assert next_epoch(LAST - 1, None) == LAST
+    for wanted in (None, LAST, LAST + 1):
+        with pytest.raises(UsageError, match=f"epoch {LAST} is the last that there is"):
+            next_epoch(LAST, wanted)
+    with pytest.raises(UsageError, match="does not lie ahead"):
+        next_epoch(LAST - 1, LAST + 1)
 
 
 def test_no_new_federation_in_the_middle_of_a_restore(centre: Centre) -> None:
