@@ -62,6 +62,24 @@ def test_the_present_state_is_replaced_only_on_request_and_kept_aside(
     assert told[-3:] == ["state.restored", "lost.history", "state.restored"], "the longer journal goes on"
 
 
+def test_a_restore_whose_plan_was_damaged_is_run_again(
+    populated: Centre, centre: Centre, backup_file: Path, tmp_path: Path
+) -> None:
+    """The power went in the middle of its renames, and took the plan along."""
+    centre.cli("restore", str(backup_file))
+    for lost in ("state.db", "journal"):
+        durable.adopt(centre.state / lost, durable.make_directory(centre.state / "before-restore-x") / lost)
+    (centre.state / swap.PLAN).write_bytes(b"\0" * 80)
+    assert "run the restore again with --replace" in centre.cli("restore", str(backup_file), code=65)
+    assert "run the restore again with --replace" in centre.cli("restore", "--in-place", code=65)
+    words = centre.cli("restore", str(backup_file), "--replace")
+    assert "its database is gone" in words
+    setup.load(centre.config, centre.clock)
+    assert centre.sql("SELECT max(number) FROM epochs") == [(2,)]
+    assert (centre.state / "before-restore-x/state.db").exists(), "what lay aside is a person's to remove"
+    assert not (centre.state / swap.PLAN).exists()
+
+
 def give_first(centre: Centre, name: str, value: float) -> bytes:
     """An operator brings weights; the bytes of the copy that is kept."""
     file = centre.folder / f"drawn-{value}"
