@@ -50,8 +50,7 @@ def restore(layout: Layout, source: Path, clock: Clock, *, replace: bool = False
     """
     state = durable.make_directory(layout.root)
     with durable.lock(layout.lock, "histofed-agent restore"), snapshot.alone(state, "histofed-agent restore"):
-        swap.settle(state)
-        swap.refuse_occupied(state, backup.ENTRIES, replace)
+        swap.make_way(state, backup.ENTRIES, replace)
         with swap.preparing(state) as new:
             own = _own(layout)
             with archive.reading(source, "agent", backup.MEMBERS) as opened:

@@ -18,6 +18,7 @@ import sqlalchemy as sa
 from aggregator import backup, schema
 from aggregator.database import Database
 from aggregator.rounds import RoundState
+from histofed.audit.history import FARTHEST, LAST
 from histofed.backup.manifest import Manifest
 from histofed.base.clock import Clock, iso
 from histofed.base.errors import CannotWriteState, UsageError
@@ -38,12 +39,18 @@ LOST: Final = (
 
 
 def next_epoch(known: int, wanted: int | None) -> int:
-    """The epoch to begin. Raises `UsageError` for one that does not lie ahead."""
+    """The epoch to begin. Raises `UsageError` for one that does not lie ahead, or too far, and where none is left."""
+    if known >= LAST:
+        raise UsageError(
+            f"epoch {known} is the last that there is, so no restore can follow it: begin a new federation, with an empty "
+            "state directory"
+        )
     if wanted is None:
         return known + 1
-    if wanted <= known or wanted > 2**31 - 1:
+    if not known < wanted <= min(known + FARTHEST, LAST):
         raise UsageError(
-            f"--epoch {wanted} does not lie ahead: the epoch known here is {known}; leave --epoch out for {known + 1}"
+            f"--epoch {wanted} does not lie ahead, by {FARTHEST} at most: the epoch known here is {known}; leave --epoch "
+            f"out for {known + 1}"
         )
     return wanted
 

@@ -2,10 +2,10 @@
 
 A site that has seen more than this state knows proves that the state directory was put back by hand, or that its journal
 lost its end: the site is refused in words, and so is an operator told (condition `history` of `histofed status`). Nothing
-is dropped on either side meanwhile, nor taken: a site is heard about its tasks only after its hello to this process was
-welcome. A restore begins the next epoch, and sites follow. What a site claims concerns that site alone: one that lies about
-epochs shuts out nobody else. Its claim is journalled, also after the restore, so that an auditor reads what the sites had
-seen; each once, and `CLAIMS_LIMIT` of a site in one life of the daemon.
+is dropped on either side meanwhile, nor taken: a site takes part in rounds, and is heard about its tasks, only after its
+hello to this process was welcome. A restore begins the next epoch, and sites follow. What a site claims concerns that site
+alone: one that lies about epochs shuts out nobody else. Its claim is journalled, also after the restore, so that an auditor
+reads what the sites had seen; each once, and `CLAIMS_LIMIT` of a site in one life of the daemon.
 
 Backups are made by another process beside this one (`aggregator/backup.py`), which may not write the journal: it leaves a
 row, and the daemon journals it. Rows also say which private tensors sites should keep (`backed_up`), from before the file is
@@ -26,13 +26,13 @@ import sqlalchemy as sa
 
 from aggregator import schema
 from aggregator.database import Database
-from histofed.audit.history import CLAIMED, EPOCH_KEY, History, claimed, repair
+from histofed.audit.history import CLAIMED, EPOCH_KEY, FARTHEST, History, claimed, repair
 from histofed.audit.journal import Journal
 from histofed.audit.record import SYSTEM, Who
 from histofed.audit.verify import Head
 from histofed.backup import snapshot
 from histofed.base.clock import Clock, iso
-from histofed.base.errors import AlreadyThere, NotFound, TryLater, WentBack
+from histofed.base.errors import AlreadyThere, BadData, NotFound, TryLater, WentBack
 from histofed.base.health import Health
 from histofed.base.ids import ExperimentId, RoundKey, SiteId
 from histofed.telemetry.logs import fields
@@ -74,7 +74,7 @@ class Chronicle:
         self._ahead: dict[SiteId, History] = {}
         self._claims: dict[SiteId, set[History]] = {}
         self._met: set[SiteId] = set()
-        """Sites whose last word of us is in this history, as they said since the start."""
+        """Sites whose hello was welcome since the start: their last word of us is in this history."""
         with database.reading() as connection:
             self.epoch: int = connection.execute(sa.select(sa.func.max(schema.epochs.c.number))).scalar_one() or 1
 
@@ -94,17 +94,23 @@ class Chronicle:
         return History(self.epoch, self._journal.head)
 
     def meet(self, site: SiteId, seen: History | None, who: Who = SYSTEM) -> None:
-        """A site says hello and what it has seen. Raises `WentBack` when that is not in this history.
+        """A site says hello and what it has seen; `welcome` it when nothing else is against it.
 
-        What it saw of an epoch before this one may be lost and shuts it out no more, but is journalled all the same. Raises
-        `CannotWriteState` where it cannot be.
+        Raises `WentBack` when that is not in this history. What it saw of an epoch before this one may be lost and shuts it
+        out no more, but is journalled all the same. Raises `CannotWriteState` where it cannot be, and `BadData` for an epoch
+        that nobody can have seen.
         """
+        self._met.discard(site)
+        if seen is not None and seen.epoch > self.epoch + FARTHEST:
+            raise BadData(
+                f"site {site} says that it saw epoch {seen.epoch} of this aggregator, which is in epoch {self.epoch}, and "
+                "no restore leads so far; look at that site"
+            )
         held = seen is None or self._holds(seen)
         if seen is not None and not held:
             self._journal_claim(site, seen, who)
         if seen is not None and not held and seen.epoch >= self.epoch:
             self._ahead[site] = seen
-            self._met.discard(site)
             self._tell()
             log.error("this state is not what a site has seen", extra=fields(site=site, seen=str(seen), own=str(self.now())))
             raise WentBack(
@@ -112,9 +118,12 @@ class Chronicle:
                 "state directory was put back from a copy without `histofed-aggregator restore`, or restored twice from one "
                 f"backup, or records were removed from its journal; {repair(self.epoch, seen.epoch)}"
             )
-        self._met.add(site)
         if self._ahead.pop(site, None) is not None:
             self._tell()
+
+    def welcome(self, site: SiteId) -> None:
+        """The site's hello is answered: from here on it takes part."""
+        self._met.add(site)
 
     def check_met(self, site: SiteId) -> None:
         """The site has said hello to this process, and was welcome. Raises `TryLater`: its agent says it by itself."""

@@ -62,8 +62,7 @@ def restore(
     """
     state = durable.make_directory(config.state_dir)
     with durable.lock(state / "lock", "histofed-aggregator restore"), snapshot.alone(state, "histofed-aggregator restore"):
-        swap.settle(state)
-        swap.refuse_occupied(state, backup.ENTRIES, replace)
+        swap.make_way(state, backup.ENTRIES, replace)
         with swap.preparing(state) as new:
             with archive.reading(source, "aggregator", backup.MEMBERS) as opened:
                 archive.unpack(opened, new, lambda manifest: _fits(manifest, config))

@@ -94,6 +94,7 @@ class FleetServicer(rounds_pb2_grpc.FleetServiceServicer):
             raise BadData(f"an agent asks about at most {EXPERIMENTS_LIMIT} experiments at once")
         self._chronicle.meet(SiteId(who.name), convert.seen_history(request), convert.who(who))
         self._members.site_seen(SiteId(who.name), request.version, request.instance)
+        self._chronicle.welcome(SiteId(who.name))
         log.info("site says hello", extra=fields(event="site.connected", site=who.name, version=request.version))
         return rounds_pb2.HelloResponse(
             version=__version__,
@@ -108,6 +109,7 @@ class FleetServicer(rounds_pb2_grpc.FleetServiceServicer):
         self, request: rounds_pb2.WaitForWorkRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> AsyncIterator[rounds_pb2.WaitForWorkResponse]:
         site = SiteId(caller(context).name)
+        self._chronicle.check_met(site)  # one that is connected is sampled
         connection = self._fleet.connect(site, request.instance)
         self._engine.wake()
         try:

@@ -26,6 +26,10 @@ from histofed.base.ids import Json, digest
 
 EPOCH_KEY: Final = "histofed-epoch"
 """Metadata of a site's calls about its tasks: the epoch in which they were offered."""
+LAST: Final = 2**31 - 1
+"""The highest epoch: messages have 32 bits for it."""
+FARTHEST: Final = 10**8
+"""Epochs between two histories at most: also dates make epochs, 20261231, while no slip and no lie uses the numbers up."""
 REPAIR: Final = (
     "where nobody put it back, have the journal looked at before anything else (SECURITY.md); then, on the aggregator's "
     "machine, stop the daemon and run `histofed-aggregator restore --in-place"
@@ -95,8 +99,8 @@ def examine(directory: Path) -> str | Doubt:
     report = verify.verify(directory)
     found = verify.judge(directory, report)
     epoch = max((_epoch(record) for record in report.restores), default=1)
-    # what was seen of an earlier epoch was lost in a restore, and shuts no site out
-    missed = [claim for claim in report.claims if _epoch(claim) >= epoch]
+    # what was seen of an earlier epoch was lost in a restore, and shuts no site out; of one so far ahead nothing was seen
+    missed = [claim for claim in report.claims if epoch <= _epoch(claim) <= epoch + FARTHEST]
     if isinstance(found, Doubt) or not missed:
         return found
     sites = ", ".join(sorted({str(claim.subject["site"]) for claim in missed}))
@@ -111,4 +115,4 @@ def _epoch(record: AuditRecord) -> int:
     return int(str(record.subject["epoch"]))
 
 
-__all__ = ["CLAIMED", "EPOCH_KEY", "RESTORED", "History", "claimed", "examine", "repair", "restored"]
+__all__ = ["CLAIMED", "EPOCH_KEY", "FARTHEST", "LAST", "RESTORED", "History", "claimed", "examine", "repair", "restored"]

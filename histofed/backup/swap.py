@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 
 NEW: Final = "restore.new"
 PLAN: Final = "restore.json"
+ASIDE: Final = "before-restore-"
 
 
 @contextlib.contextmanager
@@ -46,7 +47,7 @@ def preparing(state: Path) -> Iterator[Path]:
 
 def aside_name(moment: datetime, state: Path) -> str:
     """A folder's name for the old state that is not taken."""
-    name = f"before-restore-{moment:%Y%m%dT%H%M%SZ}"
+    name = f"{ASIDE}{moment:%Y%m%dT%H%M%SZ}"
     taken = sum(1 for _ in state.glob(f"{name}*"))
     return f"{name}-{taken + 1}" if taken else name
 
@@ -56,12 +57,26 @@ def occupied(state: Path, entries: Sequence[str]) -> tuple[str, ...]:
     return tuple(name for name in entries if (state / name).exists())
 
 
+def make_way(state: Path, entries: Sequence[str], replace: bool) -> None:
+    """Settle what an earlier restore left, and see that there may be another one. Raises as `settle` and `refuse_occupied`.
+
+    With `replace` a damaged plan is passed over: it keeps daemons from a state of which a part may lie aside, until the next
+    plan takes its place.
+    """
+    try:
+        settle(state)
+    except BadData:
+        if not replace:
+            raise
+        words = "the plan of an interrupted restore is damaged: a part of the state before may be in another folder %s"
+        log.warning(words, f"{ASIDE}...")
+    refuse_occupied(state, entries, replace)
+
+
 def refuse_occupied(state: Path, entries: Sequence[str], replace: bool) -> None:
     """A restore needs an empty state, or leave to move the old one aside. Raises `AlreadyThere`."""
     if not replace and occupied(state, entries):
-        raise AlreadyThere(
-            f"{state} holds a state; add --replace to move it aside, into {state}/before-restore-..., and restore"
-        )
+        raise AlreadyThere(f"{state} holds a state; add --replace to move it aside, into {state}/{ASIDE}..., and restore")
 
 
 def swap(state: Path, entries: Sequence[str], aside: str) -> None:
@@ -112,7 +127,8 @@ def refuse_interrupted(state: Path) -> None:
 
 
 def interrupted(state: Path) -> Doubt:
-    """For `doctor`, when the plan of a restore is there."""
+    """For `doctor`, when the plan of a restore is there. Raises `BadData` for one that nobody wrote."""
+    _read(state / PLAN)
     return Doubt(
         f"a restore was interrupted in {state}; it is decided, and the daemon's next start carries it out: start the daemon"
     )

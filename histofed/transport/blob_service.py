@@ -29,7 +29,7 @@ from histofed.transport.gate import Caller, answer, caller
 from histofed.transport.held import opened
 from histofed.transport.pace import Pace, Paces
 from histofed.transport.receiving import Writer
-from histofed.transport.store import BlobStore, owner_of
+from histofed.transport.store import BlobStore, owner_of, read_errors
 from histofed.transport.turns import Turn, Turns
 from histofed.transport.unchanged import Piece, Stretch, copied, digest_of, pieces
 from histofed.transport.watchdog import Alarm, in_thread
@@ -195,7 +195,8 @@ class BlobService:
         stretches: tuple[Stretch, ...] = ()
         if held and await self._permissions.may_compare(who, sha, held):
             stretches = await self._comparisons.stretches(sha, held)
-        descriptor = os.open(self._store.path(sha), os.O_RDONLY | os.O_CLOEXEC)
+        with read_errors(sha):
+            descriptor = os.open(self._store.path(sha), os.O_RDONLY | os.O_CLOEXEC)
         try:
             with self._turns.queue(who.name) as turn:
                 while request.offset < size and not await turn.came():
@@ -207,7 +208,8 @@ class BlobService:
                         if not piece.is_copy:
                             await own.take(piece.size)
                             await asked.take(piece.size)
-                        frame = await in_thread(_read, descriptor, piece)
+                        with read_errors(sha):
+                            frame = await in_thread(_read, descriptor, piece)
                         frame.head.bytes = size
                         yield frame
                         alarm.put_off()

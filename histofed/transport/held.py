@@ -21,10 +21,10 @@ class Held:
 
 @contextlib.contextmanager
 def opened(path: Path | None) -> Iterator[int | None]:
-    """The file's descriptor for reading; None where there is no file, or it is gone: then bytes are sent, that is all."""
+    """The file's descriptor for reading; None where there is none to be read: then bytes are sent, that is all."""
     try:
         descriptor = None if path is None else os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
+    except OSError:
         descriptor = None
     try:
         yield descriptor

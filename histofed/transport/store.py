@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import os
 import secrets
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -24,6 +25,8 @@ from histofed.base.ids import Digest, digest, sha256
 from histofed.transport import limits
 from histofed.transport.receiving import Upload, Writer
 
+_log = logging.getLogger(__name__)
+
 _ROUND_ENDED: Final = "the round has ended: what this site sends for it is not wanted any more"
 _ANOTHER: Final = "this site announced another update of the task: what it sends of this one is not wanted any more"
 
@@ -31,6 +34,20 @@ _ANOTHER: Final = "this site announced another update of the task: what it sends
 def owner_of(task: str) -> str:
     """How a task, and so its site, is written in a file's name."""
     return sha256(task.encode())[:16]
+
+
+@contextlib.contextmanager
+def read_errors(sha: str) -> Iterator[None]:
+    """A blob that is gone, or that the disk does not give, is `NotFound`: whoever asks may have another way."""
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise NotFound(f"there is no blob {sha[:12]}… here") from error
+    except OSError as error:
+        _log.error("blob %s… cannot be read: %s; repair the disk", sha[:12], error.strerror)
+        raise NotFound(
+            f"blob {sha[:12]}… cannot be read ({error.strerror}): the aggregator's disk may be damaged"
+        ) from error
 
 
 class BlobStore:
@@ -56,10 +73,8 @@ class BlobStore:
 
     def size(self, sha: str) -> int:
         """Length in bytes. Raises `NotFound`."""
-        try:
+        with read_errors(sha):
             return self.path(sha).stat().st_size
-        except FileNotFoundError as error:
-            raise NotFound(f"there is no blob {sha[:12]}… here") from error
 
     def digests(self) -> set[Digest]:
         """Every complete blob."""

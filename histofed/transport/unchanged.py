@@ -79,13 +79,18 @@ def pieces(size: int, stretches: Sequence[Stretch], offset: int, most: int = lim
 def copied(held: int, offset: int, size: int, sha256: str) -> Iterator[bytes]:
     """The bytes of a copy, read from the open file `held` after their digest was checked.
 
-    Raises `BadData` for a size that no copy has, `DigestMismatch` for other bytes or a file that ends before.
+    Raises `BadData` for a size that no copy has, `DigestMismatch` for other bytes, a file that ends before, or a disk that
+    does not give them.
     """
     if not limits.COPY_LEAST <= size <= limits.SYNC_EVERY:
         raise BadData(f"a copy has {limits.COPY_LEAST} to {limits.SYNC_EVERY} bytes, not {size}")
     if offset < 0 or offset + size > os.fstat(held).st_size:
         raise DigestMismatch("a copy reaches behind the blob that it is taken from: one of the two is damaged")
-    if digest_of(held, offset, size) != sha256:
+    try:
+        found = digest_of(held, offset, size)
+    except OSError as error:
+        raise DigestMismatch(f"the blob that bytes were to be copied from cannot be read: {error.strerror}") from error
+    if found != sha256:
         raise DigestMismatch("the blob that bytes were to be copied from holds other bytes: one of the two is damaged")
     yield from _read(held, offset, size)
 

@@ -153,7 +153,7 @@ class Bench:
         """The engine's epoch and backups; these sites have said hello."""
         chronicle = Chronicle(engine.store._database, engine._journal, self.clock, Health(self.clock, required=()))
         for site in met:
-            chronicle.meet(site, None)
+            chronicle.welcome(site)
         return chronicle
 
     @property

@@ -21,3 +21,15 @@ def fail_from(monkeypatch: pytest.MonkeyPatch, path: Path, byte: int) -> None:
         return preadv(descriptor, [buffers[0][: byte - position]], position)
 
     monkeypatch.setattr(os, "preadv", read)
+
+
+def lose(monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
+    """Have every `os.pread` of `path` fail with EIO."""
+    struck, pread = path.stat().st_ino, os.pread
+
+    def read(descriptor: int, size: int, position: int) -> bytes:
+        if os.fstat(descriptor).st_ino == struck:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return pread(descriptor, size, position)
+
+    monkeypatch.setattr(os, "pread", read)

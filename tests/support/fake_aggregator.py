@@ -171,6 +171,8 @@ class FakeAggregator(rounds_pb2_grpc.FleetServiceServicer, enrollment_pb2_grpc.E
         self._streams.add(queue)
         try:
             await self._hear("WaitForWork", request, context)
+            for error in self._next("WaitForWork"):
+                raise error
             for offer in self.offers:
                 yield rounds_pb2.WaitForWorkResponse(offer=offer)
             while True:

@@ -218,6 +218,17 @@ async def test_an_absent_aggregator_is_told_and_tried_again(
     assert f"not connected to {address}" in caplog.text
 
 
+async def test_an_aggregator_that_has_not_met_the_site_hears_its_hello_again(
+    site: AgentSite, aggregator: FakeAggregator
+) -> None:
+    """It was started again between the hello and the call for work."""
+    aggregator.answers["WaitForWork"] = [TryLater("this aggregator has not heard yet what the site has seen")]
+    site.start()
+    await aggregator.wait_for("WaitForWork", 2)
+    assert [heard.call for heard in aggregator.heard] == ["Hello", "WaitForWork"] * 2
+    await until(lambda: site.sessions.words == "waits for work")
+
+
 async def test_an_expired_certificate_is_told(tmp_path: Path, federation: Federation, aggregator: FakeAggregator) -> None:
     expired = federation.site(SITE, lifetime=timedelta(seconds=-1))
     async with AgentSite(tmp_path / "site", expired, aggregator.address) as site:

@@ -20,8 +20,9 @@ from aggregator.config import AggregatorConfig, Listen
 from aggregator.database import Database
 from aggregator.history import Chronicle
 from aggregator.past import Past
-from histofed.audit.history import History
+from histofed.audit.history import CLAIMED, History, claimed
 from histofed.audit.journal import Journal
+from histofed.audit.verify import Head
 from histofed.base import checkup, durable
 from histofed.base.clock import FakeClock, SystemClock
 from histofed.base.config import Loaded
@@ -191,6 +192,14 @@ async def test_a_history_that_sites_miss_is_a_doubt_until_a_restore_says_so(expe
     restore.in_place(config(experienced).config, clock)
     says_hello(experienced, "south", seen)
     assert found(config(experienced))["journal"].state == "ok", "what was lost before a restore is told and done with"
+
+
+async def test_what_no_site_can_have_seen_is_repeated_by_nobody(experienced: Path) -> None:
+    """It is in the journals of releases that wrote down whatever a site said."""
+    with contextlib.closing(Journal(experienced / "journal", SystemClock(), "test")) as journal:
+        journal.append(CLAIMED, subject=claimed("north", History(2**31 - 2, Head(1, "a" * 64))))
+    finding = found(config(experienced))["journal"]
+    assert (finding.state, "epoch" in finding.words) == ("ok", False)
 
 
 def says_hello(state: Path, site: str, seen: History) -> None:

@@ -12,13 +12,13 @@ import sqlalchemy as sa
 from aggregator import schema
 from aggregator.database import Database
 from aggregator.history import CLAIMS_LIMIT, BackedUp, Chronicle
-from histofed.audit.history import EPOCH_KEY, History
+from histofed.audit.history import EPOCH_KEY, FARTHEST, History
 from histofed.audit.journal import Journal
 from histofed.audit.record import Who
 from histofed.audit.verify import Head, records, verify
 from histofed.backup import snapshot
 from histofed.base.clock import FakeClock
-from histofed.base.errors import NotFound, TryLater, WentBack
+from histofed.base.errors import BadData, NotFound, TryLater, WentBack
 from histofed.base.health import Health
 from histofed.base.ids import ExperimentId, RoundKey, SiteId
 
@@ -85,6 +85,23 @@ def test_a_site_that_has_seen_more_is_refused_and_told_of(desk: Desk, epoch: int
     assert desk.condition()[0]
 
 
+@pytest.mark.parametrize("own", [1, 7, 20261122])
+def test_no_site_leads_a_restore_to_the_end_of_the_numbers(desk: Desk, own: int) -> None:
+    """An operator who did what the sentence says would have no epoch left for the next restore."""
+    begin_epoch(desk, own)
+    chronicle = desk.chronicle()
+    chronicle.welcome(NORTH)
+    for epoch in (own + FARTHEST + 1, 2**31 - 1):
+        with pytest.raises(BadData, match="no restore leads so far; look at that site") as refused:
+            chronicle.meet(NORTH, History(epoch, Head(1, "a" * 64)))
+        assert "--epoch" not in str(refused.value)
+    assert (claims(desk), desk.health.conditions()) == ([], ())
+    with pytest.raises(TryLater):
+        chronicle.check_met(NORTH)
+    with pytest.raises(WentBack, match=f"--epoch {own + FARTHEST + 1}`"):
+        chronicle.meet(NORTH, History(own + FARTHEST, Head(1, "a" * 64)))
+
+
 def test_after_a_restore_an_older_epoch_is_welcome_whatever_it_saw(desk: Desk) -> None:
     begin_epoch(desk, 2)
     desk.chronicle().meet(NORTH, History(1, Head(9999, "a" * 64)))
@@ -137,7 +154,7 @@ def test_what_was_lost_before_a_restore_is_journalled_when_a_site_comes_back(des
 def test_a_call_of_another_epoch_has_to_say_hello_first(desk: Desk) -> None:
     begin_epoch(desk, 2)
     chronicle = desk.chronicle()
-    chronicle.meet(NORTH, None)
+    chronicle.welcome(NORTH)
     chronicle.check(NORTH, [(EPOCH_KEY, "2"), ("traceparent", "x")])
     chronicle.check(NORTH, [("traceparent", "x")])
     for told in ("1", "3", "two", ""):
@@ -156,6 +173,9 @@ def test_nothing_is_heard_of_a_sites_tasks_before_it_was_met(desk: Desk) -> None
     with pytest.raises(TryLater):
         chronicle.check(NORTH, call)
     chronicle.meet(NORTH, chronicle.now())
+    with pytest.raises(TryLater):
+        chronicle.check(NORTH, call)
+    chronicle.welcome(NORTH)
     chronicle.check(NORTH, call)
     with pytest.raises(TryLater):
         chronicle.check(SOUTH, call)

@@ -14,10 +14,12 @@ import numpy as np
 import pytest
 
 from aggregator import backup, restore, setup
+from aggregator.amendments import next_epoch
 from aggregator.database import Database
 from aggregator.members import Members
 from aggregator.store import Store
 from histofed import weights
+from histofed.audit.history import FARTHEST, LAST
 from histofed.audit.verify import by_hand, records, verify
 from histofed.backup import snapshot, swap
 from histofed.base import durable, failpoints
@@ -59,6 +61,24 @@ def test_the_present_state_is_replaced_only_on_request_and_kept_aside(
     assert (aside / "state.db").exists()
     told = [record.action for record in records(centre.state / "journal")]
     assert told[-3:] == ["state.restored", "lost.history", "state.restored"], "the longer journal goes on"
+
+
+def test_a_restore_whose_plan_was_damaged_is_run_again(
+    populated: Centre, centre: Centre, backup_file: Path, tmp_path: Path
+) -> None:
+    """The power went in the middle of its renames, and took the plan along."""
+    centre.cli("restore", str(backup_file))
+    for lost in ("state.db", "journal"):
+        durable.adopt(centre.state / lost, durable.make_directory(centre.state / "before-restore-x") / lost)
+    (centre.state / swap.PLAN).write_bytes(b"\0" * 80)
+    assert "run the restore again with --replace" in centre.cli("restore", str(backup_file), code=65)
+    assert "run the restore again with --replace" in centre.cli("restore", "--in-place", code=65)
+    words = centre.cli("restore", str(backup_file), "--replace")
+    assert "its database is gone" in words
+    setup.load(centre.config, centre.clock)
+    assert centre.sql("SELECT max(number) FROM epochs") == [(2,)]
+    assert (centre.state / "before-restore-x/state.db").exists(), "what lay aside is a person's to remove"
+    assert not (centre.state / swap.PLAN).exists()
 
 
 def give_first(centre: Centre, name: str, value: float) -> bytes:
@@ -249,6 +269,18 @@ def test_an_epoch_must_lie_ahead(centre: Centre, backup_file: Path) -> None:
     with pytest.raises(UsageError, match="does not lie ahead"):
         restore.dry_run(centre.config, backup_file, epoch=1)
     assert restore.dry_run(centre.config, backup_file, epoch=5).epoch == 5
+    assert restore.dry_run(centre.config, backup_file, epoch=1 + FARTHEST).epoch == 1 + FARTHEST
+    with pytest.raises(UsageError, match=f"does not lie ahead, by {FARTHEST} at most"):
+        restore.dry_run(centre.config, backup_file, epoch=2 + FARTHEST)
+
+
+def test_after_the_last_epoch_comes_none() -> None:
+    assert next_epoch(LAST - 1, None) == LAST
+    for wanted in (None, LAST, LAST + 1):
+        with pytest.raises(UsageError, match=f"epoch {LAST} is the last that there is"):
+            next_epoch(LAST, wanted)
+    with pytest.raises(UsageError, match="does not lie ahead"):
+        next_epoch(LAST - 1, LAST + 1)
 
 
 def test_no_new_federation_in_the_middle_of_a_restore(centre: Centre) -> None:

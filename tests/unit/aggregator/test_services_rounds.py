@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import contextlib
 import logging
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
-from aggregator import events
+from aggregator import events, schema
 from aggregator.engine import Engine
 from aggregator.experiments import Experiments
 from aggregator.fleet import QUEUE_LIMIT
 from aggregator.members import Members
 from aggregator.rows import ModelRow
 from aggregator.services.rounds import FleetServicer
+from histofed.audit.history import CLAIMED
 from histofed.base.clock import FakeClock
-from histofed.base.errors import BadData, Stale, VersionMismatch
+from histofed.base.errors import BadData, NotFound, Stale, TryLater, VersionMismatch
 from histofed.base.experiment import Experiment, parse_experiment
-from histofed.base.ids import sha256
+from histofed.base.ids import SiteId, sha256
 from histofed.statements import UPDATE_TYPE
 from histofed.telemetry.logs import fields_of
 from histofed.telemetry.tracing import Tracing
@@ -41,10 +44,11 @@ class Forge(StandInForge):
         return replace(self._model(0), digest=sha256(experiment.name.encode()), experiment=experiment.name)
 
 
+TASK = f"{KEY}/train/{NORTH}"
 NORTH_CALLS: Any = Call(FEDERATION.site(NORTH))
 
 
-def servicer_of(bench: Bench, engine: Engine) -> FleetServicer:
+def servicer_of(bench: Bench, engine: Engine, met: Sequence[SiteId] = (NORTH,)) -> FleetServicer:
     return FleetServicer(
         engine=engine,
         members=members_of(bench, engine),
@@ -53,7 +57,7 @@ def servicer_of(bench: Bench, engine: Engine) -> FleetServicer:
         blobs=bench.blobs,
         credentials=FEDERATION.aggregator(),
         tracing=Tracing.off(),
-        chronicle=bench.chronicle(engine),
+        chronicle=bench.chronicle(engine, met),
         clock=bench.clock,
     )
 
@@ -62,15 +66,20 @@ def members_of(bench: Bench, engine: Engine) -> Members:
     return Members(engine.store._database, bench.clock)
 
 
+def enrol(bench: Bench, engine: Engine) -> None:
+    """`north` joins."""
+    members, later = members_of(bench, engine), bench.clock.now() + timedelta(days=1)
+    members.create_token("token", NORTH, later)
+    members.enrol("token", NORTH, FEDERATION.site(NORTH).identity.uri, "1", later)
+
+
 async def hello(bench: Bench, *, version: str = "0.1.0", instance: str = "0" * 32) -> str:
     """A hello of the enrolled site `north`, and the version that operators see from then on."""
     async with bench.engine() as engine:
-        members, later = members_of(bench, engine), bench.clock.now() + timedelta(days=1)
-        members.create_token("token", NORTH, later)
-        members.enrol("token", NORTH, FEDERATION.site(NORTH).identity.uri, "1", later)
+        enrol(bench, engine)
         request = rounds_pb2.HelloRequest(version=version, instance=instance)
         await servicer_of(bench, engine).Hello(request, NORTH_CALLS)
-        return members.sites()[0].version
+        return members_of(bench, engine).sites()[0].version
 
 
 @pytest.mark.parametrize("version", ["0.1.0", "0.1", "0.0.9rc1", "0.1.0.dev3+g12ab34c", "0.1.0-1_2"])
@@ -130,6 +139,50 @@ async def test_a_site_hears_of_all_its_tasks_when_it_connects_however_many(tmp_p
     assert sorted(offered) == sorted(f"{experiment.name}/1/train/north" for experiment in EXPERIMENTS)
 
 
+async def test_a_site_whose_hello_was_refused_takes_part_in_nothing(bench: Bench) -> None:
+    """A restore lost its row, and its certificate is still good: it is neither sampled nor offered anything, nor heard."""
+    hello = rounds_pb2.HelloRequest(
+        version="0.1.0", instance="0" * 32, history=rounds_pb2.History(epoch=1, records=9999, head="a" * 64)
+    )
+    async with bench.engine() as engine:
+        await opened(engine)
+        with engine.store._database.writing() as connection:
+            connection.execute(sa.insert(schema.epochs).values(number=2, began_at="2026"))
+        servicer = servicer_of(bench, engine, met=())
+        for _ in range(2):
+            with pytest.raises(NotFound, match="site north is not enrolled here; enrol it with a join token"):
+                await servicer.Hello(hello, NORTH_CALLS)
+            with pytest.raises(TryLater, match="the agent says it with its next hello"):
+                await first_offer(servicer)
+            assert engine.fleet.present() == frozenset()
+            with pytest.raises(TryLater):
+                await servicer.AcceptTask(rounds_pb2.AcceptTaskRequest(task=TASK, attempt=1), NORTH_CALLS)
+        assert bench.actions().count(CLAIMED) == 1, "what it saw is evidence of what was lost"
+        enrol(bench, engine)
+        await servicer.Hello(hello, NORTH_CALLS)
+        assert await first_offer(servicer) == TASK
+
+
+async def test_no_work_is_told_to_a_site_that_this_process_has_not_met(bench: Bench) -> None:
+    """As after a restart between a hello and the stream that follows it."""
+    async with bench.engine() as engine:
+        await opened(engine)
+        enrol(bench, engine)
+        servicer = servicer_of(bench, engine, met=())
+        with pytest.raises(TryLater, match="has not heard yet what site north has seen"):
+            await first_offer(servicer)
+        assert engine.fleet.connected == frozenset()
+        await servicer.Hello(rounds_pb2.HelloRequest(version="0.1.0", instance="0" * 32), NORTH_CALLS)
+        assert await first_offer(servicer) == TASK
+
+
+async def first_offer(servicer: FleetServicer) -> str:
+    """The first task on a new stream of `north`."""
+    stream: Any = servicer.WaitForWork(rounds_pb2.WaitForWorkRequest(instance="0" * 32), NORTH_CALLS)
+    async with contextlib.aclosing(stream):
+        return str((await anext(stream)).offer.task)
+
+
 async def test_an_update_whose_round_ended_before_it_was_judged_came_too_late_and_is_not_rejected(bench: Bench) -> None:
     manifest = types_pb2.Envelope(payload_type=UPDATE_TYPE, payload=b"as it was received")
     weights = sha256(b"weights")
@@ -141,6 +194,6 @@ async def test_an_update_whose_round_ended_before_it_was_judged_came_too_late_an
             events.Abandoned("the experiment was cancelled"),
         ):
             engine.dispatch(KEY, event)
-        request = rounds_pb2.SubmitUpdateRequest(task=f"{KEY}/train/{NORTH}", attempt=1, manifest=manifest)
+        request = rounds_pb2.SubmitUpdateRequest(task=TASK, attempt=1, manifest=manifest)
         with pytest.raises(Stale, match=r"is expired \(the experiment was cancelled\); this update comes too late"):
             await servicer_of(bench, engine).SubmitUpdate(request, NORTH_CALLS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -10,11 +11,14 @@ from random import Random
 import pytest
 
 from histofed.base.clock import FakeClock
+from histofed.base.errors import BadData, NotFound
 from histofed.base.ids import Digest, sha256
-from histofed.transport import blobs, limits
+from histofed.transport import blobs, comparisons, limits
 from histofed.transport.channel import Connection, open_connection
 from histofed.transport.held import Held
 from histofed.transport.store import owner_of
+from histofed.transport.unchanged import Stretch, unchanged
+from tests.support.failing_disk import lose
 from tests.support.pki import Federation
 from tests.support.wire import CuttingProxy, Wire, serving
 
@@ -138,3 +142,64 @@ async def test_what_is_gone_at_either_end_travels(wire: Wire, held: Held, tmp_pa
         held.path.unlink()
         await fetch(connection, tmp_path / "again", held)
         await send(connection, tmp_path, NEXT[:-2], held)
+
+
+async def test_what_the_aggregator_cannot_read_to_compare_or_to_copy_travels(
+    wire: Wire, held: Held, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    lose(monkeypatch, wire.store.path(sha256(BASE)))
+    async with open_connection(wire.address, SITE) as connection:
+        await fetch(connection, tmp_path / "model", held)
+        assert "nothing is taken as unchanged" in caplog.text
+        await send(connection, tmp_path, NEXT[:-1], held)
+        assert "what is unchanged is sent after all" in caplog.text
+    assert content(tmp_path / "model") == NEXT
+
+
+async def test_what_the_aggregator_may_not_open_travels(wire: Wire, held: Held, tmp_path: Path) -> None:
+    """As root may open everything, something that nobody can open is in its place."""
+    place = wire.store.path(sha256(BASE))
+    place.unlink()
+    place.symlink_to(place)
+    async with open_connection(wire.address, SITE) as connection:
+        await fetch(connection, tmp_path / "model", held)
+        await send(connection, tmp_path, NEXT[:-1], held)
+
+
+async def test_a_file_that_shrinks_while_it_is_compared_costs_no_download(
+    wire: Wire, held: Held, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def shrinks(new: int, old: int) -> tuple[Stretch, ...]:
+        raise BadData("a file became shorter while it was read")
+
+    monkeypatch.setattr(comparisons, "unchanged", shrinks)
+    async with open_connection(wire.address, SITE) as connection:
+        await fetch(connection, tmp_path / "model", held)
+
+
+async def test_a_blob_that_goes_while_it_is_compared_is_not_found(
+    wire: Wire, held: Held, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its round has ended, and the retention takes it."""
+
+    def compare(new: int, old: int) -> tuple[Stretch, ...]:
+        wire.store.remove(sha256(NEXT))
+        return unchanged(new, old)
+
+    monkeypatch.setattr(comparisons, "unchanged", compare)
+    async with open_connection(wire.address, SITE) as connection:
+        with pytest.raises(NotFound, match=r"there is no blob \w+… here"):
+            await fetch(connection, tmp_path / "model", held)
+
+
+async def test_a_blob_that_the_aggregators_disk_does_not_give_is_not_found(
+    wire: Wire, held: Held, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    lose(monkeypatch, wire.store.path(sha256(NEXT)))
+    async with open_connection(wire.address, SITE) as connection:
+        for asked in (held, None):
+            with pytest.raises(
+                NotFound, match=r"cannot be read \(Input/output error\): the aggregator's disk may be damaged"
+            ):
+                await fetch(connection, tmp_path / "model", asked)
+    assert sum(record.levelno == logging.ERROR for record in caplog.records) == 2, "its administrator reads it too"
