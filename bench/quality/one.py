@@ -1,4 +1,8 @@
-"""One run, advanced to a mark of CPU-minutes and judged there; `curve.json` keeps what was found at each mark."""
+"""One run, advanced to a mark of CPU-minutes and judged there; `curve.json` keeps what was found at each mark.
+
+`spent.json` says how many minutes the checkpoint has cost: written before the judging, which takes long, so that a process
+that dies there has not trained for nothing said. A checkpoint of which it says nothing is not gone on from.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +10,16 @@ import argparse
 import contextlib
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Final
 
 from bench.quality.judge import Judge
 from bench.quality.recipes import CLASSES, settings_of
 from histofed import weights
 from histofed.base import durable
 from histofed.base.clock import SystemClock
-from histofed.base.errors import Cancelled
+from histofed.base.errors import AlreadyThere, Cancelled
 from histofed.base.ids import Json
 from histofed.models.networks import Generator, load_floating_state
 from histofed.recipes.contract import Progress
@@ -23,12 +28,14 @@ from histofed.recipes.gan.central import CentralTask, train_centrally
 from histofed.recipes.gan.settings import Settings, parse_value
 from histofed.recipes.gan.show import Span
 from histofed.tiles.store import DEFAULT_BYTES, TileStore
+from histofed.training.checkpoint import CheckpointStore
 from histofed.training.sheet import draw_sheet
 from histofed.training.tensors import with_prefix
 
 TILES = 1000
 """Generated for each judgement."""
 COLUMNS = 12
+_SPENT: Final = "spent.json"
 
 
 class Stopwatch:
@@ -64,13 +71,15 @@ def advance(options: argparse.Namespace) -> None:
     curve: list[dict[str, Json]] = json.loads(curve_file.read_text()) if curve_file.exists() else []
     if curve and float(str(curve[-1]["minutes"])) >= options.until:
         return
+    run = folder / "run"
+    before = minutes_spent(run, curve)
     values = dict(_value(text) for text in options.values)
     settings = settings_of(options.recipe, values)
-    watch = Stopwatch(float(str(curve[-1]["minutes"])) if curve else 0.0)
+    watch = Stopwatch(before)
     task = CentralTask(
         settings,
         judge.training_folder,
-        folder / "run",
+        run,
         seed=options.seed,
         device="cpu",
         threads=1,
@@ -81,12 +90,37 @@ def advance(options: argparse.Namespace) -> None:
     with contextlib.suppress(Cancelled):
         train_centrally(task, watch, lambda: watch.spent() >= options.until, SystemClock())
     spent = watch.spent()
-    generator = released(settings, folder / "run")
-    row: dict[str, Json] = {"mark": options.until, "minutes": spent, "steps": watch.steps, "losses": dict(watch.losses)}
+    steps = note_minutes(run, spent)
+    generator = released(settings, run)
+    row: dict[str, Json] = {"mark": options.until, "minutes": spent, "steps": steps, "losses": dict(watch.losses)}
     row |= judge.of(generator, TILES)
     draw_sheet(generator, CLASSES, COLUMNS, options.seed, folder / f"sheet-{options.until:02g}.png")
     durable.replace(curve_file, f"{json.dumps([*curve, row], indent=1)}\n".encode(), mode=0o644)
     print(folder.name, json.dumps(row), flush=True)
+
+
+def minutes_spent(run: Path, curve: Sequence[Mapping[str, Json]]) -> float:
+    """CPU-minutes of the loop in the run's checkpoint. Raises `AlreadyThere` for one whose minutes nobody wrote down."""
+    found = CheckpointStore(run, "").peek()
+    if found is None:
+        return 0.0
+    rows = [*curve, json.loads((run / _SPENT).read_text())] if (run / _SPENT).exists() else curve
+    spent = next((float(str(row["minutes"])) for row in reversed(rows) if row["steps"] == found.state.step), None)
+    if spent is None:
+        raise AlreadyThere(
+            f"{run} was stopped on the way to a mark, and nobody wrote down what its {found.state.step} steps cost: "
+            "remove the folder and begin it again"
+        )
+    return spent
+
+
+def note_minutes(run: Path, minutes: float) -> int:
+    """Write down what the run's checkpoint has cost so far; returns its steps."""
+    found = CheckpointStore(run, "").peek()
+    assert found is not None, "the run has just left one"
+    document = {"steps": found.state.step, "minutes": minutes}
+    durable.replace(run / _SPENT, json.dumps(document).encode(), mode=0o644)
+    return found.state.step
 
 
 def released(settings: Settings, run: Path) -> Generator:

@@ -63,7 +63,7 @@ def scan(root: Path, classes: Sequence[str]) -> TileSet:
     Raises `BadData` when the root or a class's folder is missing, a class has no tile, something held out is offered, or a
     patient is in the training half and in another; `TryLater` when the disk cannot be read.
     """
-    if root.name.lower() in _HELD_OUT:
+    if _HELD_OUT & {folder.name.lower() for folder in (root, root.resolve())}:  # a link's name, and `.`'s
         raise BadData("the data root is a test or validation folder; its patients must not be trained on")
     marks = [mark for folder in (root, *root.resolve().parents) if (mark := read_manifest(folder)) is not None]
     for mark in marks:

@@ -5,14 +5,15 @@
     MSIH/0002.png,P-17,north
 
 UTF-8 with one header line, commas or semicolons. `file` is the path below the folder in which the table lies, with `/`;
-`patient` is any text that means one person, in any capitals; `hospital` may be left out. The table covers its folder and
-everything below. A barcode and a table that disagree are refused: one of the two would put a patient on both sides of a
-split.
+`patient` is any text that means one person, in any capitals, accents as one character or two; `hospital` may be left out.
+The table covers its folder and everything below. A barcode and a table that disagree are refused: one of the two would put
+a patient on both sides of a split.
 """
 
 from __future__ import annotations
 
 import csv
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Final
@@ -106,6 +107,8 @@ def _people(lines: list[str]) -> dict[str, Person]:
 def _add(people: dict[str, Person], row: dict[str, str], line: int) -> None:
     """One line. Raises `BadData`."""
     file, patient, hospital = (row.get(column, "").strip() for column in ("file", "patient", "hospital"))
+    # a letter and its accent as one character or as two, as systems differ: one person all the same
+    patient = unicodedata.normalize("NFC", patient)
     if not file or not patient:
         raise BadData(f"{TABLE}, line {line}: a file or its patient is missing; a tile without a patient cannot be used")
     if max(len(patient), len(hospital)) > _MAXIMUM_NAME or not (patient + hospital).isprintable():

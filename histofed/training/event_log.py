@@ -33,34 +33,8 @@ class EventLog:
         with durable.state_errors("the TensorBoard log"):
             self._writer = SummaryWriter(str(folder), purge_step=step + 1, flush_secs=_FLUSH_SECONDS)
 
-    def losses(self, step: int, losses: Mapping[str, float], images_per_second: float) -> None:
-        """What a step reports."""
-        self._at(step)
-        with durable.state_errors("the TensorBoard log"):
-            for name, value in losses.items():
-                self._writer.add_scalar(f"loss/{name.removesuffix('_loss')}", value, step)
-            self._writer.add_scalar("images per second", images_per_second, step)
-
-    def rates(self, step: int, rates: Mapping[str, float]) -> None:
-        """The learning rates by name; they may fall towards the end, and a return from a divergence halves them."""
-        self._at(step)
-        with durable.state_errors("the TensorBoard log"):
-            for name, rate in rates.items():
-                self._writer.add_scalar(f"rate/{name}", rate, step)
-
-    def sheet(self, step: int, png: bytes) -> None:
-        """A sample sheet."""
-        self._at(step)
-        with Image.open(io.BytesIO(png)) as picture, durable.state_errors("the TensorBoard log"):
-            pixels = np.asarray(picture.convert("RGB"))
-            self._writer.add_image("samples", pixels, step, dataformats="HWC")
-
-    def close(self) -> None:
-        """Everything is written."""
-        with durable.state_errors("the TensorBoard log"):
-            self._writer.close()
-
-    def _at(self, step: int) -> None:
+    def reached(self, step: int) -> None:
+        """Tell of each step, also where nothing else is told of it: one below the last is a return."""
         if step < self._step:
             # not a new file: TensorBoard reads those of one second in the order of numbers as text, where 10 is before 9
             from tensorboard.compat.proto.event_pb2 import Event, SessionLog
@@ -69,3 +43,30 @@ class EventLog:
                 writer = cast("FileWriter", self._writer.file_writer)  # torch declares it None, which it is once closed
                 writer.add_event(Event(step=step, session_log=SessionLog(status=SessionLog.START)))
         self._step = step
+
+    def losses(self, step: int, losses: Mapping[str, float], images_per_second: float) -> None:
+        """What a step reports."""
+        self.reached(step)
+        with durable.state_errors("the TensorBoard log"):
+            for name, value in losses.items():
+                self._writer.add_scalar(f"loss/{name.removesuffix('_loss')}", value, step)
+            self._writer.add_scalar("images per second", images_per_second, step)
+
+    def rates(self, step: int, rates: Mapping[str, float]) -> None:
+        """The learning rates by name; they may fall towards the end, and a return from a divergence halves them."""
+        self.reached(step)
+        with durable.state_errors("the TensorBoard log"):
+            for name, rate in rates.items():
+                self._writer.add_scalar(f"rate/{name}", rate, step)
+
+    def sheet(self, step: int, png: bytes) -> None:
+        """A sample sheet."""
+        self.reached(step)
+        with Image.open(io.BytesIO(png)) as picture, durable.state_errors("the TensorBoard log"):
+            pixels = np.asarray(picture.convert("RGB"))
+            self._writer.add_image("samples", pixels, step, dataformats="HWC")
+
+    def close(self) -> None:
+        """Everything is written."""
+        with durable.state_errors("the TensorBoard log"):
+            self._writer.close()

@@ -44,6 +44,11 @@ class Objective:
         """Whether a logit means something by itself, rather than only against another one."""
         return self.loss in ("bce", "hinge")
 
+    @property
+    def has_penalty(self) -> bool:
+        """Whether the discriminator's gradient at each tile is held down: then nothing may mix the tiles of a batch."""
+        return self.gradient_penalty > 0 or self.r1 > 0 or self.r2 > 0
+
 
 OBJECTIVES: Final[Mapping[str, Objective]] = MappingProxyType(
     {

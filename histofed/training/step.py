@@ -113,7 +113,7 @@ def _move_generator(contest: Contest, rules: Rules, turn: _Turn, team: Team) -> 
 def _move_discriminator(
     contest: Contest, rules: Rules, turn: _Turn, fakes: Sequence[Fakes], team: Team
 ) -> dict[str, Tensor]:
-    penalised = _has_penalty(rules) and turn.step % rules.penalty_every == 0
+    penalised = rules.objective.has_penalty and turn.step % rules.penalty_every == 0
     scaler = contest.scalers[1] if contest.scalers else None
     contest.discriminator_adam.zero_grad()
     total, penalties = (torch.zeros((), device=contest.device) for _ in range(2))
@@ -146,11 +146,6 @@ def _move_discriminator(
         contest.anchors.real_fake = _moved(contest.anchors.real_fake, averages, rules.lecam)
     _take_step(contest.discriminator, contest.discriminator_adam, scaler, rules)
     return {"discriminator_loss": total} | ({"penalty": penalties} if penalised else {})
-
-
-def _has_penalty(rules: Rules) -> bool:
-    objective = rules.objective
-    return objective.gradient_penalty > 0 or objective.r1 > 0 or objective.r2 > 0
 
 
 def _penalty(

@@ -100,10 +100,10 @@ def discriminator_of(config: GanConfig) -> Discriminator:
         chosen.batch_deviation,
     )
     network = build_discriminator(chosen.name, config.image_size, len(config.classes), start, options)
-    if rules.objective.gradient_penalty and has_batch_norm(network):
+    if rules.objective.has_penalty and has_batch_norm(network):
         raise BadData(
-            f"discriminator {chosen.name!r} has batch norm, which mixes the tiles that a gradient penalty looks at one by "
-            'one; use norm = "group", a frozen trunk, or a network without batch norm'
+            f"discriminator {chosen.name!r} has batch norm, which mixes the tiles that a penalty of gradients looks at one "
+            'by one; use norm = "group", a frozen trunk, or a network without batch norm'
         )
     return network
 

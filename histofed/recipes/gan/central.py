@@ -19,12 +19,13 @@ import torch
 from histofed import weights
 from histofed.base import durable
 from histofed.base.clock import Clock, SystemClock, iso
-from histofed.base.errors import Cancelled, HistofedError, NotFound, TrainingFailed, UsageError
+from histofed.base.errors import Cancelled, CannotWriteState, HistofedError, NotFound, TrainingFailed, UsageError
 from histofed.base.ids import Json, canonical, sha256
 from histofed.base.seeds import seed as seed_of
 from histofed.models.networks import floating_state
 from histofed.recipes.contract import Progress, Stop
 from histofed.recipes.gan import record
+from histofed.recipes.gan.budget import Budget
 from histofed.recipes.gan.building import (
     SHEET_COLUMNS,
     batches_of,
@@ -101,9 +102,6 @@ def train_centrally(task: CentralTask, show: Show, stop: Stop, clock: Clock) -> 
         memory_explained(draft.batch, draft.accumulate, draft.precision, draft.image_size),
     ):
         outputs.require_own()
-        if task.restart:
-            outputs.clear()
-        outputs.prepare()
         return _Run(task, outputs, show, stop, clock).train()
 
 
@@ -121,14 +119,17 @@ class _Run:
         fingerprint = tiles.fingerprint()
         work = work_of(config, task.seed, fingerprint, device, task.devices)
         self._checkpoints = _store(task, work)
-        found = own_checkpoint(self._checkpoints, work, config)
+        found = None if task.restart else own_checkpoint(self._checkpoints, work, config)
         self._first = found.state.step if found else 0
 
         show.phase("building networks")
         self._contest = contest_of(config, device, averaged=True)
         compiled = compile_networks(config, self._contest, task.devices)
         self._batches = batches_of(config, tiles, seed_of("batches", task.seed), device)
-        self._budget = _Budget(stop, task.max_steps)
+        if task.restart:  # not before: what cannot begin takes nothing away
+            outputs.clear()
+        outputs.prepare()
+        self._budget = Budget(stop, task.max_steps)
         self._drawn = -1
         self._log, missing = _event_log(outputs.events, self._first)
         self._about = About(
@@ -150,16 +151,14 @@ class _Run:
         last = config.steps if most is None else min(config.steps, self._first + most)
         self._write("running")
         self._show.begin(Span(self._first, last, config.steps, config.batch))
-        with self._written_behind():
+        with self._written_behind(), self._failure_recorded():
             try:
-                self._loop()
+                with memory_explained(config.batch, config.accumulate, config.precision, config.image_size):
+                    self._loop()
             except Cancelled:
                 if not self._budget.spent:
                     self._write("stopped")
                     raise
-            except TrainingFailed as error:
-                self._write("failed", str(error))
-                raise
             return self._finish()
 
     def _loop(self) -> None:
@@ -192,6 +191,8 @@ class _Run:
 
     def _after(self, step: int) -> None:
         self._budget.taken += 1
+        if self._log is not None:
+            self._log.reached(step)
         every = self._task.sheet_every
         if every and step % every == 0:
             self._draw(step)
@@ -212,9 +213,7 @@ class _Run:
         assert self._contest.ema is not None
         released = to_arrays(floating_state(self._contest.ema.generator), "ema.")
         if not all(np.isfinite(array).all() for array in released.values()):
-            error = TrainingFailed("training diverged: a weight is not finite; lower the learning rates")
-            self._write("failed", str(error))
-            raise error
+            raise TrainingFailed("training diverged: a weight is not finite; lower the learning rates")
         found = self._checkpoints.peek()
         assert found is not None, "the loop keeps its end"
         if self._drawn != found.state.step:
@@ -229,6 +228,18 @@ class _Run:
         document = record.document(self._about, self._stretch, Progressed(state, step, means, returns, reason))
         record.write(self._outputs.record, document)
         return document
+
+    @contextlib.contextmanager
+    def _failure_recorded(self) -> Iterator[None]:
+        """The record says why the run failed, unless it is the disk that does not take it."""
+        try:
+            yield
+        except Cancelled:
+            raise
+        except HistofedError as error:
+            with contextlib.suppress(CannotWriteState):
+                self._write("failed", str(error))
+            raise
 
     @contextlib.contextmanager
     def _written_behind(self) -> Iterator[None]:
@@ -274,19 +285,6 @@ def _prepared(task: CentralTask, rank: int) -> torch.device:
 
 def _store(task: CentralTask, work: Mapping[str, Json]) -> CheckpointStore:
     return CheckpointStore(task.out, sha256(canonical(work)), work=work)
-
-
-class _Budget:
-    """Stops the loop on request, or when it has taken as many steps as it was given."""
-
-    def __init__(self, stop: Stop, most: int | None) -> None:
-        self._stop, self._most = stop, most
-        self.taken = 0
-        self.spent = False
-
-    def __call__(self) -> bool:
-        self.spent = self._most is not None and self.taken >= self._most
-        return self.spent or self._stop()
 
 
 def _event_log(folder: Path, step: int) -> tuple[EventLog | None, tuple[str, ...]]:

@@ -26,7 +26,7 @@ _TRANSFORMER: Final = re.compile(
     r"(?:^|_)(?:vit|swin|swinv2|deit|deit3|beit|beitv2|xcit|cait|eva|eva02|maxvit|coatnet)(?:[-_]|$)"
 )
 """timm's names of networks with attention; what this misses is found when the network is built."""
-_MIXES: Final = "mixes the tiles that a gradient penalty looks at one by one"
+_MIXES: Final = "mixes the tiles that a penalty of gradients (WGAN-GP's, R1, R2) looks at one by one"
 
 
 class WeightsConfig(Section):
@@ -224,7 +224,7 @@ def _of_objective(wanted: ObjectiveConfig, rules: Rules) -> Iterator[str]:
         yield f"objective.gradient_penalty is WGAN-GP's; use r1 with {wanted.name!r}"
     if objective.loss == "wasserstein" and not objective.gradient_penalty:
         yield "objective.gradient_penalty: without it nothing bounds a Wasserstein critic; 10 is usual"
-    if wanted.penalty_every > 1 and not (objective.gradient_penalty or objective.r1 or objective.r2):
+    if wanted.penalty_every > 1 and not objective.has_penalty:
         yield "objective.penalty_every: there is no penalty to be lazy about; set r1, or remove it"
 
 
@@ -246,7 +246,7 @@ def _of_discriminator(wanted: DiscriminatorConfig, rules: Rules) -> Iterator[str
         yield 'discriminator.norm: the weights were trained with the network\'s own norms; use "own"'
     if not cnn and wanted.dropout != DiscriminatorConfig.model_fields["dropout"].default:
         yield "discriminator.dropout is an option of 'cnn'; remove it"
-    if objective.gradient_penalty and cnn and wanted.norm == "own":
+    if objective.has_penalty and cnn and wanted.norm == "own":
         yield f'discriminator.norm: batch norm {_MIXES}; use "group" or "none"'
     if objective.gradient_penalty and wanted.batch_deviation:
         yield f"discriminator.batch_deviation {_MIXES}; switch it off"

@@ -96,8 +96,11 @@ def test_a_patient_on_both_sides_is_refused(small_root: Path, tmp_path: Path, pl
     assert "TCGA" not in str(caught.value)
 
 
-def test_a_patient_of_two_spellings_is_on_both_sides_too(tmp_path: Path) -> None:
-    for half, spelling in (("TRAIN", "P-17"), ("TEST", "p-17")):
+@pytest.mark.parametrize(
+    ("first", "second"), [("P-17", "p-17"), ("M\N{LATIN SMALL LETTER U WITH DIAERESIS}-1", "Mu\N{COMBINING DIAERESIS}-1")]
+)
+def test_a_patient_of_two_spellings_is_on_both_sides_too(tmp_path: Path, first: str, second: str) -> None:
+    for half, spelling in (("TRAIN", first), ("TEST", second)):
         for name in CLASSES:
             (tmp_path / half / name).mkdir(parents=True)
             (tmp_path / half / name / "1.png").write_bytes(b"")
@@ -260,12 +263,19 @@ def test_other_names_need_a_table(small_root: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["TEST", "test", "Validation", "val", "holdout"])
-def test_held_out_folders_are_found_at_any_depth(small_root: Path, name: str) -> None:
+def test_held_out_folders_are_found_at_any_depth(
+    small_root: Path, name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tree = _move(small_root, "study", name)
     with pytest.raises(BadData, match="test patients must not be trained on"):
         folder.scan(tree, CLASSES)
     with pytest.raises(BadData, match="a test or validation folder"):
         folder.scan(tree / "study" / name, CLASSES)
+    (tmp_path / "tiles").symlink_to(tree / "study" / name)
+    monkeypatch.chdir(tree / "study" / name)
+    for other_name in (tmp_path / "tiles", Path(), tree / "study" / name / "MSIH" / ".."):
+        with pytest.raises(BadData, match="a test or validation folder"):
+            folder.scan(other_name, CLASSES)
     assert len(folder.list_all(tree, CLASSES).tiles) == 2, "to look at them is allowed"
     (tree / "study" / name).rename(tree / "study/train")
     (tree / "study" / name / "MSIH").mkdir(parents=True)

@@ -69,6 +69,17 @@ def test_a_return_to_an_earlier_step_forgets_what_came_after(
     assert _scalars(tmp_path, "loss/loss") == [(1, 1), (2, 20), (3, 30)]
 
 
+def test_the_steps_of_before_a_return_are_forgotten_also_where_nothing_is_told_of_them(tmp_path: Path) -> None:
+    log = EventLog(tmp_path, 0)
+    for step in (10, 20, 30):
+        log.losses(step, {"loss": step}, 0.0)
+    for step in (11, 12, 25):
+        log.reached(step)
+    log.losses(25, {"loss": 250}, 0.0)
+    log.close()
+    assert _scalars(tmp_path, "loss/loss") == [(10, 10), (25, 250)]
+
+
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(CannotWriteState, match="the TensorBoard log"):

@@ -23,6 +23,7 @@ from histofed.base.errors import (
     BadData,
     Cancelled,
     CannotWriteState,
+    HistofedError,
     NotFound,
     OutOfMemory,
     TrainingFailed,
@@ -246,3 +247,22 @@ def test_settings_that_do_not_go_together(run: Runner) -> None:
     with pytest.raises(UsageError, match="--max-steps is at least 1"):
         run(max_steps=0)
     assert not (run.folder / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("fault", "told"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory."), "the memory of the GPU does not suffice; lower in the experiment"),
+        (CannotWriteState("cannot write the checkpoint: No space left on device"), "No space left on device"),
+    ],
+)
+def test_the_record_says_why_a_run_failed(run: Runner, monkeypatch: pytest.MonkeyPatch, fault: Exception, told: str) -> None:
+    def fails(*_: object, **__: object) -> None:
+        raise fault
+
+    monkeypatch.setattr(central, "train", fails)
+    with pytest.raises(HistofedError, match=told):
+        run(steps=2)
+    record = json.loads((run.folder / "out" / "run.json").read_text())
+    assert record["state"] == "failed"
+    assert told in record["reason"]

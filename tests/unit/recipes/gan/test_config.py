@@ -75,6 +75,8 @@ def test_only_the_generator_is_followed_by_the_server() -> None:
             {"objective": {"name": "wgan-gp"}, "discriminator": {"name": "cnn"}},
             'batch norm mixes the tiles.*"group" or "none"',
         ),
+        ({"objective": {"name": "relativistic"}, "discriminator": {"name": "cnn"}}, "batch norm mixes the tiles.*R1"),
+        ({"objective": {"name": "hinge", "r1": 0.1}, "discriminator": {"name": "cnn"}}, "batch norm mixes the tiles"),
         (
             {"objective": {"name": "wgan-gp"}, "discriminator": {"name": "cnn", "norm": "none", "batch_deviation": True}},
             "batch_deviation mixes the tiles",

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 
-from histofed.base.errors import AlreadyThere
+from histofed.base.errors import AlreadyThere, HistofedError
 from tests.unit.recipes.gan.conftest import Runner, files, stretches
 
 
@@ -25,6 +28,16 @@ def test_what_no_run_made_is_not_overwritten(run: Runner, name: str, restart: bo
     with pytest.raises(AlreadyThere, match=rf"holds {name.partition('/')[0]} and no run\.json.*choose another --out"):
         run(steps=2, restart=restart)
     assert theirs.read_bytes() == b"pulled and signed"
+
+
+@pytest.mark.parametrize("wrong", [{"data": Path("/nowhere")}, {"device": "cuda:3"}, {"devices": 3}])
+def test_beginning_again_takes_nothing_away_where_it_cannot_begin(run: Runner, wrong: dict[str, Any]) -> None:
+    run(steps=2)
+    kept = run.model("out"), (run.folder / "out" / "checkpoint.safetensors").read_bytes()
+    with pytest.raises(HistofedError):
+        run(steps=2, restart=True, **wrong)
+    assert (run.model("out"), (run.folder / "out" / "checkpoint.safetensors").read_bytes()) == kept
+    assert run(steps=2)["state"] == "finished"
 
 
 def test_beginning_again_forgets_everything_of_the_run_and_nothing_else(run: Runner) -> None:

@@ -28,8 +28,8 @@ def test_other_work_in_the_folder_is_refused_in_words(run: Runner, run_on: MakeR
     run(steps=2)
     with pytest.raises(AlreadyThere, match=r"another run \(batch was 4 and is 8; seed was 0 and is 3\); go on with its"):
         run(steps=2, seed=3, table={**TABLE, "batch": 8})
-    with pytest.raises(AlreadyThere, match=r"objective\.r1 was None and is 1\.0"):
-        run(steps=2, table={**TABLE, "objective": {"r1": 1.0}})
+    with pytest.raises(AlreadyThere, match=r"objective\.class_weight was 1\.0 and is 2\.0"):
+        run(steps=2, table={**TABLE, "objective": {"class_weight": 2.0}})
     draw_tiles(tmp_path / "others", patients_per_class=2, tiles_per_patient=3, size=48)
     with pytest.raises(AlreadyThere, match="its tiles were others"):
         run_on(tmp_path / "others")(steps=2)

@@ -274,8 +274,11 @@ def test_a_frozen_trunk_does_not_travel(tiles_root: TilesRoot, tmp_path: Path) -
     assert all((before[name] != after[name]).any() for name in heads)
 
 
-def test_a_frozen_resnet_may_be_a_critic_and_a_trained_one_may_not(tiles_root: TilesRoot, tmp_path: Path) -> None:
-    critic = {"objective": {"name": "wgan-gp", "critic_steps": 1}}
+@pytest.mark.parametrize("objective", [{"name": "wgan-gp", "critic_steps": 1}, {"name": "acgan", "r1": 0.1}])
+def test_a_frozen_resnet_may_be_penalised_and_a_trained_one_may_not(
+    tiles_root: TilesRoot, tmp_path: Path, objective: Mapping[str, Any]
+) -> None:
+    critic = {"objective": objective}
     with pytest.raises(BadData, match="'test_resnet' has batch norm, which mixes the tiles"):
         site_task(tmp_path / "a", tiles_root.path, discriminator={"name": "test_resnet"}, **critic)
     start = {"name": "test_resnet", "weights": _weights_of(tmp_path, "test_resnet"), "trunk": "frozen"}
