@@ -402,6 +402,30 @@ async def test_who_opens_one_upload_many_times_leaves_others_the_disk(
     assert (tmp_path / "fetched").read_bytes() == other
 
 
+async def test_what_is_hashed_for_longer_than_a_sender_waits_is_hashed_once(
+    folder: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each connection that hashes is cut off before it has done so, and the next one is there by then."""
+    write(folder / f"{NAME}.{OWNER}.part", BLOB[: 4 * limits.MIB])
+    calls, came_again, hand_over = list[TaskKey](), threading.Semaphore(0), Upload.hand_over
+
+    def hash_for_long(upload: Upload, writer: Writer, size: int) -> None:
+        hashed = upload.part is not None
+        hand_over(upload, writer, size)
+        assert hashed or came_again.acquire(timeout=10), "nobody came again"
+
+    async def base_of(task: TaskKey) -> None:
+        if calls:
+            came_again.release()
+        calls.append(task)
+
+    monkeypatch.setattr(Upload, "hand_over", hash_for_long)
+    async with serving(folder, FEDERATION) as wire, open_connection(wire.address, SITE) as connection:
+        monkeypatch.setattr(wire.permissions, "base_of", base_of)
+        await send(connection, source, stall_s=0.5, backoff=Backoff(attempts=3))
+        assert wire.store.path(NAME).read_bytes() == BLOB
+
+
 @pytest.mark.parametrize("when", ["before the first byte", "in the middle"])
 async def test_a_round_that_ends_meanwhile_is_told_and_leaves_nothing(
     folder: Path, source: Path, monkeypatch: pytest.MonkeyPatch, when: str
