@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import errno
 import gc
+import hashlib
 import os
 import threading
 from collections.abc import Callable
@@ -291,6 +292,33 @@ async def test_a_damaged_blob_is_not_adopted(folder: Path, tmp_path: Path) -> No
         with pytest.raises(DigestMismatch):
             await fetch(connection, tmp_path / "model")
     assert names(tmp_path) == ["blobs"]
+
+
+async def test_a_blob_that_is_here_and_that_the_disk_does_not_give_is_fetched_again(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    write(tmp_path / "model", BLOB)
+    damaged = (tmp_path / "model").stat().st_ino
+
+    def broken(file: object, digest: str) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    async with serving(folder, FEDERATION) as wire, open_connection(wire.address, SITE) as connection:
+        wire.permissions.released.add(put(wire.store))
+        monkeypatch.setattr(hashlib, "file_digest", broken)
+        await fetch(connection, tmp_path / "model")
+    assert (tmp_path / "model").read_bytes() == BLOB
+    assert (tmp_path / "model").stat().st_ino != damaged
+    assert "cannot be read, and is fetched again: Input/output error" in caplog.text
+
+
+async def test_a_folder_in_the_place_of_a_blob_is_nothing_to_replace(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    async with serving(folder, FEDERATION) as wire, open_connection(wire.address, SITE) as connection:
+        wire.permissions.released.add(put(wire.store))
+        with pytest.raises(IsADirectoryError):
+            await fetch(connection, tmp_path / "model")
+    assert names(tmp_path) == ["blobs", "model"], "nothing was fetched"
 
 
 async def test_a_blob_of_another_length_is_refused(folder: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -119,6 +120,33 @@ async def test_a_damaged_copy_at_the_site_is_fetched_instead(
     async with open_connection(wire.address, SITE) as connection:
         await fetch(connection, tmp_path / "model", held)
     assert "what is unchanged is fetched after all" in caplog.text
+
+
+@pytest.mark.parametrize("begins", ["to be opened", "at its first byte", "in the middle"])
+async def test_a_copy_at_the_site_that_the_disk_does_not_give_is_fetched_instead(
+    wire: Wire, held: Held, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, begins: str
+) -> None:
+    """It only saves bytes: neither this round nor a later one, which would meet the same copy, may end for it."""
+    struck, opened, pread = held.path.stat().st_ino, os.open, os.pread
+    whole = 0 if begins == "at its first byte" else 2 * limits.MIB
+
+    def refuse(path: os.PathLike[str] | str, *how: int, **further: int) -> int:
+        if path == held.path and begins == "to be opened":
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        return opened(path, *how, **further)
+
+    def read(descriptor: int, size: int, offset: int) -> bytes:
+        if os.fstat(descriptor).st_ino == struck and offset + size > whole:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return pread(descriptor, size, offset)
+
+    monkeypatch.setattr(os, "open", refuse)
+    monkeypatch.setattr(os, "pread", read)
+    async with open_connection(wire.address, SITE) as connection:
+        await fetch(connection, tmp_path / "model", held)
+    assert "what is unchanged is fetched after all: Input/output error" in caplog.text
+    assert str(tmp_path) not in caplog.text
+    assert not (tmp_path / "model.part").exists()
 
 
 async def test_a_damaged_base_at_the_aggregator_is_sent_instead(
