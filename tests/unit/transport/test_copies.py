@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 from random import Random
@@ -11,11 +13,12 @@ from random import Random
 import pytest
 
 from histofed.base.clock import FakeClock
-from histofed.base.ids import Digest, sha256
-from histofed.transport import blobs, limits
+from histofed.base.ids import Digest, TaskKey, sha256
+from histofed.transport import blobs, limits, sending
 from histofed.transport.channel import Connection, open_connection
 from histofed.transport.held import Held
 from histofed.transport.store import owner_of
+from histofed.transport.unchanged import Stretch, unchanged
 from tests.support.pki import Federation
 from tests.support.wire import CuttingProxy, Wire, serving
 
@@ -62,10 +65,12 @@ async def fetch(connection: Connection, target: Path, held: Held | None) -> None
     assert content(target) == NEXT
 
 
-async def send(connection: Connection, folder: Path, data: bytes, held: Held | None, name: str = "") -> None:
+async def send(
+    connection: Connection, folder: Path, data: bytes, held: Held | None, *, stall_s: float = limits.STALL_S
+) -> None:
     (source := folder / "update").write_bytes(data)
-    digest = Digest(name or sha256(data))
-    await blobs.upload(connection, source, digest, task=TASK, held=held, clock=FakeClock(), random=Random(0))
+    options = {"task": TASK, "held": held, "clock": FakeClock(), "random": Random(0), "stall_s": stall_s}
+    await blobs.upload(connection, source, sha256(data), **options)  # type: ignore[arg-type]  # as they are named
 
 
 async def test_a_frozen_tensor_is_fetched_once(wire: Wire, held: Held, tmp_path: Path) -> None:
@@ -166,3 +171,53 @@ async def test_what_is_gone_at_either_end_travels(wire: Wire, held: Held, tmp_pa
         held.path.unlink()
         await fetch(connection, tmp_path / "again", held)
         await send(connection, tmp_path, NEXT[:-2], held)
+
+
+async def test_what_is_compared_for_longer_than_the_sender_waits_is_compared_once(
+    wire: Wire, held: Held, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    came, came_again, compared = list[TaskKey](), threading.Event(), list[int]()
+
+    def compare_for_long(new: int, old: int) -> tuple[Stretch, ...]:
+        compared.append(new)
+        assert came_again.wait(10), "nobody came again"
+        return unchanged(new, old)
+
+    async def base_of(task: TaskKey) -> Digest:
+        came.append(task)
+        if len(came) > 1:
+            came_again.set()
+        return sha256(BASE)
+
+    monkeypatch.setattr(sending, "unchanged", compare_for_long)
+    monkeypatch.setattr(wire.permissions, "base_of", base_of)
+    async with CuttingProxy(wire.port, []) as proxy, open_connection(f"localhost:{proxy.port}", SITE) as connection:
+        await send(connection, tmp_path, NEXT[:-1], held, stall_s=0.5)
+        assert proxy.passed < len(NEXT) - len(FROZEN) + OVERHEAD
+    assert len(compared) == 1
+
+
+async def test_an_upload_that_ends_while_it_compares_waits_for_no_disk(
+    wire: Wire, held: Held, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A round that closes, or an agent that stops: the thread reads files of its own, which it closes."""
+    comparing, ended, sizes = asyncio.Event(), threading.Event(), asyncio.Queue[int]()
+    loop = asyncio.get_running_loop()
+
+    def compare_for_long(new: int, old: int) -> tuple[Stretch, ...]:
+        loop.call_soon_threadsafe(comparing.set)
+        assert ended.wait(10), "the upload did not end"
+        loop.call_soon_threadsafe(sizes.put_nowait, os.fstat(new).st_size + os.fstat(old).st_size)
+        return ()
+
+    monkeypatch.setattr(sending, "unchanged", compare_for_long)
+    async with open_connection(wire.address, SITE) as connection:
+        upload = asyncio.create_task(send(connection, tmp_path, NEXT[:-1], held))
+        await comparing.wait()
+        upload.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await upload
+        ended.set()
+        async with asyncio.timeout(10):
+            assert await sizes.get() == len(NEXT) - 1 + len(BASE)
+    assert [record.getMessage() for record in caplog.records if record.name == "asyncio"] == []
