@@ -32,6 +32,7 @@ from histofed.base.ids import Digest, TaskKey, sha256
 from histofed.transport import blobs, limits
 from histofed.transport.backoff import Backoff
 from histofed.transport.channel import Connection, open_connection
+from histofed.transport.pace import BURST_S, Pace
 from histofed.transport.receiving import Upload, Writer
 from histofed.transport.store import BlobStore, owner_of
 from histofed.v1 import transfer_pb2, transfer_pb2_grpc
@@ -319,6 +320,22 @@ async def test_a_folder_in_the_place_of_a_blob_is_nothing_to_replace(folder: Pat
         with pytest.raises(IsADirectoryError):
             await fetch(connection, tmp_path / "model")
     assert names(tmp_path) == ["blobs", "model"], "nothing was fetched"
+
+
+@pytest.mark.parametrize("whose", ["the site's", "the aggregator's", "the lower of both"])
+async def test_a_download_takes_as_long_as_its_cap_says(folder: Path, tmp_path: Path, whose: str) -> None:
+    clock, cap = FakeClock(), limits.MIB
+    own = {"the site's": cap, "the aggregator's": 0, "the lower of both": cap}[whose]
+    others = {"the site's": 0, "the aggregator's": cap, "the lower of both": 2 * cap}[whose]
+    async with (
+        serving(folder, FEDERATION, clock=clock, bytes_per_second=others) as wire,
+        open_connection(wire.address, SITE) as connection,
+    ):
+        wire.permissions.released.add(put(wire.store))
+        begin = clock.monotonic()
+        await fetch(connection, tmp_path / "model", pace=Pace(clock, own))
+        # the first piece goes at once, and a burst with it
+        assert len(BLOB) / cap - 2 * BURST_S <= clock.monotonic() - begin <= len(BLOB) / cap
 
 
 async def test_a_blob_of_another_length_is_refused(folder: Path, tmp_path: Path) -> None:
