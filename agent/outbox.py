@@ -4,14 +4,15 @@
                                  update.safetensors    the weights that it names
 
 The envelope is written first and the weights are renamed in last, so an entry with weights is complete; one without is the
-trace of a crash, and the work folder still holds the weights. An entry that cannot be read, after a disk's mistake perhaps,
-is set aside under outbox/unreadable, where a person may look at it: it holds up neither the others nor its task's next
-attempt. The daemon is the only caller; `agent/doctor.py` counts what lies there.
+trace of a crash, and the work folder still holds the weights. An entry whose bytes are lost, by a disk's mistake perhaps, is
+set aside under outbox/unreadable, where a person may look at it: it holds up neither the others nor its task's next attempt.
+The daemon is the only caller; `agent/doctor.py` counts what lies there.
 """
 
 from __future__ import annotations
 
 import base64
+import errno
 import json
 import logging
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from pathlib import Path
 from typing import Final
 
 from histofed.base import durable
-from histofed.base.errors import BadData, CannotWriteState
+from histofed.base.errors import BadData, CannotWriteState, TryLater
 from histofed.base.failpoints import failpoint
 from histofed.base.ids import Digest, TaskKey, canonical, digest
 from histofed.pki.signing import Envelope
@@ -31,6 +32,11 @@ _MANIFEST: Final = "manifest.json"
 _WEIGHTS: Final = "update.safetensors"
 UNREADABLE: Final = "unreadable"
 """No task's folder: those have dots."""
+_LOST: Final = frozenset(
+    {errno.EIO, errno.ENODATA, errno.EREMOTEIO, errno.EBADMSG, errno.EILSEQ, errno.EUCLEAN}
+    | {errno.ENOENT, errno.EISDIR, errno.ENOTDIR}
+)
+"""What a disk or a file system says of bytes that are gone; anything else, such as too many open files, may pass."""
 
 
 @dataclass(frozen=True)
@@ -76,12 +82,12 @@ class Outbox:
         return _entry(envelope, target)
 
     def get(self, task: TaskKey) -> Entry | None:
-        """The finished update of `task`, if there is one that can be read."""
+        """The finished update of `task`, if there is one that can be read. Raises `TryLater` where that may be so later."""
         weights = self._folder / folder_name(task) / _WEIGHTS
         return self._read(weights) if weights.exists() else None
 
     def entries(self) -> tuple[Entry, ...]:
-        """Every finished update that can be read, by task."""
+        """Every finished update that can be read, by task. Raises `TryLater` where one may be read later."""
         found = [self._read(weights) for weights in sorted(self._folder.glob(f"*/{_WEIGHTS}"))]
         return tuple(entry for entry in found if entry is not None)
 
@@ -99,10 +105,14 @@ class Outbox:
         durable.remove(self._folder / folder_name(task))
 
     def _read(self, weights: Path) -> Entry | None:
-        """One entry; None for one that is damaged and was set aside."""
+        """One entry; None for one that is damaged and was set aside. Raises `TryLater`."""
         try:
             return _stored(weights)
         except (BadData, OSError) as error:
+            if isinstance(error, OSError) and error.errno not in _LOST:
+                raise TryLater(
+                    f"the update {weights.parent.name} in the outbox cannot be read now: {error.strerror}; it stays there"
+                ) from error
             log.error("the update %s in the outbox cannot be read (%s)", weights.parent.name, _words(error))
         try:
             aside = durable.make_directory(self._folder / UNREADABLE) / weights.parent.name

@@ -94,7 +94,9 @@ async def download(
     """Fetch a blob of `size` bytes to `target`, by way of `target`.part; returns when it is durable and its digest right.
 
     What is the same in `held`, an earlier blob, is copied from there. A target that is there already, with the right bytes,
-    is kept. Raises `DigestMismatch`, `NotAuthorised`, `NotFound`, `CannotWriteState`, `AggregatorUnavailable`, ...
+    is kept; one that the disk does not give is replaced.
+
+    Raises `DigestMismatch`, `NotAuthorised`, `NotFound`, `CannotWriteState`, `AggregatorUnavailable`, ...
     """
     if await asyncio.to_thread(_is, target, sha256, size):
         return
@@ -143,6 +145,11 @@ def _is(path: Path, sha256: Digest, size: int) -> bool:
         with path.open("rb") as file:
             return os.fstat(file.fileno()).st_size == size and hashlib.file_digest(file, "sha256").hexdigest() == sha256
     except FileNotFoundError:
+        return False
+    except (PermissionError, IsADirectoryError):
+        raise  # not ours to replace
+    except OSError as error:
+        _log.warning("what is here of blob %s… cannot be read, and is fetched again: %s", sha256[:12], error.strerror)
         return False
 
 

@@ -44,13 +44,17 @@ class Fetching:
         self._stall_s = stall_s
 
     async def attempt(self, connection: Connection) -> None:
-        """One stream; a second one without copies where the held blob has other bytes. Raises a `HistofedError`."""
+        """One stream; a second one without copies where the held blob has other bytes, or the disk does not give them.
+
+        Raises a `HistofedError`.
+        """
         try:
             await self._stream(connection, self._held)
-        except DigestMismatch as error:
+        except (DigestMismatch, OSError) as error:
             if self._held is None:
                 raise
-            _log.warning("what is unchanged is fetched after all: %s", error)
+            reason = error.strerror if isinstance(error, OSError) else error
+            _log.warning("what is unchanged is fetched after all: %s", reason)
             self._held = None
             await self._stream(connection, None)
         if self._part.written < self._part.size:

@@ -50,13 +50,12 @@ class Upload:
             self.writer = writer
 
     def let_go(self, writer: Writer) -> None:
-        """The writer's connection is over; what it wrote stays."""
+        """The writer's connection is over; what it wrote stays, and stays hashed for who waits to go on with it."""
         if self.writer is not writer:
             return  # and it will not be: its own `hand_over` is over. No thread needs to wait for another one's
         with self.lock:
             if self.writer is writer:
                 self.writer = None
-                self._close()
 
     def check_wanted(self) -> None:
         """Raises `Stale` once it was ended."""
@@ -71,6 +70,11 @@ class Upload:
         self.unwanted = reason  # before the lock, so that whoever hashes under it stops
         with self.lock:
             self.writer = None
+            self._close()
+
+    def close(self) -> None:
+        """The last of its connections has left."""
+        with self.lock:
             self._close()
 
     def drop(self) -> None:

@@ -10,6 +10,7 @@ import asyncio
 import logging
 import os
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 
 import grpc.aio
 
@@ -51,7 +52,7 @@ class Sending:
         self._clock = clock
         self._progress = progress
         self._stall_s = stall_s
-        self._stretches: tuple[Stretch, ...] | None = None
+        self._comparing: asyncio.Task[tuple[Stretch, ...]] | None = None
         self._copied = False
         self.acknowledged = 0
         """Bytes that are on the aggregator's disk."""
@@ -131,17 +132,21 @@ class Sending:
             alive()
 
     async def _in_common(self, held: str) -> tuple[Stretch, ...]:
-        """What the file has in common with the blob that both ends hold; compared once."""
+        """What the file has in common with the blob that both ends hold; compared once, over however many connections."""
         if self._held is None or self._held.sha256 != held:
             return ()
-        if self._stretches is None:
-            try:
-                with opened(self._held.path) as base:
-                    self._stretches = () if base is None else await in_thread(unchanged, self._descriptor, base)
-            except OSError as error:
-                _log.warning("nothing is taken as unchanged, for what is held cannot be read: %s", error.strerror)
-                self._stretches = ()
-        return self._stretches
+        if self._comparing is None:
+            self._comparing = asyncio.create_task(self._compare(self._held.path))
+        return await asyncio.shield(self._comparing)
+
+    async def _compare(self, held: Path) -> tuple[Stretch, ...]:
+        try:
+            # a descriptor of its own: the upload may end while the thread reads
+            with os.fdopen(os.dup(self._descriptor), "rb") as own, opened(held) as base:
+                return () if base is None else await in_thread(unchanged, own.fileno(), base)
+        except OSError as error:
+            _log.warning("nothing is taken as unchanged, for what is held cannot be read: %s", error.strerror)
+            return ()
 
     async def _copy(self, piece: Piece) -> UploadFrame:
         sha256 = piece.sha256 or await in_thread(digest_of, self._descriptor, piece.offset, piece.size)

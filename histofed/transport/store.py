@@ -207,8 +207,11 @@ class BlobStore:
     def _leave(self, key: tuple[Digest, str], upload: Upload) -> None:
         with self._lock:
             upload.users -= 1
-            if upload.users == 0 and self._uploads.get(key) is upload:
+            last = upload.users == 0
+            if last and self._uploads.get(key) is upload:
                 del self._uploads[key]
+        if last:
+            upload.close()
 
     def _end(self, unwanted: Callable[[str, str], bool], reason: str) -> None:
         """No connection of these uploads writes any more; one that comes later begins anew."""

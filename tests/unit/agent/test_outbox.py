@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import pytest
 
 from agent.outbox import Outbox, folder_name
 from histofed.base import durable, failpoints
-from histofed.base.errors import CannotWriteState
+from histofed.base.errors import CannotWriteState, TryLater
 from histofed.base.ids import sha256
 from tests.support.updates import manifest, put, signed
 
@@ -67,6 +69,37 @@ def test_a_damaged_entry_is_set_aside_and_holds_nothing_up(
     assert not caplog.records, "once is enough"
     put(outbox, tmp_path, manifest(1))
     assert outbox.get(first) is not None
+
+
+def refusing(number: int) -> Callable[[Path], bytes]:
+    def read(path: Path) -> bytes:
+        raise OSError(number, os.strerror(number), str(path))
+
+    return read
+
+
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES])
+def test_an_entry_that_cannot_be_read_for_a_moment_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    outbox = Outbox(tmp_path / "outbox")
+    task = put(outbox, tmp_path, manifest())
+    with monkeypatch.context() as moment:
+        moment.setattr(Path, "read_bytes", refusing(number))
+        for look in (outbox.entries, lambda: outbox.get(task)):
+            with pytest.raises(TryLater, match=f"cannot be read now: {os.strerror(number)}; it stays there") as told:
+                look()
+            assert str(tmp_path) not in str(told.value)
+    assert [entry.task for entry in outbox.entries()] == [task]
+
+
+def test_an_entry_that_the_disk_does_not_give_is_set_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    outbox = Outbox(tmp_path / "outbox")
+    task = put(outbox, tmp_path, manifest())
+    with monkeypatch.context() as disk:
+        disk.setattr(Path, "read_bytes", refusing(errno.EIO))
+        assert outbox.get(task) is None
+    assert (tmp_path / "outbox/unreadable" / folder_name(task)).is_dir()
 
 
 def test_a_damaged_entry_is_no_entry_of_its_task_and_a_second_one_takes_its_place(tmp_path: Path) -> None:

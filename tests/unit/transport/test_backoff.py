@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable
 from itertools import islice
 from random import Random
@@ -21,6 +22,15 @@ def test_delays_stay_under_the_bound_and_end(first: float, most: float, attempts
     delays = list(Backoff(first, most, attempts).delays(Random(seed)))
     assert len(delays) == attempts
     assert all(0 <= delay <= min(most, first * 2**number) for number, delay in enumerate(delays))
+
+
+def test_each_delay_is_drawn_evenly_from_nothing_to_its_bound() -> None:
+    """Sites that lost the aggregator in the same moment come back one by one."""
+    sites = [list(Backoff(1.0, 4.0, 4).delays(Random(seed))) for seed in range(2000)]
+    for number, bound in enumerate((1.0, 2.0, 4.0, 4.0)):
+        eighths = Counter(int(delays[number] / bound * 8) for delays in sites)
+        assert sorted(eighths) == list(range(8))
+        assert all(200 <= count <= 300 for count in eighths.values())
 
 
 def test_an_idle_agent_never_gives_up() -> None:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import errno
 import gc
+import hashlib
 import os
 import threading
 from collections.abc import Callable
@@ -31,6 +32,7 @@ from histofed.base.ids import Digest, TaskKey, sha256
 from histofed.transport import blobs, limits
 from histofed.transport.backoff import Backoff
 from histofed.transport.channel import Connection, open_connection
+from histofed.transport.pace import BURST_S, Pace
 from histofed.transport.receiving import Upload, Writer
 from histofed.transport.store import BlobStore, owner_of
 from histofed.v1 import transfer_pb2, transfer_pb2_grpc
@@ -293,6 +295,49 @@ async def test_a_damaged_blob_is_not_adopted(folder: Path, tmp_path: Path) -> No
     assert names(tmp_path) == ["blobs"]
 
 
+async def test_a_blob_that_is_here_and_that_the_disk_does_not_give_is_fetched_again(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    write(tmp_path / "model", BLOB)
+    damaged = (tmp_path / "model").stat().st_ino
+
+    def broken(file: object, digest: str) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    async with serving(folder, FEDERATION) as wire, open_connection(wire.address, SITE) as connection:
+        wire.permissions.released.add(put(wire.store))
+        monkeypatch.setattr(hashlib, "file_digest", broken)
+        await fetch(connection, tmp_path / "model")
+    assert (tmp_path / "model").read_bytes() == BLOB
+    assert (tmp_path / "model").stat().st_ino != damaged
+    assert "cannot be read, and is fetched again: Input/output error" in caplog.text
+
+
+async def test_a_folder_in_the_place_of_a_blob_is_nothing_to_replace(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    async with serving(folder, FEDERATION) as wire, open_connection(wire.address, SITE) as connection:
+        wire.permissions.released.add(put(wire.store))
+        with pytest.raises(IsADirectoryError):
+            await fetch(connection, tmp_path / "model")
+    assert names(tmp_path) == ["blobs", "model"], "nothing was fetched"
+
+
+@pytest.mark.parametrize("whose", ["the site's", "the aggregator's", "the lower of both"])
+async def test_a_download_takes_as_long_as_its_cap_says(folder: Path, tmp_path: Path, whose: str) -> None:
+    clock, cap = FakeClock(), limits.MIB
+    own = {"the site's": cap, "the aggregator's": 0, "the lower of both": cap}[whose]
+    others = {"the site's": 0, "the aggregator's": cap, "the lower of both": 2 * cap}[whose]
+    async with (
+        serving(folder, FEDERATION, clock=clock, bytes_per_second=others) as wire,
+        open_connection(wire.address, SITE) as connection,
+    ):
+        wire.permissions.released.add(put(wire.store))
+        begin = clock.monotonic()
+        await fetch(connection, tmp_path / "model", pace=Pace(clock, own))
+        # the first piece goes at once, and a burst with it
+        assert len(BLOB) / cap - 2 * BURST_S <= clock.monotonic() - begin <= len(BLOB) / cap
+
+
 async def test_a_blob_of_another_length_is_refused(folder: Path, tmp_path: Path) -> None:
     async with serving(folder, FEDERATION) as wire, open_connection(wire.address, SITE) as connection:
         wire.permissions.released.add(put(wire.store))
@@ -400,6 +445,30 @@ async def test_who_opens_one_upload_many_times_leaves_others_the_disk(
             finally:
                 hashed.set()
     assert (tmp_path / "fetched").read_bytes() == other
+
+
+async def test_what_is_hashed_for_longer_than_a_sender_waits_is_hashed_once(
+    folder: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each connection that hashes is cut off before it has done so, and the next one is there by then."""
+    write(folder / f"{NAME}.{OWNER}.part", BLOB[: 4 * limits.MIB])
+    calls, came_again, hand_over = list[TaskKey](), threading.Semaphore(0), Upload.hand_over
+
+    def hash_for_long(upload: Upload, writer: Writer, size: int) -> None:
+        hashed = upload.part is not None
+        hand_over(upload, writer, size)
+        assert hashed or came_again.acquire(timeout=10), "nobody came again"
+
+    async def base_of(task: TaskKey) -> None:
+        if calls:
+            came_again.release()
+        calls.append(task)
+
+    monkeypatch.setattr(Upload, "hand_over", hash_for_long)
+    async with serving(folder, FEDERATION) as wire, open_connection(wire.address, SITE) as connection:
+        monkeypatch.setattr(wire.permissions, "base_of", base_of)
+        await send(connection, source, stall_s=0.5, backoff=Backoff(attempts=3))
+        assert wire.store.path(NAME).read_bytes() == BLOB
 
 
 @pytest.mark.parametrize("when", ["before the first byte", "in the middle"])

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
 import logging
 import os
+import re
+import threading
 from collections.abc import AsyncIterator
 from pathlib import Path
 from random import Random
@@ -12,8 +16,8 @@ import pytest
 
 from histofed.base.clock import FakeClock
 from histofed.base.errors import BadData, NotFound
-from histofed.base.ids import Digest, sha256
-from histofed.transport import blobs, comparisons, limits
+from histofed.base.ids import Digest, TaskKey, sha256
+from histofed.transport import blobs, comparisons, limits, sending
 from histofed.transport.channel import Connection, open_connection
 from histofed.transport.held import Held
 from histofed.transport.store import owner_of
@@ -65,10 +69,12 @@ async def fetch(connection: Connection, target: Path, held: Held | None) -> None
     assert content(target) == NEXT
 
 
-async def send(connection: Connection, folder: Path, data: bytes, held: Held | None, name: str = "") -> None:
+async def send(
+    connection: Connection, folder: Path, data: bytes, held: Held | None, *, stall_s: float = limits.STALL_S
+) -> None:
     (source := folder / "update").write_bytes(data)
-    digest = Digest(name or sha256(data))
-    await blobs.upload(connection, source, digest, task=TASK, held=held, clock=FakeClock(), random=Random(0))
+    options = {"task": TASK, "held": held, "clock": FakeClock(), "random": Random(0), "stall_s": stall_s}
+    await blobs.upload(connection, source, sha256(data), **options)  # type: ignore[arg-type]  # as they are named
 
 
 async def test_a_frozen_tensor_is_fetched_once(wire: Wire, held: Held, tmp_path: Path) -> None:
@@ -123,6 +129,34 @@ async def test_a_damaged_copy_at_the_site_is_fetched_instead(
     async with open_connection(wire.address, SITE) as connection:
         await fetch(connection, tmp_path / "model", held)
     assert "what is unchanged is fetched after all" in caplog.text
+
+
+@pytest.mark.parametrize("begins", ["to be opened", "at its first byte", "in the middle"])
+async def test_a_copy_at_the_site_that_the_disk_does_not_give_is_fetched_instead(
+    wire: Wire, held: Held, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, begins: str
+) -> None:
+    """It only saves bytes: neither this round nor a later one, which would meet the same copy, may end for it."""
+    struck, opened, pread = held.path.stat().st_ino, os.open, os.pread
+    whole = 0 if begins == "at its first byte" else 2 * limits.MIB
+
+    def refuse(path: os.PathLike[str] | str, *how: int, **further: int) -> int:
+        if path == held.path and begins == "to be opened":
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        return opened(path, *how, **further)
+
+    def read(descriptor: int, size: int, offset: int) -> bytes:
+        if os.fstat(descriptor).st_ino == struck and offset + size > whole:
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        return pread(descriptor, size, offset)
+
+    monkeypatch.setattr(os, "open", refuse)
+    monkeypatch.setattr(os, "pread", read)
+    async with open_connection(wire.address, SITE) as connection:
+        await fetch(connection, tmp_path / "model", held)
+    if begins != "to be opened":  # then it is not offered as held at all
+        assert re.search("what is unchanged is fetched after all.*Input/output error", caplog.text)
+    assert str(tmp_path) not in caplog.text
+    assert not (tmp_path / "model.part").exists()
 
 
 async def test_a_damaged_base_at_the_aggregator_is_sent_instead(
@@ -203,3 +237,53 @@ async def test_a_blob_that_the_aggregators_disk_does_not_give_is_not_found(
             ):
                 await fetch(connection, tmp_path / "model", asked)
     assert sum(record.levelno == logging.ERROR for record in caplog.records) == 2, "its administrator reads it too"
+
+
+async def test_what_is_compared_for_longer_than_the_sender_waits_is_compared_once(
+    wire: Wire, held: Held, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    came, came_again, compared = list[TaskKey](), threading.Event(), list[int]()
+
+    def compare_for_long(new: int, old: int) -> tuple[Stretch, ...]:
+        compared.append(new)
+        assert came_again.wait(10), "nobody came again"
+        return unchanged(new, old)
+
+    async def base_of(task: TaskKey) -> Digest:
+        came.append(task)
+        if len(came) > 1:
+            came_again.set()
+        return sha256(BASE)
+
+    monkeypatch.setattr(sending, "unchanged", compare_for_long)
+    monkeypatch.setattr(wire.permissions, "base_of", base_of)
+    async with CuttingProxy(wire.port, []) as proxy, open_connection(f"localhost:{proxy.port}", SITE) as connection:
+        await send(connection, tmp_path, NEXT[:-1], held, stall_s=0.5)
+        assert proxy.passed < len(NEXT) - len(FROZEN) + OVERHEAD
+    assert len(compared) == 1
+
+
+async def test_an_upload_that_ends_while_it_compares_waits_for_no_disk(
+    wire: Wire, held: Held, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A round that closes, or an agent that stops: the thread reads files of its own, which it closes."""
+    comparing, ended, sizes = asyncio.Event(), threading.Event(), asyncio.Queue[int]()
+    loop = asyncio.get_running_loop()
+
+    def compare_for_long(new: int, old: int) -> tuple[Stretch, ...]:
+        loop.call_soon_threadsafe(comparing.set)
+        assert ended.wait(10), "the upload did not end"
+        loop.call_soon_threadsafe(sizes.put_nowait, os.fstat(new).st_size + os.fstat(old).st_size)
+        return ()
+
+    monkeypatch.setattr(sending, "unchanged", compare_for_long)
+    async with open_connection(wire.address, SITE) as connection:
+        upload = asyncio.create_task(send(connection, tmp_path, NEXT[:-1], held))
+        await comparing.wait()
+        upload.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await upload
+        ended.set()
+        async with asyncio.timeout(10):
+            assert await sizes.get() == len(NEXT) - 1 + len(BASE)
+    assert [record.getMessage() for record in caplog.records if record.name == "asyncio"] == []

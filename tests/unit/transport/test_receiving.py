@@ -125,6 +125,40 @@ def test_a_connection_that_comes_when_wrong_bytes_were_dropped_begins_anew(store
     assert store.received(NAME, NORTH)
 
 
+def test_who_waits_for_an_upload_goes_on_with_what_the_one_before_hashed(
+    store: BlobStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its sender was cut off meanwhile, and is back: hashed again for each connection, it would never come to an end."""
+    store.path(NAME).with_name(part := f"{NAME}.{NORTH}.part").write_bytes(BLOB[:1000])
+    earlier = store.writer(NAME, NORTH)
+    with contextlib.closing(store.writer(NAME, NORTH)) as later:
+        earlier.open(len(BLOB)).close()
+        with monkeypatch.context() as disk:
+            disk.setattr(os, "pread", lambda *_: pytest.fail("it is hashed again"))
+            assert later.open(len(BLOB)).committed == 1000
+        later.append(1000, BLOB[1000:])
+        assert opened(part)
+    assert not opened(part)
+    assert store._uploads == {}
+
+
+def test_the_last_to_leave_closes_an_upload_also_if_it_never_wrote(store: BlobStore) -> None:
+    earlier, later = store.writer(NAME, NORTH), store.writer(NAME, NORTH)
+    earlier.open(len(BLOB)).close()
+    assert opened(part := f"{NAME}.{NORTH}.part")
+    later.close()
+    assert not opened(part)
+
+
+def opened(name: str) -> bool:
+    """Whether this process has such a file open."""
+    found = set[str]()
+    for descriptor in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # the one that lists them
+            found.add(descriptor.readlink().name)
+    return name in found
+
+
 def test_an_upload_begins_anew_while_the_one_that_was_ended_hangs_on(store: BlobStore) -> None:
     ended = store.writer(NAME, NORTH).open(len(BLOB))
     ended.append(0, BLOB[:1000])
