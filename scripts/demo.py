@@ -38,6 +38,7 @@ from demolib.wishes import Wishes, check
 from histofed.base.errors import HistofedError
 
 ROOT = Path(__file__).resolve().parent.parent
+PROGRAM = Path(sys.executable).with_name("histofed")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -137,7 +138,7 @@ def _up(layout: Layout, _: argparse.Namespace) -> None:
     with stopped_if_it_fails(daemons):
         start_aggregator(daemons[0], operator, say)
         start_agents(daemons, operator, say)
-    say(f"running; try: histofed --config {_near(layout.operator)} status; stop with `make demo-down`")
+    say(f"running; try: {_near(PROGRAM)} --config {_near(layout.operator)} status; stop with `make demo-down`")
 
 
 def _down(layout: Layout, _: argparse.Namespace) -> None:
@@ -159,7 +160,7 @@ def _show_results(layout: Layout) -> None:
         ("", layout.root / "sites/*/log"),
     ):
         sys.stdout.write(f"  {what:<8} {_near(path)}\n")
-    sys.stdout.write(f"  again    make demo-up && histofed --config {_near(layout.operator)} rounds list\n")
+    sys.stdout.write(f"  again    make demo-up && {_near(PROGRAM)} --config {_near(layout.operator)} rounds list\n")
 
 
 def _near(path: Path) -> str:

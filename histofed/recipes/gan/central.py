@@ -95,6 +95,8 @@ def train_centrally(task: CentralTask, show: Show, stop: Stop, clock: Clock) -> 
         raise UsageError("--devices is at least 1")
     if not task.data.is_dir():
         raise NotFound(f"--data {task.data}: there is no such folder")
+    if task.out.resolve().is_relative_to(task.data.resolve()):
+        raise UsageError(f"--out {task.out} lies in --data {task.data}, among the tiles: name a folder outside of it")
     outputs = Outputs(task.out)
     durable.make_directory(task.out, mode=0o755)
     with (

@@ -249,6 +249,12 @@ def test_settings_that_do_not_go_together(run: Runner) -> None:
     assert not (run.folder / "out").exists()
 
 
+def test_a_folder_among_the_tiles_is_refused(run: Runner) -> None:
+    with pytest.raises(UsageError, match=r"--out .*run lies in --data .*, among the tiles"):
+        run(out=run.data / "MSIH" / "run", steps=1)
+    assert not (run.data / "MSIH" / "run").exists()
+
+
 @pytest.mark.parametrize(
     ("fault", "told"),
     [
