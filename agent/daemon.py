@@ -95,6 +95,7 @@ class AgentService:
         closing.enter_context(durable.lock(layout.lock, f"histofed-agent of {site}"))
         swap.settle(layout.root)
         snapshot.clear_away(layout.root)
+        durable.sweep(layout.identity.parent)  # a key, perhaps
         state = State(layout.state, self._clock)
         closing.callback(state.close)
         journal = Journal(layout.journal, self._clock, f"agent-{site}")

@@ -3,10 +3,11 @@
     outbox/EXPERIMENT.ROUND.KIND/manifest.json         the signed envelope
                                  update.safetensors    the weights that it names
 
-The envelope is written first and the weights are renamed in last, so an entry with weights is complete; one without is the
-trace of a crash, and the work folder still holds the weights. An entry whose bytes are lost, by a disk's mistake perhaps, is
-set aside under outbox/unreadable, where a person may look at it: it holds up neither the others nor its task's next attempt.
-The daemon is the only caller; `agent/doctor.py` counts what lies there.
+The envelope is written first and the weights are renamed in last, and they are the first to be removed, so an entry with
+weights is complete; one without is the trace of a crash, which the next life removes: what is still wanted of it lies in the
+work folder. An entry whose bytes are lost, by a disk's mistake perhaps, is set aside under outbox/unreadable, where a person
+may look at it: it holds up neither the others nor its task's next attempt. The daemon is the only caller;
+`agent/doctor.py` counts what lies there.
 """
 
 from __future__ import annotations
@@ -64,7 +65,11 @@ class Outbox:
     """The entries of one site."""
 
     def __init__(self, folder: Path) -> None:
+        """Removes the traces of crashes. Raises `CannotWriteState`."""
         self._folder = durable.make_directory(folder)
+        for entry in folder.glob("*.*.*"):
+            if entry.is_dir() and not (entry / _WEIGHTS).exists():
+                durable.remove(entry)
 
     def put(self, envelope: Envelope, weights: Path) -> Entry:
         """Take over `weights` (a complete file on the same disk) with its signed manifest. Durable on return.
@@ -102,7 +107,10 @@ class Outbox:
 
     def remove(self, task: TaskKey) -> None:
         """There is a verdict, or nobody wants it any more."""
-        durable.remove(self._folder / folder_name(task))
+        folder = self._folder / folder_name(task)
+        # while they are there the entry must be whole
+        durable.remove(folder / _WEIGHTS)
+        durable.remove(folder)
 
     def _read(self, weights: Path) -> Entry | None:
         """One entry; None for one that is damaged and was set aside. Raises `TryLater`."""

@@ -287,6 +287,7 @@ class AggregatorService:
         self._stack.enter_context(durable.lock(state / "lock", "histofed-aggregator"))
         swap.settle(state)
         snapshot.clear_away(state)
+        durable.sweep(state / "identity")  # a key, perhaps
         return setup.load(self._config, self._clock)
 
     def _own_certificate(self, identity: setup.Identity, journal: Journal) -> OwnCertificate:

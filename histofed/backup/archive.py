@@ -171,7 +171,7 @@ def check(path: Path, kind: document.Kind, allowed: re.Pattern[str]) -> Manifest
 
 
 def unpack(archive: Archive, folder: Path, prepare: Callable[[Manifest], None]) -> None:
-    """Write every member below `folder`, each synced and proven; `prepare` may refuse before the first byte.
+    """Write every member below the new `folder`, each synced and proven; `prepare` may refuse before the first byte.
 
     Raises what `Archive.members` raises and `CannotWriteState`; then the folder holds a part, for the caller to remove.
     """
@@ -179,7 +179,7 @@ def unpack(archive: Archive, folder: Path, prepare: Callable[[Manifest], None]) 
     for member, content in archive.members():
         target = folder / member.name
         durable.make_directory(target.parent)
-        with durable.writing(target) as file:
+        with durable.writing(target, fresh=True) as file:
             while data := content.read(CHUNK):
                 file.write(data)
 

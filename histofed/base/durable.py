@@ -10,14 +10,19 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
+import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Final
 
 from histofed.base import owner
 from histofed.base.errors import AlreadyThere, CannotWriteState, NotOurs
 from histofed.base.failpoints import failpoint
+
+_TEMPORARY: Final = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{8}\.tmp", re.DOTALL)
+"""What `writing` calls a file that has not got its name yet."""
 
 
 @contextlib.contextmanager
@@ -63,34 +68,79 @@ def touch(path: Path) -> None:
         os.utime(path)
 
 
-def replace(path: Path, data: bytes, mode: int = 0o600) -> None:
-    """Write `data` to `path`, all or nothing, durable on return. Raises `CannotWriteState`."""
-    with writing(path, mode) as file:
+def replace(path: Path, data: bytes, mode: int = 0o600, *, fresh: bool = False) -> None:
+    """Write `data` to `path`, all or nothing, durable on return. `fresh` as in `writing`. Raises `CannotWriteState`."""
+    with writing(path, mode, fresh=fresh) as file:
         file.write(data)
 
 
 @contextlib.contextmanager
-def writing(path: Path, mode: int = 0o600) -> Iterator[IO[bytes]]:
+def writing(path: Path, mode: int = 0o600, *, fresh: bool = False) -> Iterator[IO[bytes]]:
     """Open a temporary file that becomes `path`, durable, when the block ends without an error.
 
-    An error inside the block removes the temporary file and leaves `path` as it was. Raises `CannotWriteState`.
+    An error inside the block removes the temporary file and leaves `path` as it was; what a process that was killed left
+    of `path` goes first. In a `fresh` folder, made for these files, there is no such thing: nobody looks through it for each
+    of many files. Raises `CannotWriteState`.
     """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with state_errors(str(path)):
-        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_TRUNC, mode)
+        if not fresh:
+            sweep(path.parent, path.name)
+        temporary, descriptor = _temporary(path, mode)
         try:
+            # renamed while it is open: its lock goes with it
             with os.fdopen(descriptor, "w+b") as file:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-            failpoint("replace.before_rename")
-            temporary.rename(path)
+                failpoint("replace.before_rename")
+                temporary.rename(path)
         except BaseException:
             with contextlib.suppress(FileNotFoundError):
                 temporary.unlink()
             raise
         fsync_directory(path.parent)
         failpoint("replace.after_rename")
+
+
+def _temporary(path: Path, mode: int) -> tuple[Path, int]:
+    """A new file beside `path`, open, and locked as long as it is open. Raises `OSError`."""
+    while True:
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+        descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, mode)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            ours = temporary.exists()
+        except BlockingIOError:
+            ours = False  # somebody sweeps, and came before the lock
+        except OSError:
+            ours = True  # a file system without locks: nobody sweeps there
+        if ours:
+            return temporary, descriptor
+        os.close(descriptor)
+
+
+def sweep(folder: Path, name: str | None = None) -> None:
+    """Remove the temporary files that killed processes left in `folder`, of the file `name` or of any.
+
+    Who writes one holds its lock, so one whose lock can be had is nobody's. (A process's number would not tell: containers
+    share folders, and each counts its own.) What cannot be looked at, locked or removed stays.
+    """
+    with contextlib.suppress(OSError), os.scandir(folder) as entries:
+        for entry in entries:
+            found = _TEMPORARY.fullmatch(entry.name)
+            if found is not None and name in (None, found["name"]):
+                _remove_abandoned(folder / entry.name)
+
+
+def _remove_abandoned(temporary: Path) -> None:
+    with contextlib.suppress(OSError):
+        descriptor = os.open(temporary, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            # nothing is lost where a power cut brings it back
+            temporary.unlink()
+        finally:
+            os.close(descriptor)
 
 
 def adopt(source: Path, target: Path) -> None:

@@ -103,7 +103,7 @@ def _draw_patient(folder: Path, patient: str, rng: np.random.Generator, stain: S
         picture = draw_tile(rng, ARCHITECTURES[folder.name], tumour, stain, size)
         buffer = io.BytesIO()
         Image.fromarray(picture).save(buffer, "JPEG", quality=92, subsampling=0)
-        durable.replace(folder / f"blk-{letters}-{patient}-01Z-00-DX1.jpg", buffer.getvalue(), mode=0o644)
+        durable.replace(folder / f"blk-{letters}-{patient}-01Z-00-DX1.jpg", buffer.getvalue(), mode=0o644, fresh=True)
 
 
 def _participant(number: int) -> str:

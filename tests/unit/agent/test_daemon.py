@@ -196,6 +196,16 @@ async def test_what_a_killed_backup_left_goes_at_the_next_start(tmp_path: Path) 
     assert not left.exists()
 
 
+async def test_a_key_that_a_killed_process_was_writing_goes_at_the_next_start(tmp_path: Path) -> None:
+    enrolled(tmp_path, Federation().site(SITE), "127.0.0.1:1")
+    left = Layout(tmp_path / "state").identity.with_name(".agent.pem.0123abcd.tmp")
+    left.write_text("a private key")
+    built = service(tmp_path, AgentConfig(state_dir=tmp_path / "state", aggregator="127.0.0.1:1"))
+    await built.start()
+    await built.stop()
+    assert not left.exists()
+
+
 async def test_an_operators_identity_is_no_sites(tmp_path: Path) -> None:
     enrolled(tmp_path, Federation().operator("ada"), "127.0.0.1:1")
     built = service(tmp_path, AgentConfig(state_dir=tmp_path / "state", aggregator="127.0.0.1:1"))

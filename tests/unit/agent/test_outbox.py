@@ -6,10 +6,11 @@ import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from agent.outbox import Outbox, folder_name
+from agent.outbox import Outbox, counted, folder_name
 from histofed.base import durable, failpoints
 from histofed.base.errors import CannotWriteState, TryLater
 from histofed.base.ids import sha256
@@ -37,6 +38,41 @@ def test_updates_wait_side_by_side_until_they_are_removed(tmp_path: Path) -> Non
     outbox.remove(first)
     assert [entry.task for entry in outbox.entries()] == [second]
     assert outbox.get(first) is None
+
+
+class Killed(BaseException):
+    """The process ended here."""
+
+
+def killed_after(patch: pytest.MonkeyPatch, removals: int) -> None:
+    """From here on the process ends when it has removed so many files and folders."""
+    left = iter([False] * (removals - 1) + [True])
+
+    def ending(remove: Callable[..., None]) -> Callable[..., None]:
+        def removing(*args: Any, **options: Any) -> None:
+            remove(*args, **options)
+            if next(left):
+                raise Killed
+
+        return removing
+
+    for name in ("unlink", "rmdir"):
+        patch.setattr(os, name, ending(getattr(os, name)))
+
+
+@pytest.mark.parametrize("removals", [1, 2, 3])
+def test_an_update_that_was_being_removed_is_no_damaged_one(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, removals: int
+) -> None:
+    outbox = Outbox(tmp_path / "outbox")
+    task = put(outbox, tmp_path, manifest())
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        killed_after(patch, removals)
+        outbox.remove(task)
+    assert counted(tmp_path / "outbox") == (0, 0)
+    assert Outbox(tmp_path / "outbox").entries() == ()
+    assert not caplog.records
+    assert not list((tmp_path / "outbox").iterdir())
 
 
 def cut(file: Path) -> None:
@@ -146,6 +182,18 @@ def test_a_full_disk_leaves_no_half_entry(tmp_path: Path, boundary: str, arm: Ca
     assert outbox.entries() == ()
     assert outbox.get(manifest().task) is None
     assert (tmp_path / "made").read_bytes() == b"weights"
+    assert len(Outbox(tmp_path / "outbox")) == 0
+    assert not list((tmp_path / "outbox").iterdir()), "the next life removes what nobody may ask for again"
+
+
+def test_only_traces_of_updates_go_when_the_outbox_is_opened(tmp_path: Path) -> None:
+    folder = tmp_path / "outbox"
+    task = put(Outbox(folder), tmp_path, manifest())
+    (folder / "unreadable" / folder_name(manifest(2).task)).mkdir(parents=True)
+    (folder / "a note").write_text("of a person")
+    before = sorted(folder.rglob("*"))
+    assert Outbox(folder).get(task) is not None
+    assert sorted(folder.rglob("*")) == before
 
 
 @pytest.fixture

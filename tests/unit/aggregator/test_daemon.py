@@ -65,6 +65,15 @@ async def test_what_a_killed_backup_left_goes_at_the_next_start(config: Aggregat
         assert not left.exists()
 
 
+async def test_a_key_that_a_killed_process_was_writing_goes_at_the_next_start(
+    config: AggregatorConfig, centre: Centre
+) -> None:
+    left = centre.state / "identity" / ".aggregator.pem.0123abcd.tmp"
+    left.write_text("a private key")
+    async with running(config, centre):
+        assert not left.exists()
+
+
 BROUGHT = 'name = "brought"\nrecipe = "mean"\nrounds = 1\n[config]\ndimension = 3\nsteps = 1\n'
 
 

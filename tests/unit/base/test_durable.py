@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import signal
 import subprocess
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from histofed.base.durable import AppendLog, adopt, lock, make_directory, remove, replace, writing
+from histofed.base.durable import AppendLog, adopt, lock, make_directory, remove, replace, sweep, writing
 from histofed.base.errors import AlreadyThere, CannotWriteState
 from tests.support.failpoints import armed
 
@@ -53,6 +54,107 @@ def test_a_kill_leaves_the_old_or_the_new_file(tmp_path: Path, name: str, conten
     )
     assert killed.returncode == -signal.SIGKILL
     assert path.read_text() == content
+
+
+def killed_while_it_writes(path: Path) -> None:
+    """A process of this name's file ends before the file has its name."""
+    code = f"from pathlib import Path; from histofed.base.durable import replace; replace(Path({str(path)!r}), b'x' * 9999)"
+    environment = {**os.environ, "HISTOFED_FAILPOINTS": "replace.before_rename=kill"}
+    assert subprocess.run([sys.executable, "-c", code], env=environment, check=False).returncode == -signal.SIGKILL
+    assert 9999 in {left.stat().st_size for left in path.parent.glob(".*.tmp")}
+
+
+def test_what_killed_processes_left_of_a_file_goes_with_the_next_that_writes_it(tmp_path: Path) -> None:
+    path = tmp_path / "state [of a site]"
+    for _ in range(2):
+        killed_while_it_writes(path)
+        assert len(list(tmp_path.iterdir())) == 1
+    replace(path, b"new")
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_was_left_of_other_files_stays_until_its_folder_is_swept(tmp_path: Path) -> None:
+    path, other = tmp_path / "state", tmp_path / "state.key"
+    killed_while_it_writes(other)
+    (left,) = tmp_path.iterdir()
+    replace(path, b"new")
+    assert sorted(tmp_path.iterdir()) == sorted([left, path])
+    theirs = [tmp_path / name for name in (".state.tmp", ".0123abcd.tmp", "state.0123abcd.tmp", ".state.0123abcd.tmp~")]
+    for one in theirs:
+        one.touch()
+    (tmp_path / ".folder.0123abcd.tmp").mkdir()
+    (tmp_path / ".link.0123abcd.tmp").symlink_to(path)
+    sweep(tmp_path)
+    kept = {path, *theirs, tmp_path / ".folder.0123abcd.tmp", tmp_path / ".link.0123abcd.tmp"}
+    assert set(tmp_path.iterdir()) == kept
+    sweep(tmp_path / "missing")
+
+
+def test_a_file_that_another_process_writes_stays(tmp_path: Path) -> None:
+    path = tmp_path / "state"
+    code = (
+        "import sys; from pathlib import Path; from histofed.base.durable import writing\n"
+        f"with writing(Path({str(path)!r})) as file:\n"
+        "    file.write(b'theirs'); print('open', flush=True); sys.stdin.read()"
+    )
+    child = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert child.stdout is not None
+    assert child.stdout.readline() == b"open\n"
+    sweep(tmp_path)
+    replace(path, b"ours")
+    assert path.read_bytes() == b"ours"
+    child.communicate()
+    assert child.returncode == 0
+    assert path.read_bytes() == b"theirs"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_process_of_the_same_number_writes_a_file_of_its_own(tmp_path: Path) -> None:
+    """Of another container, for instance."""
+    path = tmp_path / "state"
+    with writing(path) as first:
+        first.write(b"first")
+        with writing(path) as second:
+            second.write(b"second")
+        assert path.read_bytes() == b"second"
+    assert path.read_bytes() == b"first"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("moment", ["before the lock", "while the sweeper has the lock"])
+def test_a_sweep_before_a_new_file_is_locked_costs_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    path, flock = tmp_path / "state", fcntl.flock
+
+    def late(descriptor: int, operation: int) -> None:
+        monkeypatch.setattr(fcntl, "flock", flock)
+        if moment == "before the lock":
+            sweep(tmp_path)
+            flock(descriptor, operation)
+        else:
+            (new,) = tmp_path.iterdir()
+            new.unlink()
+            raise BlockingIOError
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    replace(path, b"new")
+    assert path.read_bytes() == b"new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_system_without_locks_is_written_and_not_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(descriptor: int, operation: int) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    path = tmp_path / "state"
+    with writing(path) as file:
+        file.write(b"first")
+        replace(path, b"second")
+        sweep(tmp_path)
+    assert path.read_bytes() == b"first"
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_folder_that_is_not_there_cannot_be_written(tmp_path: Path) -> None:
