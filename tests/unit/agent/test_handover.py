@@ -14,7 +14,7 @@ from agent.link import Transfer, Wanted
 from agent.outbox import Entry
 from agent.training import train
 from histofed.base.clock import SystemClock
-from histofed.base.errors import AggregatorUnavailable, NotAuthorised, Stale, TrainingFailed, TryLater
+from histofed.base.errors import AggregatorUnavailable, HistofedError, NotAuthorised, Stale, TrainingFailed, TryLater
 from histofed.pki.credentials import Credentials
 from histofed.pki.signing import verify
 from histofed.statements import UPDATE_TYPE
@@ -220,11 +220,12 @@ async def test_so_it_is_when_the_agent_is_started_again_in_between(
     assert trained == ["pilot.1.train"]
 
 
+@pytest.mark.parametrize("error", [TrainingFailed("Stream removed"), HistofedError("internal error")])
 async def test_a_failure_that_comes_too_late_leaves_the_update_to_its_verdict(
-    site: AgentSite, aggregator: FakeAggregator, trained: list[str]
+    site: AgentSite, aggregator: FakeAggregator, trained: list[str], error: HistofedError
 ) -> None:
     """The aggregator had the update, and its answer was lost in another way than by a cut."""
-    aggregator.answers["SubmitUpdate"] = [TrainingFailed("Stream removed")]
+    aggregator.answers["SubmitUpdate"] = [error]
     aggregator.answers["FailTask"] = [Stale("task pilot/1 is admitted")]
     aggregator.offer(aggregator.make_offer(task()))
     site.start()
@@ -236,6 +237,26 @@ async def test_a_failure_that_comes_too_late_leaves_the_update_to_its_verdict(
     first, second = aggregator.manifests()
     assert first == second, "by its digest the aggregator knows it"
     assert trained == ["pilot.1.train"]
+
+
+@pytest.mark.parametrize("error", [TrainingFailed("Stream removed"), HistofedError("internal error")])
+async def test_the_verdict_is_asked_for_while_the_connection_lasts(
+    site: AgentSite, aggregator: FakeAggregator, monkeypatch: pytest.MonkeyPatch, error: HistofedError
+) -> None:
+    """Of a task that is admitted the aggregator wants nothing more, which is no reason to drop its update."""
+
+    async def report(*arguments: Any) -> Wanted:
+        return Wanted(arguments[2] != "waiting", "the task is admitted")
+
+    monkeypatch.setattr(site.link, "report", report)
+    aggregator.answers["SubmitUpdate"] = [error]
+    aggregator.answers["FailTask"] = [Stale("task pilot/1 is admitted")]
+    aggregator.offer(aggregator.make_offer(task()))
+    site.start()
+    await until(lambda: bool(ends(site)))
+    await until(lambda: site.state.task_in_hand() is None)
+    assert ends(site) == [("update.verdict", "success")]
+    assert aggregator.called("WaitForWork") == 1
 
 
 async def test_an_update_that_waits_behind_another_task_is_sent_as_it_is_when_it_is_asked_for_again(
