@@ -19,7 +19,7 @@ from agent.outbox import Entry
 from agent.patience import PASSING, TASK_BACKOFF
 from agent.progress import Board, Sign, watched
 from agent.rooms import Rooms
-from histofed.base.errors import BadData, Stale
+from histofed.base.errors import BadData, Lost, Stale
 from histofed.base.failpoints import failpoint
 from histofed.base.ids import Json, TaskKey
 from histofed.pki.credentials import Credentials
@@ -67,7 +67,8 @@ class HandOver:
         """Upload and submit one entry; the task is over and the entry gone when this returns. Idempotent.
 
         `parent` is the round's trace; it is derived where it is not known. Raises `Stale` or `NotFound` when the round
-        has closed (the entry is still there: `forget` it), and whatever stands in the way otherwise.
+        has closed (the entry is still there: `forget` it), `Lost` when the disk does not give the weights (it is
+        forgotten), and whatever stands in the way otherwise.
         """
         desk, link = self._desk, self._desk.link
         task = entry.task
@@ -90,6 +91,10 @@ class HandOver:
                 )
             except Stale as error:
                 log.info("the update of %s is not taken, perhaps there is a verdict: %s", task, error, extra=fields(task))
+            except Lost as error:
+                # before anybody hears of it: no other attempt may find it beside its training
+                self.forget(task, entry.attempt, str(error))
+                raise
             verdict = await link.submit(task, entry.attempt, _signed_today(entry.envelope, link.credentials))
             desk.journal.append(
                 "update.verdict",

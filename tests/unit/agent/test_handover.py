@@ -74,19 +74,47 @@ async def test_a_finished_update_is_delivered_by_the_next_life(
         assert not list(site.layout.work.iterdir())
 
 
+def make_unreadable(file: Path) -> None:
+    """It is there, and no byte of it can be read."""
+    file.unlink()
+    file.mkdir()
+
+
 async def test_an_update_that_the_disk_does_not_give_is_made_anew_and_ends_no_agent(
     tmp_path: Path, federation: Federation, aggregator: FakeAggregator
 ) -> None:
     credentials = federation.site(SITE)
     entry = await leave_update(tmp_path / "site", credentials, aggregator)
-    entry.weights.unlink()
-    entry.weights.mkdir()
+    make_unreadable(entry.weights)
     async with AgentSite(tmp_path / "site", credentials, aggregator.address) as site:
         site.start()
         await until(lambda: "update.verdict" in site.actions())
         dropped = next(record for record in site.audit() if record.action == "update.dropped")
         assert "cannot be read from this machine's disk" in dropped.reason
         assert site.actions().count("task.trained") == 2
+
+
+async def test_an_update_that_the_disk_does_not_give_any_more_is_made_anew_by_the_next_attempt(
+    site: AgentSite, aggregator: FakeAggregator, trained: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The aggregator was busy for a while, and then the disk did not give the file."""
+
+    upload = site.link.upload
+
+    async def lost(path: Path, *arguments: Any) -> None:
+        make_unreadable(path)
+        monkeypatch.setattr(site.link, "upload", upload)
+        raise TryLater("busy")
+
+    monkeypatch.setattr(site.link, "upload", lost)
+    aggregator.offer(aggregator.make_offer(task()))
+    site.start()
+    failed = await aggregator.wait_for("FailTask")
+    assert failed.request.retryable
+    assert "cannot be read from this machine's disk" in failed.request.reason
+    aggregator.offer(aggregator.make_offer(task(), attempt=2))
+    await until(lambda: bool(ends(site)) and ends(site)[-1] == ("update.verdict", "success"))
+    assert trained == ["pilot.1.train"] * 2
 
 
 async def test_an_update_of_an_attempt_that_is_over_waits_for_the_next_one(
