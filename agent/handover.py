@@ -62,6 +62,8 @@ class HandOver:
         self._desk = desk
         self._rooms = rooms
         self._over = over
+        self._told: dict[TaskKey, Entry] = {}
+        """What this life of the agent has journalled as sent, of each task the newest."""
 
     async def deliver(self, entry: Entry, board: Board, parent: TraceContext | None = None) -> Verdict:
         """Upload and submit one entry; the task is over and the entry gone when this returns. Idempotent.
@@ -81,7 +83,10 @@ class HandOver:
         }
         parent = parent or round_parent(task.round.experiment, task.round.number)
         with desk.tracing.span(names.TASK_UPLOAD, attributes, parent=parent) as span:
-            desk.journal.append("update.sent", subject=subject, trace=span.context)
+            if self._told.get(task) != entry:
+                # not again for each try of an aggregator that is away
+                desk.journal.append("update.sent", subject=subject, trace=span.context)
+                self._told[task] = entry
             base = desk.bases.get(task.round.experiment, entry.base)
             try:
                 await watched(
@@ -107,6 +112,7 @@ class HandOver:
         failpoint("agent.update_acknowledged")
         # the entry last: a task that was still in hand without it would be dropped as one that nobody wants
         self._over(task)
+        self._told.pop(task, None)
         desk.outbox.remove(task)
         if verdict.admitted:
             log.info("the update of %s was admitted", task, extra=fields(task, event="update.admitted"))
@@ -184,6 +190,7 @@ class HandOver:
     def forget(self, task: TaskKey, attempt: int, reason: str) -> None:
         """Nobody wants the update of `task` any more."""
         desk = self._desk
+        self._told.pop(task, None)
         if desk.outbox.get(task) is not None:
             desk.journal.append("update.dropped", subject=spoken(task, attempt), outcome="refused", reason=reason)
             desk.outbox.remove(task)

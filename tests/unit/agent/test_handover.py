@@ -212,6 +212,17 @@ def trained(aggregator: FakeAggregator, monkeypatch: pytest.MonkeyPatch) -> list
     return begun
 
 
+async def test_an_update_that_is_tried_again_and_again_is_journalled_once(
+    site: AgentSite, aggregator: FakeAggregator
+) -> None:
+    aggregator.answers["may_upload"] = [TryLater("busy")] * 3
+    aggregator.answers["SubmitUpdate"] = [AggregatorUnavailable("gone")]
+    aggregator.offer(aggregator.make_offer(task()))
+    site.start()
+    await until(lambda: bool(ends(site)))
+    assert site.actions()[-3:] == ["task.trained", "update.sent", "update.verdict"]
+
+
 @pytest.mark.parametrize("answer", [None, Stale("the failure comes too late")])
 async def test_a_hand_over_that_failed_is_repeated_by_the_next_attempt_without_another_training(
     site: AgentSite, aggregator: FakeAggregator, trained: list[str], answer: Stale | None
