@@ -63,7 +63,7 @@ class Work:
         self._in_force = {config}
         """Every configuration since the task in hand began: what it fails for may name a place of any."""
         self._rooms = Rooms(folder)
-        self._handover = HandOver(desk, self._rooms, self._clear)
+        self._handover = HandOver(desk, self._rooms, lambda: self.config, self._clear)
         self.epochs = Epochs(desk, self._handover)
         self.tensors = KeptTensors(desk, self._rooms)
         self.sign = Sign(desk.clock)
@@ -200,12 +200,8 @@ class Work:
         """The round's global tensors; a file that is there is checked again."""
         desk = self._desk
         target = desk.bases.place(experiment.name, offer.base)
-        attributes = {
-            **about(offer.task, offer.attempt),
-            names.MODEL_DIGEST: offer.base,
-            names.MODEL_BYTES: offer.base_bytes,
-        }
-        with desk.tracing.span(names.TASK_DOWNLOAD, attributes, parent=offer.trace) as span:
+        told = {**about(offer.task, offer.attempt), names.MODEL_DIGEST: offer.base, names.MODEL_BYTES: offer.base_bytes}
+        with desk.tracing.span(names.TASK_DOWNLOAD, told, parent=offer.trace) as span:
             board = self.sign.board("download")
             await self._until_told(
                 "download the model",
@@ -246,8 +242,11 @@ class Work:
 
     async def _hand_over(self, offer: Offer, entry: Entry) -> None:
         board = self.sign.board("upload")
-        await self._until_told("hand the update over", lambda: self._handover.deliver(entry, board, offer.trace))
+        verdict = await self._until_told("hand the update over", lambda: self._handover.deliver(entry, board, offer.trace))
         self.epochs.note_history()
+        if verdict is None:
+            # the hospital's rules have changed meanwhile: they are asked again
+            await self._steps(offer)
 
     async def _fail(self, offer: Offer, error: HistofedError) -> None:
         """Tell the site's log everything and the aggregator what may leave the site."""

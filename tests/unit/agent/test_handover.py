@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pytest
 
 from agent.assignment import Result
 from agent.link import Transfer, Wanted
-from agent.outbox import Entry
+from agent.outbox import Entry, folder_name
 from agent.training import train
 from histofed.base.clock import SystemClock
 from histofed.base.errors import AggregatorUnavailable, HistofedError, NotAuthorised, Stale, TrainingFailed, TryLater
+from histofed.base.ids import sha256
 from histofed.pki.credentials import Credentials
 from histofed.pki.signing import verify
 from histofed.statements import UPDATE_TYPE
 from histofed.v1 import rounds_pb2, types_pb2
 from tests.support.agent_site import SITE, AgentSite, task, until
 from tests.support.fake_aggregator import FakeAggregator
+from tests.support.federation import CONSENT
 from tests.support.pki import Federation
 
 
@@ -210,6 +213,82 @@ def trained(aggregator: FakeAggregator, monkeypatch: pytest.MonkeyPatch) -> list
 
     monkeypatch.setattr("agent.work.train", counted)
     return begun
+
+
+REMARK: Final = CONSENT + "# read again by the ethics board\n"
+
+
+async def test_an_update_that_waits_is_not_sent_when_the_consent_is_taken_back(
+    tmp_path: Path, federation: Federation, aggregator: FakeAggregator
+) -> None:
+    credentials = federation.site(SITE)
+    await leave_update(tmp_path / "site", credentials, aggregator)
+    async with AgentSite(tmp_path / "site", credentials, aggregator.address, consent="") as site:
+        sent = site.actions().count("update.sent")
+        site.start()
+        await aggregator.wait_for("DeclineTask")
+        await until(lambda: not list(site.layout.work.iterdir()))
+        assert site.outbox.entries() == ()
+        assert site.actions().count("update.sent") == sent
+        withheld = next(record for record in site.audit() if record.action == "update.withheld")
+        assert "the consent file has changed" in withheld.reason
+    assert aggregator.manifests() == []
+
+
+@pytest.mark.parametrize("room", ["here", "gone"])
+async def test_an_update_that_another_consent_file_allows_too_is_sent_under_that_one(
+    tmp_path: Path, federation: Federation, aggregator: FakeAggregator, trained: list[str], room: str
+) -> None:
+    credentials = federation.site(SITE)
+    await leave_update(tmp_path / "site", credentials, aggregator)
+    async with AgentSite(tmp_path / "site", credentials, aggregator.address, consent=REMARK) as site:
+        if room == "gone":
+            shutil.rmtree(site.layout.work / folder_name(task()))
+        site.start()
+        await until(lambda: "update.verdict" in site.actions())
+        policy = sha256(site.consent.read_bytes())
+    (manifest,) = aggregator.manifests()
+    assert manifest.policy_sha256 == policy
+    assert len(trained) == (1 if room == "here" else 2)
+
+
+@pytest.mark.parametrize("room", ["here", "gone"])
+async def test_an_update_that_waits_is_not_sent_when_more_patients_are_asked_for(
+    tmp_path: Path, federation: Federation, aggregator: FakeAggregator, trained: list[str], room: str
+) -> None:
+    """It is trained again: the training under the stricter rule says whether there are so many."""
+    credentials = federation.site(SITE)
+    await leave_update(tmp_path / "site", credentials, aggregator)
+    async with AgentSite(tmp_path / "site", credentials, aggregator.address) as site:
+        site.work.config = site.config.model_copy(update={"minimum_patients": 50})
+        if room == "gone":
+            shutil.rmtree(site.layout.work / folder_name(task()))
+        site.start()
+        await until(lambda: "update.verdict" in site.actions())
+        (withheld,) = (r for r in site.audit() if r.action == ("update.withheld" if room == "here" else "update.dropped"))
+        assert "minimum_patients" in withheld.reason
+    assert len(aggregator.manifests()) == 1
+    assert len(trained) == 2
+
+
+async def test_a_site_may_change_its_mind_while_it_hands_an_update_over(
+    site: AgentSite, aggregator: FakeAggregator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries = []
+
+    async def upload(*_: object) -> None:
+        tries.append(1)
+        site.consent.write_text("")
+        raise TryLater("the aggregator has been busy for a while")
+
+    monkeypatch.setattr(site.link, "upload", upload)
+    aggregator.offer(aggregator.make_offer(task()))
+    site.start()
+    await aggregator.wait_for("DeclineTask")
+    assert len(tries) == 1
+    await until(lambda: site.state.task_in_hand() is None)
+    assert site.outbox.entries() == ()
+    assert aggregator.manifests() == []
 
 
 async def test_an_update_that_is_tried_again_and_again_is_journalled_once(
