@@ -123,6 +123,14 @@ def load_policy(path: Path) -> Policy:
     return Policy(consent, sha256(data))
 
 
+def policy_in_force(path: Path) -> Digest:
+    """The digest of the policy as it is now; that of no bytes where it cannot be used."""
+    try:
+        return load_policy(path).sha256
+    except ConfigError:
+        return sha256(b"")
+
+
 def decide(policy: Policy, experiment: Experiment, demands: Demands) -> Decision:
     """May this experiment run here? Every reason against it is named. Pure."""
     if policy.missing:

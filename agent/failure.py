@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from agent.config import AgentConfig
-from histofed.base.errors import CannotWriteState, HistofedError, NotOurs, TrainingFailed, TryLater, WorkerLost
+from histofed.base.errors import CannotWriteState, HistofedError, Lost, NotOurs, TrainingFailed, TryLater, WorkerLost
 
 
 def may_succeed_later(error: HistofedError) -> bool:
-    """Whether another attempt at the same task could end differently: never with the same data or the same bytes."""
-    return isinstance(error, TrainingFailed | CannotWriteState | TryLater | WorkerLost)
+    """Whether another attempt at the same task could end differently: never with the same data or the same bytes.
+
+    What a disk has lost it may make anew, or find put back.
+    """
+    return isinstance(error, TrainingFailed | CannotWriteState | TryLater | Lost | WorkerLost)
 
 
 def for_the_operator(error: HistofedError, *configs: AgentConfig) -> str:

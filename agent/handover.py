@@ -1,10 +1,11 @@
 """Hand a finished update over: upload its weights, submit its manifest, write down the verdict, and only then forget it.
 
 An entry leaves the outbox in one of four ways, each journalled: the aggregator admitted it, rejected it, does not want it
-any more because the round has closed, or wants another attempt, for which it goes back beside its training. Which of the
-first three it is, only the answer to the manifest says: a verdict may have been lost on its way, and then neither the bytes
-nor word of progress is taken. Everything else (no aggregator, a certificate that expired) leaves the entry there for another
-try or the next connection, which signs the same manifest with the certificate of that day.
+any more because the round has closed, or it goes back beside its training, because another attempt is wanted or because the
+hospital's rules are, before a try, other ones than those it was made under. Which of the first three it is, only the answer
+to the manifest says: a verdict may have been lost on its way, and then neither the bytes nor word of progress is taken.
+Everything else (no aggregator, a certificate that expired) leaves the entry there for another try or the next connection,
+which signs the same manifest with the certificate of that day.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 
+from agent.config import AgentConfig
+from agent.consent import policy_in_force
 from agent.desk import Desk
 from agent.link import Verdict
 from agent.offers import Offer
@@ -19,12 +22,13 @@ from agent.outbox import Entry
 from agent.patience import PASSING, TASK_BACKOFF
 from agent.progress import Board, Sign, watched
 from agent.rooms import Rooms
-from histofed.base.errors import BadData, Stale
+from histofed.base.errors import BadData, Lost, Stale
 from histofed.base.failpoints import failpoint
 from histofed.base.ids import Json, TaskKey
 from histofed.pki.credentials import Credentials
 from histofed.pki.keys import der_of
 from histofed.pki.signing import Envelope, sign
+from histofed.statements import decode_update
 from histofed.telemetry import attributes as names
 from histofed.telemetry.context import TraceContext, round_parent
 from histofed.telemetry.logs import fields
@@ -57,20 +61,30 @@ def about(task: TaskKey, attempt: int) -> dict[str, object]:
 class HandOver:
     """Carries entries from the outbox to the aggregator."""
 
-    def __init__(self, desk: Desk, rooms: Rooms, over: Callable[[TaskKey], None]) -> None:
+    def __init__(self, desk: Desk, rooms: Rooms, config: Callable[[], AgentConfig], over: Callable[[TaskKey], None]) -> None:
         """`over` is told of a task whose verdict is in the journal; it may be told again."""
         self._desk = desk
         self._rooms = rooms
+        self._config = config
         self._over = over
+        self._told: dict[TaskKey, Entry] = {}
+        """What this life of the agent has journalled as sent, of each task the newest."""
 
-    async def deliver(self, entry: Entry, board: Board, parent: TraceContext | None = None) -> Verdict:
-        """Upload and submit one entry; the task is over and the entry gone when this returns. Idempotent.
+    async def deliver(self, entry: Entry, board: Board, parent: TraceContext | None = None) -> Verdict | None:
+        """Upload and submit one entry; the task is over and the entry gone when this returns a verdict. Idempotent.
+
+        Without one nothing was sent: the hospital's rules are not those any more under which it was made, so that it is
+        withheld until they are asked again, at the task's offer.
 
         `parent` is the round's trace; it is derived where it is not known. Raises `Stale` or `NotFound` when the round
-        has closed (the entry is still there: `forget` it), and whatever stands in the way otherwise.
+        has closed (the entry is still there: `forget` it), `Lost` when the disk does not give the weights (it is
+        forgotten), and whatever stands in the way otherwise.
         """
         desk, link = self._desk, self._desk.link
         task = entry.task
+        if kept := self._kept_here(entry):
+            self.withhold(task, kept)
+            return None
         subject = {**spoken(task, entry.attempt), "sha256": entry.sha256, "bytes": entry.bytes}
         attributes = {
             **about(task, entry.attempt),
@@ -80,7 +94,10 @@ class HandOver:
         }
         parent = parent or round_parent(task.round.experiment, task.round.number)
         with desk.tracing.span(names.TASK_UPLOAD, attributes, parent=parent) as span:
-            desk.journal.append("update.sent", subject=subject, trace=span.context)
+            if self._told.get(task) != entry:
+                # not again for each try of an aggregator that is away
+                desk.journal.append("update.sent", subject=subject, trace=span.context)
+                self._told[task] = entry
             base = desk.bases.get(task.round.experiment, entry.base)
             try:
                 await watched(
@@ -90,6 +107,10 @@ class HandOver:
                 )
             except Stale as error:
                 log.info("the update of %s is not taken, perhaps there is a verdict: %s", task, error, extra=fields(task))
+            except Lost as error:
+                # before anybody hears of it: no other attempt may find it beside its training
+                self.forget(task, entry.attempt, str(error))
+                raise
             verdict = await link.submit(task, entry.attempt, _signed_today(entry.envelope, link.credentials))
             desk.journal.append(
                 "update.verdict",
@@ -102,6 +123,7 @@ class HandOver:
         failpoint("agent.update_acknowledged")
         # the entry last: a task that was still in hand without it would be dropped as one that nobody wants
         self._over(task)
+        self._told.pop(task, None)
         desk.outbox.remove(task)
         if verdict.admitted:
             log.info("the update of %s was admitted", task, extra=fields(task, event="update.admitted"))
@@ -138,7 +160,7 @@ class HandOver:
             self.forget(entry.task, entry.attempt, "it was made under another site's name")
             return False
         try:
-            await self.deliver(entry, board)
+            return await self.deliver(entry, board) is not None
         except Stale as error:
             # another attempt's offer may be on its way, for the very same work
             self.withhold(entry.task, str(error))
@@ -146,18 +168,31 @@ class HandOver:
         except BadData as error:
             self.forget(entry.task, entry.attempt, str(error))
             return False
-        return True
 
     def waiting(self, offer: Offer) -> Entry | None:
-        """The update that waits for exactly this attempt; one of another attempt, or of other work, is withheld."""
+        """The update that waits for exactly this attempt, made under the rules of today; any other one is withheld."""
         entry = self._desk.outbox.get(offer.task)
         if entry is None:
             return None
         asked = offer.task, offer.attempt, offer.experiment_sha256, offer.base
-        if (entry.task, entry.attempt, entry.experiment_sha256, entry.base) == asked:
+        if (entry.task, entry.attempt, entry.experiment_sha256, entry.base) != asked:
+            self.withhold(offer.task, f"attempt {offer.attempt} is asked for")
+        elif kept := self._kept_here(entry):
+            self.withhold(offer.task, kept)
+        else:
             return entry
-        self.withhold(offer.task, f"attempt {offer.attempt} is asked for")
         return None
+
+    def _kept_here(self, entry: Entry) -> str:
+        """Why the hospital's rules of today keep the update here as it is; empty where they are those it was made under."""
+        config, manifest = self._config(), decode_update(entry.envelope.payload)
+        if policy_in_force(config.consent) != manifest.policy_sha256:
+            return "the consent file has changed since it allowed this"
+        told = self._rooms.minimum_patients(entry.task)
+        # in a class where that is known, else in all: a backup has no folder of the task
+        if (manifest.patients if told is None else told) < config.minimum_patients:
+            return "minimum_patients was raised since this was trained"
+        return ""
 
     def withhold(self, task: TaskKey, reason: str) -> None:
         """The update of `task`, if one waits, is not wanted as it is: it goes back beside the training that made it.
@@ -175,10 +210,12 @@ class HandOver:
             return
         desk.journal.append("update.withheld", subject=spoken(task, entry.attempt), outcome="refused", reason=reason)
         desk.outbox.withdraw(entry, place)
+        log.info("the update of %s is withheld: %s", task, reason, extra=fields(task))
 
     def forget(self, task: TaskKey, attempt: int, reason: str) -> None:
         """Nobody wants the update of `task` any more."""
         desk = self._desk
+        self._told.pop(task, None)
         if desk.outbox.get(task) is not None:
             desk.journal.append("update.dropped", subject=spoken(task, attempt), outcome="refused", reason=reason)
             desk.outbox.remove(task)

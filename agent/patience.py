@@ -19,6 +19,7 @@ from typing import Final, TypeVar
 
 from histofed.base.clock import Clock
 from histofed.base.errors import AggregatorUnavailable, CannotWriteState, HistofedError, OutOfMemory, TryLater
+from histofed.base.ids import TaskKey
 from histofed.transport.backoff import Backoff
 
 log = logging.getLogger(__name__)
@@ -40,6 +41,23 @@ _REST_SHARE: Final = 8
 def rest_s(attempt: int, left: timedelta) -> float:
     """Seconds that a task rests after its failed `attempt` (from 1) in a round with so much time left."""
     return max(0.0, min(REST_S * 4.0 ** min(attempt - 1, 10), REST_MOST_S, left.total_seconds() / _REST_SHARE))
+
+
+class Rests:
+    """The tasks that rest here, each until a moment of the monotonic clock."""
+
+    def __init__(self, clock: Clock) -> None:
+        self._clock = clock
+        self._until: dict[TaskKey, float] = {}
+
+    def begin(self, task: TaskKey, error: HistofedError, attempt: int, left: timedelta) -> None:
+        """The task's attempt failed so, in a round with so much time left: it rests where this is `OWN_TROUBLE`."""
+        if isinstance(error, OWN_TROUBLE):
+            self._until[task] = self._clock.monotonic() + rest_s(attempt, left)
+
+    def end(self, task: TaskKey) -> float:
+        """Seconds for which the task should have rested still; it does not rest any more."""
+        return max(0.0, self._until.pop(task, 0.0) - self._clock.monotonic())
 
 
 async def until_told(

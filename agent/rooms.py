@@ -57,6 +57,11 @@ class Rooms:
                 return output / UPDATE_FILE
         return None
 
+    def minimum_patients(self, task: TaskKey) -> int | None:
+        """How many patients the training in the task's folder was told to ask for; None when none is there."""
+        told = self._told(task)
+        return None if told is None else told.minimum_patients
+
     def finished(self, task: TaskKey, assignment: Assignment) -> Result | None:
         """The result of this very training under a policy no laxer than today's, if its update is still here."""
         result, update = assignment.output / RESULT_FILE, assignment.output / UPDATE_FILE

@@ -165,6 +165,7 @@ class Sessions:
             case Beat() if self._job is None:
                 # offers come before the first beat: what is in hand and was not offered may have ended while we were away
                 await self._work.drop_unwanted()
+                self._begin_flush()
             case Beat():
                 pass
 

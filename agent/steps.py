@@ -17,7 +17,7 @@ from agent.link import Transfer
 from agent.offers import Offer, Step
 from histofed.base import durable
 from histofed.base.encoding import STEPS, Encoding
-from histofed.base.errors import BadData, DigestMismatch, NotAuthorised, NotFound, TryLater
+from histofed.base.errors import BadData, DigestMismatch, Lost, NotAuthorised, NotFound, TryLater
 from histofed.base.experiment import Experiment
 from histofed.base.ids import Digest
 from histofed.encodings.file import Form
@@ -38,13 +38,19 @@ class Fetcher(Protocol):
 
 
 async def fetch(source: Fetcher, bases: Bases, offer: Offer, experiment: Experiment, progress: Transfer) -> None:
-    """The base of `offer`, complete and right at its place. Raises what `Link.download` raises."""
+    """The base of `offer`, complete and right at its place.
+
+    Raises what `Link.download` raises, but `Lost` where the aggregator has no such file: that is not its word on the round.
+    """
     name = experiment.name
     way = way_from(bases, offer, experiment)
     if way and await _by_steps(source, bases, offer, STEPS[experiment.file.aggregation.encoding], way, progress):
         return
     earlier = bases.earlier(name, offer.base)
-    await source.download(offer.base, offer.base_bytes, bases.place(name, offer.base), earlier, progress)
+    try:
+        await source.download(offer.base, offer.base_bytes, bases.place(name, offer.base), earlier, progress)
+    except NotFound as error:
+        raise Lost(f"the aggregator has lost the model that it offers: {error}; its doctor says how to go on") from error
 
 
 def way_from(bases: Bases, offer: Offer, experiment: Experiment) -> tuple[Step, ...]:

@@ -26,7 +26,7 @@ from agent.handover import HandOver, about, spoken
 from agent.offers import Offer
 from agent.orders import assign
 from agent.outbox import Entry
-from agent.patience import OWN_TROUBLE, PASSING, rest_s, until_told
+from agent.patience import PASSING, Rests, until_told
 from agent.permission import ask
 from agent.progress import Board, Sign, watched
 from agent.rooms import Rooms
@@ -63,12 +63,11 @@ class Work:
         self._in_force = {config}
         """Every configuration since the task in hand began: what it fails for may name a place of any."""
         self._rooms = Rooms(folder)
-        self._handover = HandOver(desk, self._rooms, self._clear)
+        self._handover = HandOver(desk, self._rooms, lambda: self.config, self._clear)
         self.epochs = Epochs(desk, self._handover)
         self.tensors = KeptTensors(desk, self._rooms)
         self.sign = Sign(desk.clock)
-        self._resting: dict[TaskKey, float] = {}
-        """Tasks that failed for want of something here, and the moment of the monotonic clock until which they rest."""
+        self._rests = Rests(desk.clock)
 
     @property
     def config(self) -> AgentConfig:
@@ -112,9 +111,12 @@ class Work:
             self.sign.take_down()
 
     async def drop_unwanted(self) -> None:
-        """Drop the task in hand when its round closed, or its experiment was cancelled, while this agent was away."""
+        """Drop the task in hand when its round closed, or its experiment was cancelled, while this agent was away.
+
+        A finished one is left to its verdict: of what it admitted the aggregator wants nothing more either.
+        """
         held = self._desk.state.task_in_hand()
-        if held is None:
+        if held is None or self._desk.outbox.get(held.task) is not None:
             return
         try:
             answer = await self._desk.link.report(held.task, held.attempt, "waiting", 0, 0, {}, 0.0)
@@ -145,12 +147,11 @@ class Work:
 
     async def _rest(self, offer: Offer) -> None:
         """Give this machine time before another attempt at what it had no room for."""
-        clock = self._desk.clock
-        pause = self._resting.pop(offer.task, 0.0) - clock.monotonic()
+        pause = self._rests.end(offer.task)
         if pause > 0:
             self.sign.show(f"attempt {offer.attempt} rests first")
             log.warning("attempt %d at task %s begins in %.0f s", offer.attempt, offer.task, pause, extra=fields(offer.task))
-            await clock.sleep(pause)
+            await self._desk.clock.sleep(pause)
 
     # -- the steps, in their order -------------------------------------------------------------------------------------
 
@@ -199,12 +200,8 @@ class Work:
         """The round's global tensors; a file that is there is checked again."""
         desk = self._desk
         target = desk.bases.place(experiment.name, offer.base)
-        attributes = {
-            **about(offer.task, offer.attempt),
-            names.MODEL_DIGEST: offer.base,
-            names.MODEL_BYTES: offer.base_bytes,
-        }
-        with desk.tracing.span(names.TASK_DOWNLOAD, attributes, parent=offer.trace) as span:
+        told = {**about(offer.task, offer.attempt), names.MODEL_DIGEST: offer.base, names.MODEL_BYTES: offer.base_bytes}
+        with desk.tracing.span(names.TASK_DOWNLOAD, told, parent=offer.trace) as span:
             board = self.sign.board("download")
             await self._until_told(
                 "download the model",
@@ -245,8 +242,11 @@ class Work:
 
     async def _hand_over(self, offer: Offer, entry: Entry) -> None:
         board = self.sign.board("upload")
-        await self._until_told("hand the update over", lambda: self._handover.deliver(entry, board, offer.trace))
+        verdict = await self._until_told("hand the update over", lambda: self._handover.deliver(entry, board, offer.trace))
         self.epochs.note_history()
+        if verdict is None:
+            # the hospital's rules have changed meanwhile: they are asked again
+            await self._steps(offer)
 
     async def _fail(self, offer: Offer, error: HistofedError) -> None:
         """Tell the site's log everything and the aggregator what may leave the site."""
@@ -254,9 +254,7 @@ class Work:
         retryable = may_succeed_later(error)
         log.error("task %s failed: %s", task, error, extra=fields(task, event="task.failed", attempt=offer.attempt))
         reason = for_the_operator(error, *self._in_force)
-        if isinstance(error, OWN_TROUBLE):
-            left = offer.deadline - desk.link.aggregators_now()
-            self._resting[task] = desk.clock.monotonic() + rest_s(offer.attempt, left)
+        self._rests.begin(task, error, offer.attempt, offer.deadline - desk.link.aggregators_now())
         try:
             desk.journal.append(
                 "task.failed", subject=spoken(task, offer.attempt), outcome="failed", reason=reason, trace=offer.trace
@@ -267,8 +265,10 @@ class Work:
         try:
             await self._until_told("report the failure", lambda: desk.link.fail(task, offer.attempt, reason, retryable))
         except (Stale, NotFound) as late:
-            # an update that lies in the outbox is there already, perhaps: the next connection asks for its verdict
             log.info("nobody waits for task %s any more: %s", task, late, extra=fields(task))
+            if (entry := desk.outbox.get(task)) is not None and entry.attempt == offer.attempt:
+                # the aggregator has it already, perhaps: after the next beat it is asked for its verdict
+                return
         else:
             if retryable:
                 self._handover.withhold(task, f"attempt {offer.attempt} failed")
@@ -292,7 +292,7 @@ class Work:
 
     def _clear(self, task: TaskKey) -> None:
         """The task is over here."""
-        self._resting.pop(task, None)
+        self._rests.end(task)
         self._rooms.clear(task)
         held = self._desk.state.task_in_hand()
         if held is not None and held.task == task:

@@ -69,7 +69,7 @@ def step_task(key: TaskKey, task: Task, event: TaskEvent, attempts: int) -> tupl
             attempt == task.attempt
         ):
             return task, ()
-        case Declined(reason=reason, attempt=attempt), (TaskState.OFFERED | TaskState.ACCEPTED) if attempt == task.attempt:
+        case Declined(reason=reason, attempt=attempt), _ if task.state in WITH_SITE and attempt == task.attempt:
             return replace(task, state=TaskState.DECLINED, reason=reason), ()
         case Declined(), TaskState.DECLINED:
             return task, ()

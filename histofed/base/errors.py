@@ -38,6 +38,13 @@ class BadData(HistofedError):
     status = "INVALID_ARGUMENT"
 
 
+class Lost(BadData):
+    """A file that a task needs has been lost by a disk; another attempt may make it anew, or find it put back."""
+
+    # it never crosses the wire
+    status = "INVALID_ARGUMENT"
+
+
 class NotFound(BadData):
     """The thing named does not exist here."""
 

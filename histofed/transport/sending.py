@@ -15,7 +15,7 @@ from pathlib import Path
 import grpc.aio
 
 from histofed.base.clock import Clock
-from histofed.base.errors import AggregatorUnavailable, BadData, DigestMismatch, HistofedError
+from histofed.base.errors import AggregatorUnavailable, DigestMismatch, HistofedError, Lost
 from histofed.base.ids import Digest
 from histofed.transport import limits
 from histofed.transport.channel import Connection
@@ -154,9 +154,9 @@ class Sending:
         return Frame(transfer_pb2.UploadRequest(offset=piece.offset, copy=copy))
 
 
-def unreadable(error: OSError) -> BadData:
+def unreadable(error: OSError) -> Lost:
     """The file that was to be sent is lost: another try reads no more of it."""
-    return BadData(f"what was to be sent cannot be read from this machine's disk: {error.strerror}; it has to be made anew")
+    return Lost(f"what was to be sent cannot be read from this machine's disk: {error.strerror}; it has to be made anew")
 
 
 class _Answers:

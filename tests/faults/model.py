@@ -18,7 +18,7 @@ ENDED = frozenset({"committed", "abandoned"})
 
 _FROM = {
     "Accepted": frozenset({"offered"}),
-    "Declined": frozenset({"offered", "accepted"}),
+    "Declined": WITH_SITE,
     "Failed": WITH_SITE,
     "Announced": frozenset({"accepted", "uploading"}),
     "Received": frozenset({"accepted", "uploading"}),

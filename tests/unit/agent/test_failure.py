@@ -11,6 +11,7 @@ import pytest
 from agent.config import AgentConfig, DataConfig
 from agent.failure import for_the_operator
 from histofed.base.errors import BadData, CannotWriteState
+from histofed.base.ids import Digest
 from tests.support.agent_site import LONG, AgentSite, task, training, until
 from tests.support.fake_aggregator import FakeAggregator
 from tests.support.processes import trainers
@@ -55,6 +56,29 @@ async def test_a_base_that_is_not_what_its_name_says_is_refused(site: AgentSite,
     assert not heard.request.retryable
     assert aggregator.called("SubmitUpdate") == 0
     assert not trainers()
+
+
+@pytest.mark.parametrize("left", [0, -10])
+async def test_a_base_that_the_aggregator_has_lost_is_told_and_may_be_put_back(
+    site: AgentSite, aggregator: FakeAggregator, monkeypatch: pytest.MonkeyPatch, left: int
+) -> None:
+    """Gone, or cut while it was read."""
+    offer = aggregator.make_offer(task())
+    path = aggregator.store.path(offer.base.sha256)
+    content, size = path.read_bytes(), aggregator.store.size(Digest(offer.base.sha256))
+    path.unlink()
+    if left:
+        path.write_bytes(content[:left])
+        monkeypatch.setattr(aggregator.store, "size", lambda _: size)
+    aggregator.offer(offer)
+    site.start()
+    heard = await aggregator.wait_for("FailTask")
+    assert heard.request.retryable
+    assert "the aggregator has lost the model that it offers" in heard.request.reason
+    path.write_bytes(content)
+    aggregator.offer(aggregator.make_offer(task(), attempt=2))
+    await aggregator.wait_for("SubmitUpdate")
+    assert aggregator.called("AcceptTask") == 2
 
 
 async def test_a_full_disk_in_the_trainer_is_told_without_a_path(

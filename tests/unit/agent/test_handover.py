@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import pytest
 
 from agent.assignment import Result
 from agent.link import Transfer, Wanted
-from agent.outbox import Entry
+from agent.outbox import Entry, folder_name
 from agent.training import train
 from histofed.base.clock import SystemClock
-from histofed.base.errors import AggregatorUnavailable, NotAuthorised, Stale, TrainingFailed, TryLater
+from histofed.base.errors import AggregatorUnavailable, HistofedError, NotAuthorised, Stale, TrainingFailed, TryLater
+from histofed.base.ids import sha256
 from histofed.pki.credentials import Credentials
 from histofed.pki.signing import verify
 from histofed.statements import UPDATE_TYPE
 from histofed.v1 import rounds_pb2, types_pb2
 from tests.support.agent_site import SITE, AgentSite, task, until
 from tests.support.fake_aggregator import FakeAggregator
+from tests.support.federation import CONSENT
 from tests.support.pki import Federation
 
 
@@ -74,19 +77,47 @@ async def test_a_finished_update_is_delivered_by_the_next_life(
         assert not list(site.layout.work.iterdir())
 
 
+def make_unreadable(file: Path) -> None:
+    """It is there, and no byte of it can be read."""
+    file.unlink()
+    file.mkdir()
+
+
 async def test_an_update_that_the_disk_does_not_give_is_made_anew_and_ends_no_agent(
     tmp_path: Path, federation: Federation, aggregator: FakeAggregator
 ) -> None:
     credentials = federation.site(SITE)
     entry = await leave_update(tmp_path / "site", credentials, aggregator)
-    entry.weights.unlink()
-    entry.weights.mkdir()
+    make_unreadable(entry.weights)
     async with AgentSite(tmp_path / "site", credentials, aggregator.address) as site:
         site.start()
         await until(lambda: "update.verdict" in site.actions())
         dropped = next(record for record in site.audit() if record.action == "update.dropped")
         assert "cannot be read from this machine's disk" in dropped.reason
         assert site.actions().count("task.trained") == 2
+
+
+async def test_an_update_that_the_disk_does_not_give_any_more_is_made_anew_by_the_next_attempt(
+    site: AgentSite, aggregator: FakeAggregator, trained: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The aggregator was busy for a while, and then the disk did not give the file."""
+
+    upload = site.link.upload
+
+    async def lost(path: Path, *arguments: Any) -> None:
+        make_unreadable(path)
+        monkeypatch.setattr(site.link, "upload", upload)
+        raise TryLater("busy")
+
+    monkeypatch.setattr(site.link, "upload", lost)
+    aggregator.offer(aggregator.make_offer(task()))
+    site.start()
+    failed = await aggregator.wait_for("FailTask")
+    assert failed.request.retryable
+    assert "cannot be read from this machine's disk" in failed.request.reason
+    aggregator.offer(aggregator.make_offer(task(), attempt=2))
+    await until(lambda: bool(ends(site)) and ends(site)[-1] == ("update.verdict", "success"))
+    assert trained == ["pilot.1.train"] * 2
 
 
 async def test_an_update_of_an_attempt_that_is_over_waits_for_the_next_one(
@@ -184,6 +215,93 @@ def trained(aggregator: FakeAggregator, monkeypatch: pytest.MonkeyPatch) -> list
     return begun
 
 
+REMARK: Final = CONSENT + "# read again by the ethics board\n"
+
+
+async def test_an_update_that_waits_is_not_sent_when_the_consent_is_taken_back(
+    tmp_path: Path, federation: Federation, aggregator: FakeAggregator
+) -> None:
+    credentials = federation.site(SITE)
+    await leave_update(tmp_path / "site", credentials, aggregator)
+    async with AgentSite(tmp_path / "site", credentials, aggregator.address, consent="") as site:
+        sent = site.actions().count("update.sent")
+        site.start()
+        await aggregator.wait_for("DeclineTask")
+        await until(lambda: not list(site.layout.work.iterdir()))
+        assert site.outbox.entries() == ()
+        assert site.actions().count("update.sent") == sent
+        withheld = next(record for record in site.audit() if record.action == "update.withheld")
+        assert "the consent file has changed" in withheld.reason
+    assert aggregator.manifests() == []
+
+
+@pytest.mark.parametrize("room", ["here", "gone"])
+async def test_an_update_that_another_consent_file_allows_too_is_sent_under_that_one(
+    tmp_path: Path, federation: Federation, aggregator: FakeAggregator, trained: list[str], room: str
+) -> None:
+    credentials = federation.site(SITE)
+    await leave_update(tmp_path / "site", credentials, aggregator)
+    async with AgentSite(tmp_path / "site", credentials, aggregator.address, consent=REMARK) as site:
+        if room == "gone":
+            shutil.rmtree(site.layout.work / folder_name(task()))
+        site.start()
+        await until(lambda: "update.verdict" in site.actions())
+        policy = sha256(site.consent.read_bytes())
+    (manifest,) = aggregator.manifests()
+    assert manifest.policy_sha256 == policy
+    assert len(trained) == (1 if room == "here" else 2)
+
+
+@pytest.mark.parametrize("room", ["here", "gone"])
+async def test_an_update_that_waits_is_not_sent_when_more_patients_are_asked_for(
+    tmp_path: Path, federation: Federation, aggregator: FakeAggregator, trained: list[str], room: str
+) -> None:
+    """It is trained again: the training under the stricter rule says whether there are so many."""
+    credentials = federation.site(SITE)
+    await leave_update(tmp_path / "site", credentials, aggregator)
+    async with AgentSite(tmp_path / "site", credentials, aggregator.address) as site:
+        site.work.config = site.config.model_copy(update={"minimum_patients": 50})
+        if room == "gone":
+            shutil.rmtree(site.layout.work / folder_name(task()))
+        site.start()
+        await until(lambda: "update.verdict" in site.actions())
+        (withheld,) = (r for r in site.audit() if r.action == ("update.withheld" if room == "here" else "update.dropped"))
+        assert "minimum_patients" in withheld.reason
+    assert len(aggregator.manifests()) == 1
+    assert len(trained) == 2
+
+
+async def test_a_site_may_change_its_mind_while_it_hands_an_update_over(
+    site: AgentSite, aggregator: FakeAggregator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries = []
+
+    async def upload(*_: object) -> None:
+        tries.append(1)
+        site.consent.write_text("")
+        raise TryLater("the aggregator has been busy for a while")
+
+    monkeypatch.setattr(site.link, "upload", upload)
+    aggregator.offer(aggregator.make_offer(task()))
+    site.start()
+    await aggregator.wait_for("DeclineTask")
+    assert len(tries) == 1
+    await until(lambda: site.state.task_in_hand() is None)
+    assert site.outbox.entries() == ()
+    assert aggregator.manifests() == []
+
+
+async def test_an_update_that_is_tried_again_and_again_is_journalled_once(
+    site: AgentSite, aggregator: FakeAggregator
+) -> None:
+    aggregator.answers["may_upload"] = [TryLater("busy")] * 3
+    aggregator.answers["SubmitUpdate"] = [AggregatorUnavailable("gone")]
+    aggregator.offer(aggregator.make_offer(task()))
+    site.start()
+    await until(lambda: bool(ends(site)))
+    assert site.actions()[-3:] == ["task.trained", "update.sent", "update.verdict"]
+
+
 @pytest.mark.parametrize("answer", [None, Stale("the failure comes too late")])
 async def test_a_hand_over_that_failed_is_repeated_by_the_next_attempt_without_another_training(
     site: AgentSite, aggregator: FakeAggregator, trained: list[str], answer: Stale | None
@@ -220,11 +338,12 @@ async def test_so_it_is_when_the_agent_is_started_again_in_between(
     assert trained == ["pilot.1.train"]
 
 
+@pytest.mark.parametrize("error", [TrainingFailed("Stream removed"), HistofedError("internal error")])
 async def test_a_failure_that_comes_too_late_leaves_the_update_to_its_verdict(
-    site: AgentSite, aggregator: FakeAggregator, trained: list[str]
+    site: AgentSite, aggregator: FakeAggregator, trained: list[str], error: HistofedError
 ) -> None:
     """The aggregator had the update, and its answer was lost in another way than by a cut."""
-    aggregator.answers["SubmitUpdate"] = [TrainingFailed("Stream removed")]
+    aggregator.answers["SubmitUpdate"] = [error]
     aggregator.answers["FailTask"] = [Stale("task pilot/1 is admitted")]
     aggregator.offer(aggregator.make_offer(task()))
     site.start()
@@ -236,6 +355,26 @@ async def test_a_failure_that_comes_too_late_leaves_the_update_to_its_verdict(
     first, second = aggregator.manifests()
     assert first == second, "by its digest the aggregator knows it"
     assert trained == ["pilot.1.train"]
+
+
+@pytest.mark.parametrize("error", [TrainingFailed("Stream removed"), HistofedError("internal error")])
+async def test_the_verdict_is_asked_for_while_the_connection_lasts(
+    site: AgentSite, aggregator: FakeAggregator, monkeypatch: pytest.MonkeyPatch, error: HistofedError
+) -> None:
+    """Of a task that is admitted the aggregator wants nothing more, which is no reason to drop its update."""
+
+    async def report(*arguments: Any) -> Wanted:
+        return Wanted(arguments[2] != "waiting", "the task is admitted")
+
+    monkeypatch.setattr(site.link, "report", report)
+    aggregator.answers["SubmitUpdate"] = [error]
+    aggregator.answers["FailTask"] = [Stale("task pilot/1 is admitted")]
+    aggregator.offer(aggregator.make_offer(task()))
+    site.start()
+    await until(lambda: bool(ends(site)))
+    await until(lambda: site.state.task_in_hand() is None)
+    assert ends(site) == [("update.verdict", "success")]
+    assert aggregator.called("WaitForWork") == 1
 
 
 async def test_an_update_that_waits_behind_another_task_is_sent_as_it_is_when_it_is_asked_for_again(

@@ -153,9 +153,11 @@ async def test_what_waits_is_handed_over_after_a_hello_alone(
 ) -> None:
     """The next connection may lead to an aggregator that was put back by hand."""
     await left_behind(tmp_path / "site", federation, aggregator, "pilot")
+    streams = aggregator.called("WaitForWork")
     async with AgentSite(tmp_path / "site", federation.site(SITE), aggregator.address) as site:
         site.start()
         await until(lambda: site.sessions.words == "round 1 of pilot: upload")
+        await aggregator.wait_for("WaitForWork", streams + 1)  # or there is nothing to hang up
         aggregator.answers["Hello"] = [TryLater("it starts")] * 100
         hellos = aggregator.called("Hello")
         aggregator.hang_up()

@@ -39,6 +39,18 @@ def test_a_failure_that_cannot_be_helped_is_final_at_once() -> None:
     assert task.state is TaskState.DECLINED
 
 
+def test_a_site_may_decline_until_its_update_is_received() -> None:
+    """It lost the update that it announced, and its consent allows the work no more: nobody is to wait for it."""
+    accepted, announced = events.Accepted(A, 1), events.Announced(A, sha256(b"update"), 10)
+    declined = events.Declined(A, 1, "not allowed here")
+    for before in ((), (accepted,), (accepted, announced)):
+        assert run(*before, declined) == run(*before, declined, declined)
+        assert run(*before, declined).state is TaskState.DECLINED
+    received = events.Received(A, 1, Digest("c" * 64), sha256(b"update"), 10)
+    with pytest.raises(Stale, match="task demo/3/train/a is received"):
+        run(accepted, announced, received, declined)
+
+
 def test_an_update_of_an_earlier_attempt_is_refused() -> None:
     task = run(events.Accepted(A, 1), events.Failed(A, 1, "killed", retryable=True), events.Accepted(A, 2))
     with pytest.raises(Stale):

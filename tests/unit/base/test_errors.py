@@ -16,6 +16,7 @@ EXIT_CODES = {
     "WorkerLost": 70,
     "UsageError": 2,
     "BadData": 65,
+    "Lost": 65,
     "NotFound": 65,
     "AlreadyThere": 65,
     "Stale": 65,
