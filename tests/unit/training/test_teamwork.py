@@ -22,7 +22,8 @@ def _adds(folder: Path, team: Team) -> None:
     tensors = [torch.full((2, 2), float(team.rank + 1)), torch.tensor(10.0 * team.rank)]
     team.add_up(tensors)
     share = team.share(["a", "b", "c", "d"])
-    (folder / f"{team.rank}").write_text(f"{tensors[0].tolist()} {tensors[1].item()} {share} {team.decided(5 + team.rank)}")
+    agreed = team.decided(5 + team.rank), team.alike(2**63 - 1), team.alike(2**63 - 2 + team.rank)
+    (folder / f"{team.rank}").write_text(f"{tensors[0].tolist()} {tensors[1].item()} {share} {agreed}")
 
 
 def _fails(how: str, team: Team) -> None:
@@ -40,11 +41,11 @@ def _fails(how: str, team: Team) -> None:
 
 
 @pytest.mark.slow
-def test_all_have_the_sum_and_the_first_ones_choice(tmp_path: Path) -> None:
+def test_all_have_the_sum_and_the_first_ones_choice_and_know_whether_they_are_alike(tmp_path: Path) -> None:
     with team_of(2, "cpu", _adds, tmp_path) as team:
         _adds(tmp_path, team)
-    assert (tmp_path / "0").read_text() == "[[3.0, 3.0], [3.0, 3.0]] 10.0 [(0, 'a'), (1, 'b')] 5"
-    assert (tmp_path / "1").read_text() == "[[3.0, 3.0], [3.0, 3.0]] 10.0 [(2, 'c'), (3, 'd')] 5"
+    assert (tmp_path / "0").read_text() == "[[3.0, 3.0], [3.0, 3.0]] 10.0 [(0, 'a'), (1, 'b')] (5, True, False)"
+    assert (tmp_path / "1").read_text() == "[[3.0, 3.0], [3.0, 3.0]] 10.0 [(2, 'c'), (3, 'd')] (5, True, False)"
     assert not multiprocessing.active_children()
 
 
@@ -147,6 +148,7 @@ def test_one_device_needs_nobody() -> None:
     with team_of(1, "cpu", _fails, "a bug") as team:
         assert team is ALONE
         assert team.decided(3) == 3
+        assert team.alike(3)
         assert team.share(["a", "b"]) == [(0, "a"), (1, "b")]
 
 
