@@ -1,7 +1,8 @@
 """Starting and ending a team: the process that is there leads, and for each further device one more is started.
 
-The others run the same work from the same arguments; they write nothing and report nothing. However the leader leaves the
-block, nobody is left running, and whoever failed first is the one whose error is told. They speak over the loopback
+The others run the same work from the same arguments; they write nothing, report nothing, and leave Ctrl-C and SIGTERM, which
+may be sent to all, to the leader. However it leaves the block, nobody is left running, and whoever failed first is the one
+whose error is told. They speak over the loopback
 interface and meet in a file, so no port is opened to the network. Called by the workshop and by training in one place.
 """
 
@@ -16,6 +17,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -31,6 +33,8 @@ Task = TypeVar("Task")
 _END_S: Final = 10.0
 """For a process to end by itself, or to say why it failed; then it is killed."""
 _READY: Final = ("", "")
+_THE_LEADERS: Final = (signal.SIGINT, signal.SIGTERM)
+"""The signals that it answers, for all."""
 _ERRORS: Final = {cls.__name__: cls for cls in all_errors()}
 
 
@@ -80,8 +84,11 @@ def team_of(
     _check_installed()
     with tempfile.TemporaryDirectory(prefix="histofed-team-") as folder:
         places = [_Place(rank, devices, Path(folder) / "meeting", device == "cpu", patience_s) for rank in range(devices)]
-        helpers = [_start(place, work, task) for place in places[1:]]
+        helpers: list[_Helper] = []
         try:
+            with _withheld():
+                for place in places[1:]:
+                    helpers.append(_start(place, work, task))
             _await(helpers)
             with _joined(places[0], lambda: _failure_of(helpers)) as team:
                 yield team
@@ -96,6 +103,17 @@ def _check_installed() -> None:
         import accelerate  # noqa: F401  # whether it is there
     except ImportError as error:
         raise ConfigError("several devices need the package accelerate: install histofed[devices]") from error
+
+
+@contextlib.contextmanager
+def _withheld() -> Iterator[None]:
+    """The leader's signals come after the block, and never to a process that is started in it: it inherits the mask."""
+    resource_tracker.ensure_running()  # starting it would unblock them
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _THE_LEADERS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _start(place: _Place, work: Callable[[Task, Team], None], task: Task) -> _Helper:
@@ -120,7 +138,8 @@ def _await(helpers: list[_Helper]) -> None:
 
 def _help(place: _Place, work: Callable[[Task, Team], None], task: Task, words: Connection) -> None:
     """The life of a further process. Its errors go to the leader; type and place, without the message, to the site's log."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the leader's to answer
+    for number in _THE_LEADERS:
+        signal.signal(number, signal.SIG_IGN)  # blocked until now
     try:
         words.send(_READY)
         with _joined(place) as team:

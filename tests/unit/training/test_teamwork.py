@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import signal
 import time
+from collections.abc import Callable
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -84,6 +85,36 @@ def test_a_team_that_did_not_come_together_leaves_nothing_for_the_next(
     assert not torch.distributed.is_initialized()
     with team_of(2, "cpu", _adds, tmp_path) as team:
         _adds(tmp_path, team)
+
+
+def _starting(monkeypatch: pytest.MonkeyPatch, then: Callable[[BaseProcess], None]) -> None:
+    """What happens to a process in the instant in which it starts."""
+    start = BaseProcess.start
+
+    def started(process: BaseProcess) -> None:
+        start(process)
+        then(process)
+
+    monkeypatch.setattr(BaseProcess, "start", started)
+
+
+def _signalled(process: BaseProcess) -> None:
+    """As by Ctrl-C at a terminal, and by a service manager that stops all."""
+    assert process.pid is not None
+    for number in (signal.SIGINT, signal.SIGTERM):
+        os.kill(process.pid, number)
+
+
+@pytest.mark.slow
+def test_signals_to_all_processes_are_the_first_ones_to_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    answered = signal.pthread_sigmask(signal.SIG_BLOCK, [])
+    _starting(monkeypatch, _signalled)
+    with team_of(2, "cpu", _adds, tmp_path) as team:
+        assert signal.pthread_sigmask(signal.SIG_BLOCK, []) == answered
+        (helper,) = multiprocessing.active_children()
+        _signalled(helper)
+        _adds(tmp_path, team)
+    assert (tmp_path / "1").exists()
 
 
 def _fails_and_leaves_with_the_leader(left: Path, team: Team) -> None:
