@@ -14,11 +14,11 @@ import signal
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from multiprocessing import resource_tracker
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Final, TypeVar
@@ -90,7 +90,7 @@ def team_of(
                 for place in places[1:]:
                     helpers.append(_start(place, work, task))
             _await(helpers)
-            with _joined(places[0], lambda: _failure_of(helpers)) as team:
+            with _joined(places[0], lambda causes: _failure_of(helpers, causes)) as team:
                 yield team
         finally:
             hanging = [str(helper.process.pid) for helper in helpers if not _end(helper)]
@@ -140,9 +140,15 @@ def _help(place: _Place, work: Callable[[Task, Team], None], task: Task, words: 
     """The life of a further process. Its errors go to the leader; type and place, without the message, to the site's log."""
     for number in _THE_LEADERS:
         signal.signal(number, signal.SIG_IGN)  # blocked until now
+
+    def apart(causes: Sequence[str]) -> TeamBroken:
+        for cause in causes:
+            words.send((TeamBroken.__name__, cause))
+        return TeamBroken()
+
     try:
         words.send(_READY)
-        with _joined(place) as team:
+        with _joined(place, apart) as team:
             try:
                 work(task, team)
             except Exception as error:
@@ -166,8 +172,11 @@ def _told(error: Exception, place: _Place, words: Connection) -> int:
 
 
 @contextlib.contextmanager
-def _joined(place: _Place, explain: Callable[[], Exception] = TeamBroken) -> Iterator[Team]:
-    """In the process group, until the block is left; the others are told when that is by an error."""
+def _joined(place: _Place, explain: Callable[[Sequence[str]], Exception]) -> Iterator[Team]:
+    """In the process group, until the block is left; the others are told when that is by an error.
+
+    Raises what `explain` makes of a team that broke, or, given the cause, of one that this process could not join.
+    """
     from accelerate import PartialState
     from accelerate.utils import patch_environment
 
@@ -187,9 +196,10 @@ def _joined(place: _Place, explain: Callable[[], Exception] = TeamBroken) -> Ite
                 PartialState(cpu=place.cpu, **meeting)
                 talk = torch.distributed.new_group(backend="gloo", timeout=timedelta(seconds=place.patience_s))
         except RuntimeError as error:
-            raise explain() from error
+            traceback.print_exception(error)  # with its message, which may say what to set: it knows devices, and no tiles
+            raise explain([f"process {rank + 1}: {type(error).__name__}"]) from error
         assert talk is not None
-        team = Together(rank, size, talk, explain)
+        team = Together(rank, size, talk, lambda: explain([]))
         try:
             yield team
         except BaseException:
@@ -204,24 +214,48 @@ def _joined(place: _Place, explain: Callable[[], Exception] = TeamBroken) -> Ite
                 torch.distributed.destroy_process_group()
 
 
-def _failure_of(helpers: list[_Helper]) -> HistofedError:
-    """What the process that failed said; or how it ended, when it said nothing."""
-    for helper in helpers:
-        with contextlib.suppress(EOFError):  # it ended without a word
-            if helper.words.poll(_END_S):
-                kind, sentence = helper.words.recv()
-                return _ERRORS.get(kind, TrainingFailed)(sentence)
-    for rank, helper in enumerate(helpers, 2):
-        helper.process.join(_END_S)
-        code = helper.process.exitcode
-        if code is None:
-            return TrainingFailed(f"process {rank} of {len(helpers) + 1} of this training does not answer; it was given up")
-        if code < 0:
+def _failure_of(helpers: list[_Helper], apart: Sequence[str] = ()) -> HistofedError:
+    """What the process that failed said; or how one ended, when none did. `apart`: why the leader could not join."""
+    causes = list(apart)
+    for kind, sentence in _words_of(helpers):
+        if kind == TeamBroken.__name__:
+            causes.append(sentence)
+        elif (kind, sentence) != _READY:
+            return _ERRORS.get(kind, TrainingFailed)(sentence)
+    return TrainingFailed(_sentence([helper.process.exitcode for helper in helpers], causes))
+
+
+def _words_of(helpers: list[_Helper]) -> Iterator[tuple[str, str]]:
+    """What they say, until all have ended or have been silent for long."""
+    listening = list(helpers)
+    while listening and (heard := wait([helper.words for helper in listening], _END_S)):
+        for helper in [one for one in listening if one.words in heard]:
+            try:
+                yield helper.words.recv()
+            except EOFError:  # it ends
+                helper.process.join(_END_S)
+                listening.remove(helper)
+
+
+def _sentence(codes: Sequence[int | None], causes: Sequence[str]) -> str:
+    """What happened to a team without an error of its own: the exit codes of the others, and why some could not join.
+
+    Who was killed comes first: the others wait for it, or could not join, for that reason alone.
+    """
+    others = [(f"process {rank} of {len(codes) + 1} of this training", code) for rank, code in enumerate(codes, 2)]
+    for name, code in others:
+        if code is not None and code < 0:
             hint = " (out of memory?)" if code == -signal.SIGKILL else ""
-            return TrainingFailed(
-                f"process {rank} of {len(helpers) + 1} of this training was killed by signal {-code}{hint}"
-            )
-    return TrainingFailed("the processes of this training lost each other; the site's log may say more")
+            return f"{name} was killed by signal {-code}{hint}"
+    for name, code in others:
+        if code not in (None, 0, TrainingFailed.exit_code):
+            return f"{name} ended with exit code {code} and without a word; the site's log may say more"
+    if causes:
+        return f"the processes of this training could not join each other ({', '.join(causes)}); the site's log says why"
+    for name, code in others:
+        if code is None:
+            return f"{name} does not answer; it was given up"
+    return "the processes of this training lost each other; the site's log may say more"
 
 
 def _end(helper: _Helper) -> bool:
