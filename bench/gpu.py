@@ -6,7 +6,7 @@ ViT-B/16 at 224 px against the generator `deep`, bfloat16, one process. Told: im
 TFLOP/s over the moves of both players (counted by torch, not estimated) as a share of the rate that this card reaches in a
 plain bfloat16 matrix product; the ratio to the literal recipe (`bench/script.py`, float32, decoding JPEGs) in the same run;
 the memory that preset `default` needs at 128 px and batch 64; and a profile of what bounds the steps. Without a GPU nothing
-is measured and the exit code is 1.
+is measured and the exit code is 1, with one too small for the smallest batch 72.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from bench.cache import tileset
 from bench.result import Result, at_least, at_most, hand_over
 from bench.script import Script, batches, written_plainly
+from histofed.base.errors import OutOfMemory
 from histofed.models.ranges import to_model_range
 from histofed.models.registry import build_discriminator, build_generator
 from histofed.recipes.gan.building import batches_of, compile_networks, contest_of
@@ -92,7 +93,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     print(f"{torch.cuda.get_device_name(device)}, torch {torch.__version__}, CUDA {torch.version.cuda}", flush=True)
     with tempfile.TemporaryDirectory(prefix="histofed-bench-") as scratch:
         tiles = tileset(options.data, options.tiles, Path(scratch) / "tiles")
-        rows = measure(vit_b_16(), tiles, device, options.profile)
+        try:
+            rows = measure(vit_b_16(), tiles, device, options.profile)
+        except OutOfMemory as error:
+            print(error, file=sys.stderr)
+            return error.exit_code
         rows.append(memory_of_default(tiles, device))
     hand_over(rows, options.json)
     return 0
@@ -148,7 +153,10 @@ class Engine:
 
 
 def best_of(case: Case, tiles: TileCache, device: torch.device) -> tuple[int, bool, float, list[str]]:
-    """The batch with the highest rate, whether compiled, its images per second, and what could not be tried."""
+    """The batch with the highest rate, whether compiled, its images per second, and what could not be tried.
+
+    Raises `OutOfMemory` where not even the smallest batch fits.
+    """
     found: dict[tuple[int, bool], float] = {}
     skipped: list[str] = []
     for batch in case.batches:
@@ -157,6 +165,8 @@ def best_of(case: Case, tiles: TileCache, device: torch.device) -> tuple[int, bo
         except torch.OutOfMemoryError:
             skipped.append(f"batch {batch} does not fit")
             break
+    if not found:
+        raise OutOfMemory(f"batch {case.batches[0]} does not fit into this GPU's memory; measure on a larger one")
     best, _ = max(found, key=lambda key: found[key])
     if device.type == "cuda":
         rate = compiled_rate(case, tiles, device, best)

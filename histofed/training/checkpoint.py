@@ -68,18 +68,18 @@ class CheckpointStore:
         self, folder: Path, fingerprint: str, name: str = "checkpoint", work: Mapping[str, Json] | None = None
     ) -> None:
         """`work` is what `fingerprint` is of, where somebody may ask later how two pieces of work differ."""
-        self._folder, self._fingerprint, self._name, self._work = folder, fingerprint, name, dict(work or {})
+        self._folder, self.fingerprint, self._name, self._work = folder, fingerprint, name, dict(work or {})
         self.path = folder / f"{name}.safetensors"
 
     def good(self) -> CheckpointStore:
         """The store of the last good state, beside this one; `clear` does not reach it."""
-        return CheckpointStore(self._folder, self._fingerprint, "good", self._work)
+        return CheckpointStore(self._folder, self.fingerprint, "good", self._work)
 
     def save(self, checkpoint: Checkpoint) -> None:
         """Durable on return; replaces the one before. Raises `CannotWriteState`, and then the one before still counts."""
         document: dict[str, Json] = {
             "version": _VERSION,
-            "fingerprint": self._fingerprint,
+            "fingerprint": self.fingerprint,
             "work": self._work,
             "step": checkpoint.step,
             "sums": dict(checkpoint.sums),
@@ -111,7 +111,7 @@ class CheckpointStore:
         except (ValueError, KeyError, TypeError, BadData) as error:
             _logger.warning("the checkpoint is damaged (%s); starting from the beginning", error)
             return None
-        if found is None or found.fingerprint != self._fingerprint:
+        if found is None or found.fingerprint != self.fingerprint:
             _logger.warning(
                 "the checkpoint found belongs to other work or another version%s; starting from the beginning",
                 self._difference(found),

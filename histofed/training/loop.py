@@ -16,7 +16,8 @@ import numpy as np
 import torch
 
 from histofed.base.clock import Clock
-from histofed.base.errors import Cancelled, TrainingFailed
+from histofed.base.errors import Cancelled, TrainingFailed, TryLater
+from histofed.base.ids import canonical, sha256
 from histofed.base.seeds import seed as seed_of
 from histofed.models.ranges import to_model_range
 from histofed.training.batches import Batches
@@ -68,8 +69,8 @@ def train(
 ) -> Mapping[str, float]:
     """Train both players; returns the mean of each loss over the steps that had it.
 
-    Raises `Cancelled` after writing a checkpoint when `stop()` turns true, and `TrainingFailed` when it diverges more often
-    than the rules allow it to return.
+    Raises `Cancelled` after writing a checkpoint when `stop()` turns true, `TrainingFailed` when it diverges more often than
+    the rules allow it to return, and `TryLater` when the processes of a team would not begin with the same.
     """
     run = _Run(contest, store, rules, steps, team)
     read_every = read_every or (GPU_STEPS if contest.device.type == "cuda" else 1)
@@ -134,12 +135,16 @@ class _Run:
         self.step = self.returns = 0
 
     def resume(self) -> None:
-        """From the store's checkpoint, where there is one."""
+        """From the store's checkpoint, where there is one. Raises `TryLater` when another process stands elsewhere."""
         if (found := self._store.load()) is not None:
             self._contest.load(found.tensors)
             _restore_random_state(found.tensors, self._contest.device)
             self.step, self.returns = found.step, found.returns
             self.ledger.start_from(found)
+        # each process has read tiles and checkpoint for itself; gradients of two networks, or decks, have no sum
+        here = sha256(canonical({"work": self._store.fingerprint, "step": self.step, "returns": self.returns}))
+        if not self._team.alike(int(here[:15], 16)):
+            raise TryLater("the tiles changed while this training started; start it again once they no longer change")
 
     def keep(self) -> None:
         """A checkpoint of now, durable."""

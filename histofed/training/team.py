@@ -45,6 +45,10 @@ class Team:
         """The first process's choice, a small number. Raises what broke the team, or `TeamBroken`."""
         return choice
 
+    def alike(self, mine: int) -> bool:
+        """Whether all processes give the same number, below 2**63. Raises what broke the team, or `TeamBroken`."""
+        return True
+
     def add_up(self, tensors: Sequence[Tensor]) -> None:
         """Replace each tensor by its sum over all processes. Raises what broke the team, or `TeamBroken`."""
 
@@ -64,7 +68,10 @@ class Together(Team):
         self._broken = False
 
     def decided(self, choice: int) -> int:
-        return self._exchange(_READY, choice)
+        return self._exchange(_READY, choice)[0]
+
+    def alike(self, mine: int) -> bool:
+        return len(set(self._exchange(_READY, mine))) == 1
 
     def add_up(self, tensors: Sequence[Tensor]) -> None:
         from accelerate.utils import reduce
@@ -83,7 +90,8 @@ class Together(Team):
         if not self._broken:
             self._exchange(_FAILED, 0)
 
-    def _exchange(self, state: int, choice: int) -> int:
+    def _exchange(self, state: int, choice: int) -> list[int]:
+        """What each process chose."""
         mine = torch.tensor([state, choice])
         all_of_them = [torch.empty_like(mine) for _ in range(self.size)]
         try:
@@ -92,7 +100,7 @@ class Together(Team):
             raise self._lost() from error
         if state == _READY and any(int(one[0]) == _FAILED for one in all_of_them):
             raise self._lost()
-        return int(all_of_them[0][1])
+        return [int(one[1]) for one in all_of_them]
 
     def _lost(self) -> Exception:
         self._broken = True

@@ -1,7 +1,8 @@
 """Starting and ending a team: the process that is there leads, and for each further device one more is started.
 
-The others run the same work from the same arguments; they write nothing and report nothing. However the leader leaves the
-block, nobody is left running, and whoever failed first is the one whose error is told. They speak over the loopback
+The others run the same work from the same arguments; they write nothing, report nothing, and leave Ctrl-C and SIGTERM, which
+may be sent to all, to the leader. However it leaves the block, nobody is left running, and whoever failed first is the one
+whose error is told. They speak over the loopback
 interface and meet in a file, so no port is opened to the network. Called by the workshop and by training in one place.
 """
 
@@ -13,10 +14,11 @@ import signal
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from multiprocessing.connection import Connection
+from multiprocessing import resource_tracker
+from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Final, TypeVar
@@ -31,6 +33,8 @@ Task = TypeVar("Task")
 _END_S: Final = 10.0
 """For a process to end by itself, or to say why it failed; then it is killed."""
 _READY: Final = ("", "")
+_THE_LEADERS: Final = (signal.SIGINT, signal.SIGTERM)
+"""The signals that it answers, for all."""
 _ERRORS: Final = {cls.__name__: cls for cls in all_errors()}
 
 
@@ -80,10 +84,13 @@ def team_of(
     _check_installed()
     with tempfile.TemporaryDirectory(prefix="histofed-team-") as folder:
         places = [_Place(rank, devices, Path(folder) / "meeting", device == "cpu", patience_s) for rank in range(devices)]
-        helpers = [_start(place, work, task) for place in places[1:]]
+        helpers: list[_Helper] = []
         try:
+            with _withheld():
+                for place in places[1:]:
+                    helpers.append(_start(place, work, task))
             _await(helpers)
-            with _joined(places[0], lambda: _failure_of(helpers)) as team:
+            with _joined(places[0], lambda causes: _failure_of(helpers, causes)) as team:
                 yield team
         finally:
             hanging = [str(helper.process.pid) for helper in helpers if not _end(helper)]
@@ -96,6 +103,17 @@ def _check_installed() -> None:
         import accelerate  # noqa: F401  # whether it is there
     except ImportError as error:
         raise ConfigError("several devices need the package accelerate: install histofed[devices]") from error
+
+
+@contextlib.contextmanager
+def _withheld() -> Iterator[None]:
+    """The leader's signals come after the block, and never to a process that is started in it: it inherits the mask."""
+    resource_tracker.ensure_running()  # starting it would unblock them
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _THE_LEADERS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _start(place: _Place, work: Callable[[Task, Team], None], task: Task) -> _Helper:
@@ -120,10 +138,17 @@ def _await(helpers: list[_Helper]) -> None:
 
 def _help(place: _Place, work: Callable[[Task, Team], None], task: Task, words: Connection) -> None:
     """The life of a further process. Its errors go to the leader; type and place, without the message, to the site's log."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the leader's to answer
+    for number in _THE_LEADERS:
+        signal.signal(number, signal.SIG_IGN)  # blocked until now
+
+    def apart(causes: Sequence[str]) -> TeamBroken:
+        for cause in causes:
+            words.send((TeamBroken.__name__, cause))
+        return TeamBroken()
+
     try:
         words.send(_READY)
-        with _joined(place) as team:
+        with _joined(place, apart) as team:
             try:
                 work(task, team)
             except Exception as error:
@@ -147,8 +172,11 @@ def _told(error: Exception, place: _Place, words: Connection) -> int:
 
 
 @contextlib.contextmanager
-def _joined(place: _Place, explain: Callable[[], Exception] = TeamBroken) -> Iterator[Team]:
-    """In the process group, until the block is left; the others are told when that is by an error."""
+def _joined(place: _Place, explain: Callable[[Sequence[str]], Exception]) -> Iterator[Team]:
+    """In the process group, until the block is left; the others are told when that is by an error.
+
+    Raises what `explain` makes of a team that broke, or, given the cause, of one that this process could not join.
+    """
     from accelerate import PartialState
     from accelerate.utils import patch_environment
 
@@ -168,9 +196,10 @@ def _joined(place: _Place, explain: Callable[[], Exception] = TeamBroken) -> Ite
                 PartialState(cpu=place.cpu, **meeting)
                 talk = torch.distributed.new_group(backend="gloo", timeout=timedelta(seconds=place.patience_s))
         except RuntimeError as error:
-            raise explain() from error
+            traceback.print_exception(error)  # with its message, which may say what to set: it knows devices, and no tiles
+            raise explain([f"process {rank + 1}: {type(error).__name__}"]) from error
         assert talk is not None
-        team = Together(rank, size, talk, explain)
+        team = Together(rank, size, talk, lambda: explain([]))
         try:
             yield team
         except BaseException:
@@ -185,24 +214,48 @@ def _joined(place: _Place, explain: Callable[[], Exception] = TeamBroken) -> Ite
                 torch.distributed.destroy_process_group()
 
 
-def _failure_of(helpers: list[_Helper]) -> HistofedError:
-    """What the process that failed said; or how it ended, when it said nothing."""
-    for helper in helpers:
-        with contextlib.suppress(EOFError):  # it ended without a word
-            if helper.words.poll(_END_S):
-                kind, sentence = helper.words.recv()
-                return _ERRORS.get(kind, TrainingFailed)(sentence)
-    for rank, helper in enumerate(helpers, 2):
-        helper.process.join(_END_S)
-        code = helper.process.exitcode
-        if code is None:
-            return TrainingFailed(f"process {rank} of {len(helpers) + 1} of this training does not answer; it was given up")
-        if code < 0:
+def _failure_of(helpers: list[_Helper], apart: Sequence[str] = ()) -> HistofedError:
+    """What the process that failed said; or how one ended, when none did. `apart`: why the leader could not join."""
+    causes = list(apart)
+    for kind, sentence in _words_of(helpers):
+        if kind == TeamBroken.__name__:
+            causes.append(sentence)
+        elif (kind, sentence) != _READY:
+            return _ERRORS.get(kind, TrainingFailed)(sentence)
+    return TrainingFailed(_sentence([helper.process.exitcode for helper in helpers], causes))
+
+
+def _words_of(helpers: list[_Helper]) -> Iterator[tuple[str, str]]:
+    """What they say, until all have ended or have been silent for long."""
+    listening = list(helpers)
+    while listening and (heard := wait([helper.words for helper in listening], _END_S)):
+        for helper in [one for one in listening if one.words in heard]:
+            try:
+                yield helper.words.recv()
+            except EOFError:  # it ends
+                helper.process.join(_END_S)
+                listening.remove(helper)
+
+
+def _sentence(codes: Sequence[int | None], causes: Sequence[str]) -> str:
+    """What happened to a team without an error of its own: the exit codes of the others, and why some could not join.
+
+    Who was killed comes first: the others wait for it, or could not join, for that reason alone.
+    """
+    others = [(f"process {rank} of {len(codes) + 1} of this training", code) for rank, code in enumerate(codes, 2)]
+    for name, code in others:
+        if code is not None and code < 0:
             hint = " (out of memory?)" if code == -signal.SIGKILL else ""
-            return TrainingFailed(
-                f"process {rank} of {len(helpers) + 1} of this training was killed by signal {-code}{hint}"
-            )
-    return TrainingFailed("the processes of this training lost each other; the site's log may say more")
+            return f"{name} was killed by signal {-code}{hint}"
+    for name, code in others:
+        if code not in (None, 0, TrainingFailed.exit_code):
+            return f"{name} ended with exit code {code} and without a word; the site's log may say more"
+    if causes:
+        return f"the processes of this training could not join each other ({', '.join(causes)}); the site's log says why"
+    for name, code in others:
+        if code is None:
+            return f"{name} does not answer; it was given up"
+    return "the processes of this training lost each other; the site's log may say more"
 
 
 def _end(helper: _Helper) -> bool:

@@ -86,7 +86,8 @@ def train_centrally(task: CentralTask, show: Show, stop: Stop, clock: Clock) -> 
     """Train, or go on; the record as it lies in the folder.
 
     Raises `Cancelled` when `stop()` turned true and everything is kept; `BadData` for settings, tiles or weights that cannot
-    be used, `AlreadyThere` for a folder with other work, `TrainingFailed`, `OutOfMemory`, `CannotWriteState`, `ConfigError`.
+    be used, `AlreadyThere` for a folder with other work, `TryLater` for tiles that change while several devices start,
+    `TrainingFailed`, `OutOfMemory`, `CannotWriteState`, `ConfigError`.
     """
     draft = task.settings.draft()
     if task.max_steps is not None and task.max_steps < 1:

@@ -61,7 +61,7 @@ class GanWorkshop:
     def train(self, task: TrainTask, report: Callable[[Progress], None], stop: Stop) -> TrainResult:
         """Tiles, networks, loop, two files.
 
-        Raises `BadData`, `Cancelled`, `ConfigError`, `OutOfMemory` or `TrainingFailed`.
+        Raises `BadData`, `Cancelled`, `ConfigError`, `OutOfMemory`, `TrainingFailed`, or `TryLater` where tiles change.
         """
         config = parse_section(GanConfig, task.config)
         with memory_explained(config.batch, config.accumulate, config.precision, config.image_size):

@@ -11,6 +11,7 @@ import torch
 from bench import gpu
 from bench.cache import tileset
 from bench.script import Script
+from histofed.base.errors import OutOfMemory
 from histofed.recipes.gan.config import DiscriminatorConfig, GanConfig
 from histofed.tiles import cache
 from histofed.tiles.tileset import TileSet
@@ -100,3 +101,14 @@ def test_what_was_not_compiled_is_not_called_so(
     rate = gpu.compiled_rate(gpu.Case(SMALL, steps=1), cache.load(tiles, 32), CPU, 4)
     assert isinstance(rate, str)
     assert why in rate
+
+
+def test_a_card_too_small_for_any_batch_is_told(
+    tiles: TileSet, as_in_the_bench: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(_: gpu.Engine) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(gpu.Engine, "step", fails)
+    with pytest.raises(OutOfMemory, match="batch 2 does not fit into this GPU's memory; measure on a larger one"):
+        gpu.best_of(gpu.Case(SMALL, batches=(2, 4), steps=1), cache.load(tiles, 32), CPU)

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 
-from histofed.base.errors import Cancelled, ConfigError, TrainingFailed
+from histofed.base.errors import Cancelled, ConfigError, TrainingFailed, TryLater
 from histofed.recipes.contract import Progress, TrainTask
 from histofed.recipes.gan.recipe import GanRecipe
 from histofed.tiles.draw import draw_tiles
 from histofed.tiles.store import TileStore
-from tests.unit.recipes.gan.conftest import Runner, files, made
+from tests.unit.recipes.gan.conftest import MakeRunner, Runner, Seen, files, made
 
 WORKSHOP = GanRecipe().workshop()
 CONFIG: Mapping[str, Any] = {
@@ -102,3 +102,19 @@ def test_training_in_one_place_on_two_processes_ends_in_the_model_of_one(run: Ru
         run(name, steps=2, table=table, devices=devices, store=TileStore(run.folder / "cache"))
     assert run.model("one") == run.model("two")
     assert run.seen.steps[-1].step == 2
+
+
+@pytest.mark.slow
+def test_a_tile_that_comes_between_the_processes_readings_is_noticed(run_on: MakeRunner, data: Path, tmp_path: Path) -> None:
+    late = min(path for path in data.rglob("*") if path.is_file())
+    late.rename(tmp_path / late.name)
+
+    class Arrives(Seen):
+        def phase(self, words: str) -> None:
+            if words == "building networks":
+                (tmp_path / late.name).rename(late)
+
+    run = replace(run_on(data), seen=Arrives())
+    with pytest.raises(TryLater, match="the tiles changed while this training started; start it again"):
+        run(steps=2, table={key: value for key, value in CONFIG.items() if key != "steps"}, devices=2)
+    assert not (tmp_path / "out" / "checkpoint.safetensors").exists()
