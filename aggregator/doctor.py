@@ -59,7 +59,7 @@ def checks(loaded: Loaded[AggregatorConfig], clock: Clock) -> Iterable[Check]:
     yield Check("certificate", lambda: certificate(identity, config.public_hosts, clock))
     yield Check("clock", lambda: checkup.clock(clock.now(), _newest(state / "journal")))
     yield Check("journal", lambda: history.examine(state / "journal"))
-    if not (state / "blobs").is_dir():
+    if not setup.has_run(state):
         yield Check("database", lambda: Doubt("there is none yet; the daemon's first start makes it"))
         return
     yield Check("database", lambda: database(state / "state.db"))

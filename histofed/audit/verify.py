@@ -6,6 +6,7 @@ A chain cannot know about records that were cut off at its very end; for that, h
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -134,6 +135,14 @@ def records(directory: Path) -> Iterator[AuditRecord]:
             yield sealed.record
     except _Broken as broken:
         raise DigestMismatch(f"the audit journal cannot be trusted: {_place(broken)}{broken.problem}") from broken
+
+
+def unproven(directory: Path) -> Iterator[AuditRecord]:
+    """Every record that can be read, oldest first, whether or not it stands where it was written; none of no journal."""
+    for segment in segments(directory) if directory.is_dir() else ():
+        for line, _ in lines(segment.path):
+            with contextlib.suppress(BadData):
+                yield parse_line(line).record
 
 
 def newest(directory: Path) -> AuditRecord | None:
