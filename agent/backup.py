@@ -110,6 +110,7 @@ def note_made(layout: Layout, journal: Journal) -> None:
 
 def _take(layout: Layout, room: Path, clock: Clock, credentials: Credentials) -> Taken:
     """A snapshot with the private tensors that its rows name."""
+    snapshot.prove_journal(layout.journal)
     for _ in range(ATTEMPTS):
         durable.remove(room)
         durable.make_directory(room)

@@ -127,6 +127,7 @@ def back_up(config: AggregatorConfig, target: Path, clock: Clock) -> Manifest:
 
 def _take(state: Path, room: Path, own: str, made_at: str) -> Taken:
     """A snapshot in which nothing is missing, claimed in the live database."""
+    snapshot.prove_journal(state / "journal")
     lost: list[str] = []
     for attempt in range(1, ATTEMPTS + 1):
         durable.remove(room)
