@@ -59,9 +59,10 @@ class Taken:
 def back_up(layout: Layout, target: Path, clock: Clock, *, with_identity: bool = False) -> Manifest:
     """Write a backup of the state to the new file `target`.
 
-    Raises `AlreadyThere`, `NotEnrolled`, `NotFound` where no daemon has run yet or its state file was lost, `BadData`,
-    `TryLater`, `CannotWriteState`.
+    Raises `AlreadyThere`, `UsageError` for a file in the state, `NotEnrolled`, `NotFound` where no daemon has run yet or
+    its state file was lost, `BadData`, `TryLater`, `CannotWriteState`.
     """
+    archive.refuse_inside(target, layout.root)
     archive.refuse_existing(target)
     credentials = Credentials.load(layout.identity)
     if (sentence := lost(layout.state)) is not None and layout.journal.is_dir() and segments(layout.journal):

@@ -86,11 +86,12 @@ class Taken:
 def back_up(config: AggregatorConfig, target: Path, clock: Clock) -> Manifest:
     """Write a backup of the state to the new file `target`.
 
-    Raises `AlreadyThere`, `NotEnrolled`, `BadData` for a damaged state, `WentBack` for an emptied journal or a database that
-    was lost, `TryLater`, `CannotWriteState`.
+    Raises `AlreadyThere`, `UsageError` for a file in the state, `NotEnrolled`, `BadData` for a damaged state, `WentBack`
+    for an emptied journal or a database that was lost, `TryLater`, `CannotWriteState`.
     """
-    archive.refuse_existing(target)
     state = config.state_dir
+    archive.refuse_inside(target, state)
+    archive.refuse_existing(target)
     if not (state / "identity" / "ca.key").exists():
         raise NotEnrolled(f"{state} holds no federation; there is nothing to back up (state_dir in the configuration?)")
     setup.refuse_lost_database(state)
