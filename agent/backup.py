@@ -17,15 +17,16 @@ from pathlib import Path
 from typing import Final
 
 from agent.layout import Layout
-from agent.state import SCHEMA, State
+from agent.state import SCHEMA, State, lost
 from histofed import __version__
 from histofed.audit.journal import Journal
+from histofed.audit.segments import segments
 from histofed.backup import archive, journals, snapshot
 from histofed.backup.archive import Source
 from histofed.backup.manifest import CA_MEMBER, FORMAT, Manifest
 from histofed.base import durable
 from histofed.base.clock import Clock, iso
-from histofed.base.errors import AlreadyThere, BadData, TryLater
+from histofed.base.errors import AlreadyThere, BadData, NotFound, TryLater
 from histofed.base.failpoints import failpoint
 from histofed.pki.credentials import Credentials
 
@@ -58,10 +59,14 @@ class Taken:
 def back_up(layout: Layout, target: Path, clock: Clock, *, with_identity: bool = False) -> Manifest:
     """Write a backup of the state to the new file `target`.
 
-    Raises `AlreadyThere`, `NotEnrolled`, `NotFound` where no daemon has run yet, `BadData`, `TryLater`, `CannotWriteState`.
+    Raises `AlreadyThere`, `UsageError` for a file in the state, `NotEnrolled`, `NotFound` where no daemon has run yet or
+    its state file was lost, `BadData`, `TryLater`, `CannotWriteState`.
     """
+    archive.refuse_inside(target, layout.root)
     archive.refuse_existing(target)
     credentials = Credentials.load(layout.identity)
+    if (sentence := lost(layout.state)) is not None and layout.journal.is_dir() and segments(layout.journal):
+        raise NotFound(sentence)
     with snapshot.room(layout.root) as room:
         taken = _take(layout, room, clock, credentials)
         failpoint("backup.snapshot_taken")
@@ -106,6 +111,7 @@ def note_made(layout: Layout, journal: Journal) -> None:
 
 def _take(layout: Layout, room: Path, clock: Clock, credentials: Credentials) -> Taken:
     """A snapshot with the private tensors that its rows name."""
+    snapshot.prove_journal(layout.journal)
     for _ in range(ATTEMPTS):
         durable.remove(room)
         durable.make_directory(room)

@@ -12,6 +12,7 @@ import logging
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from random import Random
 from typing import Final
 
@@ -26,7 +27,7 @@ from agent.link import Link
 from agent.outbox import Outbox
 from agent.private import PrivateTensors
 from agent.sessions import Sessions
-from agent.state import State
+from agent.state import State, lost
 from agent.status import BEAT_S, Status, write_status
 from agent.training import Trainers
 from agent.work import Work
@@ -96,10 +97,11 @@ class AgentService:
         swap.settle(layout.root)
         snapshot.clear_away(layout.root)
         durable.sweep(layout.identity.parent)  # a key, perhaps
-        state = State(layout.state, self._clock)
-        closing.callback(state.close)
         journal = Journal(layout.journal, self._clock, f"agent-{site}")
         closing.callback(journal.close)
+        note_lost_state(journal, layout.state, site)
+        state = State(layout.state, self._clock)
+        closing.callback(state.close)
         tracing = tracing_of(site, config.telemetry)
         closing.push_async_callback(asyncio.to_thread, tracing.close)
         link = Link(address, layout.identity, self._clock, self._random, tracing, proxy_setting(config))
@@ -240,6 +242,18 @@ def note_lost_journal(journal: Journal, heard: History | None, site: SiteId) -> 
     reason = "the journal held no record, though this site has talked to its aggregator: its files were removed or emptied"
     journal.append("journal.begun_again", subject={"site": site, "heard": str(heard)}, outcome="failed", reason=reason)
     log.error("%s", reason, extra=fields(event="journal.begun_again"))
+
+
+def note_lost_state(journal: Journal, path: Path, site: SiteId) -> None:
+    """A site whose journal tells of its work, and whose state file is gone or empty: it begins anew, and says so before.
+
+    It works on, as without its journal; but nothing else shows that it would follow an aggregator which went back.
+    """
+    if not journal.head.sequence or lost(path) is None:
+        return
+    reason = "the state file was removed or emptied: what this site had seen of its aggregator's history is forgotten"
+    journal.append("state.begun_again", subject={"site": site}, outcome="failed", reason=reason)
+    log.warning("%s; a backup of this site knows it", reason, extra=fields(event="state.begun_again"))
 
 
 def _live(started: AgentConfig, found: AgentConfig) -> AgentConfig:

@@ -23,7 +23,7 @@ from agent.consent import load_policy
 from agent.enrolment import own_site
 from agent.layout import Layout, aggregator_address
 from agent.outbox import UNREADABLE, counted
-from agent.state import SCHEMA
+from agent.state import SCHEMA, lost
 from histofed.audit import verify
 from histofed.backup import swap
 from histofed.base import checkup
@@ -36,6 +36,7 @@ from histofed.base.errors import (
     BadData,
     ConfigError,
     NotEnrolled,
+    NotFound,
     TrainingFailed,
     VersionMismatch,
 )
@@ -267,6 +268,8 @@ def reach(address: str, identity: Path, clock: Clock, proxy: ProxySetting = ENVI
 
 def database(path: Path) -> str:
     """Its pages are sound and its schema is known. Raises `NotFound`, `BadData`, `VersionMismatch`."""
+    if (sentence := lost(path)) is not None:
+        raise NotFound(sentence)
     with checkup.opened(path) as connection:
         (schema,) = connection.execute("PRAGMA user_version").fetchone()
     if schema > SCHEMA:

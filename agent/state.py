@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Final
 
 from histofed.audit.history import History
+from histofed.base import checkup
 from histofed.base.clock import Clock, iso
 from histofed.base.errors import CannotWriteState, VersionMismatch
 from histofed.base.ids import Digest, ExperimentId, TaskKey, digest
@@ -155,6 +156,12 @@ class State:
     def close(self) -> None:
         """Release the file."""
         self._database.close()
+
+
+def lost(path: Path) -> str | None:
+    """What is said of the state file of an agent that ran, where it is gone or empty; None for any other."""
+    sentence = checkup.lost(path)
+    return sentence and f"{sentence}, or start the agent, which forgets what it saw of the aggregator's history and says so"
 
 
 @contextlib.contextmanager

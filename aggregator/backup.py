@@ -86,13 +86,15 @@ class Taken:
 def back_up(config: AggregatorConfig, target: Path, clock: Clock) -> Manifest:
     """Write a backup of the state to the new file `target`.
 
-    Raises `AlreadyThere`, `NotEnrolled`, `BadData` for a damaged state, `WentBack` for an emptied journal, `TryLater`,
-    `CannotWriteState`.
+    Raises `AlreadyThere`, `UsageError` for a file in the state, `NotEnrolled`, `BadData` for a damaged state, `WentBack`
+    for an emptied journal or a database that was lost, `TryLater`, `CannotWriteState`.
     """
-    archive.refuse_existing(target)
     state = config.state_dir
+    archive.refuse_inside(target, state)
+    archive.refuse_existing(target)
     if not (state / "identity" / "ca.key").exists():
         raise NotEnrolled(f"{state} holds no federation; there is nothing to back up (state_dir in the configuration?)")
+    setup.refuse_lost_database(state)
     credentials = Credentials.load(state / "identity" / "aggregator.pem")
     own, made_at = uuid.uuid4().hex, iso(clock.now())
     with snapshot.room(state) as room, _claimed_only_if_made(state, own, target):
@@ -126,6 +128,7 @@ def back_up(config: AggregatorConfig, target: Path, clock: Clock) -> Manifest:
 
 def _take(state: Path, room: Path, own: str, made_at: str) -> Taken:
     """A snapshot in which nothing is missing, claimed in the live database."""
+    snapshot.prove_journal(state / "journal")
     lost: list[str] = []
     for attempt in range(1, ATTEMPTS + 1):
         durable.remove(room)

@@ -282,12 +282,16 @@ class AggregatorService:
     # --- parts -------------------------------------------------------------------------------------------------------
 
     def _hold_state(self) -> setup.Identity:
-        """Lock the state directory, finish a restore that was interrupted, and become whose state it is."""
+        """Lock the state directory, finish a restore that was interrupted, and become whose state it is.
+
+        Raises `WentBack` where its database was lost, and what `setup.load` raises.
+        """
         state = durable.make_directory(self._config.state_dir)
         self._stack.enter_context(durable.lock(state / "lock", "histofed-aggregator"))
         swap.settle(state)
         snapshot.clear_away(state)
         durable.sweep(state / "identity")  # a key, perhaps
+        setup.refuse_lost_database(state)
         return setup.load(self._config, self._clock)
 
     def _own_certificate(self, identity: setup.Identity, journal: Journal) -> OwnCertificate:

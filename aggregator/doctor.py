@@ -15,8 +15,11 @@ from typing import Final
 from aggregator import setup
 from aggregator.config import AggregatorConfig
 from aggregator.database import revisions
+from aggregator.history import refuse_emptied
 from aggregator.lifetime import ending, missing_hosts
 from histofed.audit import history, verify
+from histofed.audit.record import GENESIS
+from histofed.audit.segments import segments
 from histofed.backup import swap
 from histofed.base import checkup
 from histofed.base.clock import Clock, from_iso
@@ -58,8 +61,8 @@ def checks(loaded: Loaded[AggregatorConfig], clock: Clock) -> Iterable[Check]:
     yield Check("CA", lambda: authority(identity, config.federation, clock))
     yield Check("certificate", lambda: certificate(identity, config.public_hosts, clock))
     yield Check("clock", lambda: checkup.clock(clock.now(), _newest(state / "journal")))
-    yield Check("journal", lambda: history.examine(state / "journal"))
-    if not (state / "blobs").is_dir():
+    yield Check("journal", lambda: journal(state))
+    if not setup.has_run(state):
         yield Check("database", lambda: Doubt("there is none yet; the daemon's first start makes it"))
         return
     yield Check("database", lambda: database(state / "state.db"))
@@ -109,6 +112,20 @@ def certificate(identity: Path, hosts: tuple[str, ...], clock: Clock) -> str | D
             raise NotEnrolled(sentence)
         return Doubt(sentence)
     return f"{', '.join(hosts)}, until {credentials.not_after:%Y-%m-%d %H:%M} UTC"
+
+
+def journal(state: Path) -> str | Doubt:
+    """Its chain is whole and holds what sites saw. Raises `DigestMismatch`, `WentBack` where all records are gone."""
+    folder, rows = state / "journal", state / "state.db"
+    written = folder.is_dir() and any(segment.path.stat().st_size for segment in segments(folder))
+    if not written and checkup.lost(rows) is None:
+        with checkup.opened(rows) as connection:
+            counted = (
+                "SELECT (SELECT count(*) FROM sites), (SELECT count(*) FROM experiments), (SELECT max(number) FROM epochs)"
+            )
+            sites, experiments, epoch = connection.execute(counted).fetchone()
+        refuse_emptied(verify.Head(0, GENESIS), sites, experiments, epoch or 1)
+    return history.examine(folder)
 
 
 def database(path: Path) -> str | Doubt:

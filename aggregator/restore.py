@@ -97,9 +97,10 @@ def in_place(config: AggregatorConfig, clock: Clock, *, epoch: int | None = None
         raise NotEnrolled(f"{state} holds no federation: nothing was put back here (state_dir in the configuration?)")
     with durable.lock(state / "lock", "histofed-aggregator restore"), snapshot.alone(state, "histofed-aggregator restore"):
         swap.settle(state)
+        setup.refuse_lost_database(state)
         if not (state / "state.db").exists():
             raise NotFound(f"{state} holds no state yet: nothing was put back here")
-        head = journals.proven(state / "journal")
+        head = journals.proven(durable.make_directory(state / "journal"), verify.DAMAGED)
         before = amendments.epoch_of(state)
         later = amendments.next_epoch(before, epoch)
         subject = history.restored(

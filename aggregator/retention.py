@@ -156,4 +156,6 @@ class Retention:
             return 0
         for path in sorted(self._scratch.iterdir()):
             durable.remove(path)
-        return self._blobs.sweep(self._past.parts_held().__contains__, MODELS_AT_ONCE)
+        held = self._past.parts_held()
+        # a database without a model is new, or was lost and begun anew: it is no judge of the files that are here
+        return self._blobs.sweep(held.__contains__, MODELS_AT_ONCE) if held else 0

@@ -22,7 +22,7 @@ from histofed.audit import verify
 from histofed.backup import journals, swap
 from histofed.base import checkup, durable
 from histofed.base.clock import Clock
-from histofed.base.errors import AlreadyThere, BadData, NotEnrolled, Stale
+from histofed.base.errors import AlreadyThere, BadData, NotEnrolled, Stale, WentBack
 from histofed.base.hashing import sha256_file
 from histofed.base.ids import Digest, ExperimentId, Json, check_name, experiment_id
 from histofed.base.owner import not_ours, refuse_root, usable
@@ -89,7 +89,7 @@ def lost(state: Path) -> str | None:
     """Which files are missing of the identity that a daemon has run with, and where they are; None for any other."""
     folder = state / "identity"
     missing = [name for name in (TOKEN_FILE, CERTIFICATE_FILE, KEY_FILE) if not (folder / name).exists()]
-    if not missing or not _has_run(state):
+    if not missing or not has_run(state):
         return None
     copied = f"; {CERTIFICATE_FILE} is any operator's ca.crt too" if CERTIFICATE_FILE in missing else ""
     return (
@@ -98,12 +98,23 @@ def lost(state: Path) -> str | None:
     )
 
 
-def _has_run(state: Path) -> bool:
-    """Whether there is a database, or a record in the journal that is not of `init`."""
-    if (state / "state.db").exists():
-        return True
-    last = verify.newest(state / "journal") if (state / "journal").is_dir() else None
-    return last is not None and last.action != operators.ACTION
+def has_run(state: Path) -> bool:
+    """Whether there is a database, or a record in the journal that only a daemon's life leaves: `init` makes neither."""
+    return (state / "state.db").exists() or _journalled(state)
+
+
+def refuse_lost_database(state: Path) -> None:
+    """A daemon would begin with a new database, to which every site is a stranger and every model file a stray.
+
+    Raises `WentBack` where the journal says that one has run; it makes its tables before the first record of its own.
+    """
+    sentence = checkup.lost(state / "state.db")
+    if sentence is not None and _journalled(state):
+        raise WentBack(f"{sentence} (`histofed-aggregator restore FILE --replace`)")
+
+
+def _journalled(state: Path) -> bool:
+    return any(record.action != operators.ACTION for record in verify.unproven(state / "journal"))
 
 
 def load_authority(config: AggregatorConfig, clock: Clock) -> Authority:

@@ -21,7 +21,7 @@ from typing import Final
 
 from histofed.audit.record import GENESIS, SYSTEM, AuditRecord, Outcome, Who, parse_line
 from histofed.audit.segments import last_lines, segment_path, segments
-from histofed.audit.verify import Head, contains
+from histofed.audit.verify import DAMAGED, Head, contains
 from histofed.base.clock import Clock, iso
 from histofed.base.durable import AppendLog, lock, make_directory
 from histofed.base.errors import BadData, DigestMismatch
@@ -174,7 +174,4 @@ def _tail(path: Path, first: int) -> Head:
 
 
 def _broken(what: str) -> DigestMismatch:
-    return DigestMismatch(
-        f"the audit journal is damaged: {what}; keep its folder as evidence, run `histofed audit verify` on it, "
-        "and move it aside before the daemon is started again"
-    )
+    return DigestMismatch(f"the audit journal is damaged: {what}; {DAMAGED}")

@@ -6,6 +6,7 @@ A chain cannot know about records that were cut off at its very end; for that, h
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,12 @@ RESTORED: Final = "state.restored"
 """The action of the record that a restore leaves: what the journal says before it may be of a history that was lost."""
 CLAIMED: Final = "history.claimed"
 """The action of the record that a site leaves whose last word of this journal is not in it: the head that it claims."""
+DAMAGED: Final = (
+    "keep the folder as evidence (`histofed audit verify` reads it), and restore a backup with --replace; without one, move "
+    "the folder aside and start the daemon, which says what comes next"
+)
+"""What to do about a journal that is not what was written: one advice, whoever finds it."""
+EMPTY: Final = "it holds no record: the daemon's start writes the first one; if it has run here, they were removed"
 TORN_END: Final = "was torn by a crash before it was acknowledged; the daemon's next start cuts it off"
 
 
@@ -136,6 +143,14 @@ def records(directory: Path) -> Iterator[AuditRecord]:
         raise DigestMismatch(f"the audit journal cannot be trusted: {_place(broken)}{broken.problem}") from broken
 
 
+def unproven(directory: Path) -> Iterator[AuditRecord]:
+    """Every record that can be read, oldest first, whether or not it stands where it was written; none of no journal."""
+    for segment in segments(directory) if directory.is_dir() else ():
+        for line, _ in lines(segment.path):
+            with contextlib.suppress(BadData):
+                yield parse_line(line).record
+
+
 def newest(directory: Path) -> AuditRecord | None:
     """The last whole record, unproven; None for an empty journal. Raises `NotFound`."""
     if not directory.is_dir():
@@ -150,23 +165,20 @@ def newest(directory: Path) -> AuditRecord | None:
 
 
 def examine(directory: Path) -> str | Doubt:
-    """For `doctor`: the chain is whole. Raises `NotFound`, and `DigestMismatch` with the first bad line."""
-    return judge(directory, verify(directory))
+    """For `doctor`: the chain is whole. Raises `DigestMismatch` with the first bad line."""
+    return judge(directory, verify(directory)) if directory.is_dir() else Doubt(EMPTY)
 
 
 def judge(directory: Path, report: Report) -> str | Doubt:
     """`examine`, of a chain that was walked already."""
     if report.ok and not report.records:
-        return Doubt("it holds no record: the daemon's start writes the first one; if it has run here, they were removed")
+        return Doubt(EMPTY)
     if report.ok:
         return f"{report.records} records, the chain is whole"
     if report.problem == TORN and _at_the_end(directory, report):
         return Doubt(f"{report.records} records are whole; what follows {TORN_END}")
     where = f"{report.segment} line {report.line}: " if report.segment else ""
-    raise DigestMismatch(
-        f"the audit journal is damaged after record {report.records}: {where}{report.problem}; keep the folder as evidence, "
-        "and restore a backup"
-    )
+    raise DigestMismatch(f"the audit journal is damaged after record {report.records}: {where}{report.problem}; {DAMAGED}")
 
 
 def _at_the_end(directory: Path, report: Report) -> bool:

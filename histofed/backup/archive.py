@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import os
 import re
 import tarfile
 from collections.abc import Callable, Iterator, Sequence
@@ -21,7 +22,7 @@ from histofed.backup import manifest as document
 from histofed.backup.manifest import CA_MEMBER, SIZE_LIMIT, Manifest, Member
 from histofed.base import durable
 from histofed.base.clock import from_iso
-from histofed.base.errors import AlreadyThere, BadData, DigestMismatch, NotFound
+from histofed.base.errors import AlreadyThere, BadData, DigestMismatch, NotFound, UsageError
 from histofed.base.ids import Digest
 from histofed.pki.credentials import Credentials
 
@@ -62,6 +63,16 @@ def refuse_existing(target: Path) -> None:
         raise AlreadyThere(f"{target} exists; name a new file, a backup overwrites nothing")
     if not target.absolute().parent.is_dir():
         raise NotFound(f"there is no folder {target.absolute().parent} to write the backup into: make it first")
+
+
+def refuse_inside(target: Path, state: Path) -> None:
+    """The daemon clears folders of its state, and needs the names of others. Raises `UsageError`."""
+    # where it lies as it is typed, and where links lead
+    if any(Path(real(target.parent)).is_relative_to(real(state)) for real in (os.path.abspath, os.path.realpath)):
+        raise UsageError(
+            f"{target} lies in the state directory {state}, with which it would be lost, and where the daemon may remove "
+            "it: name a file outside"
+        )
 
 
 def write(

@@ -21,11 +21,13 @@ from histofed.base.errors import BadData
 from histofed.base.ids import Json
 
 
-def proven(journal: Path) -> Head:
-    """The end of a whole chain; half a line that a crash left does not count. Raises `NotFound` and `BadData`."""
+def proven(journal: Path, advice: str = "restore another backup") -> Head:
+    """The end of a whole chain; half a line that a crash left does not count. Raises `NotFound`, `BadData` with `advice`."""
     report = verify.verify(journal)
     if not report.ok and report.problem != verify.TORN:
-        raise BadData(f"the audit journal is not what was written: {report.problem} (after record {report.records})")
+        raise BadData(
+            f"the audit journal is damaged after record {report.records}: {report.problem}; {advice}",
+        )
     return report.head
 
 

@@ -17,8 +17,8 @@ from typing import Final
 
 from histofed.audit.record import GENESIS, parse_line
 from histofed.audit.segments import segments
-from histofed.audit.verify import Head
-from histofed.backup import swap
+from histofed.audit.verify import DAMAGED, Head
+from histofed.backup import journals, swap
 from histofed.backup.archive import Source
 from histofed.base import durable
 from histofed.base.checkup import opened
@@ -108,10 +108,18 @@ class JournalEnd:
         return [Source.read(f"journal/{path.name}", path, length) for path, length in self.files]
 
 
+def prove_journal(directory: Path) -> None:
+    """Before a backup: one with a journal that is damaged could not be restored. Raises `BadData`."""
+    if directory.is_dir():
+        journals.proven(directory, DAMAGED)
+
+
 def journal_end(directory: Path) -> JournalEnd:
     """Where the journal ends now; a record that is just being written does not count. Raises `NotFound` and `BadData`."""
     if not directory.is_dir():
-        raise NotFound(f"there is no audit journal in {directory}: nothing has run here yet")
+        raise NotFound(
+            f"there is no audit journal in {directory}: put it back, or start the daemon, which says what comes next"
+        )
     files: list[tuple[Path, int]] = []
     last: bytes | None = None
     for segment in segments(directory):

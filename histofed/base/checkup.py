@@ -135,18 +135,42 @@ def kernel_keeps_time() -> bool | None:
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[sqlite3.Connection]:
     """A SQLite file for reading alone, after a full check of its pages. Raises `NotFound` and `BadData`."""
+    if (sentence := lost(path)) is not None:
+        raise NotFound(sentence)
+    with _read(path) as connection:
+        answers = [row[0] for row in connection.execute("PRAGMA integrity_check(3)")]
+        if answers != ["ok"]:
+            raise BadData(f"the database {path} is damaged ({'; '.join(answers)}): stop the daemon, restore a backup")
+        if connection.execute("PRAGMA foreign_key_check").fetchone() is not None:
+            raise BadData(f"rows of the database {path} name rows that are not there: restore a backup")
+        yield connection
+
+
+def lost(path: Path) -> str | None:
+    """What is said of the database of a daemon that ran, where it is gone or has no table; None for any other.
+
+    Whether a daemon ran is for the caller to know. One that cannot be read is not lost: who opens it says what is wrong.
+    """
     if not path.exists():
-        raise NotFound(f"there is no database {path}, and a daemon ran here: restore a backup")
+        return f"there is no database {path}, and a daemon ran here: restore a backup"
+    if path.stat().st_size:  # with an empty one SQLite would remove its log, which may be all that is left
+        try:
+            with _read(path) as connection:
+                if connection.execute("SELECT 1 FROM sqlite_master").fetchone() is not None:
+                    return None
+        except BadData:
+            return None
+    return f"the database {path} is empty, and a daemon ran here: restore a backup"
+
+
+@contextlib.contextmanager
+def _read(path: Path) -> Iterator[sqlite3.Connection]:
+    """A SQLite file for reading alone. Raises `BadData`."""
     # with nobody at work and no log to be replayed, SQLite need not make its side files
     quiet = not any(path.with_name(path.name + end).exists() for end in ("-wal", "-shm"))
     uri = f"file:{quote(str(path))}?mode=ro{'&immutable=1' if quiet else ''}"
     try:
         with contextlib.closing(sqlite3.connect(uri, uri=True, timeout=10)) as connection:
-            answers = [row[0] for row in connection.execute("PRAGMA integrity_check(3)")]
-            if answers != ["ok"]:
-                raise BadData(f"the database {path} is damaged ({'; '.join(answers)}): stop the daemon, restore a backup")
-            if connection.execute("PRAGMA foreign_key_check").fetchone() is not None:
-                raise BadData(f"rows of the database {path} name rows that are not there: restore a backup")
             yield connection
     except sqlite3.Error as error:
         if (refused := denial(*database_files(path))) is not None:

@@ -24,6 +24,7 @@ EVENTS: Final[Mapping[str, str]] = {
     "aggregator.lost": "This site is not connected to its aggregator, and tries again.",
     "identity.renewed": "This daemon's certificate was renewed.",
     "journal.begun_again": "This site's audit journal was removed or emptied, and begins with a record that says so.",
+    "state.begun_again": "This site's state file was removed or emptied: what it saw of its aggregator is forgotten.",
     "task.accepted": "This site's consent allows a task, and it begins.",
     "task.declined": "This site does not do a task; the line says why.",
     "task.failed": "A task failed at this site; the line says why.",

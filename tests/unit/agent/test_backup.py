@@ -19,7 +19,7 @@ from histofed.audit.verify import Head, records, verify
 from histofed.backup import snapshot
 from histofed.base import durable
 from histofed.base.clock import SystemClock
-from histofed.base.errors import AlreadyThere, BadData, NotEnrolled, TryLater
+from histofed.base.errors import AlreadyThere, BadData, NotEnrolled, TryLater, UsageError
 from histofed.base.ids import ExperimentId, RoundKey, SiteId, TaskKey, sha256
 from histofed.pki.credentials import Credentials
 from histofed.pki.signing import sign
@@ -229,9 +229,16 @@ def test_an_emptied_journal_is_not_hidden_by_a_backups_own_record(layout: Layout
     assert told(layout) == []
 
 
+@pytest.mark.parametrize("place", ["nightly", "outbox/nightly"])
+def test_a_backup_into_the_state_itself_is_refused(layout: Layout, place: str) -> None:
+    with pytest.raises(UsageError, match="name a file outside"):
+        backup.back_up(layout, layout.root / place, CLOCK)
+    assert not (layout.root / place).exists()
+
+
 def test_a_site_without_an_identity_has_nothing_to_back_up(tmp_path: Path) -> None:
     with pytest.raises(NotEnrolled):
-        backup.back_up(Layout(tmp_path), tmp_path / "backup", CLOCK)
+        backup.back_up(Layout(tmp_path / "state"), tmp_path / "backup", CLOCK)
 
 
 def test_the_commands(layout: Layout, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from typing import Final
 
 import pytest
 
+from agent import backup, doctor
 from agent.config import AgentConfig
 from agent.daemon import AgentService, note_lost_journal
 from agent.failure import for_the_operator
@@ -24,7 +25,7 @@ from histofed.audit.verify import Head, records
 from histofed.backup import snapshot
 from histofed.base.clock import FakeClock, SystemClock
 from histofed.base.config import Loaded
-from histofed.base.errors import AlreadyThere, CannotWriteState, ConfigError, NotEnrolled, WorkerLost
+from histofed.base.errors import AlreadyThere, CannotWriteState, ConfigError, NotEnrolled, NotFound, WorkerLost
 from histofed.base.ids import SiteId
 from histofed.pki.credentials import Credentials
 from tests.support.agent_site import LONG, task, training, until
@@ -262,6 +263,34 @@ async def test_telemetry_files_that_are_not_there_are_a_configuration_error(tmp_
     with pytest.raises(ConfigError, match=r"missing\.pem"):
         await built.start()
     await built.stop()
+
+
+@pytest.mark.parametrize("emptied", [False, True])
+async def test_a_state_file_that_was_lost_is_journalled_before_another_is_made(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, emptied: bool
+) -> None:
+    enrolled(tmp_path, Federation().site(SITE), "127.0.0.1:1")
+    layout, config = Layout(tmp_path / "state"), AgentConfig(state_dir=tmp_path / "state", aggregator="127.0.0.1:1")
+
+    async def live() -> list[str]:
+        built = service(tmp_path, config)
+        await built.start()
+        await built.stop()
+        return [record.action for record in records(layout.journal)]
+
+    assert await live() == ["agent.started"], "a new site begins, and not again"
+    layout.state.unlink()
+    if emptied:
+        layout.state.touch()
+    with pytest.raises(NotFound, match="restore a backup, or start the agent, which forgets") as said:
+        doctor.database(layout.state)
+    with pytest.raises(NotFound) as refused:
+        backup.back_up(layout, tmp_path / "backup", SystemClock())
+    assert str(refused.value) == str(said.value)
+    assert await live() == ["agent.started", "state.begun_again", "agent.started"]
+    assert "had seen of its aggregator's history is forgotten" in caplog.text
+    assert doctor.database(layout.state).startswith("sound")
+    assert len(await live()) == 4
 
 
 def test_a_journal_that_was_emptied_begins_with_a_record_of_it(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

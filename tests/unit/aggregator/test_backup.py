@@ -26,6 +26,7 @@ from histofed.base.errors import (
     NotEnrolled,
     NotFound,
     TryLater,
+    UsageError,
     VersionMismatch,
     WentBack,
 )
@@ -70,6 +71,17 @@ def test_nothing_to_back_up(centre: Centre, tmp_path: Path) -> None:
     with pytest.raises(NotFound, match="nothing has run here yet"):
         backup.back_up(centre.config, tmp_path / "backup", centre.clock)
     assert not (tmp_path / "backup").exists()
+
+
+@pytest.mark.parametrize("place", ["state/nightly", "state/scratch/nightly", "state/issued", "link/nightly"])
+def test_a_backup_into_the_state_itself_is_refused(centre: Centre, backup_file: Path, place: str) -> None:
+    """The daemon empties `scratch` and needs `issued` to be a folder; and the state's disk is what a backup is for."""
+    centre.cli("restore", str(backup_file))
+    durable.make_directory(centre.state / "scratch")
+    (centre.folder / "link").symlink_to(centre.state / "scratch")
+    file = centre.folder / place
+    assert "name a file outside" in centre.cli("backup", str(file), code=UsageError.exit_code)
+    assert not file.exists()
 
 
 def test_an_emptied_journal_is_not_hidden_by_a_backups_own_record(centre: Centre, backup_file: Path, tmp_path: Path) -> None:

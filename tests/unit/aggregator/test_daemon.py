@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import sqlite3
 import ssl
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import timedelta
+from pathlib import Path
 
 import grpc
 import numpy as np
@@ -14,7 +17,7 @@ import pytest
 from cryptography import x509
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from aggregator import setup
+from aggregator import backup, doctor, restore, setup
 from aggregator.config import AggregatorConfig, Listen
 from aggregator.daemon import AggregatorService
 from aggregator.models import ModelForge
@@ -24,7 +27,7 @@ from histofed import weights
 from histofed.backup import snapshot
 from histofed.base.clock import FakeClock, SystemClock
 from histofed.base.config import Loaded
-from histofed.base.errors import CannotWriteState
+from histofed.base.errors import CannotWriteState, NotFound, WentBack
 from histofed.cli.client import OperatorClient
 from histofed.cli.config import load_operator
 from histofed.pki.credentials import Credentials
@@ -165,6 +168,39 @@ async def test_its_own_certificate_is_renewed_while_it_serves(centre: Centre, co
         await service.stop()
     assert found.not_valid_after_utc > now + timedelta(days=300)
     assert Credentials.load(setup.own_certificate(config)).certificate == found
+
+
+@pytest.mark.parametrize("lost", ["gone", "empty", "without tables"])
+async def test_a_database_that_was_lost_is_not_begun_anew(
+    config: AggregatorConfig, centre: Centre, tmp_path: Path, lost: str
+) -> None:
+    """To a new one every site would be a stranger, and every model file one that nobody wants."""
+    async with running(config, centre):
+        pass
+    setup.write_operator(centre.folder / "bea", "bea", config, setup.load_authority(config, centre.clock), centre.clock)
+    model = centre.state / "blobs" / ("a" * 64)
+    model.write_bytes(b"of the database that is lost")
+    database = centre.state / "state.db"
+    database.unlink()
+    if lost == "empty":
+        database.touch()
+    elif lost == "without tables":
+        with contextlib.closing(sqlite3.connect(database)) as connection:
+            connection.execute("PRAGMA journal_mode=WAL")
+    (told,) = (each for each in doctor.checks(Loaded(config, {}), centre.clock) if each.name == "database")
+    with pytest.raises(NotFound, match=r"and a daemon ran here: restore a backup$") as sentence:
+        told.examine()
+    again = AggregatorService(Loaded(config, {}), lambda: Loaded(config, {}), centre.clock)
+    with pytest.raises(WentBack) as refused:
+        await again.start()
+    await again.stop()
+    assert str(refused.value).startswith(str(sentence.value))
+    with pytest.raises(WentBack, match="and a daemon ran here"):
+        backup.back_up(config, tmp_path / "backup", centre.clock)
+    with pytest.raises(WentBack, match="and a daemon ran here"):
+        restore.in_place(config, centre.clock)
+    assert model.exists()
+    assert database.exists() == (lost != "gone")
 
 
 async def serves(config: AggregatorConfig) -> bool:

@@ -53,6 +53,14 @@ def state(template: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
+def unused(state: Path) -> Path:
+    """On which no daemon has run: its journal knows the first operator alone."""
+    (segment,) = (state / "journal").glob("*.jsonl")
+    segment.write_bytes(segment.read_bytes().splitlines(keepends=True)[0])
+    return state
+
+
+@pytest.fixture
 async def experienced(state: Path, tmp_path: Path) -> Path:
     """With an experiment and the file of its first model."""
     clock = FakeClock()
@@ -110,10 +118,14 @@ def test_before_init_in_a_folder_that_a_package_made_the_first_step_is_named(tmp
     assert "run histofed-aggregator init" in failed[0].words
 
 
-def test_before_its_first_start_only_the_database_is_missing(state: Path) -> None:
-    findings = found(config(state))
+def test_before_its_first_start_only_the_database_is_missing(unused: Path) -> None:
+    findings = found(config(unused))
     assert not [each for each in findings.values() if each.state == "fail"]
     assert findings["database"].state == "warn"
+
+
+def test_a_database_that_is_gone_is_told_with_the_models_folder_gone_too(state: Path) -> None:
+    assert "and a daemon ran here: restore a backup" in found(config(state))["database"].words
 
 
 def test_a_key_that_others_can_read(state: Path) -> None:
@@ -248,10 +260,10 @@ def test_a_port_that_is_taken(state: Path) -> None:
 
 
 @pytest.fixture
-def file(state: Path, tmp_path: Path) -> Iterator[Path]:
+def file(unused: Path, tmp_path: Path) -> Iterator[Path]:
     path = tmp_path / "aggregator.toml"
     ports = "\n".join(f'{name} = "127.0.0.1:0"' for name in ("grpc", "enrolment", "health", "metrics"))
-    path.write_text(f'state_dir = "{state}"\n[listen]\n{ports}\n')
+    path.write_text(f'state_dir = "{unused}"\n[listen]\n{ports}\n')
     yield path
 
 

@@ -13,17 +13,26 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from aggregator import backup, restore, setup
+from aggregator import backup, doctor, restore, setup
 from aggregator.amendments import next_epoch
 from aggregator.database import Database
 from aggregator.members import Members
 from aggregator.store import Store
 from histofed import weights
 from histofed.audit.history import FARTHEST, LAST
-from histofed.audit.verify import by_hand, records, verify
+from histofed.audit.journal import Journal
+from histofed.audit.verify import DAMAGED, by_hand, records, verify
 from histofed.backup import snapshot, swap
 from histofed.base import durable, failpoints
-from histofed.base.errors import AlreadyThere, BadData, CannotWriteState, ConfigError, UsageError
+from histofed.base.errors import (
+    AlreadyThere,
+    BadData,
+    CannotWriteState,
+    ConfigError,
+    DigestMismatch,
+    UsageError,
+    WentBack,
+)
 from histofed.base.ids import Digest, ExperimentId, SiteId, sha256
 from histofed.transport.store import owner_of
 from tests.support.centre import UPDATE, Centre
@@ -246,6 +255,46 @@ def test_a_journal_that_was_emptied_begins_again_with_a_restore(centre: Centre, 
     assert "epoch 2 -> 3" in centre.cli("restore", "--in-place")
     (record,) = records(centre.state / "journal")
     assert (record.sequence, record.action) == (1, "state.restored")
+
+
+@pytest.fixture
+def damaged(centre: Centre, backup_file: Path) -> Centre:
+    """With a journal in which a byte has changed."""
+    centre.cli("restore", str(backup_file))
+    (segment,) = (centre.state / "journal").glob("*.jsonl")
+    lines = segment.read_bytes().splitlines(keepends=True)
+    segment.write_bytes(b"".join([lines[0], lines[1].replace(b"system", b"sisten"), *lines[2:]]))
+    return centre
+
+
+def test_whoever_finds_a_damaged_journal_gives_the_same_advice(damaged: Centre, tmp_path: Path) -> None:
+    journal = damaged.state / "journal"
+    with pytest.raises(DigestMismatch) as started:
+        Journal(journal, damaged.clock, "the daemon")
+    with pytest.raises(DigestMismatch) as looked:
+        doctor.journal(damaged.state)
+    told = [str(started.value), str(looked.value), damaged.cli("restore", "--in-place", code=65)]
+    told.append(damaged.cli("backup", str(tmp_path / "backup"), code=65))
+    assert {words.strip().partition("; ")[2] for words in told} == {DAMAGED}
+    assert not (tmp_path / "backup").exists(), "it could not be restored"
+
+
+def test_with_a_backup_the_advice_ends_well(damaged: Centre, backup_file: Path) -> None:
+    damaged.cli("restore", str(backup_file), "--replace")
+    assert doctor.journal(damaged.state).endswith("the chain is whole")  # type: ignore[union-attr]  # words, no doubt
+    (aside,) = damaged.state.glob("before-restore-*/journal")
+    assert not verify(aside).ok, "the evidence is kept"
+
+
+@pytest.mark.parametrize("started", [False, True])
+def test_without_a_backup_the_advice_ends_well(damaged: Centre, started: bool) -> None:
+    (damaged.state / "journal").rename(damaged.folder / "evidence")
+    if started:  # in vain, but it made the folder
+        durable.make_directory(damaged.state / "journal")
+    with pytest.raises(WentBack, match=r"holds no record, but this state knows .*restore --in-place`$"):
+        doctor.journal(damaged.state)
+    damaged.cli("restore", "--in-place")
+    assert doctor.journal(damaged.state) == "1 records, the chain is whole"
 
 
 def test_a_backup_of_another_federation_is_refused(centre: Centre, backup_file: Path) -> None:

@@ -198,6 +198,15 @@ async def test_nothing_is_swept_while_a_model_is_being_made(bench: Bench) -> Non
         assert stray.exists()
 
 
+async def test_a_database_that_knows_no_model_judges_no_file(bench: Bench) -> None:
+    """It was lost, and begun anew where the journal was gone too."""
+    left = bench.blobs.path("d" * 64)
+    left.write_bytes(b"a model of the state before")
+    async with bench.engine() as engine:
+        retention(bench, engine, RetentionRules()).apply()
+        assert left.exists()
+
+
 async def test_events_and_manifests_of_old_rounds_go_and_the_rounds_stay(bench: Bench) -> None:
     async with bench.engine() as engine:
         await opened(engine)
