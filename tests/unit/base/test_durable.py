@@ -81,6 +81,14 @@ def test_remove_takes_files_folders_and_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_only_a_removal_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    with armed(monkeypatch, "remove.after_unlink=EIO"):
+        remove(tmp_path / "nothing")
+        with pytest.raises(CannotWriteState):
+            remove(tmp_path / "file")
+
+
 def test_directories_are_for_their_owner(tmp_path: Path) -> None:
     made = make_directory(tmp_path / "a" / "b")
     assert make_directory(made) == made

@@ -8,9 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from histofed.base.errors import CannotWriteState
 from histofed.base.ids import sha256
 from histofed.transport.store import BlobStore, owner_of
 from tests.support.disk_order import disk_order
+from tests.support.failpoints import armed
 
 BLOB = os.urandom(4096)
 NAME = sha256(BLOB)
@@ -56,6 +58,18 @@ def test_an_ended_rounds_files_are_gone_on_disk_each_receipt_before_its_blob(
     with disk_order(monkeypatch, tmp_path) as calls:
         store.forget({NORTH}, keep=lambda _: False)
     assert calls == [f"unlink {NAME}.{NORTH}.received", f"unlink {NAME}", "sync ."]
+
+
+def test_a_death_between_a_receipt_and_its_blob_leaves_a_stray_that_is_swept(
+    store: BlobStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send(store)
+    with armed(monkeypatch, "remove.after_unlink=EIO"), pytest.raises(CannotWriteState):
+        store.forget({NORTH}, keep=lambda _: False)
+    assert (store.owners(), store.digests()) == (set(), {NAME})
+    again = BlobStore(tmp_path)
+    assert again.sweep(lambda _: False, most=5) == 1
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_file_that_comes_in_is_synced_before_its_digest_names_it(
