@@ -22,6 +22,7 @@ from histofed.audit.history import History
 from histofed.base import checkup
 from histofed.base.clock import Clock, iso
 from histofed.base.errors import CannotWriteState, VersionMismatch
+from histofed.base.failpoints import failpoint
 from histofed.base.ids import Digest, ExperimentId, TaskKey, digest
 from histofed.base.owner import database_files, denial
 
@@ -107,12 +108,12 @@ class State:
     def take(self, task: TaskKey, attempt: int, experiment_sha256: Digest, base: Digest) -> None:
         """`task` is in hand."""
         row = (str(task), attempt, experiment_sha256, base, iso(self._clock.now()))
-        with _disk_errors(self._path):
+        with self._committing():
             self._database.execute("INSERT OR REPLACE INTO task_in_hand VALUES (1, ?, ?, ?, ?, ?)", row)
 
     def put_down(self) -> None:
         """Nothing is in hand."""
-        with _disk_errors(self._path):
+        with self._committing():
             self._database.execute("DELETE FROM task_in_hand")
 
     def private_rounds(self) -> dict[ExperimentId, int]:
@@ -129,7 +130,7 @@ class State:
 
     def set_private_round(self, experiment: ExperimentId, number: int) -> None:
         """The private tensors of round `number` are the committed ones; 0 for a fresh start."""
-        with _disk_errors(self._path):
+        with self._committing():
             self._database.execute("INSERT OR REPLACE INTO private_round VALUES (?, ?)", (experiment, number))
 
     def history(self, ca: Digest) -> History | None:
@@ -143,7 +144,7 @@ class State:
         known = self.history(ca)
         if known is not None and (heard.older_than(known) or heard == known):
             return
-        with _disk_errors(self._path):
+        with self._committing():
             row = (ca, heard.epoch, heard.head.sequence, heard.head.hash)
             self._database.execute("INSERT OR REPLACE INTO history VALUES (1, ?, ?, ?, ?)", row)
 
@@ -156,6 +157,13 @@ class State:
     def close(self) -> None:
         """Release the file."""
         self._database.close()
+
+    @contextlib.contextmanager
+    def _committing(self) -> Iterator[None]:
+        """Around one transaction, durable when the block ends."""
+        with _disk_errors(self._path):
+            yield
+        failpoint("agent.rows_committed")
 
 
 def lost(path: Path) -> str | None:

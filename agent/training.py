@@ -198,7 +198,9 @@ async def _end(process: _Process, stop_seconds: float) -> None:
             with contextlib.suppress(ProcessLookupError):
                 process.send_signal(signal.SIGTERM)
             async with asyncio.timeout(stop_seconds):
-                await process.wait()
+                code = await process.wait()
+            if code < 0:
+                log.warning("%s when it was asked to stop; training goes on from its last checkpoint", _silent_end(code))
     except TimeoutError:
         log.warning("the trainer did not end within %.0f s of SIGTERM and is killed", stop_seconds)
     finally:

@@ -69,6 +69,8 @@ class Database:
                 )
             scripts.attributes["connection"] = connection
             command.upgrade(scripts, "head")
+        if current != known[0]:
+            failpoint("aggregator.rows_committed")
 
     @contextmanager
     def writing(self) -> Iterator[sa.Connection]:

@@ -169,13 +169,16 @@ def link(source: Path, target: Path) -> None:
 def remove(path: Path) -> None:
     """Delete a file or a folder if it is there; the removal is durable. Raises `CannotWriteState`."""
     with state_errors(str(path)):
+        there = os.path.lexists(path)
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
+        # also of one that is gone: who removed it may have died before this
         if path.parent.exists():
             fsync_directory(path.parent)
-        failpoint("remove.after_unlink")
+        if there:
+            failpoint("remove.after_unlink")
 
 
 def free_bytes(folder: Path) -> int:

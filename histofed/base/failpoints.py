@@ -1,8 +1,9 @@
 """Failpoints: the instants at which a fault test may kill the process or make the disk fail.
 
 `failpoint("name")` marks one. They are armed by the environment variable HISTOFED_FAILPOINTS (`name=kill`, `name=kill:3` at
-the third passage, `name=ENOSPC`, several separated by commas), read once at import; when it is not set a failpoint is one
-comparison with None. `durable.py` has one at each fsync boundary, the daemons have theirs between their writes.
+the third passage, `name@Outbox.put=kill` only on the way through that function, `name=ENOSPC`, several separated by commas),
+read once at import; when it is not set a failpoint is one comparison with None. `durable.py` has one at each fsync boundary,
+the daemons have theirs between their writes.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import errno
 import os
 import re
 import signal
+import sys
+from types import FrameType
 from typing import Final
 
 from histofed.base.errors import CannotWriteState, ConfigError
@@ -46,9 +49,11 @@ FAILPOINTS: Final = frozenset(
         # transfer, both ends
         "blob.chunk_written",
         "blob.chunk_synced",
+        "blob.taken_up",
         "blob.before_complete",
         "blob.complete",
         # agent
+        "agent.rows_committed",
         "agent.task_accepted",
         "agent.weights_stored",
         "agent.checkpoint_written",
@@ -64,13 +69,16 @@ _PASSAGE = re.compile(r"[1-9]\d{0,8}\Z", re.ASCII)
 
 
 class _Armed:
-    """One armed failpoint: what to do, and at which passage."""
+    """One armed failpoint: what to do, and at which passage, of all or of those on the way through one function."""
 
-    def __init__(self, action: str, passage: int) -> None:
+    def __init__(self, action: str, passage: int, place: str) -> None:
         self.action = action
         self.left = passage
+        self.place = place
 
     def pass_by(self, name: str) -> None:
+        if self.place and not _leads_through(self.place):
+            return
         self.left -= 1
         if self.left != 0:
             return
@@ -83,16 +91,27 @@ class _Armed:
         raise refused
 
 
+def _leads_through(place: str) -> bool:
+    """Whether a function whose dotted name ends with `place` is on the stack."""
+    frame: FrameType | None = sys._getframe()
+    while frame is not None:
+        if f".{frame.f_globals['__name__']}.{frame.f_code.co_qualname}".endswith(f".{place}"):
+            return True
+        frame = frame.f_back
+    return False
+
+
 def _parse(text: str) -> dict[str, _Armed] | None:
-    """`a=kill,b=ENOSPC:2` as a table; None when nothing is armed. Raises `ConfigError`."""
+    """`a=kill,b@Rooms.clear=ENOSPC:2` as a table; None when nothing is armed. Raises `ConfigError`."""
     armed: dict[str, _Armed] = {}
     for item in filter(None, text.split(",")):
-        name, _, rest = item.partition("=")
+        where, _, rest = item.partition("=")
+        name, _, place = where.partition("@")
         action, _, passage = rest.partition(":")
         known = action == "kill" or action in errno.errorcode.values()
         if name not in FAILPOINTS or not known or not _PASSAGE.match(passage or "1"):
-            raise ConfigError(f"HISTOFED_FAILPOINTS: {item!r} is not NAME=kill|ERRNO[:PASSAGE] with a known name")
-        armed[name] = _Armed(action, int(passage or "1"))
+            raise ConfigError(f"HISTOFED_FAILPOINTS: {item!r} is not NAME[@PLACE]=kill|ERRNO[:PASSAGE] with a known name")
+        armed[name] = _Armed(action, int(passage or "1"), place)
     return armed or None
 
 

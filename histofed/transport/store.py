@@ -21,6 +21,7 @@ from typing import Final
 
 from histofed.base import durable
 from histofed.base.errors import NotFound
+from histofed.base.failpoints import failpoint
 from histofed.base.ids import Digest, digest, sha256
 from histofed.transport import limits
 from histofed.transport.receiving import Upload, Writer
@@ -149,6 +150,7 @@ class BlobStore:
         with durable.state_errors("what a round left"):
             for path in self._leaving(unwanted, keep):
                 path.unlink(missing_ok=True)
+                failpoint("remove.after_unlink")
             durable.fsync_directory(self._directory)
 
     def _leaving(self, unwanted: Callable[[str, str], bool], keep: Callable[[Digest], bool]) -> list[Path]:

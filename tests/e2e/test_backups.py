@@ -153,7 +153,10 @@ def killed(federation: Federation, point: str, *arguments: str, module: str = "a
     assert done.returncode == KILLED, done.stderr.decode()
 
 
+BACKUP_POINTS = sorted(point for point in FAILPOINTS if point.startswith("backup."))
 RESTORE_POINTS = sorted(point for point in FAILPOINTS if point.startswith("restore."))
+DECIDED = {"restore.swap_decided", "restore.old_set_aside", "restore.swapped"}
+"""From here on the new state counts."""
 
 
 @pytest.mark.slow
@@ -166,7 +169,7 @@ def test_a_command_that_is_killed_leaves_the_old_state_or_the_new_one(new_federa
     federation.submit(toml)
     federation.wait_until_ended("killed")
     config = ("--config", str(federation.aggregator_config))
-    for point in sorted(point for point in FAILPOINTS if point.startswith("backup.")):
+    for point in BACKUP_POINTS:
         killed(federation, point, "backup", str(tmp_path / point), *config)
     assert (tmp_path / "backup.written").exists(), "complete, though nobody was told"
     assert not (tmp_path / "backup.snapshot_taken").exists()
@@ -178,7 +181,7 @@ def test_a_command_that_is_killed_leaves_the_old_state_or_the_new_one(new_federa
     for point in RESTORE_POINTS:
         federation.daemons["aggregator"].stop(signal.SIGTERM)
         killed(federation, point, "restore", str(file), "--replace", *config)
-        decided = point in {"restore.swap_decided", "restore.old_set_aside", "restore.swapped"}
+        decided = point in DECIDED
         federation.start_aggregator()
         names = {each["name"] for each in federation.cli("experiments", "list")["experiments"]}
         assert ("later" in names) == (not decided and epoch == 1), point
@@ -198,15 +201,28 @@ def test_a_site_is_backed_up_and_comes_back(running: Federation, tmp_path: Path)
     running.submit(toml)
     reach(running, "site", 2)
     config = ("--config", str(running.site("north") / "agent.toml"))
+    for point in BACKUP_POINTS:
+        killed(running, point, "backup", str(tmp_path / point), *config, module="agent.cli")
+    assert (tmp_path / "backup.written").exists(), "complete, though nobody was told"
+    assert not (tmp_path / "backup.snapshot_taken").exists()
     file = tmp_path / "north"
     running.run("agent.cli", "backup", str(file), *config)
     assert "every byte" in running.run("agent.cli", "backup", str(file), "--check", *config)
     running.daemons["north"].stop(signal.SIGKILL)
     refused = running.run("agent.cli", "restore", str(file), *config, code=65)
     assert "--replace" in refused
-    killed(running, "restore.old_set_aside", "restore", str(file), "--replace", *config, module="agent.cli")
+    state = running.site("north") / "state"
+    for point in RESTORE_POINTS:
+        before = len(list(state.glob("before-restore-*")))
+        killed(running, point, "restore", str(file), "--replace", *config, module="agent.cli")
+        assert (state / "restore.json").exists() == (point in DECIDED), point
+        # whoever comes next carries it out, or clears it away
+        running.run("agent.cli", "restore", str(file), *config, code=65)
+        assert not (state / "restore.json").exists()
+        assert len(list(state.glob("before-restore-*"))) == before + (point in DECIDED), "never half of it"
     running.start_agent("north")
     (tmp_path / "expected").mkdir()
     check_end(running, "site", toml, tmp_path / "expected")
-    (restored,) = verify(running.site("north") / "state/journal").restores
-    assert str(restored.subject["kept"]).startswith("before-restore-")
+    restores = verify(state / "journal").restores
+    assert len(restores) == len(DECIDED)
+    assert all(str(restored.subject["kept"]).startswith("before-restore-") for restored in restores)

@@ -7,6 +7,7 @@ again, with its next failpoint armed. In the end every model is the one of an un
 from __future__ import annotations
 
 import os
+import re
 import select
 import signal
 from collections import deque
@@ -18,6 +19,7 @@ import pytest
 from histofed.audit.verify import verify
 from histofed.base.errors import HistofedError
 from histofed.base.failpoints import FAILPOINTS
+from histofed.transport import limits
 from tests.e2e.conftest import NewFederation
 from tests.support import expected
 from tests.support.daemons import KILLED, DaemonProcess
@@ -25,29 +27,37 @@ from tests.support.federation import Federation, mean_experiment
 
 PAIR = ("north", "south")
 AGGREGATOR = (
-    *("aggregator.sample_planned", "aggregator.task_offered", "aggregator.rows_committed"),
+    *("aggregator.rows_committed@Members.site_seen", "aggregator.sample_planned"),
+    *("aggregator.rows_committed@Store.save_round", "aggregator.task_offered"),
     # the first record of a life says that it began
     *("journal.before_fsync:2", "journal.after_fsync:2"),
-    *("blob.chunk_written", "blob.chunk_synced", "blob.before_complete", "blob.complete"),
-    *("aggregator.update_received", "aggregator.update_admitted"),
-    *("remove.after_unlink", "adopt.before_rename", "adopt.after_rename"),
-    *("aggregator.aggregate_written", "aggregator.model_committed", "aggregator.retention_decided"),
+    *("blob.chunk_written", "blob.taken_up", "blob.chunk_synced", "blob.before_complete", "blob.complete"),
+    *("aggregator.rows_committed@FleetServicer._receive", "aggregator.update_received", "aggregator.update_admitted"),
+    *("adopt.before_rename@BlobStore.adopt", "adopt.after_rename@BlobStore.adopt", "aggregator.aggregate_written"),
+    *("aggregator.rows_committed@Engine._aggregate", "remove.after_unlink@BlobStore.forget"),
+    *("aggregator.model_committed", "aggregator.retention_decided", "remove.after_unlink@BlobStore.sweep"),
 )
-"""In the order of a round, so that several of them are met in one."""
+"""In the order of a round, so that several of them are met in one; `@` names a function that the way there leads through."""
 AGENT = (
-    *("agent.task_accepted", "agent.private_state_advanced", "journal.before_fsync:3", "journal.after_fsync:3"),
-    *("blob.chunk_written", "blob.chunk_synced", "blob.before_complete", "blob.complete", "agent.weights_stored"),
-    *("replace.before_rename:2", "replace.after_rename:2", "adopt.before_rename", "adopt.after_rename"),
-    *("agent.update_in_outbox", "agent.update_acknowledged", "remove.after_unlink"),
+    *("agent.rows_committed@State.note_history", "agent.rows_committed@State.take", "agent.task_accepted"),
+    *("agent.private_state_advanced", "journal.before_fsync:3", "journal.after_fsync:3"),
+    *("blob.chunk_written", "blob.taken_up", "blob.chunk_synced", "blob.before_complete", "blob.complete"),
+    *("agent.weights_stored", "replace.before_rename@Rooms.training", "replace.after_rename@Rooms.training"),
+    *("adopt.before_rename@PrivateTensors.add_pending", "adopt.after_rename@PrivateTensors.add_pending"),
+    *("replace.before_rename@Outbox.put", "replace.after_rename@Outbox.put"),
+    *("adopt.before_rename@Outbox.put", "adopt.after_rename@Outbox.put", "agent.update_in_outbox"),
+    *("agent.update_acknowledged", "remove.after_unlink@Rooms.clear"),
+    *("agent.rows_committed@State.put_down", "remove.after_unlink@Outbox.remove"),
+    # the next rounds remove what those before left
+    *("agent.rows_committed@State.set_private_round", "remove.after_unlink@Bases.keep_only"),
+    "remove.after_unlink@PrivateTensors.settle",
 )
 IN_COMMANDS = {point for point in FAILPOINTS if point.startswith(("backup.", "restore."))}
-"""`test_backups.py`: commands that are killed, not daemons."""
-IN_OTHER_STORIES = {"aggregator.experiment_steered"} | IN_COMMANDS
-"""`test_steering.py`: an operator's order leads there."""
-IN_CHILDREN = {"agent.checkpoint_written", "replace.before_rename", "replace.after_rename"}
-"""Passed by the processes that train and average; what happens when those die is told in stories of their own."""
-
-
+"""Of both ends: `test_backups.py` kills a command at each of them, not a daemon."""
+IN_OTHER_STORIES = {"aggregator": {"aggregator.experiment_steered"}, "agent": {"agent.checkpoint_written"}}
+"""`test_steering.py`: an operator's order leads there; and below, where it is the trainer that dies."""
+ONLY_IN_CHILDREN = {"replace.before_rename", "replace.after_rename"}
+"""Passed by the processes that average, not by the aggregator's daemon; what happens when those die is told below."""
 SLOW = "dimension = 1000\nsteps = 20\ndelay_s = 0.1"
 """Two seconds of training: time to do harm."""
 ALONE = '[sampling]\nminimum = 1\nsites = ["north"]'
@@ -63,9 +73,15 @@ def lonely(new_federation: NewFederation) -> Federation:
     return federation
 
 
-def test_no_failpoint_is_forgotten() -> None:
-    walked = {point.partition(":")[0] for point in (*AGGREGATOR, *AGENT)}
-    assert walked | IN_CHILDREN | IN_OTHER_STORIES == FAILPOINTS
+@pytest.mark.parametrize(
+    ("end", "walk", "elsewhere"), [("aggregator", AGGREGATOR, ONLY_IN_CHILDREN), ("agent", AGENT, set())]
+)
+def test_no_failpoint_is_forgotten(end: str, walk: Sequence[str], elsewhere: set[str]) -> None:
+    walked = {re.split("[@:]", point)[0] for point in walk}
+    of_the_other = {
+        point for point in FAILPOINTS if point.startswith(("aggregator.", "agent.")) and not point.startswith(end)
+    }
+    assert walked | elsewhere | IN_COMMANDS | IN_OTHER_STORIES[end] == FAILPOINTS - of_the_other
 
 
 class Walk:
@@ -112,7 +128,7 @@ class Walk:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_a_daemon_may_die_at_any_instant(lonely: Federation, tmp_path: Path) -> None:
-    toml = mean_experiment("walk", 3, extra=ALONE)
+    toml = mean_experiment("walk", 5, extra=ALONE)
     lonely.submit(toml)
     aggregator, agent = Walk(lonely, "aggregator", AGGREGATOR), Walk(lonely, "north", AGENT)
     for walk in (aggregator, agent):
@@ -130,8 +146,28 @@ def test_a_daemon_may_die_at_any_instant(lonely: Federation, tmp_path: Path) -> 
     assert agent.ends == dict.fromkeys(AGENT, KILLED)
     assert aggregator.ends == dict.fromkeys(AGGREGATOR, KILLED)
     kept = [one["round"] for one in lonely.cli("models", "list", "walk")["models"] if one["removed_at"] is None]
-    assert kept == [3], "what was decided before a kill is done after it"
+    assert kept == [5], "what was decided before a kill is done after it"
     lonely.cli("models", "pull", "walk", "--out", str(tmp_path / "model.safetensors"))
+
+
+def test_either_end_may_die_in_the_middle_of_a_transfer(lonely: Federation, tmp_path: Path) -> None:
+    """36 MB: a stretch and some more, first on its way to the site, then back."""
+    points = "blob.chunk_synced@Writer.append", "blob.chunk_synced@Fetching._append"
+    begin_again(lonely, *({"HISTOFED_FAILPOINTS": f"{point}=kill"} for point in points))
+    toml = mean_experiment("large", 1, extra=ALONE, config="dimension = 9000000\nsteps = 1")
+    lonely.submit(toml)
+    check_died_in_the_middle(lonely.daemons["north"], lonely.site("north") / "state/bases")
+    lonely.start_agent("north")
+    check_died_in_the_middle(lonely.daemons["aggregator"], lonely.state / "blobs")
+    lonely.start_aggregator()
+    check_end(lonely, "large", toml, tmp_path)
+
+
+def check_died_in_the_middle(daemon: DaemonProcess, folder: Path) -> None:
+    """Of the transfer below `folder` a stretch is synced, and there is more to come."""
+    assert daemon.wait_ended() == KILLED
+    (part,) = folder.rglob("*.part")
+    assert limits.SYNC_EVERY <= part.stat().st_size < 36_000_000
 
 
 @pytest.mark.parametrize("point", ["aggregator.aggregate_written", "aggregator.model_committed:2"])
@@ -232,7 +268,9 @@ def test_a_trainer_may_die_while_it_writes_its_checkpoint(lonely: Federation, tm
     toml = mean_experiment("stopped", 1, extra=ALONE, config=SLOW)
     lonely.submit(toml)
     lonely.wait_until_trained("stopped", "north")
-    assert lonely.daemons["north"].stop(signal.SIGTERM) == 0
+    agent = lonely.daemons["north"]
+    assert agent.stop(signal.SIGTERM) == 0
+    assert agent.logged("the trainer was killed by signal 9"), "it died there"
     lonely.start_agent("north")
     check_end(lonely, "stopped", toml, tmp_path)
 

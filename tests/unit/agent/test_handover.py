@@ -13,10 +13,11 @@ import pytest
 from agent.assignment import Result
 from agent.link import Transfer, Wanted
 from agent.outbox import Entry, folder_name
+from agent.state import TaskInHand
 from agent.training import train
 from histofed.base.clock import SystemClock
 from histofed.base.errors import AggregatorUnavailable, HistofedError, NotAuthorised, Stale, TrainingFailed, TryLater
-from histofed.base.ids import sha256
+from histofed.base.ids import TaskKey, sha256
 from histofed.pki.credentials import Credentials
 from histofed.pki.signing import verify
 from histofed.statements import UPDATE_TYPE
@@ -81,6 +82,26 @@ def make_unreadable(file: Path) -> None:
     """It is there, and no byte of it can be read."""
     file.unlink()
     file.mkdir()
+
+
+async def test_a_death_behind_the_verdict_leaves_no_task_in_hand_without_its_update(
+    tmp_path: Path, federation: Federation, aggregator: FakeAggregator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    credentials = federation.site(SITE)
+    await leave_update(tmp_path / "site", credentials, aggregator)
+    in_hand: list[TaskInHand | None] = []
+    async with AgentSite(tmp_path / "site", credentials, aggregator.address) as site:
+        remove = site.outbox.remove
+
+        def removing(done: TaskKey) -> None:
+            in_hand.append(site.state.task_in_hand())
+            remove(done)
+
+        monkeypatch.setattr(site.outbox, "remove", removing)
+        assert site.state.task_in_hand() is not None
+        site.start()
+        await until(lambda: site.outbox.entries() == ())
+    assert in_hand == [None], "the next life would drop it as a task that nobody wants any more"
 
 
 async def test_an_update_that_the_disk_does_not_give_is_made_anew_and_ends_no_agent(

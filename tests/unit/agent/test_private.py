@@ -10,7 +10,9 @@ import pytest
 from agent.private import PrivateTensors
 from agent.state import State
 from histofed.base.clock import FakeClock
+from histofed.base.errors import CannotWriteState
 from histofed.base.ids import ExperimentId, RoundKey
+from tests.support.failpoints import armed
 
 PILOT = ExperimentId("pilot")
 
@@ -109,6 +111,18 @@ def test_an_experiment_that_has_ended_leaves_nothing(private: PrivateTensors, tm
     assert private.experiments() == ()
     assert (private.committed(PILOT), state.private_round(PILOT)) == (None, 0)
     assert not (tmp_path / "private" / PILOT).exists()
+
+
+def test_a_death_while_it_is_forgotten_leaves_no_row_without_its_files(
+    private: PrivateTensors, tmp_path: Path, state: State, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trained(private, tmp_path, 1)
+    private.settle(RoundKey(PILOT, 2), 1)
+    with armed(monkeypatch, "agent.rows_committed=EIO"), pytest.raises(CannotWriteState):
+        private.forget(PILOT)
+    assert (state.private_round(PILOT), files(tmp_path)) == (0, ["1.safetensors"])
+    private.forget(PILOT)
+    assert private.experiments() == ()
 
 
 def test_what_a_restored_aggregator_may_ask_for_stays(private: PrivateTensors, tmp_path: Path) -> None:

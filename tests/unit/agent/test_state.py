@@ -66,6 +66,13 @@ def test_private_rounds_are_kept_by_experiment(tmp_path: Path) -> None:
     state.close()
 
 
+def test_a_commit_survives_a_power_cut(tmp_path: Path) -> None:
+    state = State(tmp_path / "state.db", FakeClock())
+    assert state._database.execute("PRAGMA synchronous").fetchone() == (2,), "FULL: the log is synced at each commit"
+    assert state._database.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    state.close()
+
+
 def test_the_file_is_the_owners_alone(tmp_path: Path) -> None:
     State(tmp_path / "state.db", FakeClock()).close()
     assert (tmp_path / "state.db").stat().st_mode & 0o077 == 0

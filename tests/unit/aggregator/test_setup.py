@@ -59,9 +59,17 @@ def check_whole(centre: Centre) -> None:
     assert setup.load(centre.config, centre.clock).authority.sha256 == before
 
 
-@pytest.mark.parametrize("point", ["replace.after_rename", "journal.after_fsync", "remove.after_unlink"])
+@pytest.mark.parametrize(
+    ("point", "again"),
+    [
+        ("replace.after_rename", "replace.after_rename"),
+        ("journal.after_fsync", "journal.after_fsync"),
+        # the first life has nothing to remove
+        ("replace.after_rename", "remove.after_unlink"),
+    ],
+)
 def test_killed_at_any_file_and_again_at_any_other(
-    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, point: str
+    tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch, point: str, again: str
 ) -> None:
     for first in count(1):
         for second in count(1):
@@ -70,7 +78,7 @@ def test_killed_at_any_file_and_again_at_any_other(
                 check_whole(centre)
                 assert (first, second) > (1, 1), "it was killed at least once"
                 return
-            if ended(centre, monkeypatch, point, second):
+            if ended(centre, monkeypatch, again, second):
                 check_whole(centre)
                 break
             centre.cli("init", "--operator-dir", str(centre.folder / "operator"))

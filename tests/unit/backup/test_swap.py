@@ -10,6 +10,7 @@ import pytest
 from histofed.backup import swap
 from histofed.base import durable, failpoints
 from histofed.base.errors import AlreadyThere, BadData, CannotWriteState
+from tests.support.disk_order import disk_order
 
 ENTRIES = ("state.db", "state.db-wal", "journal", "blobs")
 OLD = {"state.db": b"old", "state.db-wal": b"log", "journal/1": b"old"}
@@ -57,6 +58,25 @@ def test_before_the_decision_the_old_state_counts(state: Path, monkeypatch: pyte
     assert swap.settle(state) is None
     assert content(state) == OLD
     assert not (state / swap.NEW).exists()
+
+
+def test_a_power_cut_finds_the_plan_before_any_rename_and_the_renames_before_the_plan_is_gone(
+    state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with disk_order(monkeypatch, state) as calls:
+        swap.swap(state, ENTRIES, "aside")
+    decided = calls.index("rename .restore.json.DRAWN.tmp restore.json")
+    assert calls[decided - 1].startswith("sync .restore.json.DRAWN.tmp")
+    assert calls[decided + 1] == "sync ."
+    moved = [call for call in calls if call.startswith("rename") and "restore.json" not in call]
+    assert moved == [
+        *("rename state.db aside/state.db", "rename state.db-wal aside/state.db-wal", "rename journal aside/journal"),
+        *("rename restore.new/blobs blobs", "rename restore.new/journal journal", "rename restore.new/state.db state.db"),
+    ]
+    out, came, forgotten = map(calls.index, (moved[2], moved[3], "unlink restore.json"))
+    assert decided < calls.index(moved[0])
+    assert calls[out + 1 : came] == ["sync aside", "sync ."], "no name is taken before the old one has left it"
+    assert calls[calls.index(moved[-1]) + 1 : forgotten + 2] == ["sync .", "unlink restore.json", "sync ."]
 
 
 @pytest.mark.parametrize("crash_at", range(1, 7))

@@ -12,8 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from histofed.base.durable import AppendLog, adopt, lock, make_directory, remove, replace, sweep, writing
+from histofed.base.durable import AppendLog, adopt, link, lock, make_directory, remove, replace, sweep, writing
 from histofed.base.errors import AlreadyThere, CannotWriteState
+from tests.support.disk_order import disk_order
 from tests.support.failpoints import armed
 
 # -- replace and writing -------------------------------------------------------------------------------------------------
@@ -182,6 +183,14 @@ def test_remove_takes_files_folders_and_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_only_a_removal_is_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    with armed(monkeypatch, "remove.after_unlink=EIO"):
+        remove(tmp_path / "nothing")
+        with pytest.raises(CannotWriteState):
+            remove(tmp_path / "file")
+
+
 def test_directories_are_for_their_owner(tmp_path: Path) -> None:
     made = make_directory(tmp_path / "a" / "b")
     assert make_directory(made) == made
@@ -288,3 +297,57 @@ def test_the_kernel_lets_go_of_a_killed_holder(tmp_path: Path) -> None:
     child.communicate()
     with lock(tmp_path / "lock", "x"):
         pass
+
+
+# -- what a power cut may find -------------------------------------------------------------------------------------------
+
+
+def test_a_file_is_synced_before_it_gets_its_name_and_its_folder_before_anybody_hears(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with disk_order(monkeypatch, tmp_path) as calls:
+        replace(tmp_path / "state", b"new")
+    assert calls == ["create .state.DRAWN.tmp", "sync .state.DRAWN.tmp 3", "rename .state.DRAWN.tmp state", "sync ."]
+
+
+def test_what_is_renamed_or_linked_into_place_has_its_name_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "there").mkdir()
+    (tmp_path / "a").write_bytes(b"x")
+    with disk_order(monkeypatch, tmp_path) as calls:
+        adopt(tmp_path / "a", tmp_path / "there/b")
+        link(tmp_path / "there/b", tmp_path / "c")
+    assert calls == [
+        *("rename a there/b", "sync there"),
+        *("link there/b .c.PID.link", "rename .c.PID.link c", "sync ."),
+    ]
+
+
+def test_what_was_removed_is_gone_from_its_folder_on_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder/inner").touch()
+    with disk_order(monkeypatch, tmp_path) as calls:
+        remove(tmp_path / "file")
+        remove(tmp_path / "folder")
+    assert calls == ["unlink file", "sync .", "unlink folder/inner", "unlink folder", "sync ."]
+
+
+def test_a_folder_is_on_disk_with_all_that_lead_to_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with disk_order(monkeypatch, tmp_path) as calls:
+        make_directory(tmp_path / "a/b/c")
+        make_directory(tmp_path / "a/b/c")
+    made, synced = calls[:-3], calls[-3:]
+    assert [call for call in made if call.startswith("folder")] == ["folder a", "folder a/b", "folder a/b/c"]
+    assert sorted(synced) == ["sync .", "sync a", "sync a/b"]
+
+
+def test_a_line_is_synced_and_so_is_the_cut_of_a_torn_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with disk_order(monkeypatch, tmp_path) as calls:
+        log = AppendLog(tmp_path / "log")
+        log.append(b"one")
+        log.close()
+    assert calls == ["create log", "sync .", "sync log 4"]
+    (tmp_path / "log").write_bytes(b"one\nhal")
+    with disk_order(monkeypatch, tmp_path) as calls:
+        AppendLog(tmp_path / "log").close()
+    assert calls == ["sync .", "cut log 4", "sync log 4"]

@@ -23,6 +23,24 @@ def test_a_failpoint_strikes_at_its_passage(monkeypatch: pytest.MonkeyPatch) -> 
         failpoint("agent.task_accepted")
 
 
+def test_a_failpoint_may_strike_on_the_way_through_one_function_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Store:
+        def put(self) -> None:
+            failpoint("adopt.before_rename")
+
+    class Output(Store):
+        def put(self) -> None:
+            failpoint("adopt.before_rename")
+
+    with armed(monkeypatch, "adopt.before_rename@Store.put=EIO:2"):
+        Output().put()
+        Store().put()
+        Output().put()
+        failpoint("adopt.before_rename")
+        with pytest.raises(OSError, match=r"adopt\.before_rename"):
+            Store().put()
+
+
 def test_between_two_writes_a_refusing_disk_is_told_like_any_other(monkeypatch: pytest.MonkeyPatch) -> None:
     with armed(monkeypatch, "agent.update_in_outbox=ENOSPC"), pytest.raises(CannotWriteState, match="No space left"):
         failpoint("agent.update_in_outbox")
@@ -36,6 +54,8 @@ def test_between_two_writes_a_refusing_disk_is_told_like_any_other(monkeypatch: 
         "blob.complete",
         "blob.complete=",
         "blob.complete=explode",
+        "blob.complete@Store.put",
+        "nowhere@Store.put=kill",
         "blob.complete=errorcode",
         "blob.complete=kill:0",
         "blob.complete=kill:x",

@@ -36,6 +36,7 @@ from histofed.transport.pace import BURST_S, Pace
 from histofed.transport.receiving import Upload, Writer
 from histofed.transport.store import BlobStore, owner_of
 from histofed.v1 import transfer_pb2, transfer_pb2_grpc
+from tests.support.disk_order import disk_order
 from tests.support.pki import Federation
 from tests.support.wire import CuttingProxy, serving
 
@@ -105,6 +106,17 @@ async def test_sending_again_sends_no_byte_and_tells_the_receiver_again(folder: 
         write(source, bytes(len(BLOB)))  # would be noticed
         await send(connection, source)
         assert wire.permissions.complete == [(TASK, NAME)] * 2
+
+
+async def test_who_hears_again_that_all_is_here_hears_it_of_a_synced_folder(
+    folder: Path, source: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with serving(folder, FEDERATION) as wire, open_connection(wire.address, SITE) as connection:
+        await send(connection, source)
+        # the call that gave the blob its name may have died before its sync
+        with disk_order(monkeypatch, folder) as calls:
+            await send(connection, source)
+    assert calls == ["sync ."]
 
 
 async def test_an_empty_blob_arrives(folder: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import pytest
 from histofed.base.errors import BadData, CannotWriteState, DigestMismatch, TooLarge, TryLater
 from histofed.base.ids import sha256
 from histofed.transport.part import PartFile
+from tests.support.disk_order import disk_order
 
 BLOB = os.urandom(3000)
 NAME = sha256(BLOB)
@@ -195,3 +196,44 @@ def test_digests_of_a_part_that_is_gone_are_forgotten(path: Path) -> None:
 def test_a_blob_in_one_stretch_leaves_no_digests(path: Path) -> None:
     left_behind(path, len(BLOB))
     assert not path.with_name(f"{path.name}.sums").exists()
+
+
+# -- what a power cut may find -------------------------------------------------------------------------------------------
+
+
+def test_bytes_are_synced_before_they_are_acknowledged_and_the_blob_before_it_is_told(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with disk_order(monkeypatch, tmp_path) as calls:
+        part = PartFile(path, NAME, len(BLOB))
+        part.append(0, BLOB[:1000])
+        part.commit()
+        part.append(1000, BLOB[1000:])
+        part.verify()
+        part.adopt(tmp_path / "blob")
+        part.close()
+    assert calls == [
+        *("create blob.part", "sync blob.part 0"),
+        *("sync blob.part 1000", "create blob.part.sums", "sync blob.part 3000"),
+        *("rename blob.part blob", "unlink blob.part.sums", "sync ."),
+    ]
+
+
+def test_what_an_earlier_process_left_is_synced_before_it_counts(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path.write_bytes(BLOB[:1234])
+    with disk_order(monkeypatch, tmp_path) as calls:
+        part = PartFile(path, NAME, len(BLOB))
+    assert part.committed == 1234
+    assert calls == ["sync blob.part 1234"]
+    part.close()
+
+
+def test_wrong_bytes_are_gone_on_disk(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    part = PartFile(path, NAME, 1)
+    part.append(0, b"x")
+    with disk_order(monkeypatch, tmp_path) as calls, pytest.raises(DigestMismatch):
+        part.verify()
+    assert calls == ["sync blob.part 1", "unlink blob.part", "sync ."]
+    part.close()
