@@ -130,7 +130,15 @@ def load(config: AggregatorConfig, clock: Clock) -> Identity:
     path = own_certificate(config)
     if not path.exists():
         next_certificate(config, authority).save(path)
-    return Identity(authority, Credentials.load(path), (folder / TOKEN_FILE).read_bytes())
+    return Identity(authority, own_credentials(folder), (folder / TOKEN_FILE).read_bytes())
+
+
+def own_credentials(folder: Path) -> Credentials:
+    """The daemon's key and certificate, in the folder of its identity. Raises what `Credentials.load` raises."""
+    path = folder / "aggregator.pem"
+    if not path.exists():
+        raise NotEnrolled(f"there is no {path}: start the daemon, which issues it")
+    return Credentials.load(path, "remove it, and the daemon's next start issues another one")
 
 
 def own_certificate(config: AggregatorConfig) -> Path:

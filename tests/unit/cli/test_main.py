@@ -231,6 +231,7 @@ def test_a_key_that_others_can_read_is_refused(histofed: Histofed, config: Path)
 
     assert found.code == 78
     assert "chmod 600" in found.error
+    assert "copied it, have `histofed-aggregator operator NAME --out DIR` run" in found.error
 
 
 def test_a_missing_key_says_how_to_get_one(histofed: Histofed, config: Path) -> None:
