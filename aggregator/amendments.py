@@ -22,6 +22,7 @@ from histofed.backup.manifest import Manifest
 from histofed.base.clock import Clock, iso
 from histofed.base.errors import CannotWriteState, UsageError
 
+LAST_EPOCH: Final = 2**31 - 1
 ENDED: Final = (str(RoundState.COMMITTED), str(RoundState.ABANDONED))
 TOKENS: Final = "{} join tokens that nobody had used are void: make new ones for sites that have not joined yet"
 BLIND: Final = (
@@ -41,7 +42,9 @@ def next_epoch(known: int, wanted: int | None) -> int:
     """The epoch to begin. Raises `UsageError` for one that does not lie ahead."""
     if wanted is None:
         return known + 1
-    if wanted <= known or wanted > 2**31 - 1:
+    if wanted > LAST_EPOCH:
+        raise UsageError(f"--epoch {wanted} is too large: the last is {LAST_EPOCH}; leave --epoch out for {known + 1}")
+    if wanted <= known:
         raise UsageError(
             f"--epoch {wanted} does not lie ahead: the epoch known here is {known}; leave --epoch out for {known + 1}"
         )

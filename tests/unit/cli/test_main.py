@@ -320,6 +320,24 @@ def test_tiles_are_drawn(histofed: Histofed, tmp_path: Path) -> None:
     assert histofed("tiles", "make", str(tmp_path / "tiles"), *arguments).code == 65
 
 
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (("tiles", "make", "tiles", "--sites", "-1"), "--sites is at least 1"),
+        (("rounds", "watch", "demo", "--patience", "-1"), "--patience is at least 0"),
+        (("rounds", "watch", "demo", "--patience", "nan"), "--patience is at least 0"),
+    ],
+)
+def test_a_number_below_the_least_is_a_wrong_call(
+    histofed: Histofed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...], words: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = histofed(*command)
+    assert (found.code, found.out) == (2, "")
+    assert words in found.error
+    assert not (tmp_path / "tiles").exists()
+
+
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
 def test_a_terminal_that_takes_few_letters_gets_words_and_whole_documents(
     encoding: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -145,6 +145,7 @@ def test_before_the_first_step_a_signal_ends_at_once(train: Train, settings: Pat
         (("--preset", "default", "--max-steps", "0"), 2, "--max-steps is at least 1"),
         (("--preset", "default", "--sheet-every", "-1"), 2, "--sheet-every is at least 0"),
         (("--preset", "default", "--checkpoint-every", "nan"), 2, "--checkpoint-every is at least 0"),
+        (("--preset", "default", "--seed", f"{2**63}"), 2, f"--seed is at least 0 and below 2^63; {2**63} was given"),
         (("--preset", "default", "--data", "/nowhere/at/all"), 65, "there is no such folder"),
         (("--preset", "default"), 65, "smaller than 128 pixels"),
         (("--preset", "default", "--device", "cuda:7", "--set", "image_size=32"), 78, "is not on this machine"),
