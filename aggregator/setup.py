@@ -213,6 +213,8 @@ def give_first(config: AggregatorConfig, experiment: str, weights: Path) -> Dige
             pass
         with weights.open("rb") as source, durable.writing(target) as file:
             shutil.copyfileobj(source, file, 1 << 20)
+    except BadData as error:
+        raise BadData(f"{weights} gives no first weights: {error}") from error
     except OSError as error:
         raise BadData(f"{weights} cannot be read: {error.strerror}") from error
     return sha256_file(target)

@@ -259,7 +259,7 @@ def test_split_by_majority_with_held_out_parts(histofed_data: Shell, tiles: Path
 
     again = histofed_data(*arguments)
     assert again.code == 65
-    assert "is a folder with tiles already" in again.error
+    assert f"{out / 'site-1'} is a folder with tiles already" in again.error
 
 
 def test_another_split_in_the_same_folder_is_refused(histofed_data: Shell, tiles: Path, tmp_path: Path) -> None:

@@ -138,6 +138,8 @@ def test_before_the_first_step_a_signal_ends_at_once(train: Train, settings: Pat
         ((), 2, "either --preset NAME"),
         (("--preset", "default", "--config", "x.toml"), 2, "either --preset NAME"),
         (("--preset", "defalt"), 65, "there is no preset 'defalt'; did you mean 'default'?"),
+        (("--preset", "DEFAULT"), 65, "there is no preset 'DEFAULT'; did you mean 'default'?"),
+        (("--preset", "nope"), 65, "there is no preset 'nope': `histofed presets` lists all"),
         (("--preset", "paper/acgan-vit-b-16"), 65, "starts from vit_b_16-c867db91.pth"),
         (("--preset", "default", "--set", "batch"), 2, "'batch' is not KEY=VALUE"),
         (("--preset", "default", "--set", "batch=[1"), 2, "is no value"),
