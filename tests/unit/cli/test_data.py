@@ -14,7 +14,11 @@ from histofed.cli.main import main
 from histofed.tiles import folder
 from histofed.tiles.draw import draw_tiles
 from tests.support.tiles import CLASSES
+from tests.support.users import NOBODY, as_nobody, needs_root, open_tmp_path
 from tests.unit.cli.conftest import Ran
+
+
+open_to_all = open_tmp_path
 
 
 class Shell:
@@ -175,6 +179,22 @@ def test_the_link_that_leads_back_is_named(
     assert refused.code == 65
     named = str(root / link).replace("\udcfc", "\\xfc")
     assert f"the link {named} leads back to a folder above it; remove it" in refused.error
+
+
+@needs_root
+@pytest.mark.parametrize("command", [("check",), ("split", "--by", "iid-tile", "--sites", "2", "out")])
+def test_the_folder_that_may_not_be_read_is_named(
+    histofed_data: Shell, tiles: Path, open_to_all: Path, command: tuple[str, ...]
+) -> None:
+    root = open_to_all / "in"
+    shutil.copytree(tiles, root)
+    assert histofed_data("data", "check", root).code == 0  # and what it imports late is imported
+    (root / "notes").mkdir(mode=0o700)
+    root.chmod(0o755)
+    with as_nobody():
+        refused = histofed_data("data", command[0], root, *command[1:])
+    assert refused.code == 65
+    assert f"{root / 'notes'} may not be read by this user ({NOBODY}); grant read access" in refused.error
 
 
 @pytest.mark.parametrize("classes", ["", ",", "MSIH,", "MSIH,,nonMSIH"])
