@@ -116,17 +116,17 @@ def _after_handshake(address: str, secure: ssl.SSLSocket, credentials: Credentia
         return AggregatorUnavailable(f"{address} accepts connections but does not answer: it may be overloaded or frozen")
     except OSError:
         greeted = False
-    if not greeted and credentials is None:
+    if greeted:
+        return None
+    if credentials is None:
         return NotEnrolled(
             f"the aggregator at {address} wants a certificate, which nobody has who joins: check the port, a join line's is "
             "that of listen.enrolment (8444, where nobody changed it)"
         )
-    if not greeted:
-        return NotEnrolled(
-            f"the aggregator at {address} does not accept our certificate: it is of another federation, expired by the "
-            f"aggregator's clock, or missing; {credentials.identity.remedy}"
-        )
-    return None
+    return NotEnrolled(
+        f"the aggregator at {address} does not accept our certificate: it is of another federation, or expired by the "
+        f"aggregator's clock; {credentials.identity.remedy}"
+    )
 
 
 _WRONG_NAME: Final = frozenset({62, 64})
