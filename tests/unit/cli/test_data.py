@@ -17,7 +17,6 @@ from tests.support.tiles import CLASSES
 from tests.support.users import NOBODY, as_nobody, needs_root, open_tmp_path
 from tests.unit.cli.conftest import Ran
 
-
 open_to_all = open_tmp_path
 
 
@@ -94,6 +93,18 @@ def test_check_as_table_document_and_page(histofed_data: Shell, tiles: Path, tmp
     assert found["sizes"] == {"48x48": 32}
     assert found["quantities"]["tissue"]["median"] > 0.3
     assert found["problems"] == []
+
+
+def test_a_picture_in_both_classes_is_told_with_its_files(histofed_data: Shell, tiles: Path, tmp_path: Path) -> None:
+    root = tmp_path / "in"
+    shutil.copytree(tiles, root)
+    twice = min((root / "MSIH").iterdir())
+    shutil.copy(twice, root / "nonMSIH")
+    found = histofed_data("data", "check", root)
+    assert found.code == 0
+    lines = [line.split() for line in found.out.splitlines() if twice.name in line]
+    assert [(place, name) for _, place, _, name in lines] == [(f"{name}/{twice.name}", name) for name in CLASSES]
+    assert "look at: 1 group of copies in two classes of one patient: all but one label is wrong" in found.out
 
 
 @pytest.mark.parametrize(("page", "words"), [("none/page.html", "make it first"), (".", "is a folder; name a file in it")])
