@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from agent.layout import Layout
+from histofed.audit import verify
 from histofed.base import durable
 from histofed.base.clock import Clock
-from histofed.base.errors import AlreadyThere, NotEnrolled
+from histofed.base.errors import AlreadyThere, BadData, NotEnrolled
 from histofed.base.ids import SiteId, site_id
 from histofed.base.owner import refuse_root
 from histofed.base.proxy import ENVIRONMENT, ProxySetting
@@ -39,8 +40,8 @@ def enroll(
     """Trade the join line for an identity and store it.
 
     Raises `ConfigError` for root in another user's folder, before the line is spent; `AlreadyThere` when this agent has a
-    valid identity (unless `again`), `BadData` for a line that is none, `NotAuthorised` for another CA or a used or expired
-    token, `AggregatorUnavailable` and `CannotWriteState`.
+    valid identity (unless `again`), `BadData` for a line that is none, or that is another site's than the state here,
+    `NotAuthorised` for another CA or a used or expired token, `AggregatorUnavailable` and `CannotWriteState`.
     """
     refuse_root(layout.root, "histofed-agent enroll")
     line = JoinLine.parse(text.strip())
@@ -54,6 +55,7 @@ def enroll(
     durable.make_directory(layout.identity.parent)
     joined = asyncio.run(enrol(line, proxy=proxy))
     credentials, address = joined.credentials, aggregator or joined.aggregator
+    _refuse_anothers(layout, own_site(credentials))
     durable.replace(layout.aggregator, f"{address}\n".encode())
     credentials.save(layout.identity)
     return Enrolled(str(credentials.identity), credentials.not_after, address)
@@ -64,3 +66,18 @@ def own_site(credentials: Credentials) -> SiteId:
     if credentials.identity.role is not Role.SITE:
         raise NotEnrolled(f"the identity here is {credentials.identity}, not a site's: enrol with a site's join line")
     return site_id(credentials.identity.name)
+
+
+def _refuse_anothers(layout: Layout, site: SiteId) -> None:
+    """What a site kept stays its own: its journal, private tensors, what it knows of the aggregator. Raises `BadData`.
+
+    Only the answer says whom a join line is for, so the line is spent by then.
+    """
+    newest = verify.newest(layout.journal) if layout.journal.is_dir() else None
+    if newest is None or newest.where == f"agent-{site}":
+        return
+    holder = newest.where.removeprefix("agent-")
+    raise BadData(
+        f"the join line was for {site}, and {layout.root} holds the journal and the private tensors of {holder}: ask for "
+        f"another line, for {holder}, or, for {site}, name another --state-dir; the line given is used up"
+    )

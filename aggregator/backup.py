@@ -43,7 +43,6 @@ from histofed.base.errors import AlreadyThere, BadData, CannotWriteState, NotEnr
 from histofed.base.failpoints import failpoint
 from histofed.base.ids import ExperimentId, RoundKey, SiteId, TaskKey, digest
 from histofed.base.owner import database_files, denial
-from histofed.pki.credentials import Credentials
 from histofed.transport.store import owner_of
 
 ENTRIES: Final = ("state.db", "state.db-wal", "state.db-shm", "journal", "blobs", "first", "identity", "instance", "scratch")
@@ -95,7 +94,7 @@ def back_up(config: AggregatorConfig, target: Path, clock: Clock) -> Manifest:
     if not (state / "identity" / "ca.key").exists():
         raise NotEnrolled(f"{state} holds no federation; there is nothing to back up (state_dir in the configuration?)")
     setup.refuse_lost_database(state)
-    credentials = Credentials.load(state / "identity" / "aggregator.pem")
+    credentials = setup.own_credentials(state / "identity")
     own, made_at = uuid.uuid4().hex, iso(clock.now())
     with snapshot.room(state) as room, _claimed_only_if_made(state, own, target):
         taken = _take(state, room, own, made_at)

@@ -27,7 +27,7 @@ from histofed.base.config import Loaded
 from histofed.base.doctor import Check, Doubt
 from histofed.base.errors import BadData, ConfigError, NotEnrolled, VersionMismatch
 from histofed.base.owner import usable
-from histofed.pki.credentials import Credentials
+from histofed.pki.authority import COPIED
 from histofed.pki.identity import federation_of
 from histofed.pki.keys import certificate_from_pem
 from histofed.pki.pem import refuse_readable_by_others
@@ -71,12 +71,12 @@ def checks(loaded: Loaded[AggregatorConfig], clock: Clock) -> Iterable[Check]:
 
 def keys(identity: Path) -> str:
     """The two secrets are there and their owner's alone. Raises `NotEnrolled` and `ConfigError`."""
-    secrets = [identity / name for name in ("ca.key", "token.key")]
-    for path in secrets:
+    secrets = {identity / "ca.key": COPIED, identity / "token.key": ""}
+    for path, copied in secrets.items():
         if not path.exists():
             sentence = f"there is no {path}: run {INIT}, or restore a backup of the identity folder"
             raise NotEnrolled(setup.lost(identity.parent) or sentence)
-        refuse_readable_by_others(path, path.stat().st_mode & 0o777)
+        refuse_readable_by_others(path, path.stat().st_mode & 0o777, copied)
     return f"{len(secrets)} files, readable by their owner alone"
 
 
@@ -101,7 +101,7 @@ def certificate(identity: Path, hosts: tuple[str, ...], clock: Clock) -> str | D
     """The daemon's own certificate is valid and has every public name. Raises `NotEnrolled` after its end, `ConfigError`."""
     if not (identity / "aggregator.pem").exists():
         return Doubt("there is none; the daemon's next start issues it")
-    credentials = Credentials.load(identity / "aggregator.pem")
+    credentials = setup.own_credentials(identity)
     if clock.now() < credentials.not_before:
         raise ConfigError(f"the certificate begins to be valid at {credentials.not_before:%Y-%m-%d %H:%M}: set the clock")
     if missing := missing_hosts(credentials, hosts):

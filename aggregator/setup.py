@@ -139,7 +139,15 @@ def load(config: AggregatorConfig, clock: Clock) -> Identity:
     path = own_certificate(config)
     if not path.exists():
         next_certificate(config, authority).save(path)
-    return Identity(authority, Credentials.load(path), (folder / TOKEN_FILE).read_bytes())
+    return Identity(authority, own_credentials(folder), (folder / TOKEN_FILE).read_bytes())
+
+
+def own_credentials(folder: Path) -> Credentials:
+    """The daemon's key and certificate, in the folder of its identity. Raises what `Credentials.load` raises."""
+    path = folder / "aggregator.pem"
+    if not path.exists():
+        raise NotEnrolled(f"there is no {path}: start the daemon, which issues it")
+    return Credentials.load(path, "remove it, and the daemon's next start issues another one")
 
 
 def own_certificate(config: AggregatorConfig) -> Path:
@@ -214,6 +222,8 @@ def give_first(config: AggregatorConfig, experiment: str, weights: Path) -> Dige
             pass
         with weights.open("rb") as source, durable.writing(target) as file:
             shutil.copyfileobj(source, file, 1 << 20)
+    except BadData as error:
+        raise BadData(f"{weights} gives no first weights: {error}") from error
     except OSError as error:
         raise BadData(f"{weights} cannot be read: {error.strerror}") from error
     try:

@@ -1,7 +1,8 @@
 """How a command ends that cannot go on printing, or is interrupted: an exit code and at most one sentence, no traceback.
 
 A reader that is gone (`| head -1`) has what it wanted: 141, as for a program that SIGPIPE ends. Ctrl-C is 130. A standard
-output that takes no more, a full disk as a rule, is the table's 73, and said so. The three programs' `main` are the callers.
+output that takes no more, a full disk as a rule, is the table's 73, and said so. A stream that is closed (`>&-`) changes
+nothing but that nobody reads. The three programs' `main` are the callers.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, Final, TextIO, cast
 
 from histofed.base.errors import CannotWriteState
@@ -25,8 +27,7 @@ class Unprintable(OSError):
 
 def exit_code_of(program: str, command: Callable[[], int]) -> int:
     """Run the command of a program, and see to it that what it printed has arrived."""
-    if not sys.stdout:  # whoever started it closed it (`>&-`): what is printed goes nowhere
-        return command()
+    _open_what_is_closed()
     out = cast(TextIO, _Printer(sys.stdout))
     try:
         with contextlib.redirect_stdout(out):
@@ -46,32 +47,49 @@ def exit_code_of(program: str, command: Callable[[], int]) -> int:
         return INTERRUPTED
 
 
+def _open_what_is_closed() -> None:
+    """Put `os.devnull` where a standard stream is closed.
+
+    Python has None there, which is no file, and the next file that is opened would get the descriptor, and with it what
+    children and libraries print.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            nowhere = Path(os.devnull).open(mode, encoding="utf-8")  # noqa: SIM115  # open as long as the program
+            os.set_inheritable(nowhere.fileno(), True)
+            setattr(sys, name, nowhere)
+
+
 class _Printer:
     """Standard output, whose errors can be told from those of any other file."""
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
+        self._refusal: OSError | None = None
 
     def write(self, text: str) -> int:
-        with _named():
+        with self._named():
             return self._out.write(text)
 
     def flush(self) -> None:
-        with _named():
+        if self._refusal is not None:
+            raise self._refusal  # once more: argparse passes over it when it prints its help
+        with self._named():
             self._out.flush()
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._out, name)
 
-
-@contextlib.contextmanager
-def _named() -> Iterator[None]:
-    try:
-        yield
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        raise Unprintable(error.strerror) from error
+    @contextlib.contextmanager
+    def _named(self) -> Iterator[None]:
+        try:
+            yield
+        except BrokenPipeError as error:
+            self._refusal = error
+            raise
+        except OSError as error:
+            self._refusal = Unprintable(error.strerror)
+            raise self._refusal from error
 
 
 def _discard_the_rest() -> None:

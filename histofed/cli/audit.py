@@ -40,7 +40,8 @@ def verify(args: argparse.Namespace, _: Terminal) -> Answer:
     _refuse_other_folders(args.directory)
     report = walk(args.directory, expected)
     if not report.ok:
-        place = f" ({report.segment}, line {report.line})" if report.segment else ""
+        line = f", line {report.line}" if report.line else ""
+        place = f" ({report.segment}{line})" if report.segment else ""
         rewritten = not (report.records or report.segment)
         proven = "no record is proven by this head" if rewritten else f"{report.records} records before it are proven"
         raise _unproven(report, f"not what was written: {report.problem}{place}; {proven}")

@@ -169,7 +169,9 @@ def load_credentials(config: OperatorConfig) -> PemIdentity:
         ) from error
     except OSError as error:
         raise ConfigError(f"{error.filename} cannot be read: {error.strerror}") from error
-    refuse_readable_by_others(config.key, mode)
+    refuse_readable_by_others(
+        config.key, mode, "have `histofed-aggregator operator NAME --out DIR` run on the aggregator's host for another one"
+    )
     if not belong_together(config.key, config.certificate, config.ca):
         raise NotEnrolled(
             f"{config.key}, {config.certificate} and {config.ca} are not the parts of one identity: take the whole folder "

@@ -105,7 +105,7 @@ def check(args: argparse.Namespace, _: Terminal) -> Answer:
     if args.page is not None:
         _check_page(args.page, args.directory)  # every tile is looked at first, which may take an hour
     _check_directory(args.directory)
-    with _naming_links():
+    with _naming_places():
         found = survey(args.directory, args.classes)
     if args.page is not None:
         durable.replace(args.page, render(found, args.directory.resolve().name).encode())
@@ -125,7 +125,7 @@ def split(args: argparse.Namespace, _: Terminal) -> Answer:
 
     _check_flags(args)
     _check_directory(args.directory)
-    with _naming_links():
+    with _naming_places():
         tileset = scan(args.directory, args.classes or discover(args.directory))
     parts: list[splitting.Part] = []
     training = tileset
@@ -157,17 +157,23 @@ def _check_directory(directory: Path) -> None:
 
 
 @contextlib.contextmanager
-def _naming_links() -> Iterator[None]:
-    """What is said of a tree without an end names no path, for it may leave a site; who types this may read which link."""
+def _naming_places() -> Iterator[None]:
+    """What is said of a tree that cannot be read names no path, for it may leave a site; who types this may read which."""
     try:
         yield
     except BadData as error:
         from histofed.tiles.folder import Circle
 
-        if not isinstance(error.__cause__, Circle):
-            raise
-        link = readable(str(error.__cause__.link))
-        raise BadData(f"the link {link} leads back to a folder above it; remove it") from error
+        match error.__cause__:
+            case Circle(link=link):
+                words = f"the link {readable(str(link))} leads back to a folder above it; remove it"
+            case PermissionError(filename=str(closed)):
+                words = (
+                    f"{readable(closed)} may not be read by this user ({os.geteuid()}); grant read access, or move it away"
+                )
+            case _:
+                raise
+        raise BadData(words) from error
 
 
 def _check_page(page: Path, directory: Path) -> None:

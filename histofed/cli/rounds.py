@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
+from histofed.base.errors import UsageError
 from histofed.cli.command import Answer, Commands, Finished, Terminal, add_command, add_group, ask
 from histofed.cli.tables import between, encoding, fields, losses, moment, short, size, span, table, trained
 from histofed.cli.views import Round, Task, document, round_in_list
@@ -67,9 +68,11 @@ def show(args: argparse.Namespace, _: Terminal) -> Answer:
 
 
 def watch(args: argparse.Namespace, terminal: Terminal) -> Finished:
-    """Follow the experiment; the terminal decides how."""
+    """Follow the experiment; the terminal decides how. Raises `UsageError`."""
     from histofed.cli.watch import run
 
+    if not args.patience >= 0:
+        raise UsageError("--patience is at least 0 seconds")
     return run(args.config, args.experiment, args.patience, terminal, as_json=args.json)
 
 

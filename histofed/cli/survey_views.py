@@ -10,7 +10,7 @@ from histofed.base.ids import Json
 from histofed.cli.tables import fields, table
 
 SHOWN: Final = 20
-"""Unusable files that are named in words; the document names them all."""
+"""Unusable files, and groups of copies, that are named in words; the document names them all."""
 
 if TYPE_CHECKING:
     from histofed.tiles.survey import Seen, Survey
@@ -43,6 +43,8 @@ def survey_text(found: Survey, page: Path | None) -> str:
     ]
     if found.unusable:
         blocks.append(_unusable(found))
+    if found.crossing():
+        blocks.append(_crossing(found))
     verdict = [f"cannot be trained on: {line}" for line in found.problems()] + [
         f"look at: {line}" for line in (*found.advice(), *found.warnings())
     ]
@@ -107,6 +109,19 @@ def _unusable(found: Survey) -> str:
     rows = [(found.place(one.path), one.reason) for one in found.unusable[:SHOWN]]
     more = len(found.unusable) - SHOWN
     return table(("CANNOT BE USED", "BECAUSE"), rows) + (f"\nand {more} more" if more > 0 else "")
+
+
+def _crossing(found: Survey) -> str:
+    """The files of the first groups of copies across patients or classes, and how many more groups there are."""
+    crossing = found.crossing()
+    rows = [
+        (str(number), found.place(tile.path), tile.patient, found.classes[tile.class_index])
+        for number, group in enumerate(crossing[:SHOWN], 1)
+        for tile in group
+    ]
+    more = len(crossing) - SHOWN
+    words = table(("GROUP", "THE SAME PICTURE", "PATIENT", "CLASS"), rows)
+    return words + (f"\nand {more} groups more" if more > 0 else "")
 
 
 def _quantities(found: Survey, seen: Sequence[Seen]) -> dict[str, Json]:

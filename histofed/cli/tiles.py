@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from histofed.base.errors import UsageError
 from histofed.cli.command import Answer, Commands, Terminal, add_command, add_group
 
 
@@ -35,9 +36,11 @@ def add(commands: Commands, common: argparse.ArgumentParser) -> None:
 
 
 def make(args: argparse.Namespace, _: Terminal) -> Answer:
-    """Draw. Raises `AlreadyThere` for a folder that is not empty."""
+    """Draw. Raises `UsageError` for fewer than no sites, `AlreadyThere` for a folder that is not empty."""
     from histofed.tiles.draw import draw_tiles
 
+    if args.sites < 0:
+        raise UsageError("--sites is at least 1, or left out for one set")
     sites = [f"site-{number}" for number in range(1, args.sites + 1)]
     drawn = draw_tiles(args.directory, sites, args.patients, args.tiles, args.size, args.seed, args.classes)
     found = {

@@ -110,7 +110,7 @@ def _check_numbers(args: argparse.Namespace) -> None:
     for name, smallest in least.items():
         found = getattr(args, name)
         if found is not None and not smallest <= found < 2**63:
-            raise UsageError(f"--{name.replace('_', '-')} is at least {smallest}")
+            raise UsageError(f"--{name.replace('_', '-')} is at least {smallest} and below 2^63; {found} was given")
 
 
 def _check_out(out: Path) -> None:

@@ -113,7 +113,11 @@ def _read(path: Path) -> dict[str, Tensor]:
     with path.open("rb") as file:
         begin = file.read(2)
     if not begin.startswith((_ZIP, _PICKLE)):
-        return {name: torch.from_numpy(array) for name, array in tensor_files.read(path).items() if array.dtype.kind == "f"}
+        try:
+            arrays = tensor_files.read(path)
+        except BadData as error:
+            raise BadData(f"discriminator weights {str(path)!r}: {error}") from error
+        return {name: torch.from_numpy(array) for name, array in arrays.items() if array.dtype.kind == "f"}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about an unusual pickle; whether it can be read is seen below

@@ -44,6 +44,8 @@ LEAST_SKEW: Final = timedelta(minutes=5)
 """Of the shortest certificates: clocks of hospitals differ by minutes."""
 CERTIFICATE_FILE: Final = "ca.pem"
 KEY_FILE: Final = "ca.key"
+COPIED: Final = "whoever has it can be anybody here: make a new federation, in which every site and operator enrols again"
+"""What helps where somebody has the CA's key."""
 
 
 @dataclass(frozen=True)
@@ -91,7 +93,7 @@ class Authority:
         """The CA in `directory`. Raises `NotFound`, `ConfigError` (its key can be read by others) or `BadData`."""
         try:
             mode = stat.S_IMODE((directory / KEY_FILE).stat().st_mode)
-            refuse_readable_by_others(directory / KEY_FILE, mode)
+            refuse_readable_by_others(directory / KEY_FILE, mode, COPIED)
             key = (directory / KEY_FILE).read_bytes()[:FILE_LIMIT]
             certificate = (directory / CERTIFICATE_FILE).read_bytes()[:FILE_LIMIT]
         except FileNotFoundError as error:

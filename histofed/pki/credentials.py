@@ -28,6 +28,7 @@ from histofed.pki.pem import refuse_readable_by_others
 
 FILE_LIMIT: Final = 64 << 10
 """Bytes of an identity file that are read at all."""
+ENROL: Final = "enrol again with a new join line"
 _KEY: Final = re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY-----.*?-----END [A-Z ]*PRIVATE KEY-----\n?", re.DOTALL)
 
 
@@ -45,17 +46,17 @@ class Credentials:
         ca = certificate_from_pem(ca_pem, "CA certificate")
         certificate = certificate_from_pem(certificate_pem)
         if certificate.public_key() != key.public_key():
-            raise BadData("the certificate is for another key than the one in use; enrol again")
+            raise BadData("the certificate is for another key than the one in use")
         try:
             certificate.verify_directly_issued_by(ca)
         except (InvalidSignature, *UNREADABLE) as error:
-            raise BadData("the certificate was not issued by this federation's CA; enrol again") from error
+            raise BadData("the certificate was not issued by this federation's CA") from error
         identity_of(certificate, federation_of(ca))
         return cls(key, certificate, ca)
 
     @classmethod
-    def load(cls, path: Path) -> Credentials:
-        """Read an identity file.
+    def load(cls, path: Path, remedy: str = ENROL) -> Credentials:
+        """Read an identity file; `remedy` says how its holder comes to another one.
 
         Raises `NotEnrolled` when there is none, `NotOurs` when it is another user's, `ConfigError` when others can read it,
         `BadData` when it is damaged.
@@ -70,12 +71,15 @@ class Credentials:
             raise not_ours(path, error) from error
         except OSError as error:
             raise ConfigError(f"the identity {path} cannot be read: {error.strerror}") from error
-        refuse_readable_by_others(path, mode)
+        refuse_readable_by_others(path, mode, remedy)
         keys = _KEY.findall(data)
         certificates = _KEY.sub(b"", data).partition(_END)
         if len(keys) != 1 or not certificates[1]:
-            raise BadData(f"{path} is not an identity file (one private key, its certificate, the CA); enrol again")
-        return cls.make(key_from_pem(keys[0]), certificates[0] + _END, certificates[2])
+            raise BadData(f"{path} is not an identity file (one private key, its certificate, the CA): {remedy}")
+        try:
+            return cls.make(key_from_pem(keys[0]), certificates[0] + _END, certificates[2])
+        except BadData as error:
+            raise BadData(f"{path} is damaged ({error}): {remedy}") from error
 
     def save(self, path: Path) -> None:
         """Write the identity file, 0600, all or nothing. Raises `CannotWriteState`."""

@@ -74,10 +74,10 @@ def end_of(certificate_pem: bytes) -> datetime | None:
         return None
 
 
-def refuse_readable_by_others(path: Path, mode: int) -> None:
-    """A private key is its owner's alone. Raises `ConfigError`."""
+def refuse_readable_by_others(path: Path, mode: int, remedy: str = "") -> None:
+    """A secret key is its owner's alone; `remedy` says what helps where somebody copied it. Raises `ConfigError`."""
     if mode & 0o077:
         raise ConfigError(
-            f"{path} holds a private key and can be read by others (mode {mode:04o}): "
-            f"run chmod 600 on it, and enrol again if somebody may have copied it"
+            f"{path} holds a secret key and can be read by others (mode {mode:04o}): run chmod 600 on it"
+            + (f"; if somebody may have copied it, {remedy}" if remedy else "")
         )

@@ -33,8 +33,9 @@ def parse_section(model: type[SectionT], section: Mapping[str, Json]) -> Section
 def _mistake(model: type[BaseModel], error: Mapping[str, object]) -> str:
     place = error["loc"]
     assert isinstance(place, tuple)
-    key = ".".join(map(str, place)) or "it"
+    key = ".".join(map(str, place))
     if error["type"] != "extra_forbidden":
-        return f"{key}: {error['msg']}"
+        message = str(error["msg"]).removeprefix("Value error, ")
+        return f"{key}: {message}" if key else message
     near = difflib.get_close_matches(str(place[-1]), model.model_fields, n=1)
     return f"{key} is not a key of this recipe" + (f" (did you mean {near[0]}?)" if near else "")

@@ -60,8 +60,9 @@ def render(survey: Survey, title: str) -> str:
         _section("Tiles, drawn evenly from each class and hospital", _samples(survey)),
         _section("Least focus", _pictures(sorted(survey.seen, key=lambda seen: seen.measures.focus), "focus")),
         _section("Least tissue", _pictures(sorted(survey.seen, key=lambda seen: seen.measures.tissue), "tissue")),
-        _section("The same bytes", _copies(survey.exact)),
-        _section("Looks the same", _copies(survey.near)),
+        _section("Copies across patients or classes", _copies(survey, survey.crossing())),
+        _section("The same bytes", _copies(survey, survey.exact)),
+        _section("Looks the same", _copies(survey, survey.near)),
         _section("Files that cannot be used", _unusable(survey)),
     ]
     return (
@@ -162,8 +163,9 @@ def _pictures(seen: Sequence[Seen], quantity: str | None, count: int = _PER_ROW)
     return _row(figures)
 
 
-def _copies(groups: Sequence[Sequence[Tile]]) -> str:
-    rows = [_row([_figure(tile) for tile in group[:_PER_ROW]]) for group in groups[:_GROUPS]]
+def _copies(survey: Survey, groups: Sequence[Sequence[Tile]]) -> str:
+    """With their folders: copies often have one name."""
+    rows = [_row([_figure(tile, name=survey.place(tile.path)) for tile in group[:_PER_ROW]]) for group in groups[:_GROUPS]]
     more = f'<p class="soft">and {len(groups) - _GROUPS} groups more</p>' if len(groups) > _GROUPS else ""
     return ("".join(rows) or '<p class="soft">none</p>') + more
 
@@ -182,8 +184,8 @@ def _row(figures: Iterable[str]) -> str:
     return f'<div class="tiles">{joined}</div>' if joined else '<p class="soft">none</p>'
 
 
-def _figure(tile: Tile, value: str = "") -> str:
-    caption = f"{_shown(tile.patient)}<br>{_shown(tile.path.name)}{value}"
+def _figure(tile: Tile, value: str = "", name: str | None = None) -> str:
+    caption = f"{_shown(tile.patient)}<br>{_shown(name or tile.path.name)}{value}"
     return f'<figure><img src="{_thumbnail(tile)}" alt=""><figcaption>{caption}</figcaption></figure>'
 
 

@@ -70,7 +70,7 @@ def write_parts(root: Path, parts: Sequence[Part], target: Path) -> None:
         raise BadData("the split would lie inside the data that it splits; choose a folder elsewhere")
     for part in parts:
         if (target / part.folder).exists() and any((target / part.folder).iterdir()):
-            raise AlreadyThere(f"{part.folder} is a folder with tiles already; remove it or choose another target")
+            raise AlreadyThere(f"{target / part.folder} is a folder with tiles already; remove it or choose another target")
     if others := sorted(mark.parent.name for mark in target.glob(f"*/{MANIFEST}")):
         # the same patients would be in two splits side by side, held out of one of them only
         raise AlreadyThere(f"the target holds another split ({', '.join(others)}); remove it or choose another target")

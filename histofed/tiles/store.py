@@ -172,8 +172,8 @@ def _disk_errors() -> Iterator[None]:
         cause = error if isinstance(error, OSError) else error.__cause__
         reason = os.strerror(cause.errno) if isinstance(cause, OSError) and cause.errno else "the disk refuses"
         raise CannotWriteState(
-            f"the cache of decoded tiles cannot be written: {reason}; free space, or change cache_dir or cache_bytes "
-            "(with cache_bytes = 0 there is no cache)"
+            f"the cache of decoded tiles cannot be written: {reason}; free space, or keep them elsewhere (an agent: "
+            "cache_dir, or no cache with cache_bytes = 0; `histofed train`: --cache)"
         ) from error
 
 

@@ -95,6 +95,14 @@ class Survey:
         """Groups of copies that belong to several patients or classes."""
         return tuple(g for g in (*self.exact, *self.near) if len({(tile.patient, tile.class_index) for tile in g}) > 1)
 
+    def contradicting(self) -> tuple[tuple[Tile, ...], ...]:
+        """Groups of copies that give one patient's picture two classes."""
+        return tuple(
+            group
+            for group in self.crossing()
+            if len({(tile.patient, tile.class_index) for tile in group}) > len({tile.patient for tile in group})
+        )
+
     def quantities(self, of: Iterable[Seen] | None = None) -> dict[str, tuple[float, ...]]:
         """`PERCENTILES` of every measured quantity; empty tuples where there is no tile."""
         chosen = [seen.measures for seen in (self.seen if of is None else of)]
@@ -158,6 +166,7 @@ class Survey:
             (sum(len(group) - 1 for group in self.exact), "tile", "with the same bytes as another"),
             (sum(len(group) - 1 for group in self.near), "tile", "that looks like another, only compressed or scaled"),
             (len(self.crossing()), "group", "of copies across patients or classes"),
+            (len(self.contradicting()), "group", "of copies in two classes of one patient: all but one label is wrong"),
             (len(self.blurred()), "tile", f"with less than {BLURRED:.0%} of the median focus"),
             (len(self.mostly_glass()), "tile", f"with less than {LITTLE_TISSUE:.0%} of tissue"),
         ]

@@ -133,7 +133,8 @@ class Connection:
                 return TryLater(f"the aggregator at {self.address} has too many calls to work on: try again in a moment")
             case grpc.StatusCode.UNIMPLEMENTED:
                 return VersionMismatch(
-                    f"the aggregator at {self.address} does not know this call ({details}): upgrade the aggregator first"
+                    f"the aggregator at {self.address} does not know this call ({details}): check the port, which is not "
+                    "that of join lines; if it is right, upgrade the aggregator first"
                 )
             case grpc.StatusCode.CANCELLED:
                 return Cancelled(f"the call to {self.address} was cancelled")

@@ -56,8 +56,7 @@ def probe(
     host, port = split(address)
     try:
         with connect(proxy, host, port, CONNECT_S) as plain:
-            remedy = "enrol again" if credentials is None else credentials.identity.remedy
-            return _shake_hands(address, host, plain, tls.client_context(ca_pem, credentials), now, remedy)
+            return _shake_hands(address, host, plain, tls.client_context(ca_pem, credentials), now, credentials)
     except AggregatorUnavailable as error:
         return error  # the proxy's
     except socket.gaierror:
@@ -78,11 +77,11 @@ def _parsed(proof: Proof) -> Credentials:
 
 
 def _shake_hands(
-    address: str, host: str, plain: socket.socket, context: ssl.SSLContext, now: datetime, remedy: str
+    address: str, host: str, plain: socket.socket, context: ssl.SSLContext, now: datetime, credentials: Credentials | None
 ) -> HistofedError | None:
     try:
         with context.wrap_socket(plain, server_hostname=host) as secure:
-            return _after_handshake(address, secure, remedy)
+            return _after_handshake(address, secure, credentials)
     except ssl.SSLCertVerificationError as error:
         if error.verify_code in _WRONG_NAME:
             return NotAuthorised(
@@ -95,6 +94,7 @@ def _shake_hands(
                 f"({error.verify_message}): set the clock (timedatectl); if it is right, the aggregator's own "
                 f"{_WRONG_TIME[error.verify_code]}"
             )
+        remedy = "ask for a new join line" if credentials is None else credentials.identity.remedy
         return NotAuthorised(
             f"the server at {address} is not the aggregator of this federation ({error.verify_message}): "
             f"check the address; if the federation has a new CA, {remedy}"
@@ -107,7 +107,7 @@ def _shake_hands(
         )
 
 
-def _after_handshake(address: str, secure: ssl.SSLSocket, remedy: str) -> HistofedError | None:
+def _after_handshake(address: str, secure: ssl.SSLSocket, credentials: Credentials | None) -> HistofedError | None:
     """Under TLS 1.3 a server judges the client's certificate only after the client's handshake is over."""
     secure.settimeout(ANSWER_S)
     try:
@@ -116,12 +116,17 @@ def _after_handshake(address: str, secure: ssl.SSLSocket, remedy: str) -> Histof
         return AggregatorUnavailable(f"{address} accepts connections but does not answer: it may be overloaded or frozen")
     except OSError:
         greeted = False
-    if not greeted:
+    if greeted:
+        return None
+    if credentials is None:
         return NotEnrolled(
-            f"the aggregator at {address} does not accept our certificate: it is of another federation, expired by the "
-            f"aggregator's clock, or missing; {remedy}"
+            f"the aggregator at {address} wants a certificate, which nobody has who joins: check the port, a join line's is "
+            "that of listen.enrolment (8444, where nobody changed it)"
         )
-    return None
+    return NotEnrolled(
+        f"the aggregator at {address} does not accept our certificate: it is of another federation, or expired by the "
+        f"aggregator's clock; {credentials.identity.remedy}"
+    )
 
 
 _WRONG_NAME: Final = frozenset({62, 64})

@@ -18,7 +18,9 @@ _DRAWN: Final = re.compile(r"\.[0-9a-f]{8}\.tmp\b")
 
 
 class DiskOrder:
-    """The calls on files below one folder, as words; names are relative to it, the process's own number is `PID`, and what was drawn `DRAWN`.
+    """The calls on files below one folder, as words; names are relative to it.
+
+    In them the process's own number is `PID`, and what was drawn at random `DRAWN`.
 
     `create a`, `folder a`, `cut a 3`, `sync a 3` (with the bytes that are in it then), `sync .` (a folder), `rename a b`,
     `link a b`, `unlink a`. Plain writes are not among them: a sync tells how much had been written.

@@ -59,7 +59,7 @@ def test_only_durable_writes_files() -> None:
 NEVER_STRUCK = {
     "histofed/base/durable.py::fsync_directory": "its callers have the failpoint",
     "histofed/base/durable.py::make_directory": "an empty folder means nothing, and one that is there is made use of",
-    "histofed/base/durable.py::_temporary": "until it is renamed it means nothing, and is swept; `writing` has the failpoints",
+    "histofed/base/durable.py::_temporary": "means nothing and is swept until it is renamed, where the failpoints are",
     "histofed/base/durable.py::_remove_abandoned": "where a power cut brings it back it is swept again",
     "histofed/base/durable.py::AppendLog.__init__": "a torn line is cut again by the next start",
     "histofed/base/durable.py::lock": "the file means nothing, its lock is the kernel's",

@@ -241,7 +241,7 @@ def _of_discriminator(wanted: DiscriminatorConfig, rules: Rules) -> Iterator[str
     if wanted.spectral_norm and _TRANSFORMER.search(wanted.name):
         yield f"discriminator.spectral_norm fails on transformers such as {wanted.name!r}; switch it off"
     if wanted.norm == "none" and not cnn:
-        yield f"discriminator.norm: {wanted.name!r} needs its norms; \"none\" is for 'cnn'"
+        yield f"discriminator.norm: \"none\" is for 'cnn', and discriminator.name is {wanted.name!r}; change one of the two"
     if wanted.norm == "group" and wanted.weights is not None:
         yield 'discriminator.norm: the weights were trained with the network\'s own norms; use "own"'
     if not cnn and wanted.dropout != DiscriminatorConfig.model_fields["dropout"].default:

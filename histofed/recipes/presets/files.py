@@ -53,8 +53,10 @@ def load(name: str) -> Preset:
     known = [one for one in installed if not one.startswith(PARTS)]
     if name not in known:
         # the paper's with "paper/" left out, before any that is spelled alike
-        near = [f"paper/{name}"] if f"paper/{name}" in known else difflib.get_close_matches(name, known, n=1, cutoff=0.0)
-        raise BadData(f"there is no preset {name!r}; did you mean {near[0]!r}? `histofed presets` lists all")
+        meant = f"paper/{name}".lower()
+        near = [meant] if meant in known else difflib.get_close_matches(name.lower(), known, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ":"
+        raise BadData(f"there is no preset {name!r}{hint} `histofed presets` lists all")
 
     def read(wanted: str) -> Document:
         if wanted not in installed:

@@ -133,6 +133,7 @@ def test_a_key_that_others_can_read(state: Path) -> None:
     finding = found(config(state))["keys"]
     assert (finding.state, finding.error) == ("fail", "ConfigError")
     assert "run chmod 600" in finding.words
+    assert "copied it, whoever has it can be anybody here: make a new federation" in finding.words
 
 
 def test_a_key_that_is_gone(state: Path) -> None:

@@ -121,7 +121,7 @@ def test_a_file_that_is_none(tmp_path: Path, config: AggregatorConfig) -> None:
     with pytest.raises(BadData, match="cannot be read: No such file"):
         setup.give_first(config, "brought", tmp_path / "absent")
     (tmp_path / "text").write_text("not tensors at all")
-    with pytest.raises(BadData, match="not a safetensors file"):
+    with pytest.raises(BadData, match=f"{tmp_path}/text gives no first weights: not a safetensors file"):
         setup.give_first(config, "brought", tmp_path / "text")
     assert list(setup.first_weights(config.state_dir).iterdir()) == []
 

@@ -11,7 +11,7 @@ from aggregator import doctor, setup
 from histofed.base import failpoints
 from histofed.base.config import Loaded
 from histofed.base.doctor import diagnosis
-from histofed.base.errors import AlreadyThere, BadData, CannotWriteState, HistofedError, NotEnrolled
+from histofed.base.errors import AlreadyThere, BadData, CannotWriteState, ConfigError, HistofedError, NotEnrolled
 from histofed.cli.client import load_credentials
 from histofed.cli.config import load_operator
 from histofed.pki.credentials import Credentials
@@ -153,3 +153,25 @@ def test_another_federations_operator_is_not_replaced(centre: Centre) -> None:
     assert "name another folder" in centre.cli("init", "--operator-dir", str(folder), code=AlreadyThere.exit_code)
     assert (folder / "operator.key").read_text() == "of another federation"
     centre.cli("init")
+
+
+def test_a_damaged_certificate_of_the_aggregator_s_is_issued_anew(centre: Centre) -> None:
+    setup.create(centre.config, centre.clock, "admin", centre.folder / "operator")
+    path = setup.own_certificate(centre.config)
+    path.write_bytes(b"x")
+    with pytest.raises(BadData, match=f"{path} .*: remove it, and the daemon's next start issues another one"):
+        setup.load(centre.config, centre.clock)
+    path.unlink()
+    assert setup.load(centre.config, centre.clock).credentials.identity.name == ""
+
+
+def test_an_aggregator_s_key_that_others_can_read_is_not_told_to_enrol(centre: Centre) -> None:
+    setup.create(centre.config, centre.clock, "admin", centre.folder / "operator")
+    setup.own_certificate(centre.config).chmod(0o644)
+    with pytest.raises(ConfigError, match="run chmod 600 on it; if somebody may have copied it, remove it"):
+        setup.load(centre.config, centre.clock)
+
+
+def test_without_its_certificate_an_aggregator_is_told_to_start(centre: Centre) -> None:
+    with pytest.raises(NotEnrolled, match="start the daemon, which issues it"):
+        setup.own_credentials(centre.state / "identity")

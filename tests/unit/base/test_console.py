@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from histofed.base.console import BROKEN_PIPE, INTERRUPTED, exit_code_of
-from histofed.base.errors import CannotWriteState
+from histofed.base.errors import BadData, CannotWriteState, ConfigError, NotEnrolled
 
 COMMANDS = {
     "histofed": ("histofed.cli.main", "presets", "list"),
@@ -22,6 +22,16 @@ COMMANDS = {
     "histofed-aggregator": ("aggregator", "check"),
 }
 """What prints something without a daemon."""
+ENDS = {
+    "histofed.cli.main presets list": 0,
+    "histofed.cli.main status --config nowhere.toml": ConfigError.exit_code,
+    "agent status --state-dir .": BadData.exit_code,
+    "agent enroll --state-dir .": BadData.exit_code,
+    "agent run --state-dir .": NotEnrolled.exit_code,
+    "aggregator check": 0,
+    "aggregator run": NotEnrolled.exit_code,
+}
+"""What reads, prints, complains and logs, and how it ends here."""
 
 
 @pytest.fixture(params=["buffered", "unbuffered"])
@@ -44,6 +54,15 @@ def ran(command: Sequence[str], out: int, environment: dict[str, str], folder: P
         timeout=60,
     )
     return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize("option", ["--help", "--version"])
+@pytest.mark.parametrize("program", ["histofed.cli.main", "agent", "aggregator"])
+def test_a_full_disk_is_told_of_help_too(program: str, option: str, environment: dict[str, str], tmp_path: Path) -> None:
+    with Path("/dev/full").open("w") as full:
+        code, said = ran((program, option), full.fileno(), environment, tmp_path)
+    assert code == CannotWriteState.exit_code
+    assert "standard output cannot be written" in said
 
 
 @pytest.mark.parametrize("program", COMMANDS)
@@ -87,7 +106,18 @@ def test_another_files_refusal_is_not_taken_for_that_of_standard_output(tmp_path
         exit_code_of("program", full)
 
 
-def test_a_closed_standard_output_changes_no_exit_code() -> None:
-    for program in ("histofed.cli.main", "agent", "aggregator"):
-        command = f"exec {sys.executable} -m {program} --version >&-"
-        assert subprocess.run(["sh", "-c", command], capture_output=True, check=False).returncode == 0, program
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+@pytest.mark.parametrize("command", ENDS)
+def test_a_closed_stream_changes_no_end(command: str, closed: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        ["sh", "-c", f"exec {sys.executable} -m {command} {closed}"],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        env={**os.environ, "HISTOFED_FEDERATION": "demo", "PYTHONPATH": str(Path(__file__).parents[3])},
+        cwd=tmp_path,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert done.returncode == ENDS[command], done.stderr
+    assert "Traceback" not in done.stderr

@@ -64,6 +64,12 @@ def test_an_edited_line_is_found(journal: Path, capsys: pytest.CaptureFixture[st
     assert found["head"].startswith("2:")
 
 
+def test_a_segment_that_does_not_belong_is_named_without_a_line(journal: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (journal / "000000000999.jsonl").touch()
+    assert main(["audit", "verify", str(journal)]) == 65
+    assert "(000000000999.jsonl); " in capsys.readouterr().err
+
+
 def test_a_folder_that_is_no_journal_is_refused_with_the_one_that_is_meant(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

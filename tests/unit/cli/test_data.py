@@ -14,7 +14,10 @@ from histofed.cli.main import main
 from histofed.tiles import folder
 from histofed.tiles.draw import draw_tiles
 from tests.support.tiles import CLASSES
+from tests.support.users import NOBODY, as_nobody, needs_root, open_tmp_path
 from tests.unit.cli.conftest import Ran
+
+open_to_all = open_tmp_path
 
 
 class Shell:
@@ -90,6 +93,18 @@ def test_check_as_table_document_and_page(histofed_data: Shell, tiles: Path, tmp
     assert found["sizes"] == {"48x48": 32}
     assert found["quantities"]["tissue"]["median"] > 0.3
     assert found["problems"] == []
+
+
+def test_a_picture_in_both_classes_is_told_with_its_files(histofed_data: Shell, tiles: Path, tmp_path: Path) -> None:
+    root = tmp_path / "in"
+    shutil.copytree(tiles, root)
+    twice = min((root / "MSIH").iterdir())
+    shutil.copy(twice, root / "nonMSIH")
+    found = histofed_data("data", "check", root)
+    assert found.code == 0
+    lines = [line.split() for line in found.out.splitlines() if twice.name in line]
+    assert [(place, name) for _, place, _, name in lines] == [(f"{name}/{twice.name}", name) for name in CLASSES]
+    assert "look at: 1 group of copies in two classes of one patient: all but one label is wrong" in found.out
 
 
 @pytest.mark.parametrize(("page", "words"), [("none/page.html", "make it first"), (".", "is a folder; name a file in it")])
@@ -177,6 +192,22 @@ def test_the_link_that_leads_back_is_named(
     assert f"the link {named} leads back to a folder above it; remove it" in refused.error
 
 
+@needs_root
+@pytest.mark.parametrize("command", [("check",), ("split", "--by", "iid-tile", "--sites", "2", "out")])
+def test_the_folder_that_may_not_be_read_is_named(
+    histofed_data: Shell, tiles: Path, open_to_all: Path, command: tuple[str, ...]
+) -> None:
+    root = open_to_all / "in"
+    shutil.copytree(tiles, root)
+    assert histofed_data("data", "check", root).code == 0  # and what it imports late is imported
+    (root / "notes").mkdir(mode=0o700)
+    root.chmod(0o755)
+    with as_nobody():
+        refused = histofed_data("data", command[0], root, *command[1:])
+    assert refused.code == 65
+    assert f"{root / 'notes'} may not be read by this user ({NOBODY}); grant read access" in refused.error
+
+
 @pytest.mark.parametrize("classes", ["", ",", "MSIH,", "MSIH,,nonMSIH"])
 def test_a_class_without_a_name_is_a_wrong_call(histofed_data: Shell, tiles: Path, classes: str) -> None:
     refused = histofed_data("data", "check", tiles, f"--classes={classes}")
@@ -259,7 +290,7 @@ def test_split_by_majority_with_held_out_parts(histofed_data: Shell, tiles: Path
 
     again = histofed_data(*arguments)
     assert again.code == 65
-    assert "is a folder with tiles already" in again.error
+    assert f"{out / 'site-1'} is a folder with tiles already" in again.error
 
 
 def test_another_split_in_the_same_folder_is_refused(histofed_data: Shell, tiles: Path, tmp_path: Path) -> None:

@@ -231,6 +231,7 @@ def test_a_key_that_others_can_read_is_refused(histofed: Histofed, config: Path)
 
     assert found.code == 78
     assert "chmod 600" in found.error
+    assert "copied it, have `histofed-aggregator operator NAME --out DIR` run" in found.error
 
 
 def test_a_missing_key_says_how_to_get_one(histofed: Histofed, config: Path) -> None:
@@ -317,6 +318,24 @@ def test_tiles_are_drawn(histofed: Histofed, tmp_path: Path) -> None:
     assert found["tiles"] == 4
     assert len(list((tmp_path / "tiles/site-2/MSIH").iterdir())) == 1
     assert histofed("tiles", "make", str(tmp_path / "tiles"), *arguments).code == 65
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        (("tiles", "make", "tiles", "--sites", "-1"), "--sites is at least 1"),
+        (("rounds", "watch", "demo", "--patience", "-1"), "--patience is at least 0"),
+        (("rounds", "watch", "demo", "--patience", "nan"), "--patience is at least 0"),
+    ],
+)
+def test_a_number_below_the_least_is_a_wrong_call(
+    histofed: Histofed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...], words: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    found = histofed(*command)
+    assert (found.code, found.out) == (2, "")
+    assert words in found.error
+    assert not (tmp_path / "tiles").exists()
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])

@@ -131,6 +131,14 @@ def _frozen(tmp_path: Path, name: str) -> tuple[nn.Module, dict[str, Tensor]]:
     return build_discriminator(name, 32, 2, file, DiscriminatorOptions(frozen_trunk=True)), trunk
 
 
+def test_a_file_of_neither_kind_is_named(tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    page.write_text("<html>not found</html>")
+    weights = LocalWeights(page, hashlib.sha256(page.read_bytes()).hexdigest())
+    with pytest.raises(BadData, match=rf"discriminator weights '{page}': not a safetensors file"):
+        build_discriminator("vit-mini", 32, 2, weights)
+
+
 @pytest.mark.parametrize("name", ["vit-mini", "test_resnet"])
 def test_a_frozen_trunk_stays_as_its_file_has_it(tmp_path: Path, name: str) -> None:
     network, trunk = _frozen(tmp_path, name)

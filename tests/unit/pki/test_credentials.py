@@ -49,6 +49,17 @@ def test_refuses_a_damaged_file(tmp_path: Path, content: bytes) -> None:
         Credentials.load(path)
 
 
+@pytest.mark.parametrize("content", [b"x", FEDERATION.operator().key_pem + SITE.chain_pem])
+def test_a_damaged_file_is_named_with_what_its_holder_can_do(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "identity.pem"
+    path.write_bytes(content)
+    path.chmod(0o600)
+    with pytest.raises(BadData, match=rf"{path} .*: enrol again with a new join line$"):
+        Credentials.load(path)
+    with pytest.raises(BadData, match=rf"{path} .*: take another$"):
+        Credentials.load(path, "take another")
+
+
 def test_refuses_a_folder(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="cannot be read"):
         Credentials.load(tmp_path)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Self
+
 import pytest
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from histofed.base.errors import BadData
 from histofed.recipes.sections import Section, parse_section
@@ -18,6 +20,12 @@ class _Table(Section):
     names: tuple[str, ...] = ()
     rate: float = 1.0
     inner: _Inner | None = None
+
+    @model_validator(mode="after")
+    def _has_a_rate(self) -> Self:
+        if not self.rate:
+            raise ValueError("rate: nothing moves at 0")
+        return self
 
 
 def test_lists_become_tuples_and_whole_numbers_floats() -> None:
@@ -36,6 +44,7 @@ def test_lists_become_tuples_and_whole_numbers_floats() -> None:
         ({"steps": 0, "rate": "x"}, "steps: .*; rate: "),
         ({"steps": 1, "inner": {"name": 3}}, "inner.name: "),
         ({"steps": 1, "rate": float("nan")}, "not finite"),
+        ({"steps": 1, "rate": 0}, r"^the experiment's \[config\] table is wrong: rate: nothing moves at 0$"),
     ],
 )
 def test_mistakes_are_named(section: dict[str, object], sentence: str) -> None:

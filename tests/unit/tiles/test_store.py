@@ -181,6 +181,8 @@ def test_a_full_disk_is_an_error_with_a_way_out(data: Path, store: TileStore, li
     with files_no_longer_than(limit), pytest.raises(CannotWriteState) as caught:
         load(data, store)
     assert "cache of decoded tiles cannot be written: File too large" in str(caught.value)
+    assert "cache_dir" in str(caught.value)
+    assert "`histofed train`: --cache" in str(caught.value)
     assert "cache_bytes" in str(caught.value)
     assert str(store.directory) not in str(caught.value), "the sentence may leave the site"
     assert {path.name for path in store.directory.iterdir()} == {"lock"}, "nothing half-written stays"

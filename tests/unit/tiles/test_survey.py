@@ -53,6 +53,20 @@ def test_everything_is_found(messy: Path) -> None:
     assert list(focus) == sorted(focus)
 
 
+def test_a_picture_in_two_classes_of_one_patient_is_a_contradiction(messy: Path) -> None:
+    """Not the copies across patients that are there already."""
+    assert survey(messy, CLASSES).contradicting() == ()
+    twice = sorted(path for path in (messy / "MSIH").glob("*TCGA-*") if "TCGA-ZZ" not in path.name)[2]
+    shutil.copy(twice, messy / "nonMSIH")
+    found = survey(messy, CLASSES)
+    (group,) = found.contradicting()
+    places = {f"{folder}/{twice.name}" for folder in CLASSES}
+    assert places <= {found.place(tile.path) for tile in group}
+    assert any("two classes of one patient" in line for line in found.warnings())
+    page = render(found, "a hospital")
+    assert all(place in page for place in places)
+
+
 def test_files_that_cannot_be_used_are_counted_together_and_named(small_root: Path) -> None:
     whole = next((small_root / "MSIH").iterdir()).read_bytes()
     (small_root / "MSIH/blk-CUT-TCGA-AA-0000-01Z-00-DX1.png").write_bytes(whole[:80])

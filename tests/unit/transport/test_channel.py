@@ -20,7 +20,7 @@ from histofed.base.errors import (
 )
 from histofed.pki.credentials import Credentials
 from histofed.transport import tls
-from histofed.transport.channel import Connection, open_connection
+from histofed.transport.channel import Connection, open_connection, open_joining_connection
 from histofed.transport.diagnose import split
 from histofed.v1 import enrollment_pb2, enrollment_pb2_grpc, rounds_pb2, rounds_pb2_grpc
 from tests.support.pki import Federation, fixed
@@ -180,8 +180,18 @@ async def test_a_server_that_is_silent(tmp_path: Path) -> None:
 async def test_a_call_the_aggregator_does_not_know(tmp_path: Path) -> None:
     async with serving(tmp_path, FEDERATION) as wire, open_connection(wire.address, SITE) as connection:
         stub = enrollment_pb2_grpc.EnrollmentServiceStub(connection.channel)
-        with pytest.raises(VersionMismatch, match="upgrade the aggregator first"):
+        with pytest.raises(VersionMismatch, match=r"check the port, .* upgrade the aggregator first"):
             await connection.call(stub.Renew, enrollment_pb2.RenewRequest())
+
+
+async def test_a_join_line_with_the_port_of_members(tmp_path: Path) -> None:
+    async with (
+        serving(tmp_path, FEDERATION) as wire,
+        open_joining_connection(wire.address, FEDERATION.authority.certificate_pem) as connection,
+    ):
+        stub = enrollment_pb2_grpc.EnrollmentServiceStub(connection.channel)
+        with pytest.raises(NotEnrolled, match=r"wants a certificate, .*: check the port"):
+            await connection.call(stub.Enroll, enrollment_pb2.EnrollRequest())
 
 
 async def test_a_message_that_is_too_large(tmp_path: Path) -> None:

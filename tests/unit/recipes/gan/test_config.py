@@ -92,7 +92,7 @@ def test_only_the_generator_is_followed_by_the_server() -> None:
         ({"discriminator": {"name": "vit-mini", "spectral_norm": True}}, "fails on transformers such as 'vit-mini'"),
         ({"discriminator": {"name": "swin_tiny_patch4_window7_224", "spectral_norm": True}}, "fails on transformers"),
         ({"discriminator": {"name": "vit-mini", "trunk": "frozen"}}, "a frozen trunk needs weights"),
-        ({"discriminator": {"name": "vit-mini", "norm": "none"}}, "needs its norms"),
+        ({"discriminator": {"name": "vit-mini", "norm": "none"}}, "is for 'cnn', and discriminator.name is 'vit-mini'"),
         ({"discriminator": {"name": "vit-mini", "dropout": 0.5}}, "is an option of 'cnn'"),
         ({"discriminator": {"name": "cnn", "weights": {"path": "x", "sha256": "0" * 64}}}, "'cnn' starts from scratch"),
         (
