@@ -52,11 +52,11 @@ deploy-test: $(STAMP) ## Units, packages, bundle, images and pods as they are us
 faults: $(STAMP) ## Faults, fast set: every failpoint, the simulation, a dozen random seeds on real processes (root, cc, iproute2)
 	$(BIN)/pytest $(PARALLEL) tests/faults $(FAULTS) $(PYTEST_ARGS)
 	$(BIN)/python -m tests.faults.simulation --seeds 1-12,86
-	$(BIN)/python -m tests.faults --seeds fast
+	$(BIN)/python -m tests.faults --seeds fast --jobs $(JOBS)
 
 faults-long: $(STAMP) ## 200 random seeds in the simulation, then on real processes, about an hour; the latter go on where they stopped
 	$(BIN)/python -m tests.faults.simulation --seeds 1-200
-	$(BIN)/python -m tests.faults --seeds 1-200 --resume build/faults/passed.json
+	$(BIN)/python -m tests.faults --seeds 1-200 --jobs $(JOBS) --resume build/faults/passed.json
 
 check: $(STAMP) $(BUF) ## Format, lint, types, imports, proto style and currency
 	$(BIN)/ruff format --check .

@@ -20,6 +20,7 @@ from histofed.base import durable
 from histofed.base.errors import BadData, DigestMismatch, TooLarge, TryLater
 from histofed.base.failpoints import failpoint
 from histofed.base.ids import Digest
+from histofed.telemetry.logs import fields
 from histofed.transport import limits
 from histofed.transport.sums import Sum, Sums
 
@@ -50,6 +51,10 @@ class PartFile:
                 raise
         self.committed = self.written
         self._committed_hash = self._hash.copy()
+        _log.debug("a part is opened", extra=self._told())
+
+    def _told(self) -> dict[str, object]:
+        return fields(blob=self._expected, bytes=self.size, offset=self.committed)
 
     def _recover(self) -> int:
         """Hash what an earlier process left; returns its length."""
@@ -119,6 +124,7 @@ class PartFile:
                     raise
             self.committed = self.written
             self._committed_hash = self._hash.copy()
+            _log.debug("a part is kept so far", extra=self._told())
         return self.committed
 
     def _take_back(self) -> None:

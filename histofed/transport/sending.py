@@ -17,6 +17,7 @@ import grpc.aio
 from histofed.base.clock import Clock
 from histofed.base.errors import AggregatorUnavailable, DigestMismatch, HistofedError, Lost
 from histofed.base.ids import Digest
+from histofed.telemetry.logs import fields
 from histofed.transport import limits
 from histofed.transport.channel import Connection
 from histofed.transport.frames import Frame, UploadFrame, upload_call
@@ -76,9 +77,7 @@ class Sending:
                 try:
                     async for answer in call:
                         alive()
-                        self.acknowledged = answer.committed
-                        answers.tell(answer)
-                        self._progress(answer.committed, self._size)
+                        self._hear(answer, answers)
                         complete = answer.complete
                 except (grpc.aio.AioRpcError, asyncio.CancelledError) as error:
                     # gRPC ends a call whose requests fail, and keeps the reason to itself
@@ -97,6 +96,13 @@ class Sending:
             raise answers.failure
         if not complete:
             raise AggregatorUnavailable(f"the aggregator at {connection.address} ended the upload in the middle")
+
+    def _hear(self, answer: transfer_pb2.UploadResponse, answers: _Answers) -> None:
+        self.acknowledged = answer.committed
+        told = fields(task=self._wanted.task, blob=self._wanted.sha256, bytes=self._size, offset=answer.committed)
+        _log.debug("an upload goes on" if answers.first is None else "an upload is kept so far", extra=told)
+        answers.tell(answer)
+        self._progress(answer.committed, self._size)
 
     async def _requests(self, answers: _Answers, alive: Callable[[], None]) -> AsyncIterator[UploadFrame]:
         """The frames; where the file does not give them, `answers` has the error, and the stream ends."""
@@ -165,7 +171,8 @@ class _Answers:
     def __init__(self) -> None:
         self.failure: HistofedError | None = None
         """Why no further request came."""
-        self._first: transfer_pb2.UploadResponse | None = None
+        self.first: transfer_pb2.UploadResponse | None = None
+        """The first that does not say that this site waits."""
         self._committed = -1
         self._ended = False
         self._came = asyncio.Event()
@@ -173,7 +180,7 @@ class _Answers:
     def tell(self, answer: transfer_pb2.UploadResponse) -> None:
         if answer.waiting:
             return
-        self._first = self._first or answer
+        self.first = self.first or answer
         self._committed = answer.committed
         self._came.set()
 
@@ -184,7 +191,7 @@ class _Answers:
 
     async def at_least(self, committed: int) -> transfer_pb2.UploadResponse | None:
         """The first answer, as soon as one came and so much is on disk; None when the stream is over."""
-        while not self._ended and (self._first is None or self._committed < committed):
+        while not self._ended and (self.first is None or self._committed < committed):
             self._came.clear()
             await self._came.wait()
-        return None if self._ended else self._first
+        return None if self._ended else self.first

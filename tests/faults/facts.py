@@ -26,18 +26,19 @@ class Offered:
 
 @dataclass(frozen=True)
 class BytesKept:
-    """A site was told that the first `offset` bytes of its upload are durable."""
+    """A site was told that the first `offset` bytes of its upload are durable, or told so of a download itself."""
 
-    task: TaskKey
+    task: TaskKey | None
+    """None: a download, which is of no task alone."""
     blob: str
     offset: int
 
 
 @dataclass(frozen=True)
 class ResumedFrom:
-    """A site asked from where to go on with its upload, and was told this."""
+    """A site asked from where to go on with its upload, and was told this; or went on with a download from here."""
 
-    task: TaskKey
+    task: TaskKey | None
     blob: str
     offset: int
 

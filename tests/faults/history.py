@@ -6,7 +6,7 @@ A *history* has two halves, and every check compares them with each other or wit
   an answer of the aggregator arrives (`Offered`, `BytesKept`, `ResumedFrom`, `BytesRefused`, `Verdict`, `Steered`,
   `ModelSeen`), and whenever the world interferes (`Stopped`: a life of the aggregator ended without warning; `Refused`: it
   said that it cannot write; `Restored`: an older backup took its state's place). Answers that were lost on the way are no
-  facts. Simulated sites note them as they hear them; for real processes they come from the agents' audit journals. Every
+  facts. Simulated sites note them as they hear them; for real processes they come from the agents' journals and logs. Every
   kind may be left out: then what it would prove is not checked.
 - `disk`: what the aggregator's state holds at the end (`Disk`; `observation.py` reads it): the rows of experiments, rounds,
   models, updates and events, the audit journal, and the names of complete blobs.

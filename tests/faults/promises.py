@@ -26,7 +26,7 @@ from tests.faults.facts import (
 
 def bytes_were_kept(told: Sequence[Fact]) -> Iterator[Violation]:
     """An offset that was acknowledged is never taken back."""
-    kept: dict[tuple[TaskKey, str], int] = {}
+    kept: dict[tuple[TaskKey | None, str], int] = {}
     for fact in told:
         match fact:
             case BytesKept(task, blob, offset):
@@ -34,7 +34,8 @@ def bytes_were_kept(told: Sequence[Fact]) -> Iterator[Violation]:
             case ResumedFrom(task, blob, offset):
                 if offset < kept.get((task, blob), 0):
                     sent = kept[task, blob]
-                    yield Violation("byte-lost", f"{task}: {sent} bytes were acknowledged, it was to go on from {offset}")
+                    whose = task or f"the download of {blob[:12]}"
+                    yield Violation("byte-lost", f"{whose}: {sent} bytes were acknowledged, it was to go on from {offset}")
                 kept[task, blob] = offset
             case BytesRefused(task, blob):
                 kept.pop((task, blob), None)

@@ -22,6 +22,8 @@ from histofed.base.ids import ExperimentId, RoundKey
 from tests.faults.facts import Disk, Fact, History, ModelSeen, Refused, Restored, Stopped, Violation
 from tests.faults.history import check
 from tests.faults.observation import read_state
+from tests.faults.promises import bytes_were_kept
+from tests.faults.runs import transfers
 from tests.faults.runs.rig import Rig
 from tests.faults.runs.schedule import AGGREGATOR, Schedule
 from tests.support import expected
@@ -35,6 +37,7 @@ def judge(rig: Rig, scratch: Path) -> list[Violation]:
     found += _files(rig.state / "blobs")
     for site in rig.schedule.sites:
         found += _site(rig.site(site) / "state", site, disk, rig.schedule)
+        found += bytes_were_kept(transfers.told((rig.folder / f"{site}.log").read_bytes(), rig.logged.get(site)))
     found += _logs(rig)
     return found
 

@@ -20,6 +20,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Final
 
+from tests.faults.runs.daemon import RATE
 from tests.faults.runs.links import Links, hub_address
 from tests.faults.runs.schedule import (
     AGGREGATOR,
@@ -65,6 +66,8 @@ class Rig(Federation):
         """What the operator saw, in this order."""
         self.restored: list[tuple[int, int]] = []
         """Restores from a backup: how many sights there were when it was made, and when it was put back."""
+        self.logged: dict[str, int] = {}
+        """How many bytes the site's log had before that was put back."""
         self._opened = threading.Event()
         """A round was seen."""
         self.exits: list[tuple[str, int]] = []
@@ -106,7 +109,7 @@ class Rig(Federation):
             place = {"HISTOFED_AGGREGATOR": f"{hub_address(self.schedule.sites.index(name))}:{self.ports['grpc']}"}
         # the shim is for the daemon alone: what leads into its network must not be struck
         environment = [f"{key}={value}" for key, value in (place | self.shims[name].environment | dict(env or {})).items()]
-        command = [*around, "env", *environment, *run_module(*arguments)]
+        command = [*around, "env", *environment, *run_module("tests.faults.runs.daemon", *arguments)]
         self.daemons[name] = daemon = DaemonProcess(name, command, self.folder, {})
         return daemon
 
@@ -231,6 +234,7 @@ class Rig(Federation):
             self._operate("backup", str(file))
         elif file.exists():
             self._kill(AGGREGATOR, 0.0)
+            self.logged = {site: self.daemons[site].log.stat().st_size for site in self.schedule.sites}
             assert self._operate("restore", str(file), "--replace"), "a backup that was made can be restored"
             self.restored.append((self._backed_up, len(self.sights)))
 
@@ -293,7 +297,8 @@ def _wait_for_an_end(daemons: Iterable[DaemonProcess], seconds: float) -> None:
 
 
 def _settings() -> str:
-    return f"public_hosts = {list(PUBLIC_HOSTS)}".replace("'", '"')
+    hosts = f"public_hosts = {list(PUBLIC_HOSTS)}".replace("'", '"')
+    return f"{hosts}\n[transfer]\nmax_bytes_per_second = {RATE}"
 
 
 @contextmanager

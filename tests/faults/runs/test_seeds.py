@@ -11,6 +11,7 @@ import pytest
 from tests.faults import __main__ as runner
 from tests.faults.runs import seeds
 from tests.faults.runs.schedule import draw
+from tests.faults.runs.transfers import Resumed
 
 
 def test_seeds_are_named_by_ranges_and_numbers() -> None:
@@ -46,6 +47,27 @@ def test_a_seed_that_passed_with_this_very_schedule_and_code_is_not_run_again(
     monkeypatch.setattr(runner, "code", lambda: "a line more")
     runner.main(words)
     assert ran[-3:] == [1, 2, 3], "what passed was other code"
+
+
+def test_seeds_that_are_there_for_resumed_transfers_fail_where_none_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    counts = {seed: Resumed(2, 0) for seed in seeds.MEETING}
+
+    def run(seed: int, *_: Path) -> runner.Outcome:
+        return runner.Outcome(seed, (), 1.0, 0.5, {}, (), counts[seed])
+
+    monkeypatch.setattr(runner, "run_seed", run)
+    monkeypatch.setattr(runner, "wanting", list)
+    monkeypatch.setattr(runner, "template", contextlib.nullcontext)
+    some, *others = seeds.MEETING
+    words = ["--keep", str(tmp_path), "--jobs", "2", "--seeds"]
+    assert runner.main([*words, ",".join(map(str, seeds.MEETING))]) == 1
+    assert "no part with bytes was opened again" in capsys.readouterr().out
+    assert runner.main([*words, str(some)]) == 0, "one seed need not meet both"
+    assert "Cut; resumed 2 uploads, 0 downloads\n1 of 1 passed; resumed 2 uploads, 0 downloads" in capsys.readouterr().out
+    counts[others[0]] = Resumed(0, 1)
+    assert runner.main([*words, ",".join(map(str, seeds.MEETING))]) == 0
 
 
 def test_a_machine_that_cannot_run_them_is_told_what_it_lacks(
