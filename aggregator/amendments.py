@@ -49,8 +49,8 @@ def next_epoch(known: int, wanted: int | None) -> int:
         return known + 1
     if not known < wanted <= min(known + FARTHEST, LAST):
         raise UsageError(
-            f"--epoch {wanted} does not lie ahead, by {FARTHEST} at most: the epoch known here is {known}; leave --epoch "
-            f"out for {known + 1}"
+            f"--epoch {wanted} does not lie ahead of {known}, the epoch known here, or by more than {FARTHEST}; "
+            f"leave --epoch out for {known + 1}"
         )
     return wanted
 
