@@ -36,6 +36,8 @@ TILES = 1000
 """Generated for each judgement."""
 COLUMNS = 12
 _SPENT: Final = "spent.json"
+_UNTOLD: Final = 100
+"""Steps by which a checkpoint may be ahead of its row where there is no such file: older rows end at the last step told."""
 
 
 class Stopwatch:
@@ -104,14 +106,16 @@ def minutes_spent(run: Path, curve: Sequence[Mapping[str, Json]]) -> float:
     found = CheckpointStore(run, "").peek()
     if found is None:
         return 0.0
-    rows = [*curve, json.loads((run / _SPENT).read_text())] if (run / _SPENT).exists() else curve
-    spent = next((float(str(row["minutes"])) for row in reversed(rows) if row["steps"] == found.state.step), None)
+    noted = run / _SPENT
+    rows, ahead = ([*curve, json.loads(noted.read_text())], 0) if noted.exists() else (curve[-1:], _UNTOLD)
+    steps = found.state.step
+    spent = next((row["minutes"] for row in reversed(rows) if 0 <= steps - int(str(row["steps"])) <= ahead), None)
     if spent is None:
         raise AlreadyThere(
-            f"{run} was stopped on the way to a mark, and nobody wrote down what its {found.state.step} steps cost: "
+            f"{run} was stopped on the way to a mark, and nobody wrote down what its {steps} steps cost: "
             "remove the folder and begin it again"
         )
-    return spent
+    return float(str(spent))
 
 
 def note_minutes(run: Path, minutes: float) -> int:

@@ -10,7 +10,7 @@ from histofed.base.ids import Json
 from histofed.cli.tables import fields, table
 
 SHOWN: Final = 20
-"""Unusable files, and groups of copies, that are named in words; the document names them all."""
+"""Unusable files, groups of copies, and tiles of each, that are named in words; the document names them all."""
 
 if TYPE_CHECKING:
     from histofed.tiles.survey import Seen, Survey
@@ -112,16 +112,21 @@ def _unusable(found: Survey) -> str:
 
 
 def _crossing(found: Survey) -> str:
-    """The files of the first groups of copies across patients or classes, and how many more groups there are."""
+    """The first files of the first groups of copies across patients or classes, and how many more there are."""
     crossing = found.crossing()
     rows = [
         (str(number), found.place(tile.path), tile.patient, found.classes[tile.class_index])
         for number, group in enumerate(crossing[:SHOWN], 1)
-        for tile in group
+        for tile in group[:SHOWN]
     ]
-    more = len(crossing) - SHOWN
-    words = table(("GROUP", "THE SAME PICTURE", "PATIENT", "CLASS"), rows)
-    return words + (f"\nand {more} groups more" if more > 0 else "")
+    lines = [
+        f"and {len(group) - SHOWN} tiles more in group {number}"
+        for number, group in enumerate(crossing[:SHOWN], 1)
+        if len(group) > SHOWN
+    ]
+    if len(crossing) > SHOWN:
+        lines.append(f"and {len(crossing) - SHOWN} groups more")
+    return "\n".join((table(("GROUP", "THE SAME PICTURE", "PATIENT", "CLASS"), rows), *lines))
 
 
 def _quantities(found: Survey, seen: Sequence[Seen]) -> dict[str, Json]:

@@ -107,6 +107,18 @@ def test_a_picture_in_both_classes_is_told_with_its_files(histofed_data: Shell, 
     assert "look at: 1 group of copies in two classes of one patient: all but one label is wrong" in found.out
 
 
+def test_the_first_tiles_of_a_large_group_of_copies_are_told(histofed_data: Shell, tiles: Path, tmp_path: Path) -> None:
+    root = shutil.copytree(tiles, tmp_path / "data")
+    tile = min((root / "MSIH").iterdir())
+    for number in range(29):
+        shutil.copy(tile, root / "nonMSIH" / f"copy-{number:02d}-{tile.name}")
+    words = histofed_data("data", "check", root)
+    assert sum(line.startswith("1 ") for line in words.out.splitlines()) == 20
+    assert "and 10 tiles more in group 1" in words.out
+    (group,) = histofed_data("data", "check", root, "--json").document["exact_copies"]
+    assert len(group) == 30
+
+
 @pytest.mark.parametrize(("page", "words"), [("none/page.html", "make it first"), (".", "is a folder; name a file in it")])
 def test_a_page_that_cannot_be_written_is_told_before_any_tile_is_read(
     histofed_data: Shell, tmp_path: Path, page: str, words: str

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
+import unicodedata
 from pathlib import Path
+from typing import Literal, TypeAlias
 
 import pytest
 
@@ -11,6 +13,8 @@ from histofed.base.errors import BadData
 from histofed.tiles import folder
 from histofed.tiles.manifest import MANIFEST, Manifest, make_manifest, read_manifest, write_manifest
 from tests.support.tiles import CLASSES
+
+Form: TypeAlias = Literal["NFC", "NFD"]
 
 
 @pytest.mark.parametrize("role", ["train", "validation", "test"])
@@ -62,3 +66,14 @@ def test_held_out_patients_in_a_training_folder_are_found(small_root: Path) -> N
     with pytest.raises(BadData, match="tiles of 1 patient whom its split holds out") as caught:
         folder.scan(small_root, CLASSES)
     assert "ZZ" not in str(caught.value)
+
+
+@pytest.mark.parametrize("then", ["NFC", "NFD"])
+@pytest.mark.parametrize("now", ["NFC", "NFD"])
+def test_a_held_out_patient_is_found_by_either_composition_of_accents(small_root: Path, then: Form, now: Form) -> None:
+    wanted, listed = (unicodedata.normalize(form, "José-1") for form in (then, now))
+    write_manifest(small_root, make_manifest("train", "salt", [wanted]))
+    shutil.copy(next((small_root / "MSIH").iterdir()), small_root / "MSIH/new.png")
+    (small_root / "patients.csv").write_text(f"file,patient\nMSIH/new.png,{listed}\n", encoding="utf-8")
+    with pytest.raises(BadData, match="tiles of 1 patient whom its split holds out"):
+        folder.scan(small_root, CLASSES)

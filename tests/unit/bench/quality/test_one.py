@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from bench.quality import one
 from histofed.base.errors import AlreadyThere
+from histofed.base.ids import Json
 from histofed.tiles.draw import draw_tiles
+from histofed.training.checkpoint import Checkpoint, CheckpointStore
 
 
 class Killed(BaseException):
@@ -71,3 +75,18 @@ def test_a_checkpoint_whose_minutes_nobody_knows_is_not_gone_on_from(options: ar
     (options.out / "one" / "curve.json").write_text("[]")
     with pytest.raises(AlreadyThere, match=r"nobody wrote down what its [0-9]+ steps cost: remove the folder"):
         one.advance(options)
+
+
+@pytest.mark.parametrize(("behind", "known"), [(0, True), (100, True), (101, False)])
+def test_an_older_benchs_row_stops_at_the_last_step_that_was_told(tmp_path: Path, behind: int, known: bool) -> None:
+    CheckpointStore(tmp_path, "").save(Checkpoint(250, {}, {"weight": np.zeros(1, np.float32)}))
+    curve: list[dict[str, Json]] = [{"steps": 20, "minutes": 1.0}, {"steps": 250 - behind, "minutes": 2.0}]
+    with contextlib.nullcontext() if known else pytest.raises(AlreadyThere, match="nobody wrote down"):
+        assert one.minutes_spent(tmp_path, curve) == 2.0
+
+
+def test_where_minutes_are_written_down_no_other_steps_are_taken_for_them(tmp_path: Path) -> None:
+    CheckpointStore(tmp_path, "").save(Checkpoint(250, {}, {"weight": np.zeros(1, np.float32)}))
+    (tmp_path / "spent.json").write_text(json.dumps({"steps": 249, "minutes": 2.0}))
+    with pytest.raises(AlreadyThere, match="nobody wrote down"):
+        one.minutes_spent(tmp_path, [{"steps": 249, "minutes": 2.0}])
