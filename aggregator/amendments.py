@@ -18,7 +18,8 @@ import sqlalchemy as sa
 from aggregator import backup, schema
 from aggregator.database import Database
 from aggregator.rounds import RoundState
-from histofed.audit.history import FARTHEST, LAST
+from histofed.audit import verify
+from histofed.audit.history import FARTHEST, LAST, RESTORED
 from histofed.backup.manifest import Manifest
 from histofed.base.clock import Clock, iso
 from histofed.base.errors import CannotWriteState, UsageError
@@ -30,7 +31,7 @@ BLIND: Final = (
     "revoke again what must stay revoked (a site's certificate ends within seven days by itself), enrol those sites again",
     "experiments submitted and first weights given after {} must be given again: the weights first (`histofed-aggregator "
     "first`), then the experiments; rounds and models made since are made again by themselves",
-    "what the journal told after {} is gone with it: sites' journals tell their part",
+    "what the journal told after {} is gone with it, where it is gone too: sites' journals tell their part",
 )
 LOST: Final = (
     "experiments submitted after the backup are not in it: {}; submit again what is still wanted, after its first weights "
@@ -67,6 +68,15 @@ def epoch_of(state: Path) -> int:
     except CannotWriteState:
         return 0  # damaged, which is why it is being replaced; `amend` says so
     return int(number or 1)
+
+
+def epoch_told(journal: Path) -> int:
+    """The newest epoch that a restore began here by the journal, which may be there when the database is lost; 0 for none.
+
+    Unproven: a number too high costs a restore nothing, one that was given before lets sites miss it.
+    """
+    told = (record.subject.get("epoch") for record in verify.unproven(journal) if record.action == RESTORED)
+    return max((epoch for epoch in told if isinstance(epoch, int) and epoch < LAST), default=0)
 
 
 def amend(path: Path, clock: Clock, *, manifest: Manifest | None, epoch: int, old: Path | None) -> list[str]:

@@ -61,7 +61,8 @@ def withdraw(live: sqlite3.Connection, own: str, target: Path) -> None:
 def settle(live: sqlite3.Connection) -> None:
     """What backups that were killed left: one whose FILE is there is complete, one whose FILE cannot be there is forgotten.
 
-    Where FILE's folder is away, with its disk or its share, nobody can tell: the claim stays.
+    Where FILE's folder is away, with its disk or its share, nobody can tell: the claim stays. (The empty folder of a disk
+    that is not mounted cannot be told from one whose FILE is gone.)
     """
     for own, noted in live.execute("SELECT id, target FROM backups WHERE digest IS NULL").fetchall():
         target = None if noted is None else Path(os.fsdecode(noted))

@@ -26,7 +26,7 @@ import sqlalchemy as sa
 
 from aggregator import schema
 from aggregator.database import Database
-from histofed.audit.history import CLAIMED, EPOCH_KEY, FARTHEST, History, claimed, repair
+from histofed.audit.history import CLAIMED, EPOCH_KEY, History, believable, claimed, repair
 from histofed.audit.journal import Journal
 from histofed.audit.record import SYSTEM, Who
 from histofed.audit.verify import Head
@@ -101,7 +101,10 @@ class Chronicle:
         that nobody can have seen.
         """
         self._met.discard(site)
-        if seen is not None and seen.epoch > self.epoch + FARTHEST:
+        if seen is not None and not believable(seen.epoch, self.epoch):
+            log.error(
+                "a site claims what nobody can have seen", extra=fields(site=site, seen=str(seen), own=str(self.now()))
+            )
             raise BadData(
                 f"site {site} says that it saw epoch {seen.epoch} of this aggregator, which is in epoch {self.epoch}, and "
                 "no restore leads so far; look at that site"

@@ -70,7 +70,7 @@ def restore(
             failpoint("restore.unpacked")
             _prove(new, manifest, config, clock)
             old = state if swap.occupied(state, backup.ENTRIES) else None
-            before = amendments.epoch_of(state) if old else 0
+            before = _epoch_here(state) if old else 0
             later = amendments.next_epoch(max(manifest.epoch, before), epoch)
             aside = swap.aside_name(clock.now(), state)
             notes = amendments.amend(new / "state.db", clock, manifest=manifest, epoch=later, old=old)
@@ -118,11 +118,16 @@ def in_place(config: AggregatorConfig, clock: Clock, *, epoch: int | None = None
     return Restored(before, later, None, None, (*notes, *amendments.blind("the copy was made")))
 
 
+def _epoch_here(state: Path) -> int:
+    """No number is given twice, or sites would not hear of the restore: also where only the journal is left to tell."""
+    return max(amendments.epoch_of(state), amendments.epoch_told(state / "journal"))
+
+
 def dry_run(config: AggregatorConfig, source: Path, *, epoch: int | None = None) -> Restored:
     """Prove the backup and say what a restore would do; writes nothing. Raises as `restore` does."""
     manifest = backup.check(source)
     _fits(manifest, config)
-    before = amendments.epoch_of(config.state_dir)
+    before = _epoch_here(config.state_dir)
     notes = []
     if found := swap.occupied(config.state_dir, backup.ENTRIES):
         notes.append(f"{config.state_dir} holds a state ({', '.join(found)}): --replace would move it aside")

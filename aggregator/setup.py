@@ -99,22 +99,28 @@ def lost(state: Path) -> str | None:
 
 
 def has_run(state: Path) -> bool:
-    """Whether there is a database, or a record in the journal that only a daemon's life leaves: `init` makes neither."""
-    return (state / "state.db").exists() or _journalled(state)
+    """Whether there is a database, or what only a daemon's life leaves: `init` makes neither."""
+    return (state / "state.db").exists() or _left_something(state)
 
 
 def refuse_lost_database(state: Path) -> None:
     """A daemon would begin with a new database, to which every site is a stranger and every model file a stray.
 
-    Raises `WentBack` where the journal says that one has run; it makes its tables before the first record of its own.
+    Raises `WentBack` where one has run; it makes its tables before the first record of its own, and any file.
     """
     sentence = checkup.lost(state / "state.db")
-    if sentence is not None and _journalled(state):
-        raise WentBack(f"{sentence} (`histofed-aggregator restore FILE --replace`)")
+    if sentence is not None and _left_something(state):
+        raise WentBack(
+            f"{sentence} (`histofed-aggregator restore FILE --replace`); without one, begin a new federation in an empty "
+            f"state directory, where every site enrols again: the models are files of {state / 'blobs'}"
+        )
 
 
-def _journalled(state: Path) -> bool:
-    return any(record.action != operators.ACTION for record in verify.unproven(state / "journal"))
+def _left_something(state: Path) -> bool:
+    """Whether a daemon's life shows in the journal, or in a model's file."""
+    if any(record.action != operators.ACTION for record in verify.unproven(state / "journal")):
+        return True
+    return any((state / "blobs").glob("[0-9a-f]" * 64))
 
 
 def load_authority(config: AggregatorConfig, clock: Clock) -> Authority:
@@ -229,9 +235,12 @@ def give_first(config: AggregatorConfig, experiment: str, weights: Path) -> Dige
     try:
         # the daemon looks for them once, when the experiment is submitted: only now is it certain that they were here then
         _refuse_submitted(database, name)
-    except Stale:
-        durable.remove(target)
-        raise
+    except Stale as error:
+        # they stay: its first model may be made of them at this moment, and what is not read goes when there is one
+        raise Stale(
+            f"experiment {experiment} was submitted at this moment: `histofed models list` tells which first weights it "
+            "has; where they are not these, cancel it and give them to one under another name"
+        ) from error
     return sha256_file(target)
 
 

@@ -70,6 +70,11 @@ def repair(own_epoch: int, seen_epoch: int) -> str:
     return f"{REPAIR}{number}`"
 
 
+def believable(seen_epoch: int, own_epoch: int) -> bool:
+    """Whether the epoch that a site says it saw can be left behind by one restore."""
+    return seen_epoch <= own_epoch or seen_epoch < min(own_epoch + FARTHEST, LAST)
+
+
 def claimed(site: str, seen: History) -> Mapping[str, Json]:
     """The subject of the record `CLAIMED`: what a site says that it was told last."""
     return {"site": site, "epoch": seen.epoch, "head": str(seen.head)}
@@ -100,7 +105,7 @@ def examine(directory: Path) -> str | Doubt:
     found = verify.judge(directory, report)
     epoch = max((_epoch(record) for record in report.restores), default=1)
     # what was seen of an earlier epoch was lost in a restore, and shuts no site out; of one so far ahead nothing was seen
-    missed = [claim for claim in report.claims if epoch <= _epoch(claim) <= epoch + FARTHEST]
+    missed = [claim for claim in report.claims if epoch <= _epoch(claim) and believable(_epoch(claim), epoch)]
     if isinstance(found, Doubt) or not missed:
         return found
     sites = ", ".join(sorted({str(claim.subject["site"]) for claim in missed}))
@@ -115,4 +120,16 @@ def _epoch(record: AuditRecord) -> int:
     return int(str(record.subject["epoch"]))
 
 
-__all__ = ["CLAIMED", "EPOCH_KEY", "FARTHEST", "LAST", "RESTORED", "History", "claimed", "examine", "repair", "restored"]
+__all__ = [
+    "CLAIMED",
+    "EPOCH_KEY",
+    "FARTHEST",
+    "LAST",
+    "RESTORED",
+    "History",
+    "believable",
+    "claimed",
+    "examine",
+    "repair",
+    "restored",
+]

@@ -23,6 +23,8 @@ from histofed.base.failpoints import failpoint
 
 _TEMPORARY: Final = re.compile(r"\.(?P<name>.+)\.[0-9a-f]{8}\.tmp", re.DOTALL)
 """What `writing` calls a file that has not got its name yet."""
+_BY_NUMBER: Final = re.compile(r"\..+\.[0-9]{1,7}\.tmp", re.DOTALL)
+"""What it called one in earlier releases."""
 
 
 @contextlib.contextmanager
@@ -123,13 +125,19 @@ def sweep(folder: Path, name: str | None = None) -> None:
     """Remove the temporary files that killed processes left in `folder`, of the file `name` or of any.
 
     Who writes one holds its lock, so one whose lock can be had is nobody's. (A process's number would not tell: containers
-    share folders, and each counts its own.) What cannot be looked at, locked or removed stays.
+    share folders, and each counts its own.) Earlier releases locked none: theirs go with those of any file, which is for
+    who writes there alone. What cannot be looked at, locked or removed stays.
     """
     with contextlib.suppress(OSError), os.scandir(folder) as entries:
         for entry in entries:
-            found = _TEMPORARY.fullmatch(entry.name)
-            if found is not None and name in (None, found["name"]):
+            if _is_temporary(entry.name, name):
                 _remove_abandoned(folder / entry.name)
+
+
+def _is_temporary(entry: str, name: str | None) -> bool:
+    if (found := _TEMPORARY.fullmatch(entry)) is not None:
+        return name in (None, found["name"])
+    return name is None and _BY_NUMBER.fullmatch(entry) is not None
 
 
 def _remove_abandoned(temporary: Path) -> None:

@@ -13,13 +13,18 @@ import errno
 import os
 import pwd
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Final
 
 from histofed.base.errors import CannotWriteState, ConfigError, NotOurs
 
-_WRONG_PLACE: Final = (errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP, errno.ENAMETOOLONG)
+_REMEDIES: Final[Mapping[int, str]] = {
+    **dict.fromkeys((errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ELOOP, errno.ENAMETOOLONG), "name another place"),
+    **dict.fromkeys((errno.ENOSPC, errno.EDQUOT), "free space"),
+    **dict.fromkeys((errno.EIO, errno.EUCLEAN, errno.EROFS), "repair the disk"),
+}
+"""What helps, by the number of an error."""
 
 
 def name_of(user: int) -> str:
@@ -87,7 +92,9 @@ def in_words() -> Iterator[None]:
 def _unusable(error: OSError) -> CannotWriteState | None:
     if not isinstance(error.filename, str | bytes) or error.errno is None:
         return None
-    remedy = "name another place" if error.errno in _WRONG_PLACE else "free space or repair the disk"
+    if error.errno not in _REMEDIES:
+        return None
+    remedy = _REMEDIES[error.errno]
     return CannotWriteState(f"{os.fsdecode(error.filename)}: {os.strerror(error.errno)}; {remedy}")
 
 

@@ -10,6 +10,7 @@ Thread-safe; calls may block on the disk. Used by the aggregator.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import logging
 import os
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Final
 
 from histofed.base import durable
-from histofed.base.errors import NotFound
+from histofed.base.errors import NotFound, TryLater
 from histofed.base.failpoints import failpoint
 from histofed.base.ids import Digest, digest, sha256
 from histofed.transport import limits
@@ -31,6 +32,8 @@ _log = logging.getLogger(__name__)
 _ROUND_ENDED: Final = "the round has ended: what this site sends for it is not wanted any more"
 _ANOTHER: Final = "this site announced another update of the task: what it sends of this one is not wanted any more"
 
+_PASSING: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EINTR)
+
 
 def owner_of(task: str) -> str:
     """How a task, and so its site, is written in a file's name."""
@@ -39,12 +42,17 @@ def owner_of(task: str) -> str:
 
 @contextlib.contextmanager
 def read_errors(sha: str) -> Iterator[None]:
-    """A blob that is gone, or that the disk does not give, is `NotFound`: whoever asks may have another way."""
+    """A blob that is gone, or that the disk does not give, is `NotFound`: whoever asks may have another way.
+
+    What passes, a want of descriptors or of memory, is `TryLater`.
+    """
     try:
         yield
     except FileNotFoundError as error:
         raise NotFound(f"there is no blob {sha[:12]}… here") from error
     except OSError as error:
+        if error.errno in _PASSING:
+            raise TryLater(f"blob {sha[:12]}… cannot be read now: {error.strerror}") from error
         _log.error("blob %s… cannot be read: %s; repair the disk", sha[:12], error.strerror)
         raise NotFound(
             f"blob {sha[:12]}… cannot be read ({error.strerror}): the aggregator's disk may be damaged"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import shutil
 import sqlite3
 import ssl
 from collections.abc import AsyncIterator
@@ -201,6 +202,10 @@ async def test_a_database_that_was_lost_is_not_begun_anew(
         restore.in_place(config, centre.clock)
     assert model.exists()
     assert database.exists() == (lost != "gone")
+    shutil.rmtree(centre.state / "journal")  # lost with it: the model's file is enough
+    with pytest.raises(WentBack, match="and a daemon ran here"):
+        setup.refuse_lost_database(centre.state)
+    assert setup.has_run(centre.state)
 
 
 async def serves(config: AggregatorConfig) -> bool:

@@ -10,6 +10,7 @@ import pytest
 import sqlalchemy as sa
 
 from aggregator import schema
+from aggregator.amendments import next_epoch
 from aggregator.database import Database
 from aggregator.history import CLAIMS_LIMIT, BackedUp, Chronicle
 from histofed.audit.history import EPOCH_KEY, FARTHEST, History
@@ -86,20 +87,22 @@ def test_a_site_that_has_seen_more_is_refused_and_told_of(desk: Desk, epoch: int
 
 
 @pytest.mark.parametrize("own", [1, 7, 20261122])
-def test_no_site_leads_a_restore_to_the_end_of_the_numbers(desk: Desk, own: int) -> None:
+def test_no_site_leads_a_restore_to_the_end_of_the_numbers(desk: Desk, own: int, caplog: pytest.LogCaptureFixture) -> None:
     """An operator who did what the sentence says would have no epoch left for the next restore."""
     begin_epoch(desk, own)
     chronicle = desk.chronicle()
     chronicle.welcome(NORTH)
-    for epoch in (own + FARTHEST + 1, 2**31 - 1):
+    for epoch in (own + FARTHEST, 2**31 - 1):
         with pytest.raises(BadData, match="no restore leads so far; look at that site") as refused:
             chronicle.meet(NORTH, History(epoch, Head(1, "a" * 64)))
         assert "--epoch" not in str(refused.value)
+        assert "a site claims what nobody can have seen" in caplog.text
     assert (claims(desk), desk.health.conditions()) == ([], ())
     with pytest.raises(TryLater):
         chronicle.check_met(NORTH)
-    with pytest.raises(WentBack, match=f"--epoch {own + FARTHEST + 1}`"):
-        chronicle.meet(NORTH, History(own + FARTHEST, Head(1, "a" * 64)))
+    with pytest.raises(WentBack, match=f"--epoch {own + FARTHEST}`"):
+        chronicle.meet(NORTH, History(own + FARTHEST - 1, Head(1, "a" * 64)))
+    assert next_epoch(own, own + FARTHEST) == own + FARTHEST, "what it says can be done"
 
 
 def test_after_a_restore_an_older_epoch_is_welcome_whatever_it_saw(desk: Desk) -> None:

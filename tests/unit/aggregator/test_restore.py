@@ -90,6 +90,17 @@ def test_a_restore_whose_plan_was_damaged_is_run_again(
     assert not (centre.state / swap.PLAN).exists()
 
 
+def test_a_lost_database_costs_no_epoch_its_number(populated: Centre, centre: Centre, backup_file: Path) -> None:
+    """Sites that heard of epoch 2 would not hear of another one of that number."""
+    centre.cli("restore", str(backup_file))
+    for left in centre.state.glob("state.db*"):
+        left.unlink()
+    assert centre.cli("restore", str(backup_file), "--replace", "--dry-run").count("epoch 1 -> 3") == 1
+    assert "epoch 1 -> 3" in centre.cli("restore", str(backup_file), "--replace")
+    assert centre.sql("SELECT max(number) FROM epochs") == [(3,)]
+    assert [record.subject["epoch"] for record in verify(centre.state / "journal").restores] == [2, 3]
+
+
 def give_first(centre: Centre, name: str, value: float) -> bytes:
     """An operator brings weights; the bytes of the copy that is kept."""
     file = centre.folder / f"drawn-{value}"

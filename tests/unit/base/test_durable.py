@@ -85,6 +85,9 @@ def test_what_was_left_of_other_files_stays_until_its_folder_is_swept(tmp_path: 
         one.touch()
     (tmp_path / ".folder.0123abcd.tmp").mkdir()
     (tmp_path / ".link.0123abcd.tmp").symlink_to(path)
+    (tmp_path / ".agent.pem.4711.tmp").touch()  # as earlier releases called theirs, and locked none
+    replace(path, b"newer")
+    assert (tmp_path / ".agent.pem.4711.tmp").exists()
     sweep(tmp_path)
     kept = {path, *theirs, tmp_path / ".folder.0123abcd.tmp", tmp_path / ".link.0123abcd.tmp"}
     assert set(tmp_path.iterdir()) == kept

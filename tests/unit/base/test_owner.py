@@ -127,13 +127,20 @@ def test_a_path_that_cannot_be_used_is_named_with_what_to_do(tmp_path: Path) -> 
     with pytest.raises(CannotWriteState, match=words), in_words():
         (tmp_path / "file" / "status.json").read_bytes()
     with (
-        pytest.raises(CannotWriteState, match=r"^/state/journal: Input/output error; free space"),
+        pytest.raises(CannotWriteState, match=r"^/state/journal: Input/output error; repair the disk$"),
         in_words(),
     ):
         raise OSError(errno.EIO, os.strerror(errno.EIO), "/state/journal")
 
 
-@pytest.mark.parametrize("error", [FileNotFoundError(2, "No such file", "/state/ca.crt"), OSError(9, "Bad file descriptor")])
+@pytest.mark.parametrize(
+    "error",
+    [
+        FileNotFoundError(2, "No such file", "/state/ca.crt"),
+        OSError(9, "Bad file descriptor"),
+        OSError(24, "Too many", "/a"),
+    ],
+)
 def test_what_is_an_error_of_ours_is_left_as_it_is(error: OSError) -> None:
     with pytest.raises(type(error)) as caught, in_words():
         raise error

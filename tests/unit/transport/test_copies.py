@@ -15,12 +15,12 @@ from random import Random
 import pytest
 
 from histofed.base.clock import FakeClock
-from histofed.base.errors import BadData, NotFound
+from histofed.base.errors import BadData, NotFound, TryLater
 from histofed.base.ids import Digest, TaskKey, sha256
 from histofed.transport import blobs, comparisons, limits, sending
 from histofed.transport.channel import Connection, open_connection
 from histofed.transport.held import Held
-from histofed.transport.store import owner_of
+from histofed.transport.store import owner_of, read_errors
 from histofed.transport.unchanged import Stretch, unchanged
 from tests.support.failing_disk import lose
 from tests.support.pki import Federation
@@ -237,6 +237,11 @@ async def test_a_blob_that_the_aggregators_disk_does_not_give_is_not_found(
             ):
                 await fetch(connection, tmp_path / "model", asked)
     assert sum(record.levelno == logging.ERROR for record in caplog.records) == 2, "its administrator reads it too"
+
+
+def test_a_want_of_descriptors_is_no_lost_blob() -> None:
+    with pytest.raises(TryLater, match=r"cannot be read now: Too many open files"), read_errors("a" * 64):
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
 
 
 async def test_what_is_compared_for_longer_than_the_sender_waits_is_compared_once(
