@@ -312,6 +312,57 @@ async def test_a_site_may_change_its_mind_while_it_hands_an_update_over(
     assert aggregator.manifests() == []
 
 
+@pytest.mark.parametrize("consent", ["", REMARK])
+async def test_of_an_update_that_was_admitted_before_the_consent_changed_the_verdict_is_asked_for(
+    site: AgentSite, aggregator: FakeAggregator, monkeypatch: pytest.MonkeyPatch, consent: str
+) -> None:
+    """Its answer was lost; that it was withheld would be untrue in the hospital's journal. No byte of it goes again."""
+    uploads: list[Path] = []
+    upload, submit = site.link.upload, site.link.submit
+
+    async def uploading(path: Path, *arguments: Any) -> None:
+        uploads.append(path)
+        await upload(path, *arguments)
+
+    async def report(*_: Any) -> Wanted:
+        return Wanted(False, "the task is admitted")
+
+    async def lost(*_: Any) -> None:
+        monkeypatch.setattr(site.link, "submit", submit)
+        monkeypatch.setattr(site.link, "report", report)
+        site.consent.write_text(consent)
+        raise AggregatorUnavailable("the connection was cut")
+
+    monkeypatch.setattr(site.link, "upload", uploading)
+    monkeypatch.setattr(site.link, "submit", lost)
+    aggregator.offer(aggregator.make_offer(task()))
+    site.start()
+    await until(lambda: site.state.task_in_hand() is None and bool(ends(site)))
+    assert site.actions()[-2:] == ["update.sent", "update.verdict"]
+    assert ends(site) == [("update.verdict", "success")]
+    assert len(uploads) == 1
+
+
+async def test_an_update_that_the_aggregator_waits_for_still_is_not_submitted_again_when_the_consent_changed(
+    site: AgentSite, aggregator: FakeAggregator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submitted = []
+
+    async def lost(*_: Any) -> None:
+        submitted.append(1)
+        site.consent.write_text("")
+        raise AggregatorUnavailable("it never arrived")
+
+    monkeypatch.setattr(site.link, "submit", lost)
+    aggregator.offer(aggregator.make_offer(task()))
+    site.start()
+    await aggregator.wait_for("DeclineTask")
+    assert len(submitted) == 1
+    withheld = next(record for record in site.audit() if record.action == "update.withheld")
+    assert "the consent file has changed" in withheld.reason
+    assert "it was submitted before, and the aggregator may have it" in withheld.reason
+
+
 async def test_an_update_that_is_tried_again_and_again_is_journalled_once(
     site: AgentSite, aggregator: FakeAggregator
 ) -> None:
