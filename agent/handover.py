@@ -22,7 +22,7 @@ from agent.outbox import Entry
 from agent.patience import PASSING, TASK_BACKOFF
 from agent.progress import Board, Sign, watched
 from agent.rooms import Rooms
-from histofed.base.errors import BadData, Lost, Stale
+from histofed.base.errors import BadData, ConfigError, HistofedError, Lost, NotAuthorised, Stale
 from histofed.base.failpoints import failpoint
 from histofed.base.ids import Json, TaskKey
 from histofed.pki.credentials import Credentials
@@ -151,8 +151,9 @@ class HandOver:
     async def flush(self, sign: Sign, judged: Callable[[TaskKey], None]) -> None:
         """Deliver everything that an earlier connection, or an earlier life, left behind; drop what nobody takes.
 
-        What stands in one update's way and passes holds up no other; nothing waits any more when this returns. `judged`
-        hears of each task that got its verdict. Raises what does not pass.
+        What stands in one update's way holds up no other. What passes is waited for; an update that the aggregator fails at
+        for another reason waits still when this returns, for a later call. `judged` hears of each task that got its verdict.
+        Raises `NotAuthorised` and `ConfigError`, which concern the connection.
         """
         desk = self._desk
         delays, waiting = TASK_BACKOFF.delays(desk.random), desk.outbox.entries()
@@ -166,6 +167,11 @@ class HandOver:
                 except PASSING as error:
                     log.warning("cannot hand the update of %s over yet: %s", entry.task, error, extra=fields(entry.task))
                     kept.append(entry)
+                except (NotAuthorised, ConfigError):
+                    raise
+                except HistofedError as error:
+                    # not waited for: it may last as long as the round, and other experiments' offers wait for this to end
+                    log.warning("cannot hand the update of %s over now: %s", entry.task, error, extra=fields(entry.task))
             if kept:
                 await desk.clock.sleep(next(delays))
             waiting = tuple(kept)

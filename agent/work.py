@@ -103,7 +103,7 @@ class Work:
     async def flush(self, judged: Callable[[TaskKey], None]) -> None:
         """Hand over what an earlier connection left in the outbox; `judged` hears of each task that got its verdict.
 
-        Raises what keeps an update from this aggregator and does not pass.
+        Raises what keeps every update from this aggregator and does not pass.
         """
         try:
             await self._handover.flush(self.sign, judged)

@@ -449,6 +449,26 @@ async def test_the_verdict_is_asked_for_while_the_connection_lasts(
     assert aggregator.called("WaitForWork") == 1
 
 
+async def test_an_update_whose_submission_keeps_failing_there_keeps_the_site_from_no_other_experiment(
+    site: AgentSite, aggregator: FakeAggregator, trained: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    aggregator.answers["SubmitUpdate"] = [HistofedError("internal error")] * 2
+    aggregator.answers["FailTask"] = [Stale("task pilot/1 is received")]
+    aggregator.offer(aggregator.make_offer(task()))
+    site.start()
+    await aggregator.wait_for("SubmitUpdate", 2)
+    aggregator.answers["SubmitUpdate"] = [HistofedError("internal error")] * 99
+    await aggregator.wait_for("SubmitUpdate", 3)
+    assert "cannot hand the update of pilot/1/train/north-clinic over now: internal error" in caplog.text
+    aggregator.offer(aggregator.make_offer(task(experiment="other")))
+    await until(lambda: "other.1.train" in trained)
+    assert aggregator.called("Hello") == 1
+    aggregator.answers.clear()
+    await until(lambda: len(ends(site)) == 2)
+    assert ends(site) == [("update.verdict", "success")] * 2
+    assert trained == ["pilot.1.train", "other.1.train"]
+
+
 async def test_an_update_that_waits_behind_another_task_is_sent_as_it_is_when_it_is_asked_for_again(
     site: AgentSite, aggregator: FakeAggregator, trained: list[str]
 ) -> None:
