@@ -152,11 +152,11 @@ class HandOver:
         """Deliver everything that an earlier connection, or an earlier life, left behind; drop what nobody takes.
 
         What stands in one update's way holds up no other. What passes is waited for; an update that the aggregator fails at
-        for another reason waits still when this returns, for a later call. `judged` hears of each task that got its verdict.
-        Raises `NotAuthorised` and `ConfigError`, which concern the connection.
+        for another reason, or that this machine cannot read now, waits still when this returns, for a later call. `judged`
+        hears of each task that got its verdict. Raises `NotAuthorised` and `ConfigError`, which concern the connection.
         """
         desk = self._desk
-        delays, waiting = TASK_BACKOFF.delays(desk.random), desk.outbox.entries()
+        delays, waiting = TASK_BACKOFF.delays(desk.random), desk.outbox.readable()
         while waiting:
             kept = []
             for entry in waiting:

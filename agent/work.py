@@ -116,7 +116,7 @@ class Work:
         A finished one is left to its verdict: of what it admitted the aggregator wants nothing more either.
         """
         held = self._desk.state.task_in_hand()
-        if held is None or self._desk.outbox.get(held.task) is not None:
+        if held is None or self._desk.outbox.holds(held.task):
             return
         try:
             answer = await self._desk.link.report(held.task, held.attempt, "waiting", 0, 0, {}, 0.0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import shutil
 from datetime import timedelta
 from pathlib import Path
@@ -76,6 +77,52 @@ async def test_a_finished_update_is_delivered_by_the_next_life(
         assert site.actions().count("task.trained") == 1
         assert site.state.task_in_hand() is None, "or it would be dropped as one that nobody wants any more"
         assert not list(site.layout.work.iterdir())
+
+
+async def test_an_update_that_cannot_be_read_for_a_moment_waits_and_holds_up_no_other_task(
+    tmp_path: Path,
+    federation: Federation,
+    aggregator: FakeAggregator,
+    trained: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    credentials = federation.site(SITE)
+    await leave_update(tmp_path / "site", credentials, aggregator)
+    aggregator.offers.clear()
+    read, beats = Path.read_bytes, []
+
+    def reading(path: Path) -> bytes:
+        if path.parent.name == folder_name(task()):
+            raise OSError(errno.EMFILE, "Too many open files")
+        return read(path)
+
+    async def unwanted(*_: Any) -> Wanted:
+        return Wanted(False, "the task is admitted")
+
+    async with AgentSite(tmp_path / "site", credentials, aggregator.address) as site:
+        drop_unwanted = site.work.drop_unwanted
+
+        async def beat() -> None:
+            await drop_unwanted()
+            beats.append(1)
+
+        with monkeypatch.context() as moment:
+            moment.setattr(Path, "read_bytes", reading)
+            moment.setattr(site.link, "report", unwanted)
+            moment.setattr(site.work, "drop_unwanted", beat)
+            site.start()
+            await until(lambda: len(beats) > 1)
+        held = site.state.task_in_hand()
+        assert held is not None and held.task == task(), "its update may be in the model"
+        with monkeypatch.context() as moment:
+            moment.setattr(Path, "read_bytes", reading)
+            aggregator.offer(aggregator.make_offer(task(experiment="other")))
+            await until(lambda: len(ends(site)) == 1)
+        await until(lambda: len(ends(site)) == 2)
+        assert ends(site) == [("update.verdict", "success")] * 2
+    assert [manifest.experiment for manifest in aggregator.manifests()] == ["other", "pilot"]
+    assert trained == ["pilot.1.train", "other.1.train"]
+    assert aggregator.called("Hello") == 2, "one for each life"
 
 
 def make_unreadable(file: Path) -> None:
