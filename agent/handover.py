@@ -22,7 +22,7 @@ from agent.outbox import Entry
 from agent.patience import PASSING, TASK_BACKOFF
 from agent.progress import Board, Sign, watched
 from agent.rooms import Rooms
-from histofed.base.errors import BadData, Lost, Stale
+from histofed.base.errors import BadData, ConfigError, HistofedError, Lost, NotAuthorised, Stale
 from histofed.base.failpoints import failpoint
 from histofed.base.ids import Json, TaskKey
 from histofed.pki.credentials import Credentials
@@ -69,12 +69,15 @@ class HandOver:
         self._over = over
         self._told: dict[TaskKey, Entry] = {}
         """What this life of the agent has journalled as sent, of each task the newest."""
+        self._submitted: dict[TaskKey, Entry] = {}
+        """What this life has submitted without an answer, of each task the newest: the aggregator may have it."""
 
     async def deliver(self, entry: Entry, board: Board, parent: TraceContext | None = None) -> Verdict | None:
         """Upload and submit one entry; the task is over and the entry gone when this returns a verdict. Idempotent.
 
         Without one nothing was sent: the hospital's rules are not those any more under which it was made, so that it is
-        withheld until they are asked again, at the task's offer.
+        withheld until they are asked again, at the task's offer. Of one that the aggregator may have judged before they
+        changed, only the verdict is asked for.
 
         `parent` is the round's trace; it is derived where it is not known. Raises `Stale` or `NotFound` when the round
         has closed (the entry is still there: `forget` it), `Lost` when the disk does not give the weights (it is
@@ -82,8 +85,9 @@ class HandOver:
         """
         desk, link = self._desk, self._desk.link
         task = entry.task
-        if kept := self._kept_here(entry):
-            self.withhold(task, kept)
+        kept, submitted = self._kept_here(entry), self._submitted.get(task) == entry
+        if kept and not (submitted and await self._is_settled(entry)):
+            self.withhold(task, f"{kept}; it was submitted before, and the aggregator may have it" if submitted else kept)
             return None
         subject = {**spoken(task, entry.attempt), "sha256": entry.sha256, "bytes": entry.bytes}
         attributes = {
@@ -98,19 +102,9 @@ class HandOver:
                 # not again for each try of an aggregator that is away
                 desk.journal.append("update.sent", subject=subject, trace=span.context)
                 self._told[task] = entry
-            base = desk.bases.get(task.round.experiment, entry.base)
-            try:
-                await watched(
-                    *(link, task, entry.attempt, board),
-                    lambda: link.upload(entry.weights, task, entry.sha256, base, board.transferred),
-                    desk.clock,
-                )
-            except Stale as error:
-                log.info("the update of %s is not taken, perhaps there is a verdict: %s", task, error, extra=fields(task))
-            except Lost as error:
-                # before anybody hears of it: no other attempt may find it beside its training
-                self.forget(task, entry.attempt, str(error))
-                raise
+            if not kept:
+                await self._upload(entry, board)
+            self._submitted[task] = entry
             verdict = await link.submit(task, entry.attempt, _signed_today(entry.envelope, link.credentials))
             desk.journal.append(
                 "update.verdict",
@@ -124,6 +118,7 @@ class HandOver:
         # the entry last: a task that was still in hand without it would be dropped as one that nobody wants
         self._over(task)
         self._told.pop(task, None)
+        self._submitted.pop(task, None)
         desk.outbox.remove(task)
         if verdict.admitted:
             log.info("the update of %s was admitted", task, extra=fields(task, event="update.admitted"))
@@ -132,14 +127,36 @@ class HandOver:
             log.warning("the update of %s was rejected: %s", task, verdict.reason, extra=where)
         return verdict
 
+    async def _upload(self, entry: Entry, board: Board) -> None:
+        """The weights are at the aggregator, or it does not take them. Raises `Lost` where the disk does not give them."""
+        desk, task = self._desk, entry.task
+        base = desk.bases.get(task.round.experiment, entry.base)
+        try:
+            await watched(
+                *(desk.link, task, entry.attempt, board),
+                lambda: desk.link.upload(entry.weights, task, entry.sha256, base, board.transferred),
+                desk.clock,
+            )
+        except Stale as error:
+            log.info("the update of %s is not taken, perhaps there is a verdict: %s", task, error, extra=fields(task))
+        except Lost as error:
+            # before anybody hears of it: no other attempt may find it beside its training
+            self.forget(task, entry.attempt, str(error))
+            raise
+
+    async def _is_settled(self, entry: Entry) -> bool:
+        """Whether the aggregator waits for the attempt no more: a manifest that it has already can only bring a verdict."""
+        return not (await self._desk.link.report(entry.task, entry.attempt, "waiting", 0, 0, {}, 0.0)).wanted
+
     async def flush(self, sign: Sign, judged: Callable[[TaskKey], None]) -> None:
         """Deliver everything that an earlier connection, or an earlier life, left behind; drop what nobody takes.
 
-        What stands in one update's way and passes holds up no other; nothing waits any more when this returns. `judged`
-        hears of each task that got its verdict. Raises what does not pass.
+        What stands in one update's way holds up no other. What passes is waited for; an update that the aggregator fails at
+        for another reason, or that this machine cannot read now, waits still when this returns, for a later call. `judged`
+        hears of each task that got its verdict. Raises `NotAuthorised` and `ConfigError`, which concern the connection.
         """
         desk = self._desk
-        delays, waiting = TASK_BACKOFF.delays(desk.random), desk.outbox.entries()
+        delays, waiting = TASK_BACKOFF.delays(desk.random), desk.outbox.readable()
         while waiting:
             kept = []
             for entry in waiting:
@@ -150,6 +167,11 @@ class HandOver:
                 except PASSING as error:
                     log.warning("cannot hand the update of %s over yet: %s", entry.task, error, extra=fields(entry.task))
                     kept.append(entry)
+                except (NotAuthorised, ConfigError):
+                    raise
+                except HistofedError as error:
+                    # not waited for: it may last as long as the round, and other experiments' offers wait for this to end
+                    log.warning("cannot hand the update of %s over now: %s", entry.task, error, extra=fields(entry.task))
             if kept:
                 await desk.clock.sleep(next(delays))
             waiting = tuple(kept)
@@ -216,6 +238,7 @@ class HandOver:
         """Nobody wants the update of `task` any more."""
         desk = self._desk
         self._told.pop(task, None)
+        self._submitted.pop(task, None)
         if desk.outbox.get(task) is not None:
             desk.journal.append("update.dropped", subject=spoken(task, attempt), outcome="refused", reason=reason)
             desk.outbox.remove(task)

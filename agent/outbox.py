@@ -33,11 +33,10 @@ _MANIFEST: Final = "manifest.json"
 _WEIGHTS: Final = "update.safetensors"
 UNREADABLE: Final = "unreadable"
 """No task's folder: those have dots."""
-_LOST: Final = frozenset(
-    {errno.EIO, errno.ENODATA, errno.EREMOTEIO, errno.EBADMSG, errno.EILSEQ, errno.EUCLEAN}
-    | {errno.ENOENT, errno.EISDIR, errno.ENOTDIR}
+_PASSING: Final = frozenset(
+    {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EINTR, errno.ESTALE, errno.ETIMEDOUT}
 )
-"""What a disk or a file system says of bytes that are gone; anything else, such as too many open files, may pass."""
+"""What a machine gets over by itself; whatever else it says of a file lasts until a person has looked at it."""
 
 
 @dataclass(frozen=True)
@@ -88,13 +87,26 @@ class Outbox:
 
     def get(self, task: TaskKey) -> Entry | None:
         """The finished update of `task`, if there is one that can be read. Raises `TryLater` where that may be so later."""
-        weights = self._folder / folder_name(task) / _WEIGHTS
-        return self._read(weights) if weights.exists() else None
+        return self._read(self._folder / folder_name(task) / _WEIGHTS) if self.holds(task) else None
 
     def entries(self) -> tuple[Entry, ...]:
-        """Every finished update that can be read, by task. Raises `TryLater` where one may be read later."""
+        """Every finished update, by task, but those that were set aside. Raises `TryLater` where one may be read later."""
         found = [self._read(weights) for weights in sorted(self._folder.glob(f"*/{_WEIGHTS}"))]
         return tuple(entry for entry in found if entry is not None)
+
+    def readable(self) -> tuple[Entry, ...]:
+        """Every finished update that can be read now, by task; one that may be read later is logged and waits."""
+        found = []
+        for weights in sorted(self._folder.glob(f"*/{_WEIGHTS}")):
+            try:
+                found.append(self._read(weights))
+            except TryLater as error:
+                log.warning("%s", error)
+        return tuple(entry for entry in found if entry is not None)
+
+    def holds(self, task: TaskKey) -> bool:
+        """Whether an update of `task` waits, one that cannot be read now included."""
+        return (self._folder / folder_name(task) / _WEIGHTS).exists()
 
     def __len__(self) -> int:
         """How many updates wait."""
@@ -117,7 +129,7 @@ class Outbox:
         try:
             return _stored(weights)
         except (BadData, OSError) as error:
-            if isinstance(error, OSError) and error.errno not in _LOST:
+            if isinstance(error, OSError) and error.errno in _PASSING:
                 raise TryLater(
                     f"the update {weights.parent.name} in the outbox cannot be read now: {error.strerror}; it stays there"
                 ) from error

@@ -103,7 +103,7 @@ class Work:
     async def flush(self, judged: Callable[[TaskKey], None]) -> None:
         """Hand over what an earlier connection left in the outbox; `judged` hears of each task that got its verdict.
 
-        Raises what keeps an update from this aggregator and does not pass.
+        Raises what keeps every update from this aggregator and does not pass.
         """
         try:
             await self._handover.flush(self.sign, judged)
@@ -116,7 +116,7 @@ class Work:
         A finished one is left to its verdict: of what it admitted the aggregator wants nothing more either.
         """
         held = self._desk.state.task_in_hand()
-        if held is None or self._desk.outbox.get(held.task) is not None:
+        if held is None or self._desk.outbox.holds(held.task):
             return
         try:
             answer = await self._desk.link.report(held.task, held.attempt, "waiting", 0, 0, {}, 0.0)

@@ -175,16 +175,16 @@ def judge(directory: Path, report: Report) -> str | Doubt:
         return Doubt(EMPTY)
     if report.ok:
         return f"{report.records} records, the chain is whole"
-    if report.problem == TORN and _at_the_end(directory, report):
+    if torn_at_the_end(directory, report):
         return Doubt(f"{report.records} records are whole; what follows {TORN_END}")
     where = f"{report.segment} line {report.line}: " if report.segment else ""
     raise DigestMismatch(f"the audit journal is damaged after record {report.records}: {where}{report.problem}; {DAMAGED}")
 
 
-def _at_the_end(directory: Path, report: Report) -> bool:
-    """Nothing stands behind the bad line."""
-    last = segments(directory)[-1].path
-    return report.segment == last.name and sum(1 for _ in lines(last)) == report.line
+def torn_at_the_end(directory: Path, report: Report) -> bool:
+    """Whether all that is wrong is half a line, as a crash leaves it, behind which nothing stands."""
+    last = segments(directory)[-1].path if report.problem == TORN else None
+    return last is not None and report.segment == last.name and sum(1 for _ in lines(last)) == report.line
 
 
 def _walk(directory: Path) -> Iterator[Sealed]:

@@ -22,9 +22,9 @@ from histofed.base.ids import Json
 
 
 def proven(journal: Path, advice: str = "restore another backup") -> Head:
-    """The end of a whole chain; half a line that a crash left does not count. Raises `NotFound`, `BadData` with `advice`."""
+    """The end of a whole chain; half a line at its very end does not count. Raises `NotFound`, `BadData` with `advice`."""
     report = verify.verify(journal)
-    if not report.ok and report.problem != verify.TORN:
+    if not report.ok and not verify.torn_at_the_end(journal, report):
         raise BadData(
             f"the audit journal is damaged after record {report.records}: {report.problem}; {advice}",
         )
@@ -39,7 +39,7 @@ def choose(new: Path, old: Path, backup_head: Head) -> Head | None:
     if not old.is_dir() or not segments(old):
         return None
     report = verify.verify(old)
-    whole = (report.ok or report.problem == verify.TORN) and verify.contains(old, backup_head)
+    whole = (report.ok or verify.torn_at_the_end(old, report)) and verify.contains(old, backup_head)
     if whole and report.head.sequence > backup_head.sequence:
         for segment in segments(new):
             durable.remove(segment.path)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import shutil
 from datetime import timedelta
 from pathlib import Path
@@ -76,6 +77,52 @@ async def test_a_finished_update_is_delivered_by_the_next_life(
         assert site.actions().count("task.trained") == 1
         assert site.state.task_in_hand() is None, "or it would be dropped as one that nobody wants any more"
         assert not list(site.layout.work.iterdir())
+
+
+async def test_an_update_that_cannot_be_read_for_a_moment_waits_and_holds_up_no_other_task(
+    tmp_path: Path,
+    federation: Federation,
+    aggregator: FakeAggregator,
+    trained: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    credentials = federation.site(SITE)
+    await leave_update(tmp_path / "site", credentials, aggregator)
+    aggregator.offers.clear()
+    read, beats = Path.read_bytes, []
+
+    def reading(path: Path) -> bytes:
+        if path.parent.name == folder_name(task()):
+            raise OSError(errno.EMFILE, "Too many open files")
+        return read(path)
+
+    async def unwanted(*_: Any) -> Wanted:
+        return Wanted(False, "the task is admitted")
+
+    async with AgentSite(tmp_path / "site", credentials, aggregator.address) as site:
+        drop_unwanted = site.work.drop_unwanted
+
+        async def beat() -> None:
+            await drop_unwanted()
+            beats.append(1)
+
+        with monkeypatch.context() as moment:
+            moment.setattr(Path, "read_bytes", reading)
+            moment.setattr(site.link, "report", unwanted)
+            moment.setattr(site.work, "drop_unwanted", beat)
+            site.start()
+            await until(lambda: len(beats) > 1)
+        held = site.state.task_in_hand()
+        assert held is not None and held.task == task(), "its update may be in the model"
+        with monkeypatch.context() as moment:
+            moment.setattr(Path, "read_bytes", reading)
+            aggregator.offer(aggregator.make_offer(task(experiment="other")))
+            await until(lambda: len(ends(site)) == 1)
+        await until(lambda: len(ends(site)) == 2)
+        assert ends(site) == [("update.verdict", "success")] * 2
+    assert [manifest.experiment for manifest in aggregator.manifests()] == ["other", "pilot"]
+    assert trained == ["pilot.1.train", "other.1.train"]
+    assert aggregator.called("Hello") == 2, "one for each life"
 
 
 def make_unreadable(file: Path) -> None:
@@ -312,6 +359,57 @@ async def test_a_site_may_change_its_mind_while_it_hands_an_update_over(
     assert aggregator.manifests() == []
 
 
+@pytest.mark.parametrize("consent", ["", REMARK])
+async def test_of_an_update_that_was_admitted_before_the_consent_changed_the_verdict_is_asked_for(
+    site: AgentSite, aggregator: FakeAggregator, monkeypatch: pytest.MonkeyPatch, consent: str
+) -> None:
+    """Its answer was lost; that it was withheld would be untrue in the hospital's journal. No byte of it goes again."""
+    uploads: list[Path] = []
+    upload, submit = site.link.upload, site.link.submit
+
+    async def uploading(path: Path, *arguments: Any) -> None:
+        uploads.append(path)
+        await upload(path, *arguments)
+
+    async def report(*_: Any) -> Wanted:
+        return Wanted(False, "the task is admitted")
+
+    async def lost(*_: Any) -> None:
+        monkeypatch.setattr(site.link, "submit", submit)
+        monkeypatch.setattr(site.link, "report", report)
+        site.consent.write_text(consent)
+        raise AggregatorUnavailable("the connection was cut")
+
+    monkeypatch.setattr(site.link, "upload", uploading)
+    monkeypatch.setattr(site.link, "submit", lost)
+    aggregator.offer(aggregator.make_offer(task()))
+    site.start()
+    await until(lambda: site.state.task_in_hand() is None and bool(ends(site)))
+    assert site.actions()[-2:] == ["update.sent", "update.verdict"]
+    assert ends(site) == [("update.verdict", "success")]
+    assert len(uploads) == 1
+
+
+async def test_an_update_that_the_aggregator_waits_for_still_is_not_submitted_again_when_the_consent_changed(
+    site: AgentSite, aggregator: FakeAggregator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submitted = []
+
+    async def lost(*_: Any) -> None:
+        submitted.append(1)
+        site.consent.write_text("")
+        raise AggregatorUnavailable("it never arrived")
+
+    monkeypatch.setattr(site.link, "submit", lost)
+    aggregator.offer(aggregator.make_offer(task()))
+    site.start()
+    await aggregator.wait_for("DeclineTask")
+    assert len(submitted) == 1
+    withheld = next(record for record in site.audit() if record.action == "update.withheld")
+    assert "the consent file has changed" in withheld.reason
+    assert "it was submitted before, and the aggregator may have it" in withheld.reason
+
+
 async def test_an_update_that_is_tried_again_and_again_is_journalled_once(
     site: AgentSite, aggregator: FakeAggregator
 ) -> None:
@@ -396,6 +494,26 @@ async def test_the_verdict_is_asked_for_while_the_connection_lasts(
     await until(lambda: site.state.task_in_hand() is None)
     assert ends(site) == [("update.verdict", "success")]
     assert aggregator.called("WaitForWork") == 1
+
+
+async def test_an_update_whose_submission_keeps_failing_there_keeps_the_site_from_no_other_experiment(
+    site: AgentSite, aggregator: FakeAggregator, trained: list[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    aggregator.answers["SubmitUpdate"] = [HistofedError("internal error")] * 2
+    aggregator.answers["FailTask"] = [Stale("task pilot/1 is received")]
+    aggregator.offer(aggregator.make_offer(task()))
+    site.start()
+    await aggregator.wait_for("SubmitUpdate", 2)
+    aggregator.answers["SubmitUpdate"] = [HistofedError("internal error")] * 99
+    await aggregator.wait_for("SubmitUpdate", 3)
+    assert "cannot hand the update of pilot/1/train/north-clinic over now: internal error" in caplog.text
+    aggregator.offer(aggregator.make_offer(task(experiment="other")))
+    await until(lambda: "other.1.train" in trained)
+    assert aggregator.called("Hello") == 1
+    aggregator.answers.clear()
+    await until(lambda: len(ends(site)) == 2)
+    assert ends(site) == [("update.verdict", "success")] * 2
+    assert trained == ["pilot.1.train", "other.1.train"]
 
 
 async def test_an_update_that_waits_behind_another_task_is_sent_as_it_is_when_it_is_asked_for_again(

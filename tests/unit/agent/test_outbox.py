@@ -114,7 +114,7 @@ def refusing(number: int) -> Callable[[Path], bytes]:
     return read
 
 
-@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EACCES])
+@pytest.mark.parametrize("number", [errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ESTALE])
 def test_an_entry_that_cannot_be_read_for_a_moment_stays(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
@@ -129,12 +129,34 @@ def test_an_entry_that_cannot_be_read_for_a_moment_stays(
     assert [entry.task for entry in outbox.entries()] == [task]
 
 
-def test_an_entry_that_the_disk_does_not_give_is_set_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_entry_that_cannot_be_read_for_a_moment_holds_up_no_other(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outbox = Outbox(tmp_path / "outbox")
+    first, second = put(outbox, tmp_path, manifest(1)), put(outbox, tmp_path, manifest(2))
+    read = Path.read_bytes
+
+    def reading(path: Path) -> bytes:
+        return refusing(errno.EMFILE)(path) if path.parent.name == folder_name(first) else read(path)
+
+    with monkeypatch.context() as moment:
+        moment.setattr(Path, "read_bytes", reading)
+        assert [entry.task for entry in outbox.readable()] == [second]
+        assert outbox.holds(first), "or its task would be dropped as one that nobody wants"
+    assert "cannot be read now: Too many open files" in caplog.text
+    assert [entry.task for entry in outbox.readable()] == [first, second]
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.EACCES, errno.EPERM, errno.ELOOP])
+def test_an_entry_that_the_disk_does_not_give_is_set_aside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
     outbox = Outbox(tmp_path / "outbox")
     task = put(outbox, tmp_path, manifest())
     with monkeypatch.context() as disk:
-        disk.setattr(Path, "read_bytes", refusing(errno.EIO))
+        disk.setattr(Path, "read_bytes", refusing(number))
         assert outbox.get(task) is None
+    assert not outbox.holds(task)
     assert (tmp_path / "outbox/unreadable" / folder_name(task)).is_dir()
 
 
