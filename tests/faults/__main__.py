@@ -31,6 +31,7 @@ from tests.faults.runs.schedule import Schedule, draw
 from tests.faults.runs.shim import build
 from tests.faults.runs.transfers import NOTHING, Resumed
 
+_MORE_TRIES: Final = 2
 LIMIT_S: Final = 1200.0
 """A seed that takes longer is stuck in the harness itself."""
 _TAIL: Final = 25
@@ -87,9 +88,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     str(seed): {"schedule": fingerprint(draw(seed)), "code": tried, "seconds": outcome.seconds}
                 }
                 _remember(options.resume, passed)
+        meets = set(seeds.MEETING) <= set(wanted) and not failed
+        for _ in range(_MORE_TRIES if meets else 0):
+            if not resumed.idle:
+                break
+            # when a fault strikes depends on the machine, too: a slow one may miss every transfer once
+            print(f"{resumed}: the seeds whose faults meet transfers run once more", flush=True)
+            for outcome in pool.map(lambda seed: run_seed(seed, Path(name), options.keep), seeds.MEETING):
+                resumed += outcome.resumed
+                failed += [outcome.seed] if outcome.violations else []
     print(f"{len(wanted) - len(failed)} of {len(wanted)} passed" + (f"; failed: {failed}" if failed else ""), end="")
     print(f"; {resumed}", flush=True)
-    if idle := set(seeds.MEETING) <= set(wanted) and not (resumed.up and resumed.down):
+    if idle := meets and resumed.idle:
         print("no part with bytes was opened again: name seeds whose faults meet transfers in tests/faults/runs/seeds.py")
     return 1 if failed or idle else 0
 

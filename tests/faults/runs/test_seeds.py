@@ -52,22 +52,24 @@ def test_a_seed_that_passed_with_this_very_schedule_and_code_is_not_run_again(
 def test_seeds_that_are_there_for_resumed_transfers_fail_where_none_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    counts = {seed: Resumed(2, 0) for seed in seeds.MEETING}
+    ran, lucky = list[int](), 11
 
     def run(seed: int, *_: Path) -> runner.Outcome:
-        return runner.Outcome(seed, (), 1.0, 0.5, {}, (), counts[seed])
+        ran.append(seed)
+        return runner.Outcome(seed, (), 1.0, 0.5, {}, (), Resumed(0, 1) if len(ran) == lucky else Resumed(2, 0))
 
     monkeypatch.setattr(runner, "run_seed", run)
     monkeypatch.setattr(runner, "wanting", list)
     monkeypatch.setattr(runner, "template", contextlib.nullcontext)
-    some, *others = seeds.MEETING
-    words = ["--keep", str(tmp_path), "--jobs", "2", "--seeds"]
+    words = ["--keep", str(tmp_path), "--jobs", "1", "--seeds"]
+    monkeypatch.setattr(runner, "_MORE_TRIES", 1)
     assert runner.main([*words, ",".join(map(str, seeds.MEETING))]) == 1
     assert "no part with bytes was opened again" in capsys.readouterr().out
-    assert runner.main([*words, str(some)]) == 0, "one seed need not meet both"
+    assert ran == [*seeds.MEETING] * 2
+    assert runner.main([*words, str(seeds.MEETING[0])]) == 0, "one seed need not meet both"
     assert "Cut; resumed 2 uploads, 0 downloads\n1 of 1 passed; resumed 2 uploads, 0 downloads" in capsys.readouterr().out
-    counts[others[0]] = Resumed(0, 1)
-    assert runner.main([*words, ",".join(map(str, seeds.MEETING))]) == 0
+    assert runner.main([*words, ",".join(map(str, seeds.MEETING))]) == 0, "a slow machine has another chance"
+    assert len(ran) == 13
 
 
 def test_a_machine_that_cannot_run_them_is_told_what_it_lacks(

@@ -32,6 +32,11 @@ class Resumed:
     def __add__(self, other: Resumed) -> Resumed:
         return Resumed(self.up + other.up, self.down + other.down)
 
+    @property
+    def idle(self) -> bool:
+        """In one direction none was."""
+        return not (self.up and self.down)
+
     def __str__(self) -> str:
         return f"resumed {self.up} uploads, {self.down} downloads"
 
