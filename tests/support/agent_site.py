@@ -14,7 +14,7 @@ from agent.config import AgentConfig, TrainerConfig
 from agent.desk import Desk
 from agent.layout import Layout
 from agent.link import Link
-from agent.outbox import Outbox
+from agent.outbox import Entry, Outbox
 from agent.private import PrivateTensors
 from agent.sessions import Sessions
 from agent.state import State
@@ -23,6 +23,7 @@ from histofed.audit.journal import Journal
 from histofed.audit.record import AuditRecord
 from histofed.audit.verify import records
 from histofed.base.clock import SystemClock
+from histofed.base.errors import TryLater
 from histofed.base.ids import ExperimentId, RoundKey, SiteId, TaskKey
 from histofed.pki.credentials import Credentials
 from histofed.telemetry.tracing import Tracing
@@ -116,3 +117,22 @@ class AgentSite:
     def actions(self) -> list[str]:
         """The journal's actions, in order."""
         return [record.action for record in self.audit()]
+
+
+async def leave_update(folder: Path, credentials: Credentials, aggregator: FakeAggregator) -> Entry:
+    """A site's life that ends with a finished update in its outbox, which the aggregator did not take yet."""
+    aggregator.answers["may_upload"] = [TryLater("busy")] * 100
+    aggregator.offer(aggregator.make_offer(task()))
+    async with AgentSite(folder, credentials, aggregator.address) as site:
+        site.start()
+        await until(lambda: len(site.outbox.entries()) == 1)
+        await site.stop()
+        (entry,) = site.outbox.entries()
+    aggregator.answers.clear()
+    return entry
+
+
+def ends(site: AgentSite) -> list[tuple[str, str]]:
+    """How tasks and updates ended, by the journal."""
+    found = {"update.verdict", "update.dropped", "task.dropped"}
+    return [(record.action, record.outcome) for record in site.audit() if record.action in found]

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from agent.assignment import Assignment
+from agent.assignment import Assignment, Result
+from agent.training import train
 from histofed.base.ids import sha256
 from histofed.recipes.registry import recipe
 from tests.support.agent_site import SITE, AgentSite
@@ -67,3 +68,18 @@ def make_assignment(tmp_path: Path) -> MakeAssignment:
         )
 
     return make
+
+
+@pytest.fixture
+def trained(aggregator: FakeAggregator, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Every training that begins, by its folder; one of `behind` lasts until the site has connected again."""
+    begun: list[str] = []
+
+    async def counted(room: Path, *arguments: Any) -> Result:
+        begun.append(room.name)
+        if room.name.startswith("behind."):
+            await aggregator.wait_for("WaitForWork", 2)
+        return await train(room, *arguments)
+
+    monkeypatch.setattr("agent.work.train", counted)
+    return begun

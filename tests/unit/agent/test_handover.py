@@ -4,28 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import shutil
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Final
+from typing import Any
 
 import pytest
 
-from agent.assignment import Result
 from agent.link import Transfer, Wanted
-from agent.outbox import Entry, folder_name
+from agent.outbox import folder_name
 from agent.state import TaskInHand
-from agent.training import train
 from histofed.base.clock import SystemClock
 from histofed.base.errors import AggregatorUnavailable, HistofedError, NotAuthorised, Stale, TrainingFailed, TryLater
-from histofed.base.ids import TaskKey, sha256
-from histofed.pki.credentials import Credentials
+from histofed.base.ids import TaskKey
 from histofed.pki.signing import verify
 from histofed.statements import UPDATE_TYPE
 from histofed.v1 import rounds_pb2, types_pb2
-from tests.support.agent_site import SITE, AgentSite, task, until
+from tests.support.agent_site import SITE, AgentSite, ends, leave_update, task, until
 from tests.support.fake_aggregator import FakeAggregator
-from tests.support.federation import CONSENT
 from tests.support.pki import Federation
 
 
@@ -50,19 +45,6 @@ async def test_an_update_that_comes_too_late_is_dropped(site: AgentSite, aggrega
     await until(lambda: "update.dropped" in site.actions())
     await until(lambda: site.state.task_in_hand() is None)
     assert site.outbox.entries() == ()
-
-
-async def leave_update(folder: Path, credentials: Credentials, aggregator: FakeAggregator) -> Entry:
-    """A site's life that ends with a finished update in its outbox, which the aggregator did not take yet."""
-    aggregator.answers["may_upload"] = [TryLater("busy")] * 100
-    aggregator.offer(aggregator.make_offer(task()))
-    async with AgentSite(folder, credentials, aggregator.address) as site:
-        site.start()
-        await until(lambda: len(site.outbox.entries()) == 1)
-        await site.stop()
-        (entry,) = site.outbox.entries()
-    aggregator.answers.clear()
-    return entry
 
 
 async def test_a_finished_update_is_delivered_by_the_next_life(
@@ -228,12 +210,6 @@ async def test_an_update_whose_certificate_has_ended_is_signed_with_the_one_that
     assert later.payload == earlier.payload, "by its digest the aggregator knows an update that it has judged already"
 
 
-def ends(site: AgentSite) -> list[tuple[str, str]]:
-    """How tasks and updates ended, by the journal."""
-    found = {"update.verdict", "update.dropped", "task.dropped"}
-    return [(record.action, record.outcome) for record in site.audit() if record.action in found]
-
-
 async def test_a_verdict_that_was_lost_on_its_way_is_asked_for(site: AgentSite, aggregator: FakeAggregator) -> None:
     """The aggregator admits the update and dies before it answers; the next one takes no bytes of a task that is settled."""
     aggregator.answers["SubmitUpdate"] = [AggregatorUnavailable("the connection was cut")]
@@ -266,148 +242,6 @@ async def test_an_answer_that_an_upload_is_not_wanted_is_no_verdict(
     await until(lambda: bool(ends(site)))
     await until(lambda: site.state.task_in_hand() is None)
     assert ends(site) == [("update.verdict", "success")]
-
-
-@pytest.fixture
-def trained(aggregator: FakeAggregator, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Every training that begins, by its folder; one of `behind` lasts until the site has connected again."""
-    begun: list[str] = []
-
-    async def counted(room: Path, *arguments: Any) -> Result:
-        begun.append(room.name)
-        if room.name.startswith("behind."):
-            await aggregator.wait_for("WaitForWork", 2)
-        return await train(room, *arguments)
-
-    monkeypatch.setattr("agent.work.train", counted)
-    return begun
-
-
-REMARK: Final = CONSENT + "# read again by the ethics board\n"
-
-
-async def test_an_update_that_waits_is_not_sent_when_the_consent_is_taken_back(
-    tmp_path: Path, federation: Federation, aggregator: FakeAggregator
-) -> None:
-    credentials = federation.site(SITE)
-    await leave_update(tmp_path / "site", credentials, aggregator)
-    async with AgentSite(tmp_path / "site", credentials, aggregator.address, consent="") as site:
-        sent = site.actions().count("update.sent")
-        site.start()
-        await aggregator.wait_for("DeclineTask")
-        await until(lambda: not list(site.layout.work.iterdir()))
-        assert site.outbox.entries() == ()
-        assert site.actions().count("update.sent") == sent
-        withheld = next(record for record in site.audit() if record.action == "update.withheld")
-        assert "the consent file has changed" in withheld.reason
-    assert aggregator.manifests() == []
-
-
-@pytest.mark.parametrize("room", ["here", "gone"])
-async def test_an_update_that_another_consent_file_allows_too_is_sent_under_that_one(
-    tmp_path: Path, federation: Federation, aggregator: FakeAggregator, trained: list[str], room: str
-) -> None:
-    credentials = federation.site(SITE)
-    await leave_update(tmp_path / "site", credentials, aggregator)
-    async with AgentSite(tmp_path / "site", credentials, aggregator.address, consent=REMARK) as site:
-        if room == "gone":
-            shutil.rmtree(site.layout.work / folder_name(task()))
-        site.start()
-        await until(lambda: "update.verdict" in site.actions())
-        policy = sha256(site.consent.read_bytes())
-    (manifest,) = aggregator.manifests()
-    assert manifest.policy_sha256 == policy
-    assert len(trained) == (1 if room == "here" else 2)
-
-
-@pytest.mark.parametrize("room", ["here", "gone"])
-async def test_an_update_that_waits_is_not_sent_when_more_patients_are_asked_for(
-    tmp_path: Path, federation: Federation, aggregator: FakeAggregator, trained: list[str], room: str
-) -> None:
-    """It is trained again: the training under the stricter rule says whether there are so many."""
-    credentials = federation.site(SITE)
-    await leave_update(tmp_path / "site", credentials, aggregator)
-    async with AgentSite(tmp_path / "site", credentials, aggregator.address) as site:
-        site.work.config = site.config.model_copy(update={"minimum_patients": 50})
-        if room == "gone":
-            shutil.rmtree(site.layout.work / folder_name(task()))
-        site.start()
-        await until(lambda: "update.verdict" in site.actions())
-        (withheld,) = (r for r in site.audit() if r.action == ("update.withheld" if room == "here" else "update.dropped"))
-        assert "minimum_patients" in withheld.reason
-    assert len(aggregator.manifests()) == 1
-    assert len(trained) == 2
-
-
-async def test_a_site_may_change_its_mind_while_it_hands_an_update_over(
-    site: AgentSite, aggregator: FakeAggregator, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    tries = []
-
-    async def upload(*_: object) -> None:
-        tries.append(1)
-        site.consent.write_text("")
-        raise TryLater("the aggregator has been busy for a while")
-
-    monkeypatch.setattr(site.link, "upload", upload)
-    aggregator.offer(aggregator.make_offer(task()))
-    site.start()
-    await aggregator.wait_for("DeclineTask")
-    assert len(tries) == 1
-    await until(lambda: site.state.task_in_hand() is None)
-    assert site.outbox.entries() == ()
-    assert aggregator.manifests() == []
-
-
-@pytest.mark.parametrize("consent", ["", REMARK])
-async def test_of_an_update_that_was_admitted_before_the_consent_changed_the_verdict_is_asked_for(
-    site: AgentSite, aggregator: FakeAggregator, monkeypatch: pytest.MonkeyPatch, consent: str
-) -> None:
-    """Its answer was lost; that it was withheld would be untrue in the hospital's journal. No byte of it goes again."""
-    uploads: list[Path] = []
-    upload, submit = site.link.upload, site.link.submit
-
-    async def uploading(path: Path, *arguments: Any) -> None:
-        uploads.append(path)
-        await upload(path, *arguments)
-
-    async def report(*_: Any) -> Wanted:
-        return Wanted(False, "the task is admitted")
-
-    async def lost(*_: Any) -> None:
-        monkeypatch.setattr(site.link, "submit", submit)
-        monkeypatch.setattr(site.link, "report", report)
-        site.consent.write_text(consent)
-        raise AggregatorUnavailable("the connection was cut")
-
-    monkeypatch.setattr(site.link, "upload", uploading)
-    monkeypatch.setattr(site.link, "submit", lost)
-    aggregator.offer(aggregator.make_offer(task()))
-    site.start()
-    await until(lambda: site.state.task_in_hand() is None and bool(ends(site)))
-    assert site.actions()[-2:] == ["update.sent", "update.verdict"]
-    assert ends(site) == [("update.verdict", "success")]
-    assert len(uploads) == 1
-
-
-async def test_an_update_that_the_aggregator_waits_for_still_is_not_submitted_again_when_the_consent_changed(
-    site: AgentSite, aggregator: FakeAggregator, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    submitted = []
-
-    async def lost(*_: Any) -> None:
-        submitted.append(1)
-        site.consent.write_text("")
-        raise AggregatorUnavailable("it never arrived")
-
-    monkeypatch.setattr(site.link, "submit", lost)
-    aggregator.offer(aggregator.make_offer(task()))
-    site.start()
-    await aggregator.wait_for("DeclineTask")
-    assert len(submitted) == 1
-    withheld = next(record for record in site.audit() if record.action == "update.withheld")
-    assert "the consent file has changed" in withheld.reason
-    assert "it was submitted before, and the aggregator may have it" in withheld.reason
 
 
 async def test_an_update_that_is_tried_again_and_again_is_journalled_once(
