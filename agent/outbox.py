@@ -13,7 +13,6 @@ may look at it: it holds up neither the others nor its task's next attempt. The 
 from __future__ import annotations
 
 import base64
-import errno
 import json
 import logging
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from pathlib import Path
 from typing import Final
 
 from histofed.base import durable
-from histofed.base.errors import BadData, CannotWriteState, TryLater
+from histofed.base.errors import BadData, CannotWriteState, TryLater, passes
 from histofed.base.failpoints import failpoint
 from histofed.base.ids import Digest, TaskKey, canonical, digest
 from histofed.pki.signing import Envelope
@@ -33,10 +32,6 @@ _MANIFEST: Final = "manifest.json"
 _WEIGHTS: Final = "update.safetensors"
 UNREADABLE: Final = "unreadable"
 """No task's folder: those have dots."""
-_PASSING: Final = frozenset(
-    {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EINTR, errno.ESTALE, errno.ETIMEDOUT}
-)
-"""What a machine gets over by itself; whatever else it says of a file lasts until a person has looked at it."""
 
 
 @dataclass(frozen=True)
@@ -129,7 +124,7 @@ class Outbox:
         try:
             return _stored(weights)
         except (BadData, OSError) as error:
-            if isinstance(error, OSError) and error.errno in _PASSING:
+            if isinstance(error, OSError) and passes(error):
                 raise TryLater(
                     f"the update {weights.parent.name} in the outbox cannot be read now: {error.strerror}; it stays there"
                 ) from error

@@ -8,6 +8,7 @@ the new bytes, never a mixture; a line that `AppendLog.append` returned from is 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import re
@@ -106,7 +107,7 @@ def writing(path: Path, mode: int = 0o600, *, fresh: bool = False) -> Iterator[I
 
 def _temporary(path: Path, mode: int) -> tuple[Path, int]:
     """A new file beside `path`, open, and locked as long as it is open. Raises `OSError`."""
-    while True:
+    for _ in range(100):
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
         descriptor = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, mode)
         try:
@@ -119,6 +120,7 @@ def _temporary(path: Path, mode: int) -> tuple[Path, int]:
         if ours:
             return temporary, descriptor
         os.close(descriptor)
+    raise OSError(errno.EAGAIN, "another process removes each temporary file beside it")
 
 
 def sweep(folder: Path, name: str | None = None) -> None:

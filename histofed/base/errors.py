@@ -7,7 +7,12 @@ back into the same class, and the command lines exit with its code (`tests/unit/
 
 from __future__ import annotations
 
-from typing import ClassVar
+import errno
+from typing import ClassVar, Final
+
+_PASSING: Final = frozenset(
+    {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EINTR, errno.ESTALE, errno.ETIMEDOUT}
+)
 
 
 class HistofedError(Exception):
@@ -102,6 +107,11 @@ class TryLater(HistofedError):
 
     exit_code = 75
     status = "ABORTED"
+
+
+def passes(error: OSError) -> bool:
+    """Whether a machine gets over it by itself; whatever else it says of a file lasts until a person has looked at it."""
+    return error.errno in _PASSING
 
 
 class Cancelled(TryLater):

@@ -10,7 +10,6 @@ Thread-safe; calls may block on the disk. Used by the aggregator.
 from __future__ import annotations
 
 import contextlib
-import errno
 import hashlib
 import logging
 import os
@@ -21,7 +20,7 @@ from pathlib import Path
 from typing import Final
 
 from histofed.base import durable
-from histofed.base.errors import NotFound, TryLater
+from histofed.base.errors import NotFound, TryLater, passes
 from histofed.base.failpoints import failpoint
 from histofed.base.ids import Digest, digest, sha256
 from histofed.transport import limits
@@ -31,8 +30,6 @@ _log = logging.getLogger(__name__)
 
 _ROUND_ENDED: Final = "the round has ended: what this site sends for it is not wanted any more"
 _ANOTHER: Final = "this site announced another update of the task: what it sends of this one is not wanted any more"
-
-_PASSING: Final = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.EINTR)
 
 
 def owner_of(task: str) -> str:
@@ -51,7 +48,7 @@ def read_errors(sha: str) -> Iterator[None]:
     except FileNotFoundError as error:
         raise NotFound(f"there is no blob {sha[:12]}… here") from error
     except OSError as error:
-        if error.errno in _PASSING:
+        if passes(error):
             raise TryLater(f"blob {sha[:12]}… cannot be read now: {error.strerror}") from error
         _log.error("blob %s… cannot be read: %s; repair the disk", sha[:12], error.strerror)
         raise NotFound(

@@ -147,6 +147,16 @@ def test_a_sweep_before_a_new_file_is_locked_costs_nothing(
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_who_never_gets_a_lock_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def held(descriptor: int, operation: int) -> None:
+        raise BlockingIOError
+
+    monkeypatch.setattr(fcntl, "flock", held)
+    with pytest.raises(CannotWriteState, match=r"cannot write .*state"):
+        replace(tmp_path / "state", b"new")
+    assert not (tmp_path / "state").exists()
+
+
 def test_a_file_system_without_locks_is_written_and_not_swept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(descriptor: int, operation: int) -> None:
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
