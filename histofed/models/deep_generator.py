@@ -27,13 +27,14 @@ from typing import Final
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import interpolate, leaky_relu
+from torch.nn.functional import leaky_relu
 
 from histofed.base.errors import BadData
 from histofed.models.doubling import DoublingConv2d
 from histofed.models.film import modulated_group_norm
 from histofed.models.networks import Generator
 from histofed.models.orientation import oriented
+from histofed.models.resampling import BorderedConv2d, resized
 
 LAST_WIDTH: Final = 16
 MOST_WIDTH: Final = 512
@@ -64,7 +65,7 @@ class DeepGenerator(Generator):
             _UpBlock(a + DETAIL * (k == _DETAIL_AFTER), b, given) for k, (a, b) in enumerate(pairwise(widths))
         )
         self.norm = _Film(widths[-1], latent + CLASS_VECTOR)
-        self.to_rgb = nn.Conv2d(widths[-1], 3, 3, padding=1, padding_mode="replicate")
+        self.to_rgb = BorderedConv2d(widths[-1], 3)
         self.apply(_start_weights)
         nn.init.normal_(self.class_map.weight, 1.0, 0.2)
 
@@ -107,7 +108,7 @@ class _UpBlock(nn.Module):
     def __init__(self, channels_in: int, channels_out: int, given: int) -> None:
         super().__init__()
         self.norm1, self.norm2 = _Film(channels_in, given), _Film(channels_out, given)
-        self.conv1 = nn.Conv2d(channels_in, channels_out, 3, padding=1, padding_mode="replicate")
+        self.conv1 = BorderedConv2d(channels_in, channels_out)
         self.conv2 = DoublingConv2d(channels_out, channels_out, "replicate")
         self.skip = nn.Conv2d(channels_in, channels_out, 1, bias=False)
 
@@ -116,12 +117,8 @@ class _UpBlock(nn.Module):
         # In place wherever the gradient needs the result alone: these are memory's work, not arithmetic's
         h_BCHW = self.conv1(leaky_relu(self.norm1(x_BCHW, given_BZ), _SLOPE, inplace=True))
         h_BCHW = self.conv2(leaky_relu(self.norm2(h_BCHW, given_BZ), _SLOPE, inplace=True))
-        out: Tensor = h_BCHW.add_(_twice(self.skip(x_BCHW))).mul_(math.sqrt(0.5))
+        out: Tensor = h_BCHW.add_(resized(self.skip(x_BCHW), 2 * x_BCHW.shape[-1])).mul_(math.sqrt(0.5))
         return out
-
-
-def _twice(x_BCHW: Tensor) -> Tensor:
-    return interpolate(x_BCHW, scale_factor=2.0, mode="bilinear")
 
 
 def _start(image_size: int) -> tuple[int, int]:

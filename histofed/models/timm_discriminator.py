@@ -15,7 +15,6 @@ from typing import Any, Final, Self
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from histofed.base.errors import BadData
 from histofed.models.deviation import VectorDeviation
@@ -23,6 +22,7 @@ from histofed.models.heads import build_heads
 from histofed.models.networks import Discriminator, Judgement
 from histofed.models.norms import replace_batch_norm
 from histofed.models.options import DiscriminatorOptions
+from histofed.models.resampling import resized
 from histofed.models.torchvision_compat import ensure_torchvision
 from histofed.models.trunk_weights import LocalWeights, load_trunk
 
@@ -76,8 +76,7 @@ class TimmDiscriminator(Discriminator):
         """Images in [-1, 1] → a judgement of each."""
         x_BCHW = images_BCHW.add(1.0).mul(0.5)
         if self.edge is not None and x_BCHW.shape[-1] != self.edge:
-            size = (self.edge, self.edge)
-            x_BCHW = functional.interpolate(x_BCHW, size, mode="bilinear", align_corners=False)
+            x_BCHW = resized(x_BCHW, self.edge)
         out: Judgement = self.heads(self.deviation(self.trunk((x_BCHW - self.mean) / self.std)))
         return out
 
