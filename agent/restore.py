@@ -1,9 +1,10 @@
 """`histofed-agent restore`: the state of a backup becomes the site's state; nothing that only grows is lowered by it.
 
 Where the old state is still here its word counts where it is later: how far the aggregator's history went, private tensors
-and the rounds that they belong to, the journal, the certificate. A restored agent is another instance, with nothing in hand:
-tasks that are still wanted are offered again, updates that wait in the outbox are handed over or refused by the aggregator.
-Private tensors that the backup does not have are started anew, and the journal says so (`agent/private.py`).
+and the rounds that they belong to, the journal, the certificate. Each counts by itself, whatever else is lost: private
+tensors without a row are found by their round at the next offer (`agent/private.py`). A restored agent is another instance,
+with nothing in hand: tasks that are still wanted are offered again, updates that wait in the outbox are handed over or
+refused by the aggregator. Private tensors that are nowhere any more are started anew, and the journal says so.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pathlib import Path
 
 from agent import backup
 from agent.layout import Layout
-from agent.state import State
+from agent.state import State, lost
 from histofed.audit import history
 from histofed.backup import archive, journals, snapshot, swap
 from histofed.backup.manifest import CA_MEMBER, Manifest
@@ -30,6 +31,7 @@ from histofed.pki.credentials import Credentials
 
 ENROLL = "there is no certificate in the backup: run `histofed-agent enroll` with a new join line of the operator"
 LOST = "private tensors of rounds after the backup are gone: where they are needed training starts anew, and says so"
+FORGOTTEN = "what this site saw of its aggregator after the backup is forgotten"
 
 
 @dataclass(frozen=True)
@@ -61,8 +63,8 @@ def restore(layout: Layout, source: Path, clock: Clock, *, replace: bool = False
                 raise BadData("the journal in the backup does not end where its manifest says: it was not made by histofed")
             old = bool(swap.occupied(state, backup.ENTRIES))
             aside = swap.aside_name(clock.now(), state)
-            notes = [] if old else [LOST]
-            notes += _take_over(layout, new, clock, manifest)
+            notes = _take_private(layout, new)
+            notes += _take_rows(layout, new, clock, manifest)
             notes += _take_identity(layout, new, own)
             old_head = journals.choose(new / "journal", layout.journal, manifest.journal_head)
             subject = history.restored(
@@ -124,33 +126,34 @@ def _fits(manifest: Manifest, layout: Layout, own: Credentials | None) -> None:
         )
 
 
-def _take_over(layout: Layout, new: Path, clock: Clock, manifest: Manifest) -> list[str]:
-    """The later of both states' words, row by row; the new state is another instance, with nothing in hand."""
-    notes = []
-    with contextlib.closing(State(new / "state.db", clock)) as restored:
-        restored.begin_anew()
-        if layout.state.exists():
-            try:
-                with contextlib.closing(State(layout.state, clock)) as old:
-                    heard, rounds = old.history(digest(manifest.ca_sha256)), old.private_rounds()
-            except HistofedError as error:
-                notes.append(f"the state file before cannot be read ({error}); {LOST}")
-            else:
-                if heard is not None:
-                    restored.note_history(digest(manifest.ca_sha256), heard)
-                _take_private(layout, new)
-                for name, number in rounds.items():
-                    if (new / "private" / name / f"{number}.safetensors").exists():
-                        restored.set_private_round(name, number)
-    return notes
-
-
-def _take_private(layout: Layout, new: Path) -> None:
+def _take_private(layout: Layout, new: Path) -> list[str]:
     """Private tensors that are here, beside and before those of the backup: of one round, the ones here are later."""
     for path in sorted(layout.private.glob("*/*.safetensors")):
         target = durable.make_directory(new / "private" / path.parent.name) / path.name
         with path.open("rb") as reading, durable.writing(target) as writing:
             shutil.copyfileobj(reading, writing)
+    # a daemon makes the folder at its start, and leaves it empty where nothing is kept
+    return [] if layout.private.is_dir() else [LOST]
+
+
+def _take_rows(layout: Layout, new: Path, clock: Clock, manifest: Manifest) -> list[str]:
+    """The later of both states' words, row by row; the new state is another instance, with nothing in hand."""
+    ca = digest(manifest.ca_sha256)
+    with contextlib.closing(State(new / "state.db", clock)) as restored:
+        restored.begin_anew()
+        if lost(layout.state) is not None:
+            return [f"there was no state file here, or an empty one: {FORGOTTEN}"]
+        try:
+            with contextlib.closing(State(layout.state, clock)) as old:
+                heard, rounds = old.history(ca), old.private_rounds()
+        except HistofedError as error:
+            return [f"the state file before cannot be read ({error}): {FORGOTTEN}"]
+        if heard is not None:
+            restored.note_history(ca, heard)
+        for name, number in rounds.items():
+            if (new / "private" / name / f"{number}.safetensors").exists():
+                restored.set_private_round(name, number)
+    return []
 
 
 def _take_identity(layout: Layout, new: Path, own: Credentials | None) -> list[str]:

@@ -154,14 +154,27 @@ def test_what_only_grows_is_not_lowered(layout: Layout, tmp_path: Path, credenti
     assert verify(layout.root / done.aside / "journal").ok
 
 
-def test_a_broken_state_file_is_replaced_and_said(layout: Layout, tmp_path: Path, credentials: Credentials) -> None:
+@pytest.mark.parametrize(("left", "said"), [(None, "no state file"), (b"", "an empty one"), (b"x" * 8192, "not a database")])
+def test_without_its_state_file_a_site_keeps_its_later_private_tensors(
+    layout: Layout, tmp_path: Path, credentials: Credentials, left: bytes | None, said: str
+) -> None:
     backup.back_up(layout, tmp_path / "backup", CLOCK)
-    layout.state.write_bytes(b"not a database" * 500)
-    for path in layout.root.glob("state.db-*"):
+    with contextlib.closing(State(layout.state, CLOCK)) as state:
+        private = PrivateTensors(layout.private, state)
+        private.settle(RoundKey(PILOT, 4), 3)
+        trained(layout, private, 4)
+    for path in layout.root.glob("state.db*"):
         path.unlink()
+    if left is not None:
+        layout.state.write_bytes(left)
     done = restore.restore(layout, tmp_path / "backup", CLOCK, replace=True)
-    assert any("cannot be read" in note for note in done.notes)
+    (note,) = done.notes
+    assert said in note
+    assert "tensors" not in note, "none is gone"
     assert seen(layout, credentials) == History(1, Head(10, "1" * 64))
+    with contextlib.closing(State(layout.state, CLOCK)) as state:
+        assert PrivateTensors(layout.private, state).settle(RoundKey(PILOT, 5), 4) == 4
+    assert (layout.private / "pilot/4.safetensors").read_bytes() == b"private 4"
 
 
 def test_a_backup_of_another_site_is_refused(layout: Layout, tmp_path: Path) -> None:
@@ -192,14 +205,14 @@ def test_a_backup_and_a_restore_exclude_each_other(layout: Layout, tmp_path: Pat
     backup.back_up(layout, tmp_path / "backup", CLOCK)
     with snapshot.room(layout.root), pytest.raises(AlreadyThere, match=r"\(a backup, process"):
         restore.restore(layout, tmp_path / "backup", CLOCK, replace=True)
-    real = restore._take_over
+    real = restore._take_rows
 
     def meanwhile(*arguments: Any) -> list[str]:
         with pytest.raises(AlreadyThere, match="histofed-agent restore"):
             backup.back_up(layout, tmp_path / "beside", CLOCK)
         return real(*arguments)
 
-    monkeypatch.setattr(restore, "_take_over", meanwhile)
+    monkeypatch.setattr(restore, "_take_rows", meanwhile)
     assert restore.restore(layout, tmp_path / "backup", CLOCK, replace=True).aside
 
 
