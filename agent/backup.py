@@ -4,6 +4,10 @@ In it: the state file (private rounds, how far the aggregator's history went), t
 private tensors, finished updates that wait. Not in it: the work of the task in hand and decoded tiles, which are made again,
 the hospital's configuration and consent file, which its own management keeps, and, unless it is asked for, the site's key: a
 new join line makes a new one, and a key that lies in fewer places is stolen less easily.
+
+The journal tells of a backup before its file has its name, so that no file, perhaps with a key in it, is there untold: by a
+record, or, while a daemon holds the journal, by a note that the daemon makes a record of. A kill in between leaves a record
+without a file.
 """
 
 from __future__ import annotations
@@ -13,6 +17,7 @@ import re
 import uuid
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -42,7 +47,7 @@ MEMBERS: Final = re.compile(
 """Names in an agent's backup."""
 ATTEMPTS: Final = 8
 MADE: Final = "backups-made"
-"""Folder of notes that a running daemon journals: one file for each backup that was made beside it."""
+"""Folder of notes that a running daemon journals: one file for each backup that is made beside it."""
 
 
 @dataclass(frozen=True)
@@ -90,9 +95,8 @@ def back_up(layout: Layout, target: Path, clock: Clock, *, with_identity: bool =
             open_rounds=sorted({name.split("/")[1] for name in taken.files if name.startswith("outbox/")}),
             members=[source.member for source in sources],
         )
-        archive.write(target, manifest, sources, credentials)
+        archive.write(target, manifest, sources, credentials, partial(_journal, layout, clock, credentials, manifest))
         failpoint("backup.written")
-        _journal(layout, clock, credentials, manifest)
     return manifest
 
 

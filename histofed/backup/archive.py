@@ -82,7 +82,8 @@ def write(
     credentials: Credentials,
     written: Callable[[], None] | None = None,
 ) -> None:
-    """Write the backup, whole or not at all, durable on return; `written` is called before it gets its name.
+    """Write the backup, whole or not at all, durable on return; `written` is called when its bytes are on disk, before it
+    gets its name.
 
     Raises `AlreadyThere`, `CannotWriteState`, and `DigestMismatch` for a file whose bytes are not what its name or the
     manifest says: the disk under the state is failing.
@@ -105,6 +106,8 @@ def write(
                     )
         refuse_existing(target)
         if written is not None:
+            file.flush()
+            os.fsync(file.fileno())
             written()
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from agent import backup
 from histofed.audit.verify import RESTORED, records, verify
 from histofed.base.failpoints import FAILPOINTS
 from tests.e2e.conftest import NewFederation
@@ -223,6 +224,8 @@ def test_a_site_is_backed_up_and_comes_back(running: Federation, tmp_path: Path)
     running.start_agent("north")
     (tmp_path / "expected").mkdir()
     check_end(running, "site", toml, tmp_path / "expected")
+    made = [record.subject["backup"] for record in records(state / "journal") if record.action == "backup.made"]
+    assert backup.check(tmp_path / "backup.written").digest in made, "the daemon told of it"
     restores = verify(state / "journal").restores
     assert len(restores) == len(DECIDED)
     assert all(str(restored.subject["kept"]).startswith("before-restore-") for restored in restores)

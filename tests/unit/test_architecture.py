@@ -71,6 +71,7 @@ NEVER_STRUCK = {
     "histofed/transport/store.py::BlobStore.settle": "changes nothing; a kill here is one before the answer",
     "histofed/transport/store.py::BlobStore.import_file": "the temporary copy after an error",
     "histofed/transport/store.py::_hash_and_sync": "changes nothing; `durable.adopt` follows",
+    "histofed/backup/archive.py::write": "bytes without a name; `durable.writing` has the failpoints",
     "histofed/backup/snapshot.py::link": "in the room of a snapshot, which the next backup clears away",
     "histofed/tiles/split.py::_link": "a folder that somebody prepares by hand, never state",
     "agent/rooms.py::Rooms.training": "a mark that stays counts a life too many",

@@ -19,12 +19,14 @@ from histofed.audit.verify import Head, records, verify
 from histofed.backup import snapshot
 from histofed.base import durable
 from histofed.base.clock import SystemClock
-from histofed.base.errors import AlreadyThere, BadData, NotEnrolled, TryLater, UsageError
+from histofed.base.errors import AlreadyThere, BadData, CannotWriteState, NotEnrolled, TryLater, UsageError
 from histofed.base.ids import ExperimentId, RoundKey, SiteId, TaskKey, sha256
 from histofed.pki.credentials import Credentials
 from histofed.pki.signing import sign
 from histofed.statements import UPDATE_TYPE, File, UpdateManifest, encode
 from tests.support.commands import run_here
+from tests.support.disk_order import disk_order
+from tests.support.failpoints import armed
 from tests.support.pki import Federation
 
 PILOT, CLOCK = ExperimentId("pilot"), SystemClock()
@@ -199,6 +201,34 @@ def test_a_daemon_that_runs_journals_the_backup_itself(layout: Layout, tmp_path:
             backup.note_made(layout, opened)
     (record,) = (record for record in records(layout.journal) if record.action == "backup.made")
     assert record.subject["backup"] == made.digest
+
+
+def test_a_backup_is_journalled_when_it_is_whole_and_before_it_has_its_name(
+    layout: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with disk_order(monkeypatch, tmp_path) as calls:
+        backup.back_up(layout, tmp_path / "backup", CLOCK)
+    steps = ("sync .backup.DRAWN.tmp", "sync state/journal/000000000001.jsonl", "rename .backup.DRAWN.tmp backup")
+    whole, journalled, named = (next(i for i, call in enumerate(calls) if call.startswith(step)) for step in steps)
+    assert whole < journalled < named
+
+
+@pytest.mark.parametrize(
+    ("runs", "full"), [(False, "journal.before_fsync"), (True, "replace.before_rename@agent.backup._journal")]
+)
+def test_a_backup_that_cannot_be_journalled_leaves_no_file(
+    layout: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, runs: bool, full: str
+) -> None:
+    with durable.lock(layout.lock, "the agent") if runs else contextlib.nullcontext():
+        with armed(monkeypatch, f"{full}=ENOSPC"), pytest.raises(CannotWriteState):
+            backup.back_up(layout, tmp_path / "backup", CLOCK, with_identity=True)
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["state"]
+        with armed(monkeypatch, "backup.written=EIO"), pytest.raises(CannotWriteState):
+            backup.back_up(layout, tmp_path / "backup", CLOCK, with_identity=True)
+        with contextlib.closing(Journal(layout.journal, CLOCK, "agent-north-clinic")) as opened:
+            backup.note_made(layout, opened)
+    made = [record.subject["backup"] for record in records(layout.journal) if record.action == "backup.made"]
+    assert made == [backup.check(tmp_path / "backup").digest], "a command that dies here has said all that there is to say"
 
 
 def test_a_backup_and_a_restore_exclude_each_other(layout: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
