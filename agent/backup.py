@@ -75,9 +75,8 @@ def back_up(layout: Layout, target: Path, clock: Clock, *, with_identity: bool =
     with snapshot.room(layout.root) as room:
         taken = _take(layout, room, clock, credentials)
         failpoint("backup.snapshot_taken")
-        durable.make_directory(room / "identity")
-        durable.replace(room / CA_MEMBER, credentials.ca_pem)
-        sources = list(_sources(layout, room, taken, with_identity))
+        _keep_identity(layout, room, credentials, with_identity)
+        sources = list(_sources(room, taken))
         manifest = Manifest(
             format=FORMAT,
             kind="agent",
@@ -157,13 +156,23 @@ def _link(layout: Layout, room: Path) -> Iterator[str]:
             yield from names
 
 
-def _sources(layout: Layout, room: Path, taken: Taken, with_identity: bool) -> Iterator[Source]:
+def _keep_identity(layout: Layout, room: Path, credentials: Credentials, with_key: bool) -> None:
+    """Who the site is, as it was when the backup began: a renewal may replace its files before they are read."""
+    kept = Layout(room)
+    durable.make_directory(kept.identity.parent)
+    durable.replace(room / CA_MEMBER, credentials.ca_pem)
+    with contextlib.suppress(FileNotFoundError):
+        durable.replace(kept.aggregator, layout.aggregator.read_bytes())
+    if with_key:
+        credentials.save(kept.identity)
+
+
+def _sources(room: Path, taken: Taken) -> Iterator[Source]:
     """Everything that goes into the file, the CA first."""
     yield Source.read(CA_MEMBER, room / CA_MEMBER)
-    if layout.aggregator.exists():
-        yield Source.read("identity/aggregator", layout.aggregator)
-    if with_identity:
-        yield Source.read("identity/agent.pem", layout.identity)
+    for path in sorted((room / "identity").iterdir()):
+        if path != room / CA_MEMBER:
+            yield Source.read(f"identity/{path.name}", path)
     yield Source.read("state.db", room / "state.db")
     yield from taken.journal.sources()
     for name in taken.files:

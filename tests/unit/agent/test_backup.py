@@ -16,7 +16,7 @@ from agent.state import State
 from histofed.audit.history import History
 from histofed.audit.journal import Journal
 from histofed.audit.verify import Head, records, verify
-from histofed.backup import snapshot
+from histofed.backup import archive, snapshot
 from histofed.base import durable
 from histofed.base.clock import SystemClock
 from histofed.base.errors import AlreadyThere, BadData, CannotWriteState, NotEnrolled, TryLater, UsageError
@@ -133,6 +133,24 @@ def test_with_its_key_it_needs_no_enrolment(layout: Layout, tmp_path: Path, cred
     other = Layout(tmp_path / "other")
     restore.restore(other, tmp_path / "backup", CLOCK)
     assert Credentials.load(other.identity).serial == credentials.serial
+
+
+def test_a_certificate_that_is_renewed_meanwhile_does_not_spoil_the_backup(
+    layout: Layout, tmp_path: Path, credentials: Credentials, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write = archive.write
+
+    def renewed(*arguments: Any) -> None:
+        layout.identity.write_bytes(b"another, shorter")
+        layout.aggregator.write_text("elsewhere.example:8443\n")
+        write(*arguments)
+
+    monkeypatch.setattr(archive, "write", renewed)
+    backup.back_up(layout, tmp_path / "backup", CLOCK, with_identity=True)
+    other = Layout(tmp_path / "other")
+    restore.restore(other, tmp_path / "backup", CLOCK)
+    assert Credentials.load(other.identity).serial == credentials.serial
+    assert other.aggregator.read_text() == "aggregator.example:8443\n"
 
 
 def test_what_only_grows_is_not_lowered(layout: Layout, tmp_path: Path, credentials: Credentials) -> None:
