@@ -13,6 +13,7 @@ from datetime import datetime
 
 from agent.layout import Layout
 from histofed.audit import verify
+from histofed.backup import snapshot, swap
 from histofed.base import durable
 from histofed.base.clock import Clock
 from histofed.base.errors import AlreadyThere, BadData, NotEnrolled
@@ -39,25 +40,24 @@ def enroll(
 ) -> Enrolled:
     """Trade the join line for an identity and store it.
 
-    Raises `ConfigError` for root in another user's folder, before the line is spent; `AlreadyThere` when this agent has a
-    valid identity (unless `again`), `BadData` for a line that is none, or that is another site's than the state here,
-    `NotAuthorised` for another CA or a used or expired token, `AggregatorUnavailable` and `CannotWriteState`.
+    Raises, before the line is spent: `ConfigError` for root in another user's folder; `AlreadyThere` when this agent has a
+    valid identity (unless `again`), beside a backup or a restore, and where a restore was interrupted; `BadData` for a line
+    that is none. After that `BadData` for a line of another site than the state here, `NotAuthorised` for another CA or a
+    used or expired token, `AggregatorUnavailable` and `CannotWriteState`.
     """
     refuse_root(layout.root, "histofed-agent enroll")
     line = JoinLine.parse(text.strip())
-    if layout.identity.exists() and not again:
-        held = Credentials.load(layout.identity)
-        if held.not_after > clock.now():
-            raise AlreadyThere(
-                f"this agent is {held.identity} until {held.not_after:%Y-%m-%d %H:%M} UTC; to replace that, add --again"
-            )
-    durable.make_directory(layout.root)
-    durable.make_directory(layout.identity.parent)
-    joined = asyncio.run(enrol(line, proxy=proxy))
-    credentials, address = joined.credentials, aggregator or joined.aggregator
-    _refuse_anothers(layout, own_site(credentials))
-    durable.replace(layout.aggregator, f"{address}\n".encode())
-    credentials.save(layout.identity)
+    # what a restore brings would meet the new identity in its place
+    with snapshot.alone(durable.make_directory(layout.root), "histofed-agent enroll"):
+        swap.refuse_interrupted(layout.root)
+        if not again:
+            _refuse_enrolled(layout, clock)
+        durable.make_directory(layout.identity.parent)
+        joined = asyncio.run(enrol(line, proxy=proxy))
+        credentials, address = joined.credentials, aggregator or joined.aggregator
+        _refuse_anothers(layout, own_site(credentials))
+        durable.replace(layout.aggregator, f"{address}\n".encode())
+        credentials.save(layout.identity)
     return Enrolled(str(credentials.identity), credentials.not_after, address)
 
 
@@ -66,6 +66,14 @@ def own_site(credentials: Credentials) -> SiteId:
     if credentials.identity.role is not Role.SITE:
         raise NotEnrolled(f"the identity here is {credentials.identity}, not a site's: enrol with a site's join line")
     return site_id(credentials.identity.name)
+
+
+def _refuse_enrolled(layout: Layout, clock: Clock) -> None:
+    """Raises `AlreadyThere` when this agent has a valid identity."""
+    if layout.identity.exists() and (held := Credentials.load(layout.identity)).not_after > clock.now():
+        raise AlreadyThere(
+            f"this agent is {held.identity} until {held.not_after:%Y-%m-%d %H:%M} UTC; to replace that, add --again"
+        )
 
 
 def _refuse_anothers(layout: Layout, site: SiteId) -> None:

@@ -11,9 +11,12 @@ import pytest
 from agent import enrolment
 from agent.enrolment import Enrolled, enroll
 from agent.layout import Layout
+from agent.restore import restore
 from histofed.audit.journal import Journal
+from histofed.backup import snapshot
+from histofed.base import durable
 from histofed.base.clock import SystemClock
-from histofed.base.errors import BadData
+from histofed.base.errors import AlreadyThere, BadData
 from histofed.pki.credentials import Credentials
 from histofed.pki.tokens import JoinLine, make
 from histofed.transport.enrolment import Joined
@@ -28,11 +31,18 @@ def layout(tmp_path: Path) -> Layout:
 
 
 @pytest.fixture
-def enrol_as(layout: Layout, federation: Federation, monkeypatch: pytest.MonkeyPatch) -> Enrol:
+def asked() -> list[str]:
+    """Whose lines were spent."""
+    return []
+
+
+@pytest.fixture
+def enrol_as(layout: Layout, federation: Federation, monkeypatch: pytest.MonkeyPatch, asked: list[str]) -> Enrol:
     """Enrol, at an aggregator that takes the line for this site's."""
 
     def enrol_as(name: str, *, again: bool = False) -> Enrolled:
         async def answered(*_: Any, **__: Any) -> Joined:
+            asked.append(name)
             return Joined(federation.site(name), "127.0.0.1:1")
 
         monkeypatch.setattr(enrolment, "enrol", answered)
@@ -76,3 +86,31 @@ def test_a_site_comes_back_to_its_own_state(layout: Layout, enrol_as: Enrol) -> 
 def test_an_identity_that_has_never_worked_may_be_replaced_by_another_sites(layout: Layout, enrol_as: Enrol) -> None:
     enrol_as("north")
     assert enrol_as("west", again=True).identity.endswith("/site/west")
+
+
+def test_in_the_middle_of_a_restore_the_line_is_not_spent(layout: Layout, enrol_as: Enrol, asked: list[str]) -> None:
+    """What enrolment wrote would stand in the way of the restored identity, at every start of the daemon."""
+    durable.make_directory(layout.root)
+    (layout.root / "restore.json").write_text("{}")
+    with pytest.raises(AlreadyThere, match="a restore was interrupted"):
+        enrol_as("north")
+    (layout.root / "restore.json").unlink()
+    with snapshot.alone(layout.root, "histofed-agent restore"), pytest.raises(AlreadyThere, match="histofed-agent restore"):
+        enrol_as("north")
+    assert not asked
+    assert not layout.identity.parent.exists()
+
+
+def test_no_restore_begins_while_a_site_enrols(
+    layout: Layout, enrol_as: Enrol, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save = Credentials.save
+
+    def saved(credentials: Credentials, path: Path) -> None:
+        with pytest.raises(AlreadyThere, match="histofed-agent enroll"):
+            restore(layout, tmp_path / "backup", SystemClock())
+        save(credentials, path)
+
+    monkeypatch.setattr(Credentials, "save", saved)
+    enrol_as("north")
+    assert layout.identity.exists()
