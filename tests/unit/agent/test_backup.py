@@ -1,4 +1,4 @@
-"""`histofed-agent backup` and `restore`: what a site must not lose, and what never goes down."""
+"""`histofed-agent backup`: what a site must not lose, in a file that the journal tells of."""
 
 from __future__ import annotations
 
@@ -10,27 +10,18 @@ import pytest
 
 from agent import backup, restore
 from agent.layout import Layout
-from agent.outbox import Outbox, folder_name
-from agent.private import PrivateTensors
-from agent.state import State
-from histofed.audit.history import History
+from agent.outbox import folder_name
 from histofed.audit.journal import Journal
-from histofed.audit.verify import Head, records, verify
+from histofed.audit.verify import records
 from histofed.backup import archive, snapshot
 from histofed.base import durable
-from histofed.base.clock import SystemClock
 from histofed.base.errors import AlreadyThere, BadData, CannotWriteState, NotEnrolled, TryLater, UsageError
-from histofed.base.ids import ExperimentId, RoundKey, SiteId, TaskKey, sha256
 from histofed.pki.credentials import Credentials
-from histofed.pki.signing import sign
-from histofed.statements import UPDATE_TYPE, File, UpdateManifest, encode
 from tests.support.commands import run_here
 from tests.support.disk_order import disk_order
 from tests.support.failpoints import armed
 from tests.support.pki import Federation
-
-PILOT, CLOCK = ExperimentId("pilot"), SystemClock()
-TASK = TaskKey(RoundKey(PILOT, 3), "train", SiteId("north-clinic"))
+from tests.support.used_state import CLOCK, TASK, told, used_state
 
 
 @pytest.fixture(scope="module")
@@ -40,58 +31,7 @@ def credentials() -> Credentials:
 
 @pytest.fixture
 def layout(tmp_path: Path, credentials: Credentials) -> Layout:
-    """A site that trained: round 2 is settled, round 3's update waits."""
-    layout = Layout(tmp_path / "state")
-    durable.make_directory(layout.identity.parent)
-    credentials.save(layout.identity)
-    layout.aggregator.write_text("aggregator.example:8443\n")
-    with contextlib.closing(State(layout.state, CLOCK)) as state:
-        private = PrivateTensors(layout.private, state)
-        for number in (2, 3):
-            trained(layout, private, number)
-        state.set_private_round(PILOT, 2)
-        state.take(TASK, 1, sha256(b"a"), sha256(b"b"))
-        state.note_history(credentials.ca_sha256, History(1, Head(10, "1" * 64)))
-    journal(layout, "agent.started", "consent.allowed")
-    update = layout.root / "written"
-    update.write_bytes(b"an update")
-    Outbox(layout.outbox).put(sign(UPDATE_TYPE, encode(manifest()), credentials), update)
-    (layout.outbox / "unreadable").mkdir()
-    return layout
-
-
-def trained(layout: Layout, private: PrivateTensors, number: int, data: bytes = b"") -> None:
-    (layout.root / "written").write_bytes(data or b"private %d" % number)
-    private.add_pending(RoundKey(PILOT, number), layout.root / "written")
-
-
-def journal(layout: Layout, *actions: str) -> None:
-    with contextlib.closing(Journal(layout.journal, CLOCK, "agent-north-clinic")) as opened:
-        for action in actions:
-            opened.append(action, subject={})
-
-
-def manifest() -> UpdateManifest:
-    digest = "0" * 64
-    weights = File(sha256(b"an update"), 9)
-    return UpdateManifest(
-        "test.example", PILOT, digest, 3, "train", "north-clinic", 1, digest, "float32", weights,
-        1, 1, 1, {}, 2, digest, "2026-01-01T00:00:00.000000Z",
-    )  # fmt: skip
-
-
-def told(layout: Layout) -> list[str]:
-    return [record.action for record in records(layout.journal)]
-
-
-def seen(layout: Layout, credentials: Credentials) -> History | None:
-    with contextlib.closing(State(layout.state, CLOCK)) as state:
-        return state.history(credentials.ca_sha256)
-
-
-def instance(layout: Layout) -> str:
-    with contextlib.closing(State(layout.state, CLOCK)) as state:
-        return state.instance
+    return used_state(tmp_path / "state", credentials)
 
 
 def test_a_backup_holds_what_a_site_must_not_lose(layout: Layout, tmp_path: Path) -> None:
@@ -106,33 +46,6 @@ def test_a_backup_holds_what_a_site_must_not_lose(layout: Layout, tmp_path: Path
     assert b"PRIVATE KEY" not in (tmp_path / "backup").read_bytes()
     assert told(layout)[-1] == "backup.made"
     assert not (layout.root / "backup.tmp").exists()
-
-
-def test_on_an_empty_machine_the_site_has_to_enrol(layout: Layout, credentials: Credentials, tmp_path: Path) -> None:
-    before = instance(layout)
-    backup.back_up(layout, tmp_path / "backup", CLOCK)
-    other = Layout(tmp_path / "other")
-    done = restore.restore(other, tmp_path / "backup", CLOCK)
-    assert any("enroll" in note for note in done.notes)
-    assert any("training starts anew" in note for note in done.notes)
-    assert not other.identity.exists()
-    assert other.aggregator.read_text() == "aggregator.example:8443\n"
-    assert len(Outbox(other.outbox)) == 1
-    assert (other.private / "pilot/2.safetensors").read_bytes() == b"private 2"
-    assert seen(other, credentials) == History(1, Head(10, "1" * 64))
-    with contextlib.closing(State(other.state, CLOCK)) as state:
-        assert state.task_in_hand() is None, "it is offered again where it is wanted"
-        assert state.private_round(PILOT) == 2
-    assert instance(other) != before, "another agent than the one that may still run"
-    (record,) = verify(other.journal).restores
-    assert (record.subject["epoch_from"], record.subject["epoch"]) == (1, 1)
-
-
-def test_with_its_key_it_needs_no_enrolment(layout: Layout, tmp_path: Path, credentials: Credentials) -> None:
-    backup.back_up(layout, tmp_path / "backup", CLOCK, with_identity=True)
-    other = Layout(tmp_path / "other")
-    restore.restore(other, tmp_path / "backup", CLOCK)
-    assert Credentials.load(other.identity).serial == credentials.serial
 
 
 def test_a_certificate_that_is_renewed_meanwhile_does_not_spoil_the_backup(
@@ -151,62 +64,6 @@ def test_a_certificate_that_is_renewed_meanwhile_does_not_spoil_the_backup(
     restore.restore(other, tmp_path / "backup", CLOCK)
     assert Credentials.load(other.identity).serial == credentials.serial
     assert other.aggregator.read_text() == "aggregator.example:8443\n"
-
-
-def test_what_only_grows_is_not_lowered(layout: Layout, tmp_path: Path, credentials: Credentials) -> None:
-    backup.back_up(layout, tmp_path / "backup", CLOCK)
-    with contextlib.closing(State(layout.state, CLOCK)) as state:
-        private = PrivateTensors(layout.private, state)
-        trained(layout, private, 3, b"private 3, later")
-        assert private.settle(RoundKey(PILOT, 4), 3, backup_rounds=(2,)) == 3
-        state.note_history(credentials.ca_sha256, History(4, Head(2, "2" * 64)))
-    journal(layout, "consent.denied")
-    with pytest.raises(AlreadyThere, match="add --replace"):
-        restore.restore(layout, tmp_path / "backup", CLOCK)
-    done = restore.restore(layout, tmp_path / "backup", CLOCK, replace=True)
-    assert done.aside is not None
-    assert seen(layout, credentials) == History(4, Head(2, "2" * 64))
-    with contextlib.closing(State(layout.state, CLOCK)) as state:
-        assert state.private_round(PILOT) == 3
-    assert (layout.private / "pilot/3.safetensors").read_bytes() == b"private 3, later"
-    assert (layout.private / "pilot/2.safetensors").exists()
-    assert told(layout)[-2:] == ["consent.denied", "state.restored"], "no decision of the hospital is forgotten"
-    assert verify(layout.root / done.aside / "journal").ok
-
-
-@pytest.mark.parametrize(("left", "said"), [(None, "no state file"), (b"", "an empty one"), (b"x" * 8192, "not a database")])
-def test_without_its_state_file_a_site_keeps_its_later_private_tensors(
-    layout: Layout, tmp_path: Path, credentials: Credentials, left: bytes | None, said: str
-) -> None:
-    backup.back_up(layout, tmp_path / "backup", CLOCK)
-    with contextlib.closing(State(layout.state, CLOCK)) as state:
-        private = PrivateTensors(layout.private, state)
-        private.settle(RoundKey(PILOT, 4), 3)
-        trained(layout, private, 4)
-    for path in layout.root.glob("state.db*"):
-        path.unlink()
-    if left is not None:
-        layout.state.write_bytes(left)
-    done = restore.restore(layout, tmp_path / "backup", CLOCK, replace=True)
-    (note,) = done.notes
-    assert said in note
-    assert "tensors" not in note, "none is gone"
-    assert seen(layout, credentials) == History(1, Head(10, "1" * 64))
-    with contextlib.closing(State(layout.state, CLOCK)) as state:
-        assert PrivateTensors(layout.private, state).settle(RoundKey(PILOT, 5), 4) == 4
-    assert (layout.private / "pilot/4.safetensors").read_bytes() == b"private 4"
-
-
-def test_a_backup_of_another_site_is_refused(layout: Layout, tmp_path: Path) -> None:
-    backup.back_up(layout, tmp_path / "backup", CLOCK)
-    Federation().site("north-clinic").save(layout.identity)
-    for write in (True, False):
-        with pytest.raises(BadData, match="another name or another federation"):
-            if write:
-                restore.restore(layout, tmp_path / "backup", CLOCK, replace=True)
-            else:
-                restore.dry_run(layout, tmp_path / "backup")
-    assert not (layout.root / "restore.json").exists()
 
 
 def test_a_daemon_that_runs_journals_the_backup_itself(layout: Layout, tmp_path: Path) -> None:
