@@ -1,10 +1,13 @@
-"""A disk that gives a file up to some byte and fails there, as a bad sector does."""
+"""A disk that gives a file up to some byte and fails there, as a bad sector does; a machine that lists no folder."""
 
 from __future__ import annotations
 
 import errno
 import os
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,3 +36,19 @@ def lose(monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
         return pread(descriptor, size, position)
 
     monkeypatch.setattr(os, "pread", read)
+
+
+def hide(monkeypatch: pytest.MonkeyPatch, *folders: Path, looks: int = sys.maxsize) -> None:
+    """Have no descriptor left for the next `looks` into these folders."""
+    left = iter(range(looks))
+
+    def refusing(look: Callable[..., Any]) -> Callable[..., Any]:
+        def looking(path: Any = ".") -> Any:
+            if path in folders and next(left, None) is not None:
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+            return look(path)
+
+        return looking
+
+    for name in ("listdir", "scandir"):
+        monkeypatch.setattr(os, name, refusing(getattr(os, name)))

@@ -19,12 +19,13 @@ from histofed.audit.verify import Head, records, verify
 from histofed.backup import snapshot
 from histofed.base import durable
 from histofed.base.clock import SystemClock
-from histofed.base.errors import AlreadyThere, BadData, NotEnrolled, TryLater, UsageError
+from histofed.base.errors import AlreadyThere, BadData, CannotWriteState, NotEnrolled, TryLater, UsageError
 from histofed.base.ids import ExperimentId, RoundKey, SiteId, TaskKey, sha256
 from histofed.pki.credentials import Credentials
 from histofed.pki.signing import sign
 from histofed.statements import UPDATE_TYPE, File, UpdateManifest, encode
 from tests.support.commands import run_here
+from tests.support.failing_disk import hide
 from tests.support.pki import Federation
 
 PILOT, CLOCK = ExperimentId("pilot"), SystemClock()
@@ -152,6 +153,34 @@ def test_what_only_grows_is_not_lowered(layout: Layout, tmp_path: Path, credenti
     assert (layout.private / "pilot/2.safetensors").exists()
     assert told(layout)[-2:] == ["consent.denied", "state.restored"], "no decision of the hospital is forgotten"
     assert verify(layout.root / done.aside / "journal").ok
+
+
+@pytest.mark.parametrize("folder", ["outbox", "private", "private/pilot"])
+def test_what_cannot_be_listed_is_neither_left_out_nor_left_behind(
+    layout: Layout, tmp_path: Path, folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backup.back_up(layout, tmp_path / "backup", CLOCK)
+    hide(monkeypatch, layout.root / folder)
+    with pytest.raises(CannotWriteState, match="Too many open files"):
+        backup.back_up(layout, tmp_path / "another", CLOCK)
+    assert not (tmp_path / "another").exists()
+    if folder != "outbox":
+        with pytest.raises(CannotWriteState, match="Too many open files"):
+            restore.restore(layout, tmp_path / "backup", CLOCK, replace=True)
+        assert not (layout.root / "restore.json").exists()
+
+
+def test_a_backup_that_was_made_is_noted_when_the_folder_can_be_listed(
+    layout: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with durable.lock(layout.lock, "the agent"):
+        backup.back_up(layout, tmp_path / "backup", CLOCK)
+        hide(monkeypatch, layout.root / backup.MADE, looks=1)
+        with contextlib.closing(Journal(layout.journal, CLOCK, "agent-north-clinic")) as opened:
+            with pytest.raises(CannotWriteState):
+                backup.note_made(layout, opened)
+            backup.note_made(layout, opened)
+    assert told(layout)[-1] == "backup.made"
 
 
 def test_a_broken_state_file_is_replaced_and_said(layout: Layout, tmp_path: Path, credentials: Credentials) -> None:
