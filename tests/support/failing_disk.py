@@ -26,14 +26,16 @@ def fail_from(monkeypatch: pytest.MonkeyPatch, path: Path, byte: int) -> None:
     monkeypatch.setattr(os, "preadv", read)
 
 
-def lose(monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
-    """Have every `os.pread` of `path` fail with EIO."""
+def lose(monkeypatch: pytest.MonkeyPatch, path: Path, byte: int = 0, reason: int = errno.EIO) -> None:
+    """The same of `os.pread`, for this reason."""
     struck, pread = path.stat().st_ino, os.pread
 
     def read(descriptor: int, size: int, position: int) -> bytes:
-        if os.fstat(descriptor).st_ino == struck:
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
-        return pread(descriptor, size, position)
+        if os.fstat(descriptor).st_ino != struck:
+            return pread(descriptor, size, position)
+        if position >= byte:
+            raise OSError(reason, os.strerror(reason))
+        return pread(descriptor, min(size, byte - position), position)
 
     monkeypatch.setattr(os, "pread", read)
 
