@@ -106,7 +106,7 @@ def check(source: Path) -> Manifest:
 
 def note_made(layout: Layout, journal: Journal) -> None:
     """For the daemon: journal the backups that were made beside it. Raises `CannotWriteState`; a later call notes them."""
-    for path in sorted((layout.root / MADE).glob("[0-9a-f]*")):
+    for path in durable.listing(layout.root / MADE, "[0-9a-f]*"):
         digest, _, made_at = path.read_text(encoding="utf-8").partition(" ")
         journal.append("backup.made", subject={"backup": digest, "made_at": made_at})
         durable.remove(path)
@@ -142,14 +142,14 @@ def _take(layout: Layout, room: Path, clock: Clock, credentials: Credentials) ->
 
 def _link(layout: Layout, room: Path) -> Iterator[str]:
     """Keep private tensors and whole outbox entries; the names of those that are there."""
-    for path in sorted(layout.private.glob("*/*.safetensors")):
+    for path in layout.private_tensors():
         name = path.relative_to(layout.root).as_posix()
         if MEMBERS.fullmatch(name) and snapshot.link(path, durable.make_directory((room / name).parent) / path.name):
             yield name
-    for weights in sorted(layout.outbox.glob("*/update.safetensors")):
-        entry = [weights.with_name("manifest.json"), weights]
+    for update in durable.listing(layout.outbox):
+        entry = [update / "manifest.json", update / "update.safetensors"]
         names = [path.relative_to(layout.root).as_posix() for path in entry]
-        if not all(MEMBERS.fullmatch(name) for name in names):
+        if not entry[-1].exists() or not all(MEMBERS.fullmatch(name) for name in names):
             continue
         folder = durable.make_directory((room / names[0]).parent)
         if all(snapshot.link(path, folder / path.name) for path in entry):

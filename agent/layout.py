@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from histofed.base import durable
 from histofed.base.errors import ConfigError, NotEnrolled
 from histofed.base.owner import in_words
 
@@ -49,6 +50,10 @@ class Layout:
     def private(self) -> Path:
         """Private tensors."""
         return self.root / "private"
+
+    def private_tensors(self) -> list[Path]:
+        """Every file of private tensors, by name. Raises `CannotWriteState`."""
+        return [file for folder in durable.listing(self.private) for file in durable.listing(folder, "*.safetensors")]
 
     @property
     def bases(self) -> Path:

@@ -85,8 +85,12 @@ class Outbox:
         return self._read(self._folder / folder_name(task) / _WEIGHTS) if self.holds(task) else None
 
     def entries(self) -> tuple[Entry, ...]:
-        """Every finished update, by task, but those that were set aside. Raises `TryLater` where one may be read later."""
-        found = [self._read(weights) for weights in sorted(self._folder.glob(f"*/{_WEIGHTS}"))]
+        """Every finished update, by task, but those that were set aside.
+
+        Raises `TryLater` where one may be read later, `CannotWriteState` where the disk does not say which there are.
+        """
+        here = [entry / _WEIGHTS for entry in durable.listing(self._folder)]
+        found = [self._read(weights) for weights in here if weights.exists()]
         return tuple(entry for entry in found if entry is not None)
 
     def readable(self) -> tuple[Entry, ...]:

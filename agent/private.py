@@ -90,10 +90,10 @@ class PrivateTensors:
         The one after a backup in which nothing is committed yet counts as much: a restored aggregator commits it with this
         site's update, although the round was abandoned in the history that was lost.
         """
-        here = sorted(int(path.stem) for path in (self._folder / experiment).glob("*.safetensors"))
+        here = sorted(int(path.stem) for path in durable.listing(self._folder / experiment, "*.safetensors"))
         return (backup_round, *[number for number in here if number > backup_round][:1])
 
     def _forget_all_but(self, experiment: ExperimentId, rounds: set[int]) -> None:
-        for path in sorted((self._folder / experiment).glob("*.safetensors")):
+        for path in durable.listing(self._folder / experiment, "*.safetensors"):
             if path.name not in {f"{number}.safetensors" for number in rounds}:
                 durable.remove(path)

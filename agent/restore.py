@@ -128,7 +128,7 @@ def _fits(manifest: Manifest, layout: Layout, own: Credentials | None) -> None:
 
 def _take_private(layout: Layout, new: Path) -> list[str]:
     """Private tensors that are here, beside and before those of the backup: of one round, the ones here are later."""
-    for path in sorted(layout.private.glob("*/*.safetensors")):
+    for path in layout.private_tensors():
         target = durable.make_directory(new / "private" / path.parent.name) / path.name
         with path.open("rb") as reading, durable.writing(target) as writing:
             shutil.copyfileobj(reading, writing)

@@ -150,7 +150,7 @@ def _take(state: Path, room: Path, own: str, made_at: str) -> Taken:
 
 def _link_first(state: Path, room: Path, rows: Rows) -> None:
     """First weights wait for an experiment that is still to be submitted or begun; no row names them."""
-    for path in sorted(setup.first_weights(state).glob("*.safetensors")):
+    for path in durable.listing(setup.first_weights(state), "*.safetensors"):
         if path.stem not in rows.begun and MEMBERS.fullmatch(f"first/{path.name}"):
             snapshot.link(path, durable.make_directory(setup.first_weights(room)) / path.name)
 
@@ -200,7 +200,7 @@ def _sources(state: Path, room: Path, taken: Taken) -> Iterable[Source]:
         else:
             # its name is its hash, which is checked as it is written
             yield Source(f"blobs/{name}", path, path.stat().st_size, digest(name))
-    for path in sorted(setup.first_weights(room).glob("*")):
+    for path in durable.listing(setup.first_weights(room)):
         yield Source.read(f"first/{path.name}", path)
 
 

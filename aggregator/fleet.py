@@ -7,6 +7,7 @@ again. What must survive is in `aggregator/store.py`.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -42,7 +43,7 @@ class Replaced:
 
 @dataclass(frozen=True)
 class Closing:
-    """The aggregator stops; the agent comes back to the next process."""
+    """The aggregator stops, or has refused the agent's later hello: it comes back to the next process, or with another."""
 
 
 Message: TypeAlias = OfferTask | WithdrawTask | Replaced | Closing
@@ -143,6 +144,15 @@ class Fleet:
             del self._connections[connection.site]
             self._gone[connection.site] = self._ended[connection.site] = self._clock.monotonic()
             self._changes.notify()
+
+    def turn_away(self, site: SiteId) -> None:
+        """The site's hello was refused: its stream ends, and it is given up now, not waited for."""
+        connection = self._connections.get(site)
+        if connection is not None:
+            self.disconnect(connection)
+            connection.send(Closing())
+        if site in self._gone:
+            self._gone[site] = -math.inf
 
     def close(self) -> None:
         """End every stream in good order: the aggregator stops, and nobody should wait for that."""

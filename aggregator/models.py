@@ -97,9 +97,9 @@ class ModelForge:
 
     def forget_first(self) -> None:
         """Remove what operators brought for experiments that have a first model, or have ended: nobody reads it again."""
-        brought = [] if self._first is None else sorted(self._first.glob("*.safetensors"))
         # where the disk refuses, it takes room until the next experiment begins or ends, or the next start
         with contextlib.suppress(CannotWriteState):
+            brought = [] if self._first is None else durable.listing(self._first, "*.safetensors")
             ended = self._store.ended_experiments([path.stem for path in brought])
             for path in brought:
                 if path.stem in ended or self._store.latest_model(ExperimentId(path.stem)) is not None:

@@ -50,7 +50,7 @@ async def _pause(clock: Clock) -> None:
 
 def note_issued(state: Path, journal: Journal) -> None:
     """The daemon's part: journal what waits. Raises `CannotWriteState`; a later call notes the rest."""
-    for path in sorted((state / FOLDER).glob("[0-9a-f]*")):
+    for path in durable.listing(state / FOLDER, "[0-9a-f]*"):
         with durable.state_errors(str(path)):
             try:
                 identity = path.read_text(encoding="utf-8", errors="replace")

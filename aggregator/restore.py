@@ -169,7 +169,7 @@ def _prove(new: Path, manifest: Manifest, config: AggregatorConfig, clock: Clock
 
 def _keep_first(state: Path, new: Path) -> None:
     """First weights that are here stay, in the place of those in the backup: they were given later."""
-    for path in sorted(setup.first_weights(state).glob("*.safetensors")):
+    for path in durable.listing(setup.first_weights(state), "*.safetensors"):
         durable.link(path, durable.make_directory(setup.first_weights(new)) / path.name)
 
 

@@ -154,7 +154,7 @@ class Retention:
         self._put_off = self._engine.makes_models
         if self._put_off:
             return 0
-        for path in sorted(self._scratch.iterdir()):
+        for path in durable.listing(self._scratch):
             durable.remove(path)
         held = self._past.parts_held()
         # a database without a model is new, or was lost and begun anew: it is no judge of the files that are here

@@ -120,7 +120,7 @@ def _left_something(state: Path) -> bool:
     """Whether a daemon's life shows in the journal, or in a model's file."""
     if any(record.action != operators.ACTION for record in verify.unproven(state / "journal")):
         return True
-    return any((state / "blobs").glob("[0-9a-f]" * 64))
+    return bool(durable.listing(state / "blobs", "[0-9a-f]" * 64))
 
 
 def load_authority(config: AggregatorConfig, clock: Clock) -> Authority:

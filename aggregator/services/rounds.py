@@ -21,13 +21,22 @@ from aggregator.members import Members
 from aggregator.models import SHARED
 from aggregator.rounds import Round, RoundState
 from aggregator.services import convert
+from aggregator.services.hello import check_hello
 from aggregator.services.offers import task_offer
 from aggregator.services.permissions import check_own
 from aggregator.tasks import LIVE, Task, TaskState
 from histofed import __version__
 from histofed.base import encoding
 from histofed.base.clock import Clock, iso
-from histofed.base.errors import AlreadyThere, BadData, NotAuthorised, Stale, VersionMismatch
+from histofed.base.errors import (
+    AlreadyThere,
+    BadData,
+    CannotWriteState,
+    HistofedError,
+    NotAuthorised,
+    Stale,
+    TryLater,
+)
 from histofed.base.failpoints import failpoint
 from histofed.base.ids import Digest, SiteId, TaskKey, digest, sha256
 from histofed.base.words import one_line
@@ -49,12 +58,7 @@ LOSSES_LIMIT: Final = 16
 """Losses of one task that are shown."""
 PHASE_LIMIT: Final = 20
 """Characters of what a task is at."""
-EXPERIMENTS_LIMIT: Final = 1000
-"""Experiments that one agent asks about."""
 CAPABILITIES: Final = (*encoding.CAPABILITIES, "kind:train")
-_VERSION: Final = re.compile(r"(\d{1,4})\.(\d{1,4})(?!\d)[\w.+-]{0,30}", re.ASCII)
-"""What an agent may call its version, which operators see; MAJOR and MINOR are the ones that count."""
-_INSTANCE: Final = re.compile(r"[A-Za-z0-9-]{8,64}")
 
 
 class FleetServicer(rounds_pb2_grpc.FleetServiceServicer):
@@ -87,14 +91,13 @@ class FleetServicer(rounds_pb2_grpc.FleetServiceServicer):
         self, request: rounds_pb2.HelloRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> rounds_pb2.HelloResponse:
         who = caller(context)
-        _check_version(request.version)
-        if not _INSTANCE.fullmatch(request.instance):
-            raise BadData("the agent's instance must be 8 to 64 letters, digits or '-'")
-        if len(request.experiments) > EXPERIMENTS_LIMIT:
-            raise BadData(f"an agent asks about at most {EXPERIMENTS_LIMIT} experiments at once")
-        self._chronicle.meet(SiteId(who.name), convert.seen_history(request), convert.who(who))
-        self._members.site_seen(SiteId(who.name), request.version, request.instance)
-        self._chronicle.welcome(SiteId(who.name))
+        try:
+            self._meet(request, who)
+        except (CannotWriteState, TryLater):
+            raise  # it is this machine that the site waits for
+        except HistofedError:
+            self._fleet.turn_away(SiteId(who.name))
+            raise
         log.info("site says hello", extra=fields(event="site.connected", site=who.name, version=request.version))
         return rounds_pb2.HelloResponse(
             version=__version__,
@@ -104,6 +107,13 @@ class FleetServicer(rounds_pb2_grpc.FleetServiceServicer):
             ended_experiments=self._engine.store.ended_experiments(request.experiments),
             history=convert.history(self._chronicle.now()),
         )
+
+    def _meet(self, request: rounds_pb2.HelloRequest, who: Caller) -> None:
+        """The site is here and takes part. Raises what is against that."""
+        check_hello(request)
+        self._chronicle.meet(SiteId(who.name), convert.seen_history(request), convert.who(who))
+        self._members.site_seen(SiteId(who.name), request.version, request.instance)
+        self._chronicle.welcome(SiteId(who.name))
 
     async def WaitForWork(
         self, request: rounds_pb2.WaitForWorkRequest, context: grpc.aio.ServicerContext[Any, Any]
@@ -285,15 +295,3 @@ def _numbers(losses: Mapping[str, float]) -> dict[str, float]:
     """The losses that are shown: bounded in number, finite, with names that cannot do anything to a terminal."""
     named = ((name, value) for name, value in losses.items() if re.fullmatch(METRIC_NAME, name) and math.isfinite(value))
     return dict(islice(named, LOSSES_LIMIT))
-
-
-def _check_version(theirs: str) -> None:
-    """Agents may be older, never newer (MAJOR.MINOR). Raises `VersionMismatch`, and `BadData` for what is no version."""
-    found = _VERSION.fullmatch(theirs)
-    if found is None:
-        raise BadData(f"{theirs[:40]!r} is not a version (MAJOR.MINOR.PATCH)")
-    if tuple(map(int, found.groups())) > tuple(int(part) for part in __version__.split(".")[:2]):
-        raise VersionMismatch(
-            f"this agent is histofed {theirs}, newer than the aggregator's {__version__}: "
-            "upgrade the aggregator first, or install the agent of its release"
-        )

@@ -21,7 +21,7 @@ from typing import Any, Final, Generic, TypeVar, cast
 from histofed.base.errors import ConfigError
 from histofed.base.ids import Json
 from histofed.base.schema import Keys, PlainSchema, Problem, Problems, Schema
-from histofed.base.toml import KeyPath, TomlFile, read
+from histofed.base.toml import KeyPath, TomlFile, files, read
 
 T = TypeVar("T")
 
@@ -128,7 +128,7 @@ def _file_layers(name: str, path: Path | None, keys: Keys) -> Iterator[_Layer]:
     if path is None:
         return
     more = path.parent / "conf.d"
-    for each in (path, *sorted(more.glob("*.toml")), *sorted((more / name).glob("*.toml"))):
+    for each in (path, *files(more), *files(more / name)):
         file = read(each)
         layer = _Layer(file.values, file, "file")
         for key, nearest in _unknown(file.values, keys, ()):

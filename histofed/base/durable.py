@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
+import fnmatch
 import os
 import re
 import secrets
@@ -63,6 +64,16 @@ def make_directory(directory: Path, mode: int = 0o700) -> Path:
         for path in missing:
             fsync_directory(path.parent)
     return directory
+
+
+def listing(folder: Path, pattern: str = "*") -> list[Path]:
+    """What is in `folder` under such a name, by name; nothing where no folder is. Raises `CannotWriteState`.
+
+    For whoever removes or leaves out what is not named: `Path.glob` takes a folder that cannot be read for an empty one.
+    """
+    with state_errors(str(folder)), contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        return sorted(path for path in folder.iterdir() if fnmatch.fnmatchcase(path.name, pattern))
+    return []
 
 
 def touch(path: Path) -> None:

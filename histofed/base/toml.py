@@ -49,8 +49,21 @@ def read(path: Path) -> TomlFile:
     return parse(path, data)
 
 
+def files(folder: Path) -> list[Path]:
+    """The TOML files in a folder, by name; none where no folder is.
+
+    Raises `ConfigError` where it cannot be read: its settings would be missed by nobody.
+    """
+    try:
+        return sorted(path for path in folder.iterdir() if path.suffix == ".toml")
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise unreadable(folder, error) from error
+
+
 def unreadable(path: Path, error: OSError) -> ConfigError:
-    """What to say of a file that is not there, or that this user may not read."""
+    """What to say of a file or a folder that is not there, or that this user may not read."""
     return ConfigError(f"{path}: cannot be read ({error.strerror}); check its name and its permissions")
 
 

@@ -2,9 +2,10 @@
 
 Bytes are appended in order, hashed as they come and synced in stretches; what `commit` returned is on disk. When the disk
 refuses, the file goes back to what was committed. A part that was left behind is hashed again when it is opened, and
-compared with the digests of its synced stretches (`sums.py`): the first one that is not what it was, and what follows, is
-dropped. Journaling file systems grow a file only after its data, so the rest is trustworthy; if it is not, the digest of the
-whole finds out and the part is thrown away, so that the next attempt starts from nothing instead of failing for ever.
+compared with the digests of its synced stretches (`sums.py`): the first one that is not what it was, or that the disk does
+not give any more, is dropped with what follows. Journaling file systems grow a file only after its data, so the rest is
+trustworthy; if it is not, the digest of the whole finds out and the part is thrown away, so that the next attempt starts
+from nothing instead of failing for ever.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from histofed.base import durable
-from histofed.base.errors import BadData, DigestMismatch, TooLarge, TryLater
+from histofed.base.errors import BadData, DigestMismatch, TooLarge, TryLater, passes
 from histofed.base.failpoints import failpoint
 from histofed.base.ids import Digest
 from histofed.telemetry.logs import fields
@@ -64,32 +65,46 @@ class PartFile:
             length = 0
         os.fdatasync(self._descriptor)
         known = self._sums.read(length)
-        offset, good, at_good = 0, 0, self._hash.copy()
+        offset, end, good, at_good = 0, length, 0, self._hash.copy()
         for stretch in known:
             offset = self._hash_until(offset, stretch.length)
             if offset < stretch.length or self._hash.hexdigest() != stretch.sha256:
-                _log.warning(
-                    "%s: of %d bytes that were here %d are good, the others were damaged and come again",
-                    self._what,
-                    length,
-                    good,
-                )
-                os.ftruncate(self._descriptor, good)
-                self._hash, length, offset = at_good, good, good
+                self._hash, offset, end = at_good, good, good
                 break
             good, at_good = offset, self._hash.copy()
+        kept = self._hash_until(offset, end)
+        if kept < length:
+            _log.warning(
+                "%s: of %d bytes that were here %d are good, the others were damaged and come again",
+                self._what,
+                length,
+                kept,
+            )
+            os.ftruncate(self._descriptor, kept)
         self._sums.start_with([each for each in known if each.length <= good])
-        if length:
+        if kept:
             failpoint("blob.taken_up")
-        return self._hash_until(offset, length)
+        return kept
 
     def _hash_until(self, offset: int, end: int) -> int:
-        """Add the file's bytes from `offset` on to the digest; returns where it ended, before `end` in a shorter file."""
-        while offset < end and (data := os.pread(self._descriptor, min(limits.CHUNK, end - offset), offset)):
+        """Add the file's bytes from `offset` on to the digest; returns where it ended.
+
+        That is before `end` in a shorter file, and where the disk does not give the next byte.
+        """
+        while offset < end and (data := self._read(min(limits.CHUNK, end - offset), offset)):
             self._check_wanted()
             self._hash.update(data)
             offset += len(data)
         return offset
+
+    def _read(self, size: int, offset: int) -> bytes:
+        try:
+            return os.pread(self._descriptor, size, offset)
+        except OSError as error:
+            if passes(error):
+                raise
+            # it would be met by each process that goes on with this file; what was sent once can be sent again
+            return b""
 
     def append(self, offset: int, data: bytes | memoryview) -> None:
         """Add the next bytes. Raises `TryLater` (not the next byte), `TooLarge`, or `CannotWriteState` (then back at

@@ -15,7 +15,7 @@ import logging
 import os
 import secrets
 import threading
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -83,8 +83,8 @@ class BlobStore:
             return self.path(sha).stat().st_size
 
     def digests(self) -> set[Digest]:
-        """Every complete blob."""
-        return {Digest(path.name) for path in self._directory.iterdir() if len(path.name) == 64}
+        """Every complete blob. Raises `CannotWriteState`."""
+        return _digests(durable.listing(self._directory))
 
     def received(self, sha: str, owner: str) -> bool:
         """Whether the blob is complete and `owner` sent all of it."""
@@ -125,7 +125,7 @@ class BlobStore:
     def remove(self, sha: str) -> None:
         """Drop the blob, its receipts and its uploads. Raises `CannotWriteState`."""
         with self._names:
-            for path in (self.path(sha), *self._directory.glob(f"{digest(sha)}.*")):
+            for path in (self.path(sha), *durable.listing(self._directory, f"{digest(sha)}.*")):
                 durable.remove(path)
             self._adopted.discard(digest(sha))
 
@@ -185,17 +185,18 @@ class BlobStore:
         Raises `CannotWriteState`. Not for a moment at which a blob was imported and its row is not written yet.
         """
         with self._names:
-            receipts = {path.name.partition(".")[0] for path in self._directory.glob("*.received")}
-            strays = [name for name in sorted(self.digests()) if name not in receipts and not keep(name)][:most]
+            here = durable.listing(self._directory)
+            receipts = {path.name.partition(".")[0] for path in here if path.suffix == ".received"}
+            strays = [name for name in sorted(_digests(here) - receipts) if not keep(name)][:most]
             for name in strays:
                 durable.remove(self.path(name))
                 self._adopted.discard(name)
         return len(strays)
 
     def owners(self) -> set[str]:
-        """Everybody who sent something that is still here."""
-        left = ("*.part", "*.part.sums", "*.received")
-        return {path.name.split(".")[1] for pattern in left for path in self._directory.glob(pattern)}
+        """Everybody who sent something that is still here. Raises `CannotWriteState`."""
+        left = (".part", ".part.sums", ".received")
+        return {path.name.split(".")[1] for path in durable.listing(self._directory) if path.name.endswith(left)}
 
     def writer(self, sha: str, owner: str) -> Writer:
         """A connection of `owner`'s upload; `open` it to write, close it in the end.
@@ -232,6 +233,11 @@ class BlobStore:
 
     def _receipt(self, sha: str, owner: str) -> Path:
         return self._directory / f"{digest(sha)}.{owner}.received"
+
+
+def _digests(here: Iterable[Path]) -> set[Digest]:
+    """Those of these files that are complete blobs."""
+    return {Digest(path.name) for path in here if len(path.name) == 64}
 
 
 def _others(owner: str, sha: Digest) -> Callable[[str, str], bool]:

@@ -4,7 +4,7 @@
 
 They cost nothing, because the running digest of the whole is there anyway. A stretch that a disk has damaged meanwhile is so
 found when the transfer resumes, and only it and what follows is sent again; without them the digest of the whole would find
-it behind the last byte. They are advice: what is torn or missing is not compared. Used by `part.py`.
+it behind the last byte. They are advice: what is torn, missing or cannot be read is not compared. Used by `part.py`.
 """
 
 from __future__ import annotations
@@ -14,6 +14,8 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+
+from histofed.base.errors import passes
 
 _LINE = re.compile(rb"(\d{1,18}) ([0-9a-f]{64})\Z")
 
@@ -38,7 +40,9 @@ class Sums:
         found: list[Sum] = []
         try:
             lines = self._path.read_bytes().split(b"\n")[:-1]
-        except FileNotFoundError:
+        except OSError as error:
+            if passes(error):
+                raise
             return ()
         for line in lines:
             match = _LINE.match(line)

@@ -1,10 +1,13 @@
-"""A disk that gives a file up to some byte and fails there, as a bad sector does."""
+"""A disk that gives a file up to some byte and fails there, as a bad sector does; a machine that lists no folder."""
 
 from __future__ import annotations
 
 import errno
 import os
+import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,13 +26,31 @@ def fail_from(monkeypatch: pytest.MonkeyPatch, path: Path, byte: int) -> None:
     monkeypatch.setattr(os, "preadv", read)
 
 
-def lose(monkeypatch: pytest.MonkeyPatch, path: Path) -> None:
-    """Have every `os.pread` of `path` fail with EIO."""
+def lose(monkeypatch: pytest.MonkeyPatch, path: Path, byte: int = 0, reason: int = errno.EIO) -> None:
+    """The same of `os.pread`, for this reason."""
     struck, pread = path.stat().st_ino, os.pread
 
     def read(descriptor: int, size: int, position: int) -> bytes:
-        if os.fstat(descriptor).st_ino == struck:
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
-        return pread(descriptor, size, position)
+        if os.fstat(descriptor).st_ino != struck:
+            return pread(descriptor, size, position)
+        if position >= byte:
+            raise OSError(reason, os.strerror(reason))
+        return pread(descriptor, min(size, byte - position), position)
 
     monkeypatch.setattr(os, "pread", read)
+
+
+def hide(monkeypatch: pytest.MonkeyPatch, *folders: Path, looks: int = sys.maxsize) -> None:
+    """Have no descriptor left for the next `looks` into these folders."""
+    left = iter(range(looks))
+
+    def refusing(look: Callable[..., Any]) -> Callable[..., Any]:
+        def looking(path: Any = ".") -> Any:
+            if path in folders and next(left, None) is not None:
+                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+            return look(path)
+
+        return looking
+
+    for name in ("listdir", "scandir"):
+        monkeypatch.setattr(os, name, refusing(getattr(os, name)))

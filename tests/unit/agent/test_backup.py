@@ -19,6 +19,7 @@ from histofed.base.errors import AlreadyThere, BadData, CannotWriteState, NotEnr
 from histofed.pki.credentials import Credentials
 from tests.support.commands import run_here
 from tests.support.disk_order import disk_order
+from tests.support.failing_disk import hide
 from tests.support.failpoints import armed
 from tests.support.pki import Federation
 from tests.support.used_state import CLOCK, TASK, told, used_state
@@ -64,6 +65,34 @@ def test_a_certificate_that_is_renewed_meanwhile_does_not_spoil_the_backup(
     restore.restore(other, tmp_path / "backup", CLOCK)
     assert Credentials.load(other.identity).serial == credentials.serial
     assert other.aggregator.read_text() == "aggregator.example:8443\n"
+
+
+@pytest.mark.parametrize("folder", ["outbox", "private", "private/pilot"])
+def test_what_cannot_be_listed_is_neither_left_out_nor_left_behind(
+    layout: Layout, tmp_path: Path, folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backup.back_up(layout, tmp_path / "backup", CLOCK)
+    hide(monkeypatch, layout.root / folder)
+    with pytest.raises(CannotWriteState, match="Too many open files"):
+        backup.back_up(layout, tmp_path / "another", CLOCK)
+    assert not (tmp_path / "another").exists()
+    if folder != "outbox":
+        with pytest.raises(CannotWriteState, match="Too many open files"):
+            restore.restore(layout, tmp_path / "backup", CLOCK, replace=True)
+        assert not (layout.root / "restore.json").exists()
+
+
+def test_a_backup_that_was_made_is_noted_when_the_folder_can_be_listed(
+    layout: Layout, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with durable.lock(layout.lock, "the agent"):
+        backup.back_up(layout, tmp_path / "backup", CLOCK)
+        hide(monkeypatch, layout.root / backup.MADE, looks=1)
+        with contextlib.closing(Journal(layout.journal, CLOCK, "agent-north-clinic")) as opened:
+            with pytest.raises(CannotWriteState):
+                backup.note_made(layout, opened)
+            backup.note_made(layout, opened)
+    assert told(layout)[-1] == "backup.made"
 
 
 def test_a_daemon_that_runs_journals_the_backup_itself(layout: Layout, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from agent.outbox import Outbox, counted, folder_name
 from histofed.base import durable, failpoints
 from histofed.base.errors import CannotWriteState, TryLater
 from histofed.base.ids import sha256
+from tests.support.failing_disk import hide
 from tests.support.updates import manifest, put, signed
 
 
@@ -126,6 +127,15 @@ def test_an_entry_that_cannot_be_read_for_a_moment_stays(
             with pytest.raises(TryLater, match=f"cannot be read now: {os.strerror(number)}; it stays there") as told:
                 look()
             assert str(tmp_path) not in str(told.value)
+    assert [entry.task for entry in outbox.entries()] == [task]
+
+
+def test_an_outbox_that_cannot_be_listed_is_not_an_empty_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    outbox = Outbox(tmp_path / "outbox")
+    task = put(outbox, tmp_path, manifest())
+    hide(monkeypatch, tmp_path / "outbox", looks=1)
+    with pytest.raises(CannotWriteState):
+        outbox.entries()
     assert [entry.task for entry in outbox.entries()] == [task]
 
 

@@ -12,6 +12,7 @@ from agent.state import State
 from histofed.base.clock import FakeClock
 from histofed.base.errors import CannotWriteState
 from histofed.base.ids import ExperimentId, RoundKey
+from tests.support.failing_disk import hide
 from tests.support.failpoints import armed
 
 PILOT = ExperimentId("pilot")
@@ -135,6 +136,18 @@ def test_what_a_restored_aggregator_may_ask_for_stays(private: PrivateTensors, t
     assert content(private) == b"round 2"
     private.settle(RoundKey(PILOT, 4), 3, backup_rounds=(3,))
     assert files(tmp_path) == ["3.safetensors"], "a newer backup lets go of what the older one needed"
+
+
+def test_so_it_does_where_the_folder_cannot_be_listed_for_a_moment(
+    private: PrivateTensors, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in (1, 2, 3):
+        trained(private, tmp_path, number)
+    hide(monkeypatch, tmp_path / "private" / PILOT, looks=1)
+    with pytest.raises(CannotWriteState):
+        private.settle(RoundKey(PILOT, 4), 3, backup_rounds=(1,))
+    assert private.settle(RoundKey(PILOT, 4), 3, backup_rounds=(1,)) == 3
+    assert files(tmp_path) == ["1.safetensors", "2.safetensors", "3.safetensors"]
 
 
 def test_so_it_does_where_the_first_round_was_open_in_the_backup(private: PrivateTensors, tmp_path: Path) -> None:

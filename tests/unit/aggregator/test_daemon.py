@@ -33,6 +33,7 @@ from histofed.cli.client import OperatorClient
 from histofed.cli.config import load_operator
 from histofed.pki.credentials import Credentials
 from tests.support.centre import Centre
+from tests.support.failing_disk import hide
 from tests.support.federation import free_ports
 
 
@@ -126,9 +127,12 @@ async def test_first_weights_go_when_their_experiment_fails(
     assert [path.name for path in setup.first_weights(centre.state).iterdir()] == ["to-come.safetensors"]
 
 
+@pytest.mark.parametrize("unseen", [False, True])
 async def test_first_weights_go_when_their_experiment_is_cancelled(
-    config: AggregatorConfig, centre: Centre, monkeypatch: pytest.MonkeyPatch
+    config: AggregatorConfig, centre: Centre, monkeypatch: pytest.MonkeyPatch, unseen: bool
 ) -> None:
+    """Where their folder cannot be listed just then, with the next start."""
+
     async def never(*_: object) -> None:
         await asyncio.Event().wait()
 
@@ -137,9 +141,14 @@ async def test_first_weights_go_when_their_experiment_is_cancelled(
     setup.give_first(config, "brought", centre.folder / "drawn")
     async with running(config, centre), operating(centre) as operator:
         await operator.submit(BROUGHT)
-        await operator.cancel("brought", "")
+        with monkeypatch.context() as machine:
+            if unseen:
+                hide(machine, setup.first_weights(centre.state))
+            await operator.cancel("brought", "")
         left = list(setup.first_weights(centre.state).iterdir())
-    assert left == []
+    assert bool(left) == unseen
+    async with running(config, centre):
+        assert list(setup.first_weights(centre.state).iterdir()) == []
 
 
 async def test_its_own_certificate_is_renewed_while_it_serves(centre: Centre, config: AggregatorConfig) -> None:
@@ -173,7 +182,7 @@ async def test_its_own_certificate_is_renewed_while_it_serves(centre: Centre, co
 
 @pytest.mark.parametrize("lost", ["gone", "empty", "without tables"])
 async def test_a_database_that_was_lost_is_not_begun_anew(
-    config: AggregatorConfig, centre: Centre, tmp_path: Path, lost: str
+    config: AggregatorConfig, centre: Centre, tmp_path: Path, lost: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """To a new one every site would be a stranger, and every model file one that nobody wants."""
     async with running(config, centre):
@@ -206,6 +215,9 @@ async def test_a_database_that_was_lost_is_not_begun_anew(
     with pytest.raises(WentBack, match="and a daemon ran here"):
         setup.refuse_lost_database(centre.state)
     assert setup.has_run(centre.state)
+    hide(monkeypatch, model.parent)
+    with pytest.raises(CannotWriteState, match="Too many open files"):
+        setup.refuse_lost_database(centre.state)
 
 
 async def serves(config: AggregatorConfig) -> bool:

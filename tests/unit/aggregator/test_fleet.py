@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from aggregator.fleet import QUEUE_LIMIT, Changes, Fleet, OfferTask, Replaced, TaskProgress
+from aggregator.fleet import QUEUE_LIMIT, Changes, Closing, Fleet, OfferTask, Replaced, TaskProgress
 from histofed.base.clock import FakeClock
 from histofed.base.errors import AlreadyThere
 from histofed.base.ids import SiteId, TaskKey
@@ -72,6 +72,28 @@ def test_after_a_restart_known_sites_get_time_to_come_back(fleet: Fleet, clock: 
     assert (fleet.present(), fleet.connected) == (frozenset({NORTH}), frozenset())
     clock.jump(86400)
     assert list(fleet.given_up(120)) == [], "a clock that is set is not time that passed"
+
+
+def test_a_site_that_is_turned_away_is_given_up_at_once(fleet: Fleet, clock: FakeClock) -> None:
+    connection = fleet.connect(NORTH, "one")
+    clock.advance(3600)
+    fleet.turn_away(NORTH)
+    assert fleet.connected == frozenset()
+    assert connection.messages.get_nowait() == Closing()
+    fleet.disconnect(connection)  # the stream has ended
+    assert list(fleet.given_up(120)) == [NORTH]
+    assert (fleet.present(), fleet.seen_at(NORTH)) == (frozenset(), clock.now())
+    fleet.turn_away(NORTH)
+    assert list(fleet.given_up(120)) == [], "each is named once"
+    fleet.connect(NORTH, "one")
+    assert fleet.present() == {NORTH}
+
+
+def test_so_is_one_that_was_present_when_the_process_ended(fleet: Fleet) -> None:
+    fleet.expect((NORTH,))
+    fleet.turn_away(NORTH)
+    assert list(fleet.given_up(120)) == [NORTH]
+    assert fleet.present() == frozenset()
 
 
 def test_an_agent_that_does_not_read_is_disconnected_instead_of_filling_memory(fleet: Fleet) -> None:

@@ -18,6 +18,7 @@ from histofed.cli.client import load_credentials
 from histofed.cli.config import load_operator
 from histofed.pki.authority import Issued
 from tests.support.centre import Centre
+from tests.support.failing_disk import hide
 
 
 class Beating(FakeClock):
@@ -98,6 +99,18 @@ def test_what_the_journal_s_disk_refuses_is_noted_by_a_later_beat(
 
     issued = write(centre, Beating(beat))
     assert (noted(centre), len(beats)) == ([issued.serial], 2)
+
+
+def test_what_cannot_be_listed_is_noted_by_a_later_beat(
+    centre: Centre, journal: Journal, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = durable.make_directory(centre.state / operators.FOLDER)
+    durable.replace(folder / "1f", b"spiffe://test/operator/bea")
+    hide(monkeypatch, folder, looks=1)
+    with pytest.raises(CannotWriteState):
+        operators.note_issued(centre.state, journal)
+    operators.note_issued(centre.state, journal)
+    assert noted(centre) == ["1f"]
 
 
 def test_what_a_killed_command_left_is_journalled_once_and_harms_nobody(centre: Centre, journal: Journal) -> None:

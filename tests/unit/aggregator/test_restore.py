@@ -36,6 +36,7 @@ from histofed.base.errors import (
 from histofed.base.ids import Digest, ExperimentId, SiteId, sha256
 from histofed.transport.store import owner_of
 from tests.support.centre import UPDATE, Centre
+from tests.support.failing_disk import hide
 
 
 def test_restored_on_an_empty_disk(centre: Centre, backup_file: Path) -> None:
@@ -138,6 +139,21 @@ def test_first_weights_that_were_given_since_are_kept(centre: Centre, backup_fil
     assert first(centre) == {f"{name}.safetensors": data for name, data in everything.items()}
     centre.cli("restore", str(backup_file), "--replace")
     assert len(first(centre)) == 3, "a backup without any, as older ones are"
+
+
+def test_first_weights_that_cannot_be_listed_are_neither_left_out_nor_left_behind(
+    centre: Centre, backup_file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    centre.cli("restore", str(backup_file))
+    given = give_first(centre, "to-come", 1.0)
+    with monkeypatch.context() as machine:
+        hide(machine, setup.first_weights(centre.state))
+        assert "Too many open files" in centre.cli("backup", str(tmp_path / "backup"), code=73)
+        assert not (tmp_path / "backup").exists()
+        assert "Too many open files" in centre.cli("restore", str(backup_file), "--replace", code=73)
+    assert first(centre) == {"to-come.safetensors": given}
+    centre.cli("restore", str(backup_file), "--replace")
+    assert first(centre) == {"to-come.safetensors": given}
 
 
 def test_experiments_that_the_backup_does_not_have_are_named(centre: Centre, backup_file: Path, tmp_path: Path) -> None:

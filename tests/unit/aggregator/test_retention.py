@@ -22,6 +22,7 @@ from histofed.base.ids import Digest, ExperimentId, sha256
 from histofed.pki.signing import Envelope
 from histofed.statements import MODEL_TYPE, File, ModelStatement, encode
 from tests.support.engine_bench import EXPERIMENT, NORTH, SOUTH, Bench, Crash, dies, opened, recover, running, submit
+from tests.support.failing_disk import hide
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 SERVER = sha256(b"the same server tensors in every model")
@@ -185,6 +186,27 @@ async def test_no_audit_no_removal(bench: Bench, monkeypatch: pytest.MonkeyPatch
         bench.clock.advance(60)
         turns.turn()
         assert (len(bench.blobs.digests()), health.words()) == (2, "all is well")
+
+
+@pytest.mark.parametrize("folder", ["blobs", "scratch"])
+async def test_a_folder_that_cannot_be_listed_is_told_and_swept_later(
+    bench: Bench, folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    health = Health(bench.clock, required=(), loop_seconds=3600)
+    async with bench.engine() as engine:
+        await running(engine)
+        _, shared = add_model(bench, engine, 1)
+        bench.blobs.path("d" * 64).write_bytes(b"nobody wants it")
+        (bench.scratch / "left").touch()
+        turns = retention(bench, engine, RetentionRules(), health)
+        with monkeypatch.context() as machine:
+            hide(machine, bench.folder / folder)
+            turns.turn()
+        assert "Too many open files" in health.words()
+        bench.clock.advance(60)
+        turns.turn()
+        assert (bench.blobs.digests(), list(bench.scratch.iterdir())) == ({shared, SERVER}, [])
+        assert health.words() == "all is well"
 
 
 async def test_nothing_is_swept_while_a_model_is_being_made(bench: Bench) -> None:

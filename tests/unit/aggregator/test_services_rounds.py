@@ -22,7 +22,16 @@ from aggregator.rows import ModelRow
 from aggregator.services.rounds import FleetServicer
 from histofed.audit.history import CLAIMED
 from histofed.base.clock import FakeClock
-from histofed.base.errors import BadData, NotFound, Stale, TryLater, VersionMismatch
+from histofed.base.errors import (
+    BadData,
+    CannotWriteState,
+    HistofedError,
+    NotFound,
+    Stale,
+    TryLater,
+    VersionMismatch,
+    WentBack,
+)
 from histofed.base.experiment import Experiment, parse_experiment
 from histofed.base.ids import SiteId, sha256
 from histofed.statements import UPDATE_TYPE
@@ -45,6 +54,8 @@ class Forge(StandInForge):
 
 
 TASK = f"{KEY}/train/{NORTH}"
+AHEAD = rounds_pb2.History(epoch=2, records=9999, head="a" * 64)
+"""What no site can have seen of a state that is in its first epoch, unless that was put back by hand."""
 NORTH_CALLS: Any = Call(FEDERATION.site(NORTH))
 
 
@@ -174,6 +185,70 @@ async def test_no_work_is_told_to_a_site_that_this_process_has_not_met(bench: Be
         assert engine.fleet.connected == frozenset()
         await servicer.Hello(rounds_pb2.HelloRequest(version="0.1.0", instance="0" * 32), NORTH_CALLS)
         assert await first_offer(servicer) == TASK
+
+
+REFUSED = [
+    (rounds_pb2.HelloRequest(version="0.1.0", instance="0" * 32, history=AHEAD), WentBack),
+    (rounds_pb2.HelloRequest(version="99.0.0", instance="0" * 32), VersionMismatch),
+]
+
+
+@pytest.mark.parametrize(("asked", "error"), REFUSED)
+async def test_a_site_whose_stream_is_open_is_sampled_no_more_when_a_later_hello_is_refused(
+    bench: Bench, asked: rounds_pb2.HelloRequest, error: type[HistofedError]
+) -> None:
+    async with bench.engine() as engine:
+        await opened(engine)
+        enrol(bench, engine)
+        servicer, scheduler = servicer_of(bench, engine), bench.scheduler(engine)
+        stream: Any = servicer.WaitForWork(rounds_pb2.WaitForWorkRequest(instance="0" * 32), NORTH_CALLS)
+        async with contextlib.aclosing(stream):
+            assert (await anext(stream)).offer.task == TASK
+            with pytest.raises(error):
+                await servicer.Hello(asked, NORTH_CALLS)
+            with pytest.raises(StopAsyncIteration):
+                await anext(stream)
+        scheduler.tick()
+        assert engine.fleet.present() == frozenset()
+
+
+@pytest.mark.parametrize(("asked", "error"), REFUSED)
+async def test_a_site_that_was_there_before_a_start_is_waited_for_until_its_hello_is_refused(
+    bench: Bench, asked: rounds_pb2.HelloRequest, error: type[HistofedError]
+) -> None:
+    async with bench.engine() as engine:
+        await opened(engine)
+        enrol(bench, engine)
+        servicer, scheduler, members = servicer_of(bench, engine, met=()), bench.scheduler(engine), members_of(bench, engine)
+        members.site_seen(NORTH, "0.1.0", "0" * 32)
+        engine.fleet.expect(members.present())
+        scheduler.tick()
+        assert engine.fleet.present() == {NORTH}
+        with pytest.raises(error):
+            await servicer.Hello(asked, NORTH_CALLS)
+        scheduler.tick()
+        assert engine.fleet.present() == frozenset()
+        assert members.present() == (), "nor after the next start"
+        await servicer.Hello(rounds_pb2.HelloRequest(version="0.1.0", instance="0" * 32), NORTH_CALLS)
+        assert await first_offer(servicer) == TASK
+        assert members.present() == (NORTH,)
+
+
+async def test_a_disk_that_refuses_turns_no_site_away(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with bench.engine() as engine:
+        await opened(engine)
+        enrol(bench, engine)
+        servicer = servicer_of(bench, engine, met=())
+        engine.fleet.expect((NORTH,))
+
+        def full(*_: object) -> None:
+            raise CannotWriteState("the disk is full")
+
+        monkeypatch.setattr(Members, "site_seen", full)
+        with pytest.raises(CannotWriteState):
+            await servicer.Hello(rounds_pb2.HelloRequest(version="0.1.0", instance="0" * 32), NORTH_CALLS)
+        bench.scheduler(engine).tick()
+        assert engine.fleet.present() == {NORTH}
 
 
 async def first_offer(servicer: FleetServicer) -> str:

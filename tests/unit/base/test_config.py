@@ -15,6 +15,7 @@ from pydantic_settings import BaseSettings
 from histofed.base.config import changed, explain, load
 from histofed.base.errors import ConfigError
 from histofed.base.schema_pydantic import Section
+from tests.support.failing_disk import hide
 
 
 class Listen(Section):
@@ -154,6 +155,17 @@ def test_a_daemon_reads_its_own_folder_of_conf_d_and_no_other(file: Path) -> Non
         more.parent.mkdir(parents=True, exist_ok=True)
         more.write_text(text)
     assert load(Agent, name="agent", path=file, flags={}, environ={}).config.site == "own"
+
+
+@pytest.mark.parametrize("folder", ["conf.d", "conf.d/agent"])
+def test_what_is_in_a_folder_that_cannot_be_read_is_not_left_out(
+    file: Path, folder: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (file.parent / "conf.d" / "agent").mkdir(parents=True)
+    (file.parent / folder / "one.toml").write_text("site = 'own'")
+    hide(monkeypatch, file.parent / folder)
+    with pytest.raises(ConfigError, match=rf"{folder}: cannot be read \(Too many open files\)"):
+        load(Agent, name="agent", path=file, flags={}, environ={})
 
 
 def test_a_reload_names_what_changed(file: Path) -> None:

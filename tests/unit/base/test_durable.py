@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from histofed.base.durable import AppendLog, adopt, link, lock, make_directory, remove, replace, sweep, writing
+from histofed.base.durable import AppendLog, adopt, link, listing, lock, make_directory, remove, replace, sweep, writing
 from histofed.base.errors import AlreadyThere, CannotWriteState
 from tests.support.disk_order import disk_order
+from tests.support.failing_disk import hide
 from tests.support.failpoints import armed
 
 # -- replace and writing -------------------------------------------------------------------------------------------------
@@ -92,6 +93,16 @@ def test_what_was_left_of_other_files_stays_until_its_folder_is_swept(tmp_path: 
     kept = {path, *theirs, tmp_path / ".folder.0123abcd.tmp", tmp_path / ".link.0123abcd.tmp"}
     assert set(tmp_path.iterdir()) == kept
     sweep(tmp_path / "missing")
+
+
+def test_a_folder_that_cannot_be_read_is_no_empty_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("b.part", "a.part", "a.whole"):
+        (tmp_path / name).touch()
+    assert listing(tmp_path, "*.part") == [tmp_path / "a.part", tmp_path / "b.part"]
+    assert listing(tmp_path / "missing") == listing(tmp_path / "a.part") == []
+    hide(monkeypatch, tmp_path)
+    with pytest.raises(CannotWriteState, match="Too many open files"):
+        listing(tmp_path, "*.part")
 
 
 def test_a_file_that_another_process_writes_stays(tmp_path: Path) -> None:

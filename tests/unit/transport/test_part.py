@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
@@ -13,6 +14,7 @@ from histofed.base.errors import BadData, CannotWriteState, DigestMismatch, TooL
 from histofed.base.ids import sha256
 from histofed.transport.part import PartFile
 from tests.support.disk_order import disk_order
+from tests.support.failing_disk import lose
 
 BLOB = os.urandom(3000)
 NAME = sha256(BLOB)
@@ -159,6 +161,49 @@ def test_a_damaged_stretch_is_found_when_the_transfer_resumes(
     part.adopt(tmp_path / "blob")
     part.close()
     assert [each.name for each in tmp_path.iterdir()] == ["blob"], "the digests go with the part"
+
+
+@pytest.mark.parametrize(("lost", "good"), [(0, 0), (999, 0), (1000, 1000), (2400, 2000), (2500, 2500), (2600, 2600)])
+def test_what_the_disk_does_not_give_any_more_comes_again(
+    path: Path, tmp_path: Path, lost: int, good: int, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    left_behind(path, 1000, 2000, 2500)
+    with path.open("ab") as file:
+        file.write(BLOB[2500:2800])
+    with monkeypatch.context() as disk:
+        lose(disk, path, lost)
+        part = PartFile(path, NAME, len(BLOB))
+    assert part.written == part.committed == path.stat().st_size == good
+    assert f"of 2800 bytes that were here {good} are good" in caplog.text
+    part.append(good, BLOB[good:])
+    part.verify()
+    part.adopt(tmp_path / "blob")
+    part.close()
+    assert (tmp_path / "blob").read_bytes() == BLOB
+
+
+def test_what_cannot_be_read_for_a_moment_stays(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    left_behind(path, 1000, 2000)
+    with monkeypatch.context() as machine, pytest.raises(CannotWriteState, match="Cannot allocate memory"):
+        lose(machine, path, 1500, errno.ENOMEM)
+        PartFile(path, NAME, len(BLOB))
+    left_behind(path)
+    assert path.read_bytes() == BLOB[:2000]
+
+
+@pytest.mark.parametrize(("reason", "opens"), [(errno.EIO, True), (errno.EMFILE, False)])
+def test_digests_that_the_disk_does_not_give_are_as_good_as_none(
+    path: Path, monkeypatch: pytest.MonkeyPatch, reason: int, opens: bool
+) -> None:
+    left_behind(path, 1000, 2000)
+
+    def refuse(_: Path) -> bytes:
+        raise OSError(reason, os.strerror(reason))
+
+    with monkeypatch.context() as disk, contextlib.nullcontext() if opens else pytest.raises(CannotWriteState):
+        disk.setattr(Path, "read_bytes", refuse)
+        left_behind(path)
+    assert path.read_bytes() == BLOB[:2000]
 
 
 def test_bytes_behind_the_last_stretch_are_kept(path: Path) -> None:

@@ -1,9 +1,13 @@
-"""What a power cut may find of the blobs: receipt and blob are on disk before anybody hears of them, and removals stay."""
+"""What a power cut may find of the blobs: receipt and blob are on disk before anybody hears of them, and removals stay.
+
+A folder that cannot be listed for a moment is no folder without receipts.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -12,6 +16,7 @@ from histofed.base.errors import CannotWriteState
 from histofed.base.ids import sha256
 from histofed.transport.store import BlobStore, owner_of
 from tests.support.disk_order import disk_order
+from tests.support.failing_disk import hide
 from tests.support.failpoints import armed
 
 BLOB = os.urandom(4096)
@@ -70,6 +75,26 @@ def test_a_death_between_a_receipt_and_its_blob_leaves_a_stray_that_is_swept(
     again = BlobStore(tmp_path)
     assert again.sweep(lambda _: False, most=5) == 1
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "look",
+    [
+        lambda store: store.sweep(lambda _: False, most=5),
+        lambda store: store.remove(NAME),
+        BlobStore.owners,
+        BlobStore.digests,
+    ],
+)
+def test_who_does_not_see_what_is_here_removes_nothing(
+    store: BlobStore, tmp_path: Path, look: Callable[[BlobStore], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send(store)
+    hide(monkeypatch, tmp_path, looks=1)
+    with pytest.raises(CannotWriteState, match="Too many open files"):
+        look(store)
+    assert store.received(NAME, NORTH)
+    assert store.sweep(lambda _: False, most=5) == 0
 
 
 def test_a_file_that_comes_in_is_synced_before_its_digest_names_it(
