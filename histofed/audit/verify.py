@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Final
 
 from histofed.audit.record import GENESIS, AuditRecord, Sealed, parse_line
-from histofed.audit.segments import find, last_lines, lines, segments
+from histofed.audit.segments import find, last_lines, lines, lines_backwards, segments
 from histofed.base.doctor import Doubt
 from histofed.base.errors import BadData, DigestMismatch, NotFound
 
@@ -143,10 +143,25 @@ def records(directory: Path) -> Iterator[AuditRecord]:
         raise DigestMismatch(f"the audit journal cannot be trusted: {_place(broken)}{broken.problem}") from broken
 
 
-def unproven(directory: Path) -> Iterator[AuditRecord]:
-    """Every record that can be read, oldest first, whether or not it stands where it was written; none of no journal."""
+def unproven(directory: Path, action: str = "") -> Iterator[AuditRecord]:
+    """Every record that can be read, oldest first, whether or not it stands where it was written; none of no journal.
+
+    With `action` only the records of this action: the other lines are not parsed.
+    """
     for segment in segments(directory) if directory.is_dir() else ():
         for line, _ in lines(segment.path):
+            if action.encode() not in line:
+                continue
+            with contextlib.suppress(BadData):
+                record = parse_line(line).record
+                if action in {"", record.action}:
+                    yield record
+
+
+def unproven_backwards(directory: Path) -> Iterator[AuditRecord]:
+    """As `unproven`, newest first: who needs only the last records reads only them, however long the journal."""
+    for segment in reversed(segments(directory)) if directory.is_dir() else ():
+        for line in lines_backwards(segment.path):
             with contextlib.suppress(BadData):
                 yield parse_line(line).record
 
