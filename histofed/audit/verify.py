@@ -10,6 +10,7 @@ import contextlib
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
@@ -197,9 +198,13 @@ def judge(directory: Path, report: Report) -> str | Doubt:
 
 
 def torn_at_the_end(directory: Path, report: Report) -> bool:
-    """Whether all that is wrong is half a line, as a crash leaves it, behind which nothing stands."""
+    """Whether all that is wrong is half a line behind which nothing stands: a crash left it, or a daemon was writing it."""
     last = segments(directory)[-1].path if report.problem == TORN else None
-    return last is not None and report.segment == last.name and sum(1 for _ in lines(last)) == report.line
+    if last is None or report.segment is None or report.line is None:
+        return False
+    following = [complete for _, complete in islice(lines(directory / report.segment), report.line - 1, None)]
+    # one that is complete by now was the journal's end when it was read
+    return following[:1] == [True] or (report.segment == last.name and len(following) == 1)
 
 
 def _walk(directory: Path) -> Iterator[Sealed]:
