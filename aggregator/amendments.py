@@ -75,7 +75,7 @@ def epoch_told(journal: Path) -> int:
 
     Unproven: a number too high costs a restore nothing, one that was given before lets sites miss it.
     """
-    told = (record.subject.get("epoch") for record in verify.unproven(journal) if record.action == RESTORED)
+    told = (record.subject.get("epoch") for record in verify.unproven(journal, RESTORED))
     return max((epoch for epoch in told if isinstance(epoch, int) and epoch < LAST), default=0)
 
 

@@ -16,7 +16,7 @@ from typing import Final
 
 import grpc
 
-from aggregator import operators, setup
+from aggregator import operators, setup, witness
 from aggregator.collector import tracing_of
 from aggregator.config import AggregatorConfig
 from aggregator.database import Database
@@ -103,8 +103,7 @@ class AggregatorService:
         database = Database(state / "state.db")
         stack.callback(database.close)
         store, members = Store(database, clock), Members(database, clock)
-        self._chronicle = Chronicle(database, journal, clock, self._health)
-        self._chronicle.check_begun()
+        self._chronicle = self._proven_history(database, journal, store)
         own = self._own_certificate(identity, journal)
         blobs = BlobStore(durable.make_directory(state / "blobs"))
         scratch = durable.make_directory(state / "scratch")
@@ -293,6 +292,13 @@ class AggregatorService:
         durable.sweep(state / "identity")  # a key, perhaps
         setup.refuse_lost_database(state)
         return setup.load(self._config, self._clock)
+
+    def _proven_history(self, database: Database, journal: Journal, store: Store) -> Chronicle:
+        """Of rows and journal that belong together. Raises `WentBack` for others."""
+        chronicle = Chronicle(database, journal, self._clock, self._health)
+        chronicle.check_begun()
+        witness.refuse_older_rows(self._config.state_dir / "journal", store, chronicle.epoch)
+        return chronicle
 
     def _own_certificate(self, identity: setup.Identity, journal: Journal) -> OwnCertificate:
         """Renewed if it is time, for whoever comes from here on."""

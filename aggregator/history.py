@@ -42,6 +42,9 @@ log = logging.getLogger(__name__)
 CLAIMS_LIMIT: Final = 8
 """Different heads of one site that are journalled before the next start: an honest site claims one, a liar fills no disk."""
 
+_AGE: Final[sa.ColumnElement[int]] = sa.literal_column("backups.rowid", sa.Integer)
+"""Grows from each claim to the next, and to the row that a restore adds last; `made_at` is what the clock said."""
+
 
 def refuse_emptied(head: Head, sites: int, experiments: int, epoch: int) -> None:
     """A journal that ends at `head`, of a state that knows so much. Raises `WentBack` where all its records are gone."""
@@ -166,7 +169,7 @@ class Chronicle:
     def backed_up(self, experiment: ExperimentId) -> BackedUp:
         """What the newest backups hold of the experiment."""
         table = schema.backups
-        newest = sa.select(table).order_by(table.c.made_at.desc()).limit(1)
+        newest = sa.select(table).order_by(_AGE.desc()).limit(1)
         with self._database.reading() as connection:
             last = connection.execute(newest).first()
             unfinished = last is not None and last.digest is None
@@ -180,7 +183,7 @@ class Chronicle:
         """
         self._drop_claims()
         table = schema.backups
-        query = sa.select(table).where(table.c.digest.is_not(None), table.c.noted_at.is_(None)).order_by(table.c.made_at)
+        query = sa.select(table).where(table.c.digest.is_not(None), table.c.noted_at.is_(None)).order_by(_AGE)
         with self._database.reading() as connection:
             rows = connection.execute(query).all()
         for row in rows:

@@ -102,7 +102,7 @@ def in_place(config: AggregatorConfig, clock: Clock, *, epoch: int | None = None
             raise NotFound(f"{state} holds no state yet: nothing was put back here")
         head = journals.proven(durable.make_directory(state / "journal"), verify.DAMAGED)
         before = amendments.epoch_of(state)
-        later = amendments.next_epoch(before, epoch)
+        later = amendments.next_epoch(_epoch_here(state), epoch)
         subject = history.restored(
             epoch_from=before,
             epoch=later,
@@ -112,7 +112,7 @@ def in_place(config: AggregatorConfig, clock: Clock, *, epoch: int | None = None
             old_head=None,
             kept="",
         )
-        # before the rows: a crash in between leaves a record of an epoch that begins when this is run again
+        # before the rows: after a crash in between no daemon starts, and when this is run again, the epoch after it begins
         journals.note(state / "journal", clock, setup.instance(state), subject, BY_HAND)
         notes = amendments.amend(state / "state.db", clock, manifest=None, epoch=later, old=None)
     return Restored(before, later, None, None, (*notes, *amendments.blind("the copy was made")))

@@ -170,7 +170,17 @@ class Scheduler:
             await self._engine.idle(pause)
 
     def tick(self) -> None:
-        """One turn: deadlines, absent sites, the next rounds, what is not kept any more."""
+        """One turn: deadlines, absent sites, the next rounds, what is not kept any more. Raises `CannotWriteState`."""
+        try:
+            self._go_on()
+        except CannotWriteState:
+            # what is not kept may be the room that this disk lacks
+            self._clear_away()
+            raise
+        self._clear_away()  # after the plans: sites are at work while the past is cleared away
+
+    def _go_on(self) -> None:
+        """Close, open and plan rounds, as far as the disk lets us."""
         now = self._clock.now()
         self._engine.abandon_ended()
         self._engine.open_planned()
@@ -184,8 +194,13 @@ class Scheduler:
         for row in self._engine.store.experiments(only_open=True):
             if row.state != ExperimentState.DRAFT and self._engine.open_round(row.name) is None:
                 self._try_to_advance(row, short)
-        self._engine.clear_away()
-        self._retention.turn()  # after the plans: sites are at work while the past is cleared away
+
+    def _clear_away(self) -> None:
+        """Updates of rounds that have ended, and the past; where the disk keeps the ones, it may let the other go."""
+        try:
+            self._engine.clear_away()
+        finally:
+            self._retention.turn()
 
     def _short_of_space(self) -> str:
         """What is wrong with the disk, in words, for the operator's status; empty when all is well."""

@@ -46,6 +46,19 @@ def lines(path: Path) -> Iterator[tuple[bytes, bool]]:
             yield line.removesuffix(b"\n"), line.endswith(b"\n")
 
 
+def lines_backwards(path: Path, window: int = 4 * MAXIMUM_BYTES) -> Iterator[bytes]:
+    """The complete lines, newest first, read in pieces of `window` bytes; one that fills a window is none of a record."""
+    with path.open("rb") as file:
+        begin, rest = file.seek(0, 2), b""
+        while begin:
+            size = min(window, begin)
+            begin = file.seek(begin - size)
+            data = file.read(size) + rest
+            cut = data.find(b"\n") + 1 if begin else 0
+            rest = data[:cut]
+            yield from reversed(data[cut:].split(b"\n")[:-1])
+
+
 def last_lines(path: Path, window: int = 4 * MAXIMUM_BYTES) -> tuple[bytes, ...]:
     """The complete lines in the last `window` bytes, oldest first; a window always holds at least one whole record."""
     with path.open("rb") as file:

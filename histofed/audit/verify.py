@@ -10,11 +10,12 @@ import contextlib
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Final
 
 from histofed.audit.record import GENESIS, AuditRecord, Sealed, parse_line
-from histofed.audit.segments import find, last_lines, lines, segments
+from histofed.audit.segments import find, last_lines, lines, lines_backwards, segments
 from histofed.base.doctor import Doubt
 from histofed.base.errors import BadData, DigestMismatch, NotFound
 
@@ -143,10 +144,25 @@ def records(directory: Path) -> Iterator[AuditRecord]:
         raise DigestMismatch(f"the audit journal cannot be trusted: {_place(broken)}{broken.problem}") from broken
 
 
-def unproven(directory: Path) -> Iterator[AuditRecord]:
-    """Every record that can be read, oldest first, whether or not it stands where it was written; none of no journal."""
+def unproven(directory: Path, action: str = "") -> Iterator[AuditRecord]:
+    """Every record that can be read, oldest first, whether or not it stands where it was written; none of no journal.
+
+    With `action` only the records of this action: the other lines are not parsed.
+    """
     for segment in segments(directory) if directory.is_dir() else ():
         for line, _ in lines(segment.path):
+            if action.encode() not in line:
+                continue
+            with contextlib.suppress(BadData):
+                record = parse_line(line).record
+                if action in {"", record.action}:
+                    yield record
+
+
+def unproven_backwards(directory: Path) -> Iterator[AuditRecord]:
+    """As `unproven`, newest first: who needs only the last records reads only them, however long the journal."""
+    for segment in reversed(segments(directory)) if directory.is_dir() else ():
+        for line in lines_backwards(segment.path):
             with contextlib.suppress(BadData):
                 yield parse_line(line).record
 
@@ -182,9 +198,13 @@ def judge(directory: Path, report: Report) -> str | Doubt:
 
 
 def torn_at_the_end(directory: Path, report: Report) -> bool:
-    """Whether all that is wrong is half a line, as a crash leaves it, behind which nothing stands."""
+    """Whether all that is wrong is half a line behind which nothing stands: a crash left it, or a daemon was writing it."""
     last = segments(directory)[-1].path if report.problem == TORN else None
-    return last is not None and report.segment == last.name and sum(1 for _ in lines(last)) == report.line
+    if last is None or report.segment is None or report.line is None:
+        return False
+    following = [complete for _, complete in islice(lines(directory / report.segment), report.line - 1, None)]
+    # one that is complete by now was the journal's end when it was read
+    return following[:1] == [True] or (report.segment == last.name and len(following) == 1)
 
 
 def _walk(directory: Path) -> Iterator[Sealed]:

@@ -220,6 +220,35 @@ async def test_a_database_that_was_lost_is_not_begun_anew(
         setup.refuse_lost_database(centre.state)
 
 
+async def test_a_database_that_is_older_than_its_journal_is_not_gone_on_from(
+    config: AggregatorConfig, centre: Centre, tmp_path: Path
+) -> None:
+    """No site could tell, for its last word of us is in the journal; and no row wants the files of newer models."""
+    async with running(config, centre):
+        pass
+    older = tmp_path / "older.db"
+    snapshot.copy_database(centre.state / "state.db", older)
+    async with running(config, centre), operating(centre) as operator:
+        await operator.submit(BROUGHT)
+        async for sight in operator.watch("brought"):
+            if sight.experiment.state == "running":
+                break
+    async with running(config, centre):
+        models = centre.files()
+    assert models
+    for path in centre.state.glob("state.db*"):
+        path.unlink()
+    shutil.copy(older, centre.state / "state.db")
+    again = AggregatorService(Loaded(config, {}), lambda: Loaded(config, {}), centre.clock)
+    with pytest.raises(WentBack, match="older than the audit journal"):
+        await again.start()
+    await again.stop()
+    assert centre.files() == models
+    restore.in_place(config, centre.clock)
+    async with running(config, centre):
+        pass
+
+
 async def serves(config: AggregatorConfig) -> bool:
     """What the kubelet's readiness probe hears."""
     async with grpc.aio.insecure_channel(config.listen.health) as channel:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +21,7 @@ from histofed.backup import snapshot
 from histofed.base.clock import FakeClock
 from histofed.base.errors import BadData, NotFound, TryLater, WentBack
 from histofed.base.health import Health
-from histofed.base.ids import ExperimentId, RoundKey, SiteId
+from histofed.base.ids import ExperimentId, RoundKey, SiteId, sha256
 
 NORTH, SOUTH = SiteId("north"), SiteId("south")
 
@@ -197,11 +197,12 @@ def test_a_round_that_a_restore_lost_is_explained(desk: Desk) -> None:
         raise NotFound("unknown")
 
 
-def add_backups(desk: Desk, *digests: str | None) -> None:
-    """One a year; that of year n has the experiment's round n."""
+def add_backups(desk: Desk, *digests: str | None, years: Sequence[int] = range(2021, 2030)) -> None:
+    """One a year, in `years` by the clock; the n-th has the experiment's round n."""
     with desk.database.writing() as connection:
-        for number, digest in enumerate(digests, 1):
-            row = {"id": str(number), "made_at": f"202{number}", "rounds": f'{{"demo": {number}}}', "digest": digest}
+        for number, (digest, year) in enumerate(zip(digests, years, strict=False), 1):
+            # random names, as they are in truth: no order
+            row = {"id": sha256(b"%d" % number), "made_at": str(year), "rounds": f'{{"demo": {number}}}', "digest": digest}
             connection.execute(sa.insert(schema.backups).values(row))
 
 
@@ -215,6 +216,18 @@ def test_backups_are_journalled_once_and_the_newest_says_what_sites_keep(desk: D
     chronicle.note_backups()
     made = [record for record in records(desk.folder / "journal") if record.action == "backup.made"]
     assert [record.subject["backup"] for record in made] == ["d" * 64, "e" * 64]
+
+
+@pytest.mark.parametrize("digests", [("c" * 64, "d" * 64, "e" * 64), ("c" * 64, "d" * 64, None)])
+def test_the_newest_backup_is_the_last_one_whatever_the_clock_said(desk: Desk, digests: tuple[str | None, ...]) -> None:
+    """It was ahead at the first and is right again: sites would drop what the later ones need until it is reached."""
+    chronicle = desk.chronicle()
+    add_backups(desk, *digests, years=(2029, 2026, 2025))
+    complete = None if digests[-1] else 2
+    assert chronicle.backed_up(ExperimentId("demo")) == BackedUp(newest=3, complete=complete)
+    chronicle.note_backups()
+    made = [record.subject["backup"] for record in records(desk.folder / "journal") if record.action == "backup.made"]
+    assert made == [digest for digest in digests if digest], "in the order in which they were made"
 
 
 def test_a_backup_that_was_killed_gives_sites_back_what_they_keep_for_the_one_before(desk: Desk) -> None:

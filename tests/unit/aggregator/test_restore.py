@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -226,6 +227,21 @@ def test_a_state_that_was_put_back_by_hand(centre: Centre, backup_file: Path) ->
     assert [record.subject["epoch"] for record in restores] == [2, 3, 8]
     assert [by_hand(record) for record in restores] == [False, True, True]
     assert restores[1].reason == "the state was put back by hand; no backup was used"
+
+
+def test_an_older_database_costs_no_epoch_its_number_either(centre: Centre, backup_file: Path, tmp_path: Path) -> None:
+    """Sites that work in epoch 3 must hear of what was put back into its place."""
+    centre.cli("restore", str(backup_file))
+    older = tmp_path / "state.db"
+    snapshot.copy_database(centre.state / "state.db", older)
+    centre.cli("restore", "--in-place")
+    for left in centre.state.glob("state.db*"):
+        left.unlink()
+    shutil.copy(older, centre.state / "state.db")
+    assert "does not lie ahead of 3" in centre.cli("restore", "--in-place", "--epoch", "3", code=2)
+    assert "epoch 2 -> 4" in centre.cli("restore", "--in-place")
+    assert centre.sql("SELECT max(number) FROM epochs") == [(4,)]
+    assert [record.subject["epoch"] for record in verify(centre.state / "journal").restores] == [2, 3, 4]
 
 
 @pytest.mark.parametrize("arguments", [(), ("--in-place", "file"), ("--in-place", "--dry-run"), ("--in-place", "--replace")])

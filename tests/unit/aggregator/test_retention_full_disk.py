@@ -9,8 +9,11 @@ from pathlib import Path
 import pytest
 
 from aggregator.config import RetentionRules
+from aggregator.events import Abandoned
+from aggregator.members import Members
 from aggregator.models import Made
 from aggregator.rounds import Round, RoundState
+from aggregator.scheduler import GRACE_S
 from aggregator.space import Space
 from histofed.base.clock import FakeClock
 from histofed.base.errors import CannotWriteState
@@ -154,3 +157,38 @@ async def test_what_was_decided_makes_room_for_the_journal(bench: Bench, monkeyp
         turns.turn()
         assert health.words() == "retention: the disk is full"
         assert bench.blobs.digests() == {made[1][1], made[2][1], SERVER}
+
+
+@pytest.mark.parametrize("waits", ["deadline", "absent site"])
+async def test_what_may_go_goes_also_where_the_disk_refuses_what_comes_first(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, waits: str
+) -> None:
+    """A round that is over, a site that is to be given up: each turn tries that first, what makes room comes last."""
+
+    def full(*_: object, **__: object) -> None:
+        raise CannotWriteState("the disk is full")
+
+    async with bench.engine() as engine:
+        await opened(engine)
+        bench.forge.at, bench.forge.faults = "forget", [CannotWriteState("the disk is full")]
+        engine.dispatch(KEY, Abandoned("nobody came"))
+        assert bench.forge.forgotten == [], "it could not be removed at once"
+        made = [add_model(bench, engine, number) for number in (2, 3)]
+        with monkeypatch.context() as patched, pytest.raises(Crash):
+            patched.setattr("aggregator.retention.failpoint", dies)
+            retention(bench, engine, RetentionRules(models=1)).apply()
+        base = engine.store.latest_model(EXPERIMENT.name)
+        assert base is not None
+        scheduler = bench.scheduler(engine, RetentionRules(models=1))
+        if waits == "deadline":
+            engine.plan(EXPERIMENT, 4, base.digest, (NORTH,), (NORTH,))
+            bench.clock.advance(EXPERIMENT.file.round.deadline_s)
+            monkeypatch.setattr(engine, "audit", full)
+        else:
+            engine.fleet.disconnect(engine.fleet.connect(NORTH, "north"))
+            bench.clock.advance(GRACE_S + 1)
+            monkeypatch.setattr(Members, "site_left", full)
+        with pytest.raises(CannotWriteState):
+            scheduler.tick()
+        assert bench.blobs.digests() == {made[1][1], SERVER}
+        assert bench.forge.forgotten == [KEY]

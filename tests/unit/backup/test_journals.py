@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from histofed.audit import verify
 from histofed.audit.journal import Journal
 from histofed.audit.segments import segments
-from histofed.audit.verify import DAMAGED, Head
+from histofed.audit.verify import DAMAGED, Head, Report
 from histofed.backup import journals, snapshot
 from histofed.base.clock import FakeClock
 from histofed.base.errors import BadData
@@ -45,6 +46,32 @@ def test_half_a_line_behind_which_others_stand_is_damage(tmp_path: Path, prove: 
     tear(segments(tmp_path)[0].path)
     with pytest.raises(BadData, match=r"the audit journal is damaged after record \d+: .*not complete.*keep the folder"):
         prove(tmp_path)
+
+
+@pytest.mark.parametrize("segment", [-2, -1])
+def test_a_line_that_a_daemon_was_just_writing_is_no_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, segment: int
+) -> None:
+    """Further records, or another segment, follow before the backup looks at the end again."""
+    written(tmp_path)
+    files = [each.path for each in segments(tmp_path)]
+    later = {path: path.read_bytes() for path in files[segment:]}
+    busy, *following = later
+    begin = later[busy].splitlines(keepends=True)
+    busy.write_bytes(b"".join(begin[: -1 if following else 1])[:-20])
+    for path in following:
+        path.unlink()
+    walk = verify.verify
+
+    def beside_a_daemon(folder: Path) -> Report:
+        report = walk(folder)
+        for path, data in later.items():
+            path.write_bytes(data)
+        return report
+
+    monkeypatch.setattr(verify, "verify", beside_a_daemon)
+    snapshot.prove_journal(tmp_path)
+    assert walk(tmp_path).ok
 
 
 @pytest.mark.parametrize(("segment", "goes_on"), [(-2, False), (-1, True)])

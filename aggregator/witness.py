@@ -1,0 +1,96 @@
+"""What the audit journal proves of the rows: no daemon goes on from a database that is older than the journal beside it.
+
+Somebody may put an older copy of `state.db` alone back. Every site's last word of us is in the journal then, so that no site
+misses anything, and the files of all models made since would be swept as those that no row wants.
+
+A record is written before the rows that it announces: a crash leaves the journal one record ahead of them, and a disk that
+refuses rows more than one. But most records tell of rows that were there before them, and no such row ever goes:
+
+    round.planned               the model that the round starts from
+    round.aggregated            the round, which waited for no update any more
+    any other of a round        the round
+    any other of an experiment  the experiment, unless the record is its submission
+
+Rows that know a round know all that was journalled before the round was planned: the look back ends there. It ends at a
+restore too, before which the journal may tell of a history that was lost; epochs say whether the rows know of the restore.
+The daemon's start calls `refuse_older_rows`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Final, TypeVar
+
+from aggregator.amendments import epoch_told
+from aggregator.rounds import Round, RoundState
+from aggregator.store import Store
+from histofed.audit import verify
+from histofed.audit.record import AuditRecord
+from histofed.audit.verify import RESTORED
+from histofed.base.errors import NotFound, WentBack
+from histofed.base.ids import RoundKey
+
+T = TypeVar("T")
+U = TypeVar("U")
+
+BEFORE_AGGREGATION: Final = frozenset({RoundState.PLANNED, RoundState.OPEN})
+ADVICE: Final = (
+    "put back the database that belongs to this journal, or run `histofed-aggregator restore FILE --replace` with the "
+    "newest backup; where there is neither, `histofed-aggregator restore --in-place` goes on from what this database knows, "
+    "and the files of the models made since are removed"
+)
+"""What an operator does about it, the best first."""
+
+
+def refuse_older_rows(journal: Path, store: Store, epoch: int) -> None:
+    """Raises `WentBack` where the rows of `store`, which are in `epoch`, are older than the journal beside them."""
+    told = epoch_told(journal)
+    if told > epoch:
+        raise _older(f"its epoch is {epoch}, and the journal tells of epoch {told}")
+    record = missed(verify.unproven_backwards(journal), store)
+    if record is not None:
+        what = f"record {record.sequence} ({record.action}, {record.recorded[:19]} UTC)"
+        raise _older(f"it lacks what was in it before {what} was written")
+
+
+def missed(newest_first: Iterable[AuditRecord], store: Store) -> AuditRecord | None:
+    """The first of these records that was not written over such rows; None where all may have been."""
+    for record in newest_first:
+        if record.action == RESTORED or (record.action == "round.planned" and _round(record, store) is not None):
+            return None
+        if not _fits(record, store):
+            return record
+    return None
+
+
+def _fits(record: AuditRecord, store: Store) -> bool:
+    """Whether the rows that were there before the record are there."""
+    match record.action, record.subject:
+        case "round.planned", {"base": str(base)}:
+            return _found(store.model, base) is not None
+        case "round.aggregated", {"round": str()}:
+            found = _round(record, store)
+            return found is not None and found.state not in BEFORE_AGGREGATION
+        case _, {"round": str()}:
+            return _round(record, store) is not None
+        case action, {"experiment": str(name)} if action != "experiment.submitted":
+            return _found(store.experiment, name) is not None
+        case _:
+            return True
+
+
+def _round(record: AuditRecord, store: Store) -> Round | None:
+    name = record.subject.get("round")
+    return _found(store.round, RoundKey.parse(name)) if isinstance(name, str) else None
+
+
+def _found(read: Callable[[T], U], name: T) -> U | None:
+    try:
+        return read(name)
+    except NotFound:
+        return None
+
+
+def _older(why: str) -> WentBack:
+    return WentBack(f"the database is older than the audit journal beside it: {why}; {ADVICE}")
