@@ -22,7 +22,7 @@ from agent.outbox import Entry
 from agent.patience import PASSING, TASK_BACKOFF
 from agent.progress import Board, Sign, watched
 from agent.rooms import Rooms
-from histofed.base.errors import BadData, ConfigError, HistofedError, Lost, NotAuthorised, Stale
+from histofed.base.errors import BadData, ConfigError, HistofedError, Lost, NotAuthorised, Stale, Unreadable
 from histofed.base.failpoints import failpoint
 from histofed.base.ids import Json, TaskKey
 from histofed.pki.credentials import Credentials
@@ -128,7 +128,10 @@ class HandOver:
         return verdict
 
     async def _upload(self, entry: Entry, board: Board) -> None:
-        """The weights are at the aggregator, or it does not take them. Raises `Lost` where the disk does not give them."""
+        """The weights are at the aggregator, or it does not take them.
+
+        Raises `Lost` where the disk does not give them, `Unreadable` where it may soon and the aggregator waits for them.
+        """
         desk, task = self._desk, entry.task
         base = desk.bases.get(task.round.experiment, entry.base)
         try:
@@ -139,6 +142,11 @@ class HandOver:
             )
         except Stale as error:
             log.info("the update of %s is not taken, perhaps there is a verdict: %s", task, error, extra=fields(task))
+        except Unreadable as error:
+            # its round may have closed meanwhile, or there is a verdict: only the aggregator says
+            if not await self._is_settled(entry):
+                raise
+            log.info("the update of %s is not waited for any more: %s", task, error, extra=fields(task))
         except Lost as error:
             # before anybody hears of it: no other attempt may find it beside its training
             self.forget(task, entry.attempt, str(error))
@@ -164,6 +172,9 @@ class HandOver:
                 try:
                     if await self._deliver_or_forget(entry, sign.board("upload")):
                         judged(entry.task)
+                except Unreadable as error:
+                    # tried for a while already: what this disk does not give holds up what it does
+                    log.warning("cannot hand the update of %s over now: %s", entry.task, error, extra=fields(entry.task))
                 except PASSING as error:
                     log.warning("cannot hand the update of %s over yet: %s", entry.task, error, extra=fields(entry.task))
                     kept.append(entry)
