@@ -14,7 +14,7 @@ import logging
 from collections.abc import Callable
 
 from agent.config import AgentConfig
-from agent.consent import policy_in_force
+from agent.consent import Decision, policy_in_force
 from agent.desk import Desk
 from agent.link import Verdict
 from agent.offers import Offer
@@ -24,7 +24,7 @@ from agent.progress import Board, Sign, watched
 from agent.rooms import Rooms
 from histofed.base.errors import BadData, ConfigError, HistofedError, Lost, NotAuthorised, Stale, Unreadable
 from histofed.base.failpoints import failpoint
-from histofed.base.ids import Json, TaskKey
+from histofed.base.ids import Digest, Json, TaskKey
 from histofed.pki.credentials import Credentials
 from histofed.pki.keys import der_of
 from histofed.pki.signing import Envelope, sign
@@ -32,6 +32,8 @@ from histofed.statements import decode_update
 from histofed.telemetry import attributes as names
 from histofed.telemetry.context import TraceContext, round_parent
 from histofed.telemetry.logs import fields
+from histofed.transport.backoff import retry
+from histofed.transport.blobs import TRANSFER
 
 log = logging.getLogger(__name__)
 
@@ -81,11 +83,13 @@ class HandOver:
 
         `parent` is the round's trace; it is derived where it is not known. Raises `Stale` or `NotFound` when the round
         has closed (the entry is still there: `forget` it), `Lost` when the disk does not give the weights (it is
-        forgotten), and whatever stands in the way otherwise.
+        forgotten), `Unreadable` when it does not give them, or the consent file, now, and whatever stands in the way
+        otherwise.
         """
         desk, link = self._desk, self._desk.link
         task = entry.task
-        kept, submitted = self._kept_here(entry), self._submitted.get(task) == entry
+        kept = self._kept_here(entry, await self._policy())
+        submitted = self._submitted.get(task) == entry
         if kept and not (submitted and await self._is_settled(entry)):
             self.withhold(task, f"{kept}; it was submitted before, and the aggregator may have it" if submitted else kept)
             return None
@@ -202,7 +206,7 @@ class HandOver:
             self.forget(entry.task, entry.attempt, str(error))
             return False
 
-    def waiting(self, offer: Offer) -> Entry | None:
+    def waiting(self, offer: Offer, decision: Decision) -> Entry | None:
         """The update that waits for exactly this attempt, made under the rules of today; any other one is withheld."""
         entry = self._desk.outbox.get(offer.task)
         if entry is None:
@@ -210,16 +214,27 @@ class HandOver:
         asked = offer.task, offer.attempt, offer.experiment_sha256, offer.base
         if (entry.task, entry.attempt, entry.experiment_sha256, entry.base) != asked:
             self.withhold(offer.task, f"attempt {offer.attempt} is asked for")
-        elif kept := self._kept_here(entry):
+        elif kept := self._kept_here(entry, decision.policy_sha256):
             self.withhold(offer.task, kept)
         else:
             return entry
         return None
 
-    def _kept_here(self, entry: Entry) -> str:
+    async def _policy(self) -> Digest | None:
+        """The policy of now, None where it cannot be used. Raises `Unreadable` when it could not be read for a while."""
+        desk = self._desk
+
+        async def read() -> Digest | None:
+            return policy_in_force(self._config().consent)
+
+        return await retry(read, what="reading the consent file", backoff=TRANSFER, clock=desk.clock, random=desk.random)
+
+    def _kept_here(self, entry: Entry, policy_sha256: Digest | None) -> str:
         """Why the hospital's rules of today keep the update here as it is; empty where they are those it was made under."""
         config, manifest = self._config(), decode_update(entry.envelope.payload)
-        if policy_in_force(config.consent) != manifest.policy_sha256:
+        if policy_sha256 is None:
+            return "the consent file cannot be used, so nothing is allowed"
+        if policy_sha256 != manifest.policy_sha256:
             return "the consent file has changed since it allowed this"
         told = self._rooms.minimum_patients(entry.task)
         # in a class where that is known, else in all: a backup has no folder of the task

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import shutil
 from pathlib import Path
 from typing import Any, Final
@@ -142,3 +144,51 @@ async def test_an_update_that_the_aggregator_waits_for_still_is_not_submitted_ag
     withheld = next(record for record in site.audit() if record.action == "update.withheld")
     assert "the consent file has changed" in withheld.reason
     assert "it was submitted before, and the aggregator may have it" in withheld.reason
+
+
+def fail_to_read(disk: pytest.MonkeyPatch, file: Path, number: int, times: int) -> None:
+    """The next reads of the file fail with that errno."""
+    read, failures = Path.read_bytes, [OSError(number, os.strerror(number))] * times
+
+    def reading(path: Path) -> bytes:
+        if failures and path == file:
+            raise failures.pop()
+        return read(path)
+
+    disk.setattr(Path, "read_bytes", reading)
+
+
+@pytest.mark.parametrize("room", ["here", "gone"])
+async def test_an_update_waits_while_the_consent_file_cannot_be_read_for_a_moment(
+    tmp_path: Path,
+    federation: Federation,
+    aggregator: FakeAggregator,
+    trained: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    room: str,
+) -> None:
+    credentials = federation.site(SITE)
+    await leave_update(tmp_path / "site", credentials, aggregator)
+    async with AgentSite(tmp_path / "site", credentials, aggregator.address) as site:
+        if room == "gone":
+            shutil.rmtree(site.layout.work / folder_name(task()))
+        fail_to_read(monkeypatch, site.consent, errno.ESTALE, 2)
+        site.start()
+        await until(lambda: bool(ends(site)))
+        assert ends(site) == [("update.verdict", "success")]
+        assert "update.withheld" not in site.actions()
+    assert len(trained) == 1
+
+
+async def test_an_update_is_withheld_with_the_reason_that_the_consent_file_cannot_be_used(
+    tmp_path: Path, federation: Federation, aggregator: FakeAggregator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    credentials = federation.site(SITE)
+    await leave_update(tmp_path / "site", credentials, aggregator)
+    async with AgentSite(tmp_path / "site", credentials, aggregator.address) as site:
+        fail_to_read(monkeypatch, site.consent, errno.EIO, 99)
+        site.start()
+        await aggregator.wait_for("DeclineTask")
+        withheld = next(record for record in site.audit() if record.action == "update.withheld")
+        assert withheld.reason == "the consent file cannot be used, so nothing is allowed"
+    assert aggregator.manifests() == []
