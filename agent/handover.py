@@ -236,9 +236,11 @@ class HandOver:
             return "the consent file cannot be used, so nothing is allowed"
         if policy_sha256 != manifest.policy_sha256:
             return "the consent file has changed since it allowed this"
-        told = self._rooms.minimum_patients(entry.task)
-        # in a class where that is known, else in all: a backup has no folder of the task
-        if (manifest.patients if told is None else told) < config.minimum_patients:
+        # an older release wrote it into the task's folder alone, which no backup has
+        told = entry.minimum_patients or self._rooms.minimum_patients(entry.task)
+        if told is None and config.minimum_patients > 1:
+            return "nothing tells under which minimum_patients this was trained"
+        if told is not None and told < config.minimum_patients:
             return "minimum_patients was raised since this was trained"
         return ""
 

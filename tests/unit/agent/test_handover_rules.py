@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import shutil
 from pathlib import Path
@@ -56,15 +57,16 @@ async def test_an_update_that_another_consent_file_allows_too_is_sent_under_that
     assert len(trained) == (1 if room == "here" else 2)
 
 
+@pytest.mark.parametrize("minimum", [5, 50])
 @pytest.mark.parametrize("room", ["here", "gone"])
 async def test_an_update_that_waits_is_not_sent_when_more_patients_are_asked_for(
-    tmp_path: Path, federation: Federation, aggregator: FakeAggregator, trained: list[str], room: str
+    tmp_path: Path, federation: Federation, aggregator: FakeAggregator, trained: list[str], room: str, minimum: int
 ) -> None:
-    """It is trained again: the training under the stricter rule says whether there are so many."""
+    """It is trained again: the training under the stricter rule says whether there are so many, in each class."""
     credentials = federation.site(SITE)
     await leave_update(tmp_path / "site", credentials, aggregator)
     async with AgentSite(tmp_path / "site", credentials, aggregator.address) as site:
-        site.work.config = site.config.model_copy(update={"minimum_patients": 50})
+        site.work.config = site.config.model_copy(update={"minimum_patients": minimum})
         if room == "gone":
             shutil.rmtree(site.layout.work / folder_name(task()))
         site.start()
@@ -73,6 +75,27 @@ async def test_an_update_that_waits_is_not_sent_when_more_patients_are_asked_for
         assert "minimum_patients" in withheld.reason
     assert len(aggregator.manifests()) == 1
     assert len(trained) == 2
+
+
+@pytest.mark.parametrize("minimum", [1, 2])
+async def test_an_update_of_a_release_that_kept_no_minimum_beside_it_is_sent_where_any_number_will_do(
+    tmp_path: Path, federation: Federation, aggregator: FakeAggregator, trained: list[str], minimum: int
+) -> None:
+    """As such a release's backup leaves it: without the folder of its task."""
+    credentials = federation.site(SITE)
+    entry = await leave_update(tmp_path / "site", credentials, aggregator)
+    file = entry.weights.with_name("manifest.json")
+    document = json.loads(file.read_bytes())
+    assert document.pop("minimum_patients") == 2
+    file.write_text(json.dumps(document))
+    async with AgentSite(tmp_path / "site", credentials, aggregator.address) as site:
+        site.work.config = site.config.model_copy(update={"minimum_patients": minimum})
+        shutil.rmtree(site.layout.work / folder_name(task()))
+        site.start()
+        await until(lambda: "update.verdict" in site.actions())
+        dropped = [record.reason for record in site.audit() if record.action == "update.dropped"]
+    assert dropped == (["nothing tells under which minimum_patients this was trained"] if minimum > 1 else [])
+    assert len(trained) == minimum
 
 
 async def test_a_site_may_change_its_mind_while_it_hands_an_update_over(
