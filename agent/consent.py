@@ -26,7 +26,7 @@ from typing import Annotated, Final
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from histofed.base import toml
-from histofed.base.errors import ConfigError
+from histofed.base.errors import ConfigError, Unreadable, passes
 from histofed.base.experiment import Experiment
 from histofed.base.ids import Digest, sha256
 from histofed.recipes.contract import Demands
@@ -123,12 +123,14 @@ def load_policy(path: Path) -> Policy:
     return Policy(consent, sha256(data))
 
 
-def policy_in_force(path: Path) -> Digest:
-    """The digest of the policy as it is now; that of no bytes where it cannot be used."""
+def policy_in_force(path: Path) -> Digest | None:
+    """The digest of the policy as it is now; None where it cannot be used. Raises `Unreadable` where that passes."""
     try:
         return load_policy(path).sha256
-    except ConfigError:
-        return sha256(b"")
+    except ConfigError as error:
+        if isinstance(cause := error.__cause__, OSError) and passes(cause):
+            raise Unreadable(f"the consent file cannot be read now: {cause.strerror}; nothing is sent meanwhile") from error
+        return None
 
 
 def decide(policy: Policy, experiment: Experiment, demands: Demands) -> Decision:

@@ -14,7 +14,7 @@ import logging
 from collections.abc import Callable
 
 from agent.config import AgentConfig
-from agent.consent import policy_in_force
+from agent.consent import Decision, policy_in_force
 from agent.desk import Desk
 from agent.link import Verdict
 from agent.offers import Offer
@@ -22,9 +22,9 @@ from agent.outbox import Entry
 from agent.patience import PASSING, TASK_BACKOFF
 from agent.progress import Board, Sign, watched
 from agent.rooms import Rooms
-from histofed.base.errors import BadData, ConfigError, HistofedError, Lost, NotAuthorised, Stale
+from histofed.base.errors import BadData, ConfigError, HistofedError, Lost, NotAuthorised, Stale, Unreadable
 from histofed.base.failpoints import failpoint
-from histofed.base.ids import Json, TaskKey
+from histofed.base.ids import Digest, Json, TaskKey
 from histofed.pki.credentials import Credentials
 from histofed.pki.keys import der_of
 from histofed.pki.signing import Envelope, sign
@@ -32,6 +32,8 @@ from histofed.statements import decode_update
 from histofed.telemetry import attributes as names
 from histofed.telemetry.context import TraceContext, round_parent
 from histofed.telemetry.logs import fields
+from histofed.transport.backoff import retry
+from histofed.transport.blobs import TRANSFER
 
 log = logging.getLogger(__name__)
 
@@ -81,11 +83,13 @@ class HandOver:
 
         `parent` is the round's trace; it is derived where it is not known. Raises `Stale` or `NotFound` when the round
         has closed (the entry is still there: `forget` it), `Lost` when the disk does not give the weights (it is
-        forgotten), and whatever stands in the way otherwise.
+        forgotten), `Unreadable` when it does not give them, or the consent file, now, and whatever stands in the way
+        otherwise.
         """
         desk, link = self._desk, self._desk.link
         task = entry.task
-        kept, submitted = self._kept_here(entry), self._submitted.get(task) == entry
+        kept = self._kept_here(entry, await self._policy())
+        submitted = self._submitted.get(task) == entry
         if kept and not (submitted and await self._is_settled(entry)):
             self.withhold(task, f"{kept}; it was submitted before, and the aggregator may have it" if submitted else kept)
             return None
@@ -128,7 +132,10 @@ class HandOver:
         return verdict
 
     async def _upload(self, entry: Entry, board: Board) -> None:
-        """The weights are at the aggregator, or it does not take them. Raises `Lost` where the disk does not give them."""
+        """The weights are at the aggregator, or it does not take them.
+
+        Raises `Lost` where the disk does not give them, `Unreadable` where it may soon and the aggregator waits for them.
+        """
         desk, task = self._desk, entry.task
         base = desk.bases.get(task.round.experiment, entry.base)
         try:
@@ -139,6 +146,11 @@ class HandOver:
             )
         except Stale as error:
             log.info("the update of %s is not taken, perhaps there is a verdict: %s", task, error, extra=fields(task))
+        except Unreadable as error:
+            # its round may have closed meanwhile, or there is a verdict: only the aggregator says
+            if not await self._is_settled(entry):
+                raise
+            log.info("the update of %s is not waited for any more: %s", task, error, extra=fields(task))
         except Lost as error:
             # before anybody hears of it: no other attempt may find it beside its training
             self.forget(task, entry.attempt, str(error))
@@ -164,6 +176,9 @@ class HandOver:
                 try:
                     if await self._deliver_or_forget(entry, sign.board("upload")):
                         judged(entry.task)
+                except Unreadable as error:
+                    # tried for a while already: what this disk does not give holds up what it does
+                    log.warning("cannot hand the update of %s over now: %s", entry.task, error, extra=fields(entry.task))
                 except PASSING as error:
                     log.warning("cannot hand the update of %s over yet: %s", entry.task, error, extra=fields(entry.task))
                     kept.append(entry)
@@ -191,7 +206,7 @@ class HandOver:
             self.forget(entry.task, entry.attempt, str(error))
             return False
 
-    def waiting(self, offer: Offer) -> Entry | None:
+    def waiting(self, offer: Offer, decision: Decision) -> Entry | None:
         """The update that waits for exactly this attempt, made under the rules of today; any other one is withheld."""
         entry = self._desk.outbox.get(offer.task)
         if entry is None:
@@ -199,20 +214,33 @@ class HandOver:
         asked = offer.task, offer.attempt, offer.experiment_sha256, offer.base
         if (entry.task, entry.attempt, entry.experiment_sha256, entry.base) != asked:
             self.withhold(offer.task, f"attempt {offer.attempt} is asked for")
-        elif kept := self._kept_here(entry):
+        elif kept := self._kept_here(entry, decision.policy_sha256):
             self.withhold(offer.task, kept)
         else:
             return entry
         return None
 
-    def _kept_here(self, entry: Entry) -> str:
+    async def _policy(self) -> Digest | None:
+        """The policy of now, None where it cannot be used. Raises `Unreadable` when it could not be read for a while."""
+        desk = self._desk
+
+        async def read() -> Digest | None:
+            return policy_in_force(self._config().consent)
+
+        return await retry(read, what="reading the consent file", backoff=TRANSFER, clock=desk.clock, random=desk.random)
+
+    def _kept_here(self, entry: Entry, policy_sha256: Digest | None) -> str:
         """Why the hospital's rules of today keep the update here as it is; empty where they are those it was made under."""
         config, manifest = self._config(), decode_update(entry.envelope.payload)
-        if policy_in_force(config.consent) != manifest.policy_sha256:
+        if policy_sha256 is None:
+            return "the consent file cannot be used, so nothing is allowed"
+        if policy_sha256 != manifest.policy_sha256:
             return "the consent file has changed since it allowed this"
-        told = self._rooms.minimum_patients(entry.task)
-        # in a class where that is known, else in all: a backup has no folder of the task
-        if (manifest.patients if told is None else told) < config.minimum_patients:
+        # an older release wrote it into the task's folder alone, which no backup has
+        told = entry.minimum_patients or self._rooms.minimum_patients(entry.task)
+        if told is None and config.minimum_patients > 1:
+            return "nothing tells under which minimum_patients this was trained"
+        if told is not None and told < config.minimum_patients:
             return "minimum_patients was raised since this was trained"
         return ""
 

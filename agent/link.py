@@ -242,18 +242,26 @@ class Link:
         """The certificate is past its half life, give or take this agent's own jitter."""
         return self._clock.now() >= self._credentials.renew_at(self._jitter)
 
-    async def renew(self) -> None:
-        """Get a newer certificate for a new key, store both at once, and use them from the next call on."""
+    async def renew(self) -> bool:
+        """Get a newer certificate for a new key, store both at once, and use them from the next call on.
+
+        False where somebody enrolled again meanwhile: that identity is kept, and used instead.
+        """
         async with self._talk.newest() as connection:
             renewed = await renew(connection, self._credentials)
+        if await self.reload_identity():
+            return False
         renewed.save(self._identity_file)
         await self._use(renewed)
+        return True
 
-    async def reload_identity(self) -> None:
-        """Use the identity file as it is now, if somebody enrolled again."""
+    async def reload_identity(self) -> bool:
+        """Use the identity file as it is now, if somebody enrolled again; whether somebody has."""
         found = Credentials.load(self._identity_file)
-        if found.serial != self._credentials.serial:
-            await self._use(found)
+        if found.serial == self._credentials.serial:
+            return False
+        await self._use(found)
+        return True
 
     async def close(self) -> None:
         """Hang up."""

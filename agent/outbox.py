@@ -1,6 +1,6 @@
 """Finished updates that wait for the aggregator's verdict: on disk before they are mentioned to anybody, gone only after it.
 
-    outbox/EXPERIMENT.ROUND.KIND/manifest.json         the signed envelope
+    outbox/EXPERIMENT.ROUND.KIND/manifest.json         the signed envelope, and the minimum of patients in training
                                  update.safetensors    the weights that it names
 
 The envelope is written first and the weights are renamed in last, and they are the first to be removed, so an entry with
@@ -48,6 +48,8 @@ class Entry:
     encoding: str
     base: Digest
     """What training started from."""
+    minimum_patients: int | None
+    """In a class, as the hospital asked for when it was trained; None in an entry of a release that did not write it."""
 
 
 def folder_name(task: TaskKey) -> str:
@@ -65,20 +67,21 @@ class Outbox:
             if entry.is_dir() and not (entry / _WEIGHTS).exists():
                 durable.remove(entry)
 
-    def put(self, envelope: Envelope, weights: Path) -> Entry:
+    def put(self, envelope: Envelope, weights: Path, minimum_patients: int) -> Entry:
         """Take over `weights` (a complete file on the same disk) with its signed manifest. Durable on return.
 
-        An entry of the same task is replaced. Raises `CannotWriteState`.
+        `minimum_patients` is what the training was told to ask for in each class. An entry of the same task is
+        replaced. Raises `CannotWriteState`.
         """
         manifest = decode_update(envelope.payload)
         folder = durable.make_directory(self._folder / folder_name(manifest.task))
         target = folder / _WEIGHTS
         # never a new manifest beside old weights
         durable.remove(target)
-        durable.replace(folder / _MANIFEST, _encode(envelope))
+        durable.replace(folder / _MANIFEST, _encode(envelope, minimum_patients))
         durable.adopt(weights, target)
         failpoint("agent.update_in_outbox")
-        return _entry(envelope, target)
+        return _entry(envelope, target, minimum_patients)
 
     def get(self, task: TaskKey) -> Entry | None:
         """The finished update of `task`, if there is one that can be read. Raises `TryLater` where that may be so later."""
@@ -163,35 +166,40 @@ def _words(error: Exception) -> str:
 
 def _stored(weights: Path) -> Entry:
     """The entry of these weights. Raises `BadData` or `OSError` for one that is damaged."""
-    return _entry(_decode((weights.parent / _MANIFEST).read_bytes()), weights)
+    envelope, minimum_patients = _decode((weights.parent / _MANIFEST).read_bytes())
+    return _entry(envelope, weights, minimum_patients)
 
 
-def _entry(envelope: Envelope, weights: Path) -> Entry:
+def _entry(envelope: Envelope, weights: Path, minimum_patients: int | None) -> Entry:
     manifest = decode_update(envelope.payload)
     file: File | None = manifest.weights
     if file is None:
         raise BadData(f"the manifest of {manifest.task} in the outbox names no weights")
     told = digest(file.sha256), file.bytes, manifest.encoding, digest(manifest.base)
-    return Entry(manifest.task, manifest.attempt, digest(manifest.experiment_sha256), envelope, weights, *told)
+    experiment = digest(manifest.experiment_sha256)
+    return Entry(manifest.task, manifest.attempt, experiment, envelope, weights, *told, minimum_patients)
 
 
-def _encode(envelope: Envelope) -> bytes:
+def _encode(envelope: Envelope, minimum_patients: int) -> bytes:
     return canonical(
         {
             "payload_type": envelope.payload_type,
             "payload": base64.b64encode(envelope.payload).decode(),
             "signature": base64.b64encode(envelope.signature).decode(),
             "certificate": base64.b64encode(envelope.certificate).decode(),
+            "minimum_patients": minimum_patients,
         }
     )
 
 
-def _decode(data: bytes) -> Envelope:
+def _decode(data: bytes) -> tuple[Envelope, int | None]:
     try:
         document = json.loads(data)
-        return Envelope(
+        envelope = Envelope(
             str(document["payload_type"]),
             *(base64.b64decode(document[name], validate=True) for name in ("payload", "signature", "certificate")),
         )
+        told = document.get("minimum_patients")
+        return envelope, None if told is None else int(told)
     except (ValueError, KeyError, TypeError) as error:
         raise BadData("its manifest is damaged") from error

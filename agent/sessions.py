@@ -257,19 +257,23 @@ class Sessions:
             running.result()
 
     async def _renewed(self) -> bool:
-        """Renew the certificate when it is time; True when there is a new one, for which a new connection is due."""
+        """Renew the certificate when it is time; True when there is a new one, for which a new connection is due.
+
+        One that somebody enrolled for beside this daemon is such a one: it is newer than what a renewal would bring.
+        """
         if not self._link.renewal_due() or self._clock.now() < self._renew_from:
             return False
         subject = {"site": self._site, "serial": self._link.credentials.serial}
-        self._journal.append("identity.renewal", subject=subject)
         try:
-            await self._link.renew()
+            renewed = not await self._link.reload_identity()
+            if renewed:
+                self._journal.append("identity.renewal", subject=subject)
+                renewed = await self._link.renew()
         except HistofedError as error:
             self._renew_from = self._clock.now() + RENEW_AGAIN * self._random.random()
             log.warning("the certificate (valid until %s) could not be renewed: %s", self._link.credentials.not_after, error)
             return False
         until = self._link.credentials.not_after
-        log.info(
-            "the certificate was renewed, valid until %s", until, extra=fields(site=self._site, event="identity.renewed")
-        )
+        words = "the certificate was renewed, valid until %s" if renewed else "somebody enrolled again, valid until %s"
+        log.info(words, until, extra=fields(site=self._site, event="identity.renewed"))
         return True

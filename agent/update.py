@@ -51,4 +51,4 @@ def finish(offer: Offer, assignment: Assignment, result: Result, decision: Decis
         created_at=iso(desk.clock.now()),
     )
     envelope = sign(UPDATE_TYPE, encode(manifest), desk.link.credentials)
-    return desk.outbox.put(envelope, assignment.output / UPDATE_FILE)
+    return desk.outbox.put(envelope, assignment.output / UPDATE_FILE, assignment.minimum_patients)

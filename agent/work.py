@@ -164,7 +164,7 @@ class Work:
             return
         await self._accept(offer, decision)
         private_round = self.tensors.settle(offer)
-        entry = self._handover.waiting(offer) or await self._make(offer, experiment, decision, private_round)
+        entry = self._handover.waiting(offer, decision) or await self._make(offer, experiment, decision, private_round)
         await self._hand_over(offer, entry)
 
     async def _make(self, offer: Offer, experiment: Experiment, decision: Decision, private_round: int) -> Entry:

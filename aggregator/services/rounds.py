@@ -24,7 +24,7 @@ from aggregator.services import convert
 from aggregator.services.hello import check_hello
 from aggregator.services.offers import task_offer
 from aggregator.services.permissions import check_own
-from aggregator.tasks import LIVE, Task, TaskState
+from aggregator.tasks import WITH_SITE, Task, TaskState
 from histofed import __version__
 from histofed.base import encoding
 from histofed.base.clock import Clock, iso
@@ -177,7 +177,8 @@ class FleetServicer(rounds_pb2_grpc.FleetServiceServicer):
         _, task = self._own_task(context, request.task)
         state = self._engine.round_of(task)
         mine = state.task(task.site)
-        if state.state is not RoundState.OPEN or mine.state not in LIVE or mine.attempt != request.attempt:
+        # an update that is received waits for its verdict alone: no other one of the task is taken
+        if state.state is not RoundState.OPEN or mine.state not in WITH_SITE or mine.attempt != request.attempt:
             is_open = state.state is RoundState.OPEN
             reason = mine.reason or (f"the task is {mine.state}" if is_open else f"round {state.key} is {state.state}")
             return rounds_pb2.ReportProgressResponse(wanted=False, reason=reason)

@@ -109,6 +109,13 @@ class TryLater(HistofedError):
     status = "ABORTED"
 
 
+class Unreadable(TryLater):
+    """A file of this machine cannot be read now, for a reason that the machine gets over by itself."""
+
+    # it never crosses the wire
+    status = "ABORTED"
+
+
 def passes(error: OSError) -> bool:
     """Whether a machine gets over it by itself; whatever else it says of a file lasts until a person has looked at it."""
     return error.errno in _PASSING

@@ -16,13 +16,13 @@ from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from random import Random
-from typing import Final, Protocol
+from typing import BinaryIO, Final, Protocol
 
 from histofed.base.clock import Clock
 from histofed.base.errors import HistofedError
 from histofed.base.ids import Digest
 from histofed.transport import limits
-from histofed.transport.backoff import Backoff, may_retry
+from histofed.transport.backoff import Backoff, may_retry, retry
 from histofed.transport.channel import Connection
 from histofed.transport.fetching import Fetching
 from histofed.transport.held import Held
@@ -62,14 +62,11 @@ async def upload(
     """Send the file at `path`, whose digest is `sha256`, as the update of `task`; returns when it is durable there.
 
     `held` is a blob that the aggregator may have too, the task's base: what is the same in it is not sent, if it has.
-    Raises `BadData` (the file cannot be read), `DigestMismatch` (it changed), `NotAuthorised`, `TooLarge`, `Stale`,
-    `AggregatorUnavailable`, ...
+    Raises `Lost` (the file cannot be read), `Unreadable` (nor now, but soon perhaps), `DigestMismatch` (it changed),
+    `NotAuthorised`, `TooLarge`, `Stale`, `AggregatorUnavailable`, ...
     """
-    try:
-        source = path.open("rb")
-    except OSError as error:
-        raise unreadable(error) from error
-    with source as file:
+    what = "opening what is to be sent"
+    with await retry(lambda: _opened(path), what=what, backoff=backoff, clock=clock, random=random) as file:
         size = os.fstat(file.fileno()).st_size
         sending = Sending(file.fileno(), task, sha256, size, held, pace or Pace(clock), clock, progress or _quiet, stall_s)
         await _persist(
@@ -137,6 +134,14 @@ async def _persist(
                     raise
                 _log.warning("%s stands at byte %d, trying again in %.1f s: %s", what, position(), delay, error)
         await clock.sleep(delay)
+
+
+async def _opened(path: Path) -> BinaryIO:
+    """What is to be sent. Raises `Lost` and `Unreadable`."""
+    try:
+        return path.open("rb")
+    except OSError as error:
+        raise unreadable(error) from error
 
 
 def _is(path: Path, sha256: Digest, size: int) -> bool:

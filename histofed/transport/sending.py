@@ -15,7 +15,7 @@ from pathlib import Path
 import grpc.aio
 
 from histofed.base.clock import Clock
-from histofed.base.errors import AggregatorUnavailable, DigestMismatch, HistofedError, Lost
+from histofed.base.errors import AggregatorUnavailable, DigestMismatch, HistofedError, Lost, Unreadable, passes
 from histofed.base.ids import Digest
 from histofed.telemetry.logs import fields
 from histofed.transport import limits
@@ -160,8 +160,10 @@ class Sending:
         return Frame(transfer_pb2.UploadRequest(offset=piece.offset, copy=copy))
 
 
-def unreadable(error: OSError) -> Lost:
-    """The file that was to be sent is lost: another try reads no more of it."""
+def unreadable(error: OSError) -> Unreadable | Lost:
+    """The file that was to be sent: `Lost` where another try reads no more of it, `Unreadable` where it may."""
+    if passes(error):
+        return Unreadable(f"what is to be sent cannot be read now: {error.strerror}; it stays, and is tried again")
     return Lost(f"what was to be sent cannot be read from this machine's disk: {error.strerror}; it has to be made anew")
 
 

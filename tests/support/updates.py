@@ -45,4 +45,4 @@ def signed(statement: UpdateManifest) -> Envelope:
 def put(outbox: Outbox, folder: Path, statement: UpdateManifest, data: bytes = b"weights") -> TaskKey:
     """It in the outbox; `folder` is on the same disk."""
     (folder / "made").write_bytes(data)
-    return outbox.put(signed(statement), folder / "made").task
+    return outbox.put(signed(statement), folder / "made", 2).task

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.consent import Consent, Decision, Policy, decide, load_policy
-from histofed.base.errors import ConfigError
+from agent.consent import Consent, Decision, Policy, decide, load_policy, policy_in_force
+from histofed.base.errors import ConfigError, Unreadable
 from histofed.base.experiment import Experiment, parse_experiment
 from histofed.base.ids import sha256
 from histofed.recipes.contract import Demands
@@ -194,3 +196,27 @@ def assert_matches(pattern: str, text: str) -> None:
     import re
 
     assert re.search(pattern, text), text
+
+
+def test_the_policy_in_force_is_none_where_nothing_can_be_made_of_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "consent.toml"
+    assert policy_in_force(path) == sha256(b"")
+    path.write_text(FULL)
+    assert policy_in_force(path) == sha256(FULL.encode())
+    path.write_text("experiments = [")
+    assert policy_in_force(path) is None
+
+
+@pytest.mark.parametrize(("number", "passes"), [(errno.ESTALE, True), (errno.EMFILE, True), (errno.EIO, False)])
+def test_a_file_that_cannot_be_read_for_a_moment_is_told_from_one_that_cannot_be_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, passes: bool
+) -> None:
+    def reading(path: Path) -> bytes:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(Path, "read_bytes", reading)
+    if passes:
+        with pytest.raises(Unreadable, match=f"cannot be read now: {os.strerror(number)}; nothing is sent"):
+            policy_in_force(tmp_path / "consent.toml")
+    else:
+        assert policy_in_force(tmp_path / "consent.toml") is None

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import errno
+import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any, Final
@@ -54,15 +57,16 @@ async def test_an_update_that_another_consent_file_allows_too_is_sent_under_that
     assert len(trained) == (1 if room == "here" else 2)
 
 
+@pytest.mark.parametrize("minimum", [5, 50])
 @pytest.mark.parametrize("room", ["here", "gone"])
 async def test_an_update_that_waits_is_not_sent_when_more_patients_are_asked_for(
-    tmp_path: Path, federation: Federation, aggregator: FakeAggregator, trained: list[str], room: str
+    tmp_path: Path, federation: Federation, aggregator: FakeAggregator, trained: list[str], room: str, minimum: int
 ) -> None:
-    """It is trained again: the training under the stricter rule says whether there are so many."""
+    """It is trained again: the training under the stricter rule says whether there are so many, in each class."""
     credentials = federation.site(SITE)
     await leave_update(tmp_path / "site", credentials, aggregator)
     async with AgentSite(tmp_path / "site", credentials, aggregator.address) as site:
-        site.work.config = site.config.model_copy(update={"minimum_patients": 50})
+        site.work.config = site.config.model_copy(update={"minimum_patients": minimum})
         if room == "gone":
             shutil.rmtree(site.layout.work / folder_name(task()))
         site.start()
@@ -71,6 +75,27 @@ async def test_an_update_that_waits_is_not_sent_when_more_patients_are_asked_for
         assert "minimum_patients" in withheld.reason
     assert len(aggregator.manifests()) == 1
     assert len(trained) == 2
+
+
+@pytest.mark.parametrize("minimum", [1, 2])
+async def test_an_update_of_a_release_that_kept_no_minimum_beside_it_is_sent_where_any_number_will_do(
+    tmp_path: Path, federation: Federation, aggregator: FakeAggregator, trained: list[str], minimum: int
+) -> None:
+    """As such a release's backup leaves it: without the folder of its task."""
+    credentials = federation.site(SITE)
+    entry = await leave_update(tmp_path / "site", credentials, aggregator)
+    file = entry.weights.with_name("manifest.json")
+    document = json.loads(file.read_bytes())
+    assert document.pop("minimum_patients") == 2
+    file.write_text(json.dumps(document))
+    async with AgentSite(tmp_path / "site", credentials, aggregator.address) as site:
+        site.work.config = site.config.model_copy(update={"minimum_patients": minimum})
+        shutil.rmtree(site.layout.work / folder_name(task()))
+        site.start()
+        await until(lambda: "update.verdict" in site.actions())
+        dropped = [record.reason for record in site.audit() if record.action == "update.dropped"]
+    assert dropped == (["nothing tells under which minimum_patients this was trained"] if minimum > 1 else [])
+    assert len(trained) == minimum
 
 
 async def test_a_site_may_change_its_mind_while_it_hands_an_update_over(
@@ -142,3 +167,51 @@ async def test_an_update_that_the_aggregator_waits_for_still_is_not_submitted_ag
     withheld = next(record for record in site.audit() if record.action == "update.withheld")
     assert "the consent file has changed" in withheld.reason
     assert "it was submitted before, and the aggregator may have it" in withheld.reason
+
+
+def fail_to_read(disk: pytest.MonkeyPatch, file: Path, number: int, times: int) -> None:
+    """The next reads of the file fail with that errno."""
+    read, failures = Path.read_bytes, [OSError(number, os.strerror(number))] * times
+
+    def reading(path: Path) -> bytes:
+        if failures and path == file:
+            raise failures.pop()
+        return read(path)
+
+    disk.setattr(Path, "read_bytes", reading)
+
+
+@pytest.mark.parametrize("room", ["here", "gone"])
+async def test_an_update_waits_while_the_consent_file_cannot_be_read_for_a_moment(
+    tmp_path: Path,
+    federation: Federation,
+    aggregator: FakeAggregator,
+    trained: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    room: str,
+) -> None:
+    credentials = federation.site(SITE)
+    await leave_update(tmp_path / "site", credentials, aggregator)
+    async with AgentSite(tmp_path / "site", credentials, aggregator.address) as site:
+        if room == "gone":
+            shutil.rmtree(site.layout.work / folder_name(task()))
+        fail_to_read(monkeypatch, site.consent, errno.ESTALE, 2)
+        site.start()
+        await until(lambda: bool(ends(site)))
+        assert ends(site) == [("update.verdict", "success")]
+        assert "update.withheld" not in site.actions()
+    assert len(trained) == 1
+
+
+async def test_an_update_is_withheld_with_the_reason_that_the_consent_file_cannot_be_used(
+    tmp_path: Path, federation: Federation, aggregator: FakeAggregator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    credentials = federation.site(SITE)
+    await leave_update(tmp_path / "site", credentials, aggregator)
+    async with AgentSite(tmp_path / "site", credentials, aggregator.address) as site:
+        fail_to_read(monkeypatch, site.consent, errno.EIO, 99)
+        site.start()
+        await aggregator.wait_for("DeclineTask")
+        withheld = next(record for record in site.audit() if record.action == "update.withheld")
+        assert withheld.reason == "the consent file cannot be used, so nothing is allowed"
+    assert aggregator.manifests() == []

@@ -21,7 +21,7 @@ from tests.support.updates import manifest, put, signed
 def test_an_update_is_there_after_a_restart(tmp_path: Path) -> None:
     envelope = signed(manifest())
     (tmp_path / "made").write_bytes(b"weights")
-    entry = Outbox(tmp_path / "outbox").put(envelope, tmp_path / "made")
+    entry = Outbox(tmp_path / "outbox").put(envelope, tmp_path / "made", 2)
     again = Outbox(tmp_path / "outbox").get(manifest().task)
     assert again == entry
     assert again is not None
@@ -210,7 +210,7 @@ def test_a_full_disk_leaves_no_half_entry(tmp_path: Path, boundary: str, arm: Ca
     (tmp_path / "made").write_bytes(b"weights")
     arm(f"{boundary}=ENOSPC")
     with pytest.raises(CannotWriteState, match="No space left"):
-        outbox.put(signed(manifest()), tmp_path / "made")
+        outbox.put(signed(manifest()), tmp_path / "made", 2)
     assert outbox.entries() == ()
     assert outbox.get(manifest().task) is None
     assert (tmp_path / "made").read_bytes() == b"weights"

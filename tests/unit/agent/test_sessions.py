@@ -14,6 +14,8 @@ from agent.sessions import RECONNECT, SLOWLY
 from histofed.base.errors import AlreadyThere, CannotWriteState, NotAuthorised, TryLater, VersionMismatch
 from histofed.pki.credentials import Credentials
 from histofed.transport.backoff import Backoff
+from histofed.transport.channel import Connection
+from histofed.transport.enrolment import renew
 from histofed.v1 import rounds_pb2
 from tests.support.agent_site import SITE, AgentSite, task, training, until
 from tests.support.fake_aggregator import FakeAggregator
@@ -271,6 +273,28 @@ async def test_a_certificate_past_its_half_life_is_renewed_with_a_new_key(
         assert new.certificate.public_key() != old.certificate.public_key()
         assert new.identity == old.identity
         assert "identity.renewal" in site.actions()
+
+
+@pytest.mark.parametrize("when", ["before", "meanwhile"])
+async def test_a_renewal_leaves_an_identity_that_somebody_has_enrolled_for(
+    site: AgentSite, aggregator: FakeAggregator, federation: Federation, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    enrolled = federation.site(SITE)
+
+    async def renewing(connection: Connection, credentials: Credentials) -> Credentials:
+        enrolled.save(site.layout.identity)
+        return await renew(connection, credentials)
+
+    monkeypatch.setattr("agent.link.renew", renewing)
+    site.start()
+    await aggregator.wait_for("WaitForWork")
+    if when == "before":
+        enrolled.save(site.layout.identity)
+    monkeypatch.setattr(site.link, "renewal_due", lambda: site.link.credentials.serial != enrolled.serial)
+    await aggregator.wait_for("WaitForWork", 2)
+    assert Credentials.load(site.layout.identity).key_pem == enrolled.key_pem
+    assert site.link.credentials.serial == enrolled.serial
+    assert aggregator.called("Renew") == site.actions().count("identity.renewal") == (when == "meanwhile")
 
 
 async def test_a_clock_that_differs_is_told(

@@ -39,7 +39,7 @@ from histofed.telemetry.logs import fields_of
 from histofed.telemetry.tracing import Tracing
 from histofed.v1 import rounds_pb2, types_pb2
 from tests.support.calls import Call
-from tests.support.engine_bench import ADMIN, KEY, NORTH, Bench, StandInForge, opened, settle
+from tests.support.engine_bench import ADMIN, KEY, NORTH, Bench, StandInForge, opened, received, settle
 from tests.support.pki import Federation
 
 FEDERATION = Federation("test")
@@ -272,3 +272,17 @@ async def test_an_update_whose_round_ended_before_it_was_judged_came_too_late_an
         request = rounds_pb2.SubmitUpdateRequest(task=TASK, attempt=1, manifest=manifest)
         with pytest.raises(Stale, match=r"is expired \(the experiment was cancelled\); this update comes too late"):
             await servicer_of(bench, engine).SubmitUpdate(request, NORTH_CALLS)
+
+
+async def test_of_a_task_whose_update_is_received_nothing_more_is_wanted(bench: Bench) -> None:
+    """A site whose rules have changed meanwhile asks for the verdict then, and does not journal that it kept the update."""
+    request = rounds_pb2.ReportProgressRequest(task=TASK, attempt=1, phase="waiting")
+    async with bench.engine() as engine:
+        await opened(engine)
+        servicer = servicer_of(bench, engine)
+        engine.dispatch(KEY, events.Accepted(NORTH, 1))
+        assert (await servicer.ReportProgress(request, NORTH_CALLS)).wanted
+        event, envelope = received(NORTH)
+        engine.dispatch(KEY, event, update=envelope)
+        answer = await servicer.ReportProgress(request, NORTH_CALLS)
+        assert (answer.wanted, answer.reason) == (False, "the task is received")

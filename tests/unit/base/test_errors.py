@@ -28,6 +28,7 @@ EXIT_CODES = {
     "CannotWriteState": 73,
     "NotOurs": 78,
     "TryLater": 75,
+    "Unreadable": 75,
     "Cancelled": 75,
     "DeadlineExceeded": 75,
     "NotAuthorised": 77,
@@ -68,10 +69,10 @@ def test_a_status_is_turned_back_into_its_error(cls: type[HistofedError]) -> Non
     assert issubclass(cls, type(error)) or error.exit_code == cls.exit_code or cls.status in SHARED
 
 
-SHARED = {"INVALID_ARGUMENT", "FAILED_PRECONDITION", "INTERNAL", "UNKNOWN", "RESOURCE_EXHAUSTED"}
+SHARED = {"INVALID_ARGUMENT", "FAILED_PRECONDITION", "INTERNAL", "UNKNOWN", "RESOURCE_EXHAUSTED", "ABORTED"}
 """Statuses that stand for two classes: the wire does not tell usage from data, a stale state from a configuration, what
-kind of internal error it was, why a disk refused, nor a training that failed for want of memory from any other (trainer and
-agent speak through a pipe, which does)."""
+kind of internal error it was, why a disk refused, whose file cannot be read now, nor a training that failed for want of
+memory from any other (trainer and agent speak through a pipe, which does)."""
 
 
 def test_only_the_known_statuses_are_shared() -> None:

@@ -8,6 +8,7 @@ import gc
 import os
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import pytest
 
@@ -17,6 +18,7 @@ from histofed.base.errors import (
     BadData,
     DigestMismatch,
     NotAuthorised,
+    TryLater,
 )
 from histofed.transport import blobs, limits
 from histofed.transport.backoff import Backoff
@@ -138,6 +140,48 @@ async def test_a_disk_that_does_not_give_the_file_is_told_and_not_taken_for_a_br
             await send(connection, source)
         with pytest.raises(BadData, match="cannot be read from this machine's disk: No such file"):
             await send(connection, source.with_name("gone"))
+
+
+@pytest.mark.parametrize("call", ["open", "pread"])
+async def test_a_file_that_is_not_given_for_a_moment_is_read_again(
+    folder: Path, source: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    passing = [OSError(errno.ETIMEDOUT, "Connection timed out")] * 2
+    fail(monkeypatch, source, call, passing)
+    async with serving(folder, FEDERATION) as wire, open_connection(wire.address, SITE) as connection:
+        await send(connection, source)
+        assert wire.store.path(NAME).read_bytes() == BLOB
+    assert passing == []
+
+
+@pytest.mark.parametrize("call", ["open", "pread"])
+async def test_a_file_that_is_not_given_for_long_is_told_and_not_given_up(
+    folder: Path, source: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    fail(monkeypatch, source, call, [OSError(errno.ETIMEDOUT, "Connection timed out")] * 99)
+    async with serving(folder, FEDERATION) as wire, open_connection(wire.address, SITE) as connection:
+        with pytest.raises(TryLater, match="cannot be read now: Connection timed out; it stays"):
+            await send(connection, source)
+
+
+def fail(disk: pytest.MonkeyPatch, source: Path, call: str, errors: list[OSError]) -> None:
+    """The next calls for the bytes of `source` fail so."""
+    opened, read = Path.open, os.pread
+
+    def opening(path: Path, *arguments: Any, **options: Any) -> Any:
+        if errors and path == source:
+            raise errors.pop()
+        return opened(path, *arguments, **options)
+
+    def reading(descriptor: int, size: int, offset: int) -> bytes:
+        if errors:
+            raise errors.pop()
+        return read(descriptor, size, offset)
+
+    if call == "open":
+        disk.setattr(Path, "open", opening)
+    else:
+        disk.setattr(os, "pread", reading)
 
 
 async def test_a_file_that_shrinks_on_the_way(folder: Path, source: Path) -> None:
