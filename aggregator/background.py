@@ -1,9 +1,10 @@
 """Work that goes on beside the daemon's loop, one task a name: models that are made, updates that are checked.
 
 A job that cannot write is tried again with a pause that grows, and ends the daemon after half an hour of it; one that fails
-in a way that nobody foresaw ends it at once. Whatever was under way is repeated after the next start from what is durable,
-which is why a job may be dropped at any moment. Used by `aggregator/engine.py` and
-`aggregator/experiments.py`.
+in a way that nobody foresaw, or whose child SIGKILL does not end, ends it at once. One whose child keeps being killed is
+tried for half an hour as well, and then given up: where one experiment needs more memory than there is, the others go on.
+Whatever was under way is repeated after the next start from what is durable, which is why a job may be dropped at any
+moment. Used by `aggregator/engine.py` and `aggregator/experiments.py`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import Final, TypeVar
 
 from histofed.base.clock import Clock
-from histofed.base.errors import BadData, CannotWriteState, HistofedError, Stale, WorkerLost
+from histofed.base.errors import BadData, CannotWriteState, HistofedError, Stale, WorkerKilled, WorkerLost
 from histofed.telemetry.logs import fields
 from histofed.transport.backoff import Backoff
 
@@ -24,6 +25,9 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 OWN_TROUBLE: Final = Backoff(first_s=1.0, most_s=60.0, attempts=5)
 """Before what is ours to mend (a child that fails, a file of ours that cannot be read) counts as the end of a job."""
+KILLED: Final = Backoff(first_s=60.0, most_s=600.0, attempts=8)
+"""The same where the child keeps being killed: half an hour, as a rule. Memory may be short for as long as somebody else's
+work takes, and what is given up is the work of all sites."""
 DISK_ATTEMPTS: Final = 30
 """How often a job that cannot write is tried again (about half an hour) before the daemon ends with exit code 73."""
 
@@ -74,14 +78,14 @@ class Background:
 
         Raises `BadData` for the input, `CannotWriteState` and `WorkerLost` at once, and any other error after the last try.
         """
-        delays = OWN_TROUBLE.delays(self._entropy)
+        troubles, kills = OWN_TROUBLE.delays(self._entropy), KILLED.delays(self._entropy)
         while True:
             try:
                 return await work()
             except (BadData, CannotWriteState, WorkerLost):
                 raise
             except HistofedError as error:
-                delay = next(delays, None)
+                delay = next(kills if isinstance(error, WorkerKilled) else troubles, None)
                 log.error("a job failed here", extra=fields(job=name, again_in_s=delay, reason=str(error)))
                 if delay is None:
                     raise
@@ -108,7 +112,7 @@ class Background:
                     return
                 await self._wait(name, delay)
             except WorkerLost as error:
-                # killed from outside, out of memory perhaps: the next life repeats it from what is durable
+                # it hangs in the kernel and holds what it has: the next life repeats the job from what is durable
                 self._fatal(error)
                 return
             except Exception as error:

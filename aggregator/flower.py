@@ -47,7 +47,7 @@ from aggregator.aggregate import (
     write_model,
 )
 from histofed import weights
-from histofed.base.errors import BadData
+from histofed.base.errors import BadData, HistofedError
 from histofed.weights import Array, TensorFile, Tensors, Written
 
 KEPT: Final[Mapping[str, tuple[str, ...]]] = {
@@ -221,7 +221,7 @@ def _record(file: Tensors, site: str = "") -> ArrayRecord:
     """A file's tensors, sorted by name; half precision as float32, so that nothing is summed in it. Raises `BadData`."""
     found = {}
     for name in file.specs:
-        array = file.array(name)
+        array = file.copy(name)
         if site and not np.isfinite(array).all():
             raise BadData(f"the update of site {site} cannot be averaged: tensor {name!r} holds values that are not finite")
         found[name] = FlowerArray(array.astype(np.float32) if array.dtype == np.float16 else array)
@@ -274,7 +274,7 @@ def _recall(strategy: Any, call: FlowerCall, before: TensorFile | None, base: Te
         if full in before.specs:
             if before.specs[full].shape != base.specs[name].shape:
                 raise BadData(f"the strategy's state cannot be used: {full!r} has another shape than the model")
-            found.setdefault(attribute, {})[name] = before.array(full).copy()
+            found.setdefault(attribute, {})[name] = before.copy(full)
     for attribute, named in found.items():
         if {*named} != {*base.names}:
             raise BadData(f"the strategy's state cannot be used: {attribute!r} lacks tensors of the model")
@@ -292,7 +292,7 @@ def _words(call: FlowerCall) -> Iterator[None]:
     """What goes wrong in Flower's code becomes a sentence for the operator: the round is abandoned, the daemon goes on."""
     try:
         yield
-    except BadData:
+    except HistofedError:
         raise
     except MemoryError as error:
         raise BadData(

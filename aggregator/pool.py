@@ -34,7 +34,7 @@ from aggregator.jobs import (
     kind_of,
 )
 from histofed.base.clock import Clock
-from histofed.base.errors import DeadlineExceeded, HistofedError, WorkerLost
+from histofed.base.errors import DeadlineExceeded, HistofedError, WorkerKilled
 from histofed.base.nursery import Child, Nursery, end_of_killed
 from histofed.base.warm import PARENT
 
@@ -84,8 +84,8 @@ class Workers:
     @overload
     async def run(self, job: InspectJob) -> InspectResult: ...
     async def run(self, job: Job) -> Result:
-        """Do the job in a child process. Raises what the job raises, `DeadlineExceeded`, `WorkerLost` for a child that
-        cannot be kept alive or does not end, and `HistofedError` for one that failed by itself.
+        """Do the job in a child process. Raises what the job raises, `DeadlineExceeded`, `WorkerKilled` for a child that
+        cannot be kept alive, `WorkerLost` for one that does not end, and `HistofedError` for one that failed by itself.
         """
         async with self._free:
             ended = await self._persist(job)
@@ -107,9 +107,9 @@ class Workers:
             log.warning("%s process was killed by %s, attempt %d of %d", kind_of(job), name, attempt, self._attempts)
             if attempt < self._attempts:
                 await self._clock.sleep(_PAUSE_S * 2 ** (attempt - 1))
-        raise WorkerLost(
-            f"the {kind_of(job)} process was killed by {name} {self._attempts} times; if the kernel's log says "
-            "out of memory, give the aggregator more"
+        raise WorkerKilled(
+            f"the {kind_of(job)} process was killed by {name} {self._attempts} times in a row; if the kernel's log says "
+            "out of memory, give the aggregator more, or submit the experiment anew with fewer weights or strategy 'fedavg'"
         )
 
     async def _child(self, job: Job) -> _Ended:

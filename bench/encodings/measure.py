@@ -120,6 +120,6 @@ def _quickest(work: Callable[[], object]) -> float:
 
 def _error(rounded: Path, exact: Path, base: Path) -> tuple[float, float]:
     with TensorFile(rounded) as coded, TensorFile(exact) as plain, TensorFile(base) as old:
-        error = np.concatenate([(coded.array(name).astype(np.float64) - plain.array(name)).ravel() for name in old.names])
+        error = np.concatenate([(coded.copy(name).astype(np.float64) - plain.array(name)).ravel() for name in old.names])
         step = np.concatenate([(plain.array(name).astype(np.float64) - old.array(name)).ravel() for name in old.names])
     return float(np.linalg.norm(error) / np.linalg.norm(step)), float(np.abs(error).max())

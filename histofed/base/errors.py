@@ -23,9 +23,16 @@ class HistofedError(Exception):
 
 
 class WorkerLost(HistofedError):
-    """A child process keeps being killed, or does not end when it is; the daemon's next life repeats its work."""
+    """A child process does not end when it is killed; the daemon's next life repeats its work."""
 
     # it ends the daemon and never crosses the wire
+    status = "INTERNAL"
+
+
+class WorkerKilled(HistofedError):
+    """A child process keeps being killed, most often for want of memory; its work is tried again for about half an hour."""
+
+    # it ends a job and never crosses the wire
     status = "INTERNAL"
 
 

@@ -17,20 +17,20 @@ The agent's trainer encodes (`agent/trainer.py`), the aggregator's children deco
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
-import mmap
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Final
+from typing import IO, Final
 
 import numpy as np
 
 from histofed.base.encoding import Encoding
-from histofed.base.errors import BadData
+from histofed.base.errors import BadData, TryLater
 from histofed.base.ids import canonical
 from histofed.encodings.loss import Loss, Tally
 from histofed.encodings.planes import pack, skip, unpack
@@ -46,6 +46,7 @@ from histofed.weights import (
     check_same_meaning,
     dtype_of,
     piece_sizes,
+    read_into,
     write_stream,
 )
 
@@ -55,8 +56,6 @@ _MAGIC: Final = b"histofed"
 _LENGTH: Final = struct.Struct("<I")
 _BEGIN: Final = len(_MAGIC) + _LENGTH.size
 _HEADER_LIMIT: Final = 1024
-_LET_GO: Final = 4 << 20
-"""Bytes of a file that a walk through it has mapped at most."""
 _ROOM: Final = 1e-9
 """Relative: the same norm summed in another order, where clipping had nothing to do."""
 
@@ -114,58 +113,67 @@ def encode_file(update: Path, base: Path, form: Form, max_norm: float, target: P
     return found
 
 
+class _Content:
+    """A file's bytes, read as they are asked for: of a mapped one, a sector that cannot be read would kill the process."""
+
+    def __init__(self, file: IO[bytes], size: int) -> None:
+        self._file = file
+        self._size = size
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __getitem__(self, part: slice, /) -> memoryview:
+        """Raises `BadData` for a file that has become shorter, and `TryLater` when the disk fails."""
+        begin, end, _ = part.indices(self._size)
+        found = memoryview(bytearray(end - begin))
+        try:
+            read = read_into(self._file.fileno(), found, begin)
+        except OSError as error:
+            raise TryLater(f"an update cannot be read: {error.strerror}; repair the disk of this machine") from error
+        if read < len(found):
+            raise BadData("its file has become shorter")
+        return found
+
+
 class DecodedFile:
     """The tensors of an encoded file, decoded as they are read; a context manager over an open base.
 
-    Arrays are copies. Raises `BadData` when the file is damaged, cut short or too long, in another encoding, or was made
-    for another base.
+    Raises `BadData` when the file is damaged, cut short or too long, in another encoding, or was made for another base, and
+    `TryLater` when the disk fails, which says nothing of what the file holds.
     """
 
     def __init__(self, path: Path, base: Tensors, form: Form) -> None:
         self._base = base
         self._encoding = form.encoding
         self.specs: Mapping[str, TensorSpec] = base.specs
-        with path.open("rb") as file:
-            size = path.stat().st_size
-            position = _check_header(file.read(_BEGIN + _HEADER_LIMIT), form)
-            self._map = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        self._data = memoryview(self._map)
-        self._begins = dict[str, int]()
-        for name in self.specs:
-            self._begins[name] = position
-            position = self._behind(name, position)
-            self._let_go(position)
-        if position != size:
-            raise BadData(f"damaged update: {size - position} bytes follow its last tensor")
+        with contextlib.ExitStack() as opened:
+            self._file = opened.enter_context(path.open("rb", buffering=0))
+            self._data = _Content(self._file, path.stat().st_size)
+            position = _check_header(bytes(self._data[: _BEGIN + _HEADER_LIMIT]), form)
+            self._begins = dict[str, int]()
+            for name in self.specs:
+                self._begins[name] = position
+                position = self._behind(name, position)
+            if position != len(self._data):
+                raise BadData(f"damaged update: {len(self._data) - position} bytes follow its last tensor")
+            opened.pop_all()
 
     def pieces(self, name: str) -> Iterator[Array]:
-        """The decoded tensor in parts. Raises `BadData`."""
+        """The decoded tensor in parts. Raises `BadData` and `TryLater`."""
         coder, position = self._coder(name), self._begins[name]
-        behind = position
         for base in self._base.pieces(name):
             try:
                 words, position = unpack(self._data, position, base.size, coder.words)
             except BadData as error:
                 raise _damaged(name, error) from error
             yield coder.decode(words, base)
-            if position - behind >= _LET_GO:
-                self._let_go(position)
-                behind = position
-        self._let_go(position)
 
-    def array(self, name: str) -> Array:
-        """The whole tensor, decoded. Raises `BadData`."""
+    def copy(self, name: str) -> Array:
+        """The whole tensor, decoded. Raises `BadData` and `TryLater`."""
         spec = self.specs[name]
         parts = [*self.pieces(name)] or [np.empty(0, dtype_of(spec))]
         return np.concatenate(parts).reshape(spec.shape)
-
-    def _let_go(self, end: int) -> None:
-        """Take the first `end` bytes of the file out of this process's memory; they stay in the page cache.
-
-        From the file's first byte on, not from where the walk began: a file system with large folios maps all of a folio
-        when one of its pages is touched, so that the pages before come back each time. Pages that are gone cost nothing.
-        """
-        self._map.madvise(mmap.MADV_DONTNEED, 0, end)
 
     def _coder(self, name: str) -> Transform:
         return transform(self._encoding, dtype_of(self.specs[name]))
@@ -183,12 +191,7 @@ class DecodedFile:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        try:
-            self._data.release()
-            self._map.close()
-        except BufferError:
-            # a view is still alive (as in a traceback); the map goes with it
-            return
+        self._file.close()
 
 
 def _damaged(name: str, error: BadData) -> BadData:
@@ -196,7 +199,7 @@ def _damaged(name: str, error: BadData) -> BadData:
 
 
 def open_encoded(path: Path, base: TensorFile, form: Form) -> Tensors:
-    """An update in any encoding, over its open base. Raises `BadData` and `OSError`."""
+    """An update in any encoding, over its open base. Raises `BadData`, `TryLater` and `OSError`."""
     return TensorFile(path) if form.encoding == "float32" else DecodedFile(path, base, form)
 
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import numpy as np
 
@@ -29,6 +29,14 @@ _SAMPLE: Final = 8192
 """Bytes of a sample: of noise it shows 7.98 bits, and below it trying is quick."""
 
 
+class Data(Protocol):
+    """Bytes of which parts are taken: those in memory, or of a file that is read as they are asked for."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, part: slice, /) -> memoryview: ...
+
+
 def pack(words: Array) -> bytes:
     """The planes of a block. The same words give the same bytes with the same zlib."""
     found = bytearray()
@@ -41,7 +49,7 @@ def pack(words: Array) -> bytes:
     return bytes(found)
 
 
-def unpack(data: memoryview, begin: int, count: int, dtype: np.dtype[Any]) -> tuple[Array, int]:
+def unpack(data: Data, begin: int, count: int, dtype: np.dtype[Any]) -> tuple[Array, int]:
     """The `count` words of the block at `begin`, and where the next one begins. Raises `BadData`."""
     planes = np.empty((count, dtype.itemsize), np.uint8)
     for column in reversed(range(dtype.itemsize)):
@@ -51,7 +59,7 @@ def unpack(data: memoryview, begin: int, count: int, dtype: np.dtype[Any]) -> tu
     return planes.view(dtype).reshape(-1), begin
 
 
-def skip(data: memoryview, begin: int, count: int, dtype: np.dtype[Any]) -> int:
+def skip(data: Data, begin: int, count: int, dtype: np.dtype[Any]) -> int:
     """Where the block behind the one at `begin` begins, without decoding it. Raises `BadData`."""
     for _ in range(dtype.itemsize):
         length, begin = _length(data, begin, count)
@@ -59,12 +67,12 @@ def skip(data: memoryview, begin: int, count: int, dtype: np.dtype[Any]) -> int:
     return begin
 
 
-def _length(data: memoryview, begin: int, count: int) -> tuple[int, int]:
+def _length(data: Data, begin: int, count: int) -> tuple[int, int]:
     """Bytes of the plane at `begin`, and where they begin."""
     behind = begin + _LENGTH.size
     if behind > len(data):
         raise BadData("it ends too soon")
-    (length,) = _LENGTH.unpack_from(data, begin)
+    (length,) = _LENGTH.unpack(data[begin:behind])
     if length > count:
         raise BadData(f"a plane of {count} bytes claims {length}")
     if behind + length > len(data):

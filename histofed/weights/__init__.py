@@ -6,7 +6,7 @@ written is deterministic, so equal tensors give equal bytes and one digest. The 
 """
 
 from histofed.weights.difference import Difference, check_same_meaning, difference
-from histofed.weights.file import PIECE, TensorFile, Tensors, piece_sizes, pieces, read, read_header
+from histofed.weights.file import PIECE, TensorFile, Tensors, piece_sizes, pieces, read, read_header, read_into
 from histofed.weights.header import FLOATS, HEADER_LIMIT, Array, TensorSpec, dtype_of, header_of, parse_header
 from histofed.weights.writing import Written, save, save_stream, store, store_stream, write_stream
 
@@ -29,6 +29,7 @@ __all__ = [
     "pieces",
     "read",
     "read_header",
+    "read_into",
     "save",
     "save_stream",
     "store",

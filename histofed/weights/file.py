@@ -33,6 +33,15 @@ def piece_sizes(elements: int) -> Iterator[int]:
         yield min(PIECE, elements - begin)
 
 
+def read_into(descriptor: int, into: memoryview, position: int) -> int:
+    """How many bytes came from there on; fewer than there is room for only where the file ends. Raises `OSError`."""
+    done = 0
+    # a disk gives what lies before its fault first, as if the file ended there
+    while done < len(into) and (read := os.preadv(descriptor, [into[done:]], position + done)):
+        done += read
+    return done
+
+
 class Tensors(Protocol):
     """A file of tensors that is walked piece by piece: a `TensorFile`, or an update that is decoded as it is read."""
 
@@ -45,8 +54,8 @@ class Tensors(Protocol):
         """The tensor, flattened, in parts of `PIECE` elements; the last may have fewer. Raises `BadData` and `TryLater`."""
         ...
 
-    def array(self, name: str) -> Array:
-        """The whole tensor. Raises `BadData`."""
+    def copy(self, name: str) -> Array:
+        """The whole tensor, in memory of its own. Raises `BadData` and `TryLater`."""
         ...
 
     def __enter__(self) -> Tensors: ...
@@ -59,7 +68,8 @@ class Tensors(Protocol):
 class TensorFile:
     """A safetensors file that is open; a context manager. Raises `BadData` when it cannot be used, `OSError` from the disk.
 
-    Two ways to its values: `array` is a read-only view of the mapped file, which must not outlive it; `pieces` reads.
+    Two ways to its values: `array` is a read-only view of the mapped file, which must not outlive it; `pieces` and `copy`
+    read.
     """
 
     def __init__(self, path: Path) -> None:
@@ -101,30 +111,29 @@ class TensorFile:
         position = self._data_begin + spec.begin
         for size in piece_sizes(math.prod(spec.shape)):
             piece = np.empty(size, dtype_of(spec))
-            self._read(name, piece.view(np.uint8).data, position)
+            self._read(name, piece, position)
             position += piece.nbytes
             yield piece
 
-    def _read(self, name: str, into: memoryview, position: int) -> None:
+    def copy(self, name: str) -> Array:
+        """The whole tensor, read into memory. Raises as `pieces` does."""
+        spec = self._spec(name)
+        found = np.empty(math.prod(spec.shape), dtype_of(spec))
+        self._read(name, found, self._data_begin + spec.begin)
+        return found.reshape(spec.shape)
+
+    def _read(self, name: str, into: Array, position: int) -> None:
         try:
-            read = self._fill(into, position)
+            read = read_into(self._file.fileno(), into.view(np.uint8).data, position)
         except OSError as error:
             raise TryLater(f"tensor {name!r} cannot be read: {error.strerror}; repair the disk of this machine") from error
-        if read < len(into):
+        if read < into.nbytes:
             raise BadData(f"tensor {name!r} cannot be read: its file has become shorter")
 
     def _begin(self, position: int, size: int) -> bytes:
         found = bytearray(size)
-        self._fill(memoryview(found), position)
+        read_into(self._file.fileno(), memoryview(found), position)
         return bytes(found)
-
-    def _fill(self, into: memoryview, position: int) -> int:
-        """How many bytes came; fewer than there is room for only where the file ends. Raises `OSError`."""
-        done = 0
-        # a disk gives what lies before its fault first, as if the file ended there
-        while done < len(into) and (read := os.preadv(self._file.fileno(), [into[done:]], position + done)):
-            done += read
-        return done
 
     def _spec(self, name: str) -> TensorSpec:
         spec = self.specs.get(name)

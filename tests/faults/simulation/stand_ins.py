@@ -8,7 +8,7 @@ from typing import Any
 
 from aggregator.jobs import Job
 from aggregator.worker import perform
-from histofed.base.errors import WorkerLost
+from histofed.base.errors import WorkerKilled, WorkerLost
 from tests.faults.simulation.virtual import VirtualClock
 
 
@@ -21,7 +21,7 @@ class Trouble:
     refuses: float = 0.0
     """Share of the writes that the disk refuses."""
     lost_workers: float = 0.0
-    """Share of the jobs whose child process is killed for good."""
+    """Share of the jobs whose child process keeps being killed, or hangs when it is."""
 
     def heal(self) -> None:
         """Nothing more."""
@@ -37,10 +37,10 @@ class InlineWorkers:
         self._random = random
 
     async def run(self, job: Job) -> Any:
-        """Do the job. Raises what it raises, and `WorkerLost`."""
+        """Do the job. Raises what it raises, `WorkerKilled` and `WorkerLost`."""
         await self._clock.sleep(self._random.expovariate(1 / 0.2))
         if self._random.random() < self._trouble.lost_workers:
-            raise WorkerLost("the child process was killed, again and again")
+            raise self._random.choice((WorkerKilled, WorkerLost))("the child process was killed, again and again")
         return perform(job)
 
 

@@ -11,8 +11,10 @@ from aggregator.aggregate import AggregateJob, FlowerCall, UpdateInput, aggregat
 from aggregator.inspection import check_tensors
 from histofed import weights
 from histofed.base.encoding import EXACT, Encoding
+from histofed.base.errors import TryLater
 from histofed.encodings.file import PLAIN, Encoded, Form, encode_file
 from histofed.weights import PIECE
+from tests.support.failing_disk import fail_from
 
 SITES = {"east": 3, "north": 70, "south": 20}
 
@@ -88,6 +90,22 @@ def test_flowers_strategies_get_decoded_tensors(folder: Folder) -> None:
     plain = weights.read(folder.aggregate("float32", call))
     assert weights.read(folder.aggregate("float32-delta", call))["w"].tobytes() == plain["w"].tobytes()
     np.testing.assert_allclose(weights.read(folder.aggregate("bfloat16-delta", call))["w"], plain["w"], atol=2e-4)
+
+
+@pytest.mark.parametrize("encoding", ["float32", "bfloat16-delta"])
+@pytest.mark.parametrize("call", [None, FlowerCall("FedMedian", {}, 1, {}, None, Path("unused"))], ids=["mean", "flower"])
+def test_a_disk_that_fails_under_an_update_is_no_verdict(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch, encoding: Encoding, call: FlowerCall | None
+) -> None:
+    path = folder.path / "north"
+    if encoding != "float32":
+        folder.encode(encoding)
+        path = folder.path / f"north-{encoding}"
+    fail_from(monkeypatch, path, path.stat().st_size - 1)
+    with pytest.raises(TryLater, match="cannot be read: Input/output error; repair the disk"):
+        folder.aggregate(encoding, call)
+    with pytest.raises(TryLater, match="cannot be read: Input/output error; repair the disk"):
+        check_tensors(path, folder.base, 1e9, PLAIN if encoding == "float32" else Form(encoding, folder.digest))
 
 
 def test_every_encoding_but_two_loses_something() -> None:

@@ -13,7 +13,7 @@ from aggregator.store import Store
 from aggregator.tasks import TaskState
 from histofed.audit.journal import Journal
 from histofed.audit.record import Who
-from histofed.base.errors import BadData, CannotWriteState, DeadlineExceeded, HistofedError, WorkerLost
+from histofed.base.errors import BadData, CannotWriteState, DeadlineExceeded, HistofedError
 from histofed.base.ids import Digest, SiteId, sha256
 from histofed.base.words import LETTERS
 from tests.support.engine_bench import (
@@ -225,20 +225,6 @@ async def test_an_average_that_cannot_be_computed_abandons_the_round_in_words(be
             "the updates cannot be averaged: the child failed",
         )
     assert bench.fatal == []
-
-
-async def test_a_child_that_keeps_being_killed_ends_the_daemon_and_loses_nothing(bench: Bench) -> None:
-    async with bench.engine() as engine:
-        await opened(engine)
-        bench.forge.at, bench.forge.faults = "next", [WorkerLost("killed by SIGKILL 3 times")]
-        await deliver(engine, NORTH)
-        await settle(engine)
-        assert [str(error) for error in bench.fatal] == ["killed by SIGKILL 3 times"]
-        assert engine.store.round(KEY).state is RoundState.AGGREGATING
-    async with bench.engine() as engine:
-        recover(engine)
-        await settle(engine)
-        assert engine.store.round(KEY).state is RoundState.COMMITTED
 
 
 async def test_a_mistake_of_our_own_ends_the_daemon_rather_than_hiding(bench: Bench) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from aggregator import events
+from aggregator.background import KILLED
 from aggregator.engine import Engine
 from aggregator.experiments import Experiments
 from aggregator.fleet import WithdrawTask
@@ -12,7 +13,7 @@ from aggregator.lifecycle import Order
 from aggregator.rounds import RoundState
 from aggregator.tasks import TaskState
 from histofed.base import failpoints
-from histofed.base.errors import BadData, CannotWriteState, HistofedError, NotFound, Stale
+from histofed.base.errors import BadData, CannotWriteState, HistofedError, NotFound, Stale, WorkerKilled
 from histofed.base.ids import RoundKey
 from tests.support.engine_bench import (
     ADMIN,
@@ -64,6 +65,16 @@ async def test_a_first_model_that_failed_here_for_a_moment_fails_no_experiment(b
     async with bench.engine() as engine:
         await running(engine)
         assert engine.store.experiment("demo").state == "running"
+
+
+async def test_a_first_model_whose_child_is_killed_each_time_fails_its_experiment_and_not_the_daemon(bench: Bench) -> None:
+    assert KILLED.attempts is not None
+    killed = WorkerKilled("the initialise process was killed by SIGKILL 3 times in a row")
+    bench.forge.at, bench.forge.faults = "first", [killed] * (KILLED.attempts + 1)
+    async with bench.engine() as engine:
+        await running(engine)
+        assert state_of(engine) == ("failed", f"the first model cannot be made: {killed}")
+    assert bench.fatal == []
 
 
 # --- pause ------------------------------------------------------------------------------------------------------------

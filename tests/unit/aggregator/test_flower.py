@@ -33,7 +33,7 @@ from aggregator.pool import Workers
 from aggregator.strategies import REFUSED, RESERVED, STRATEGIES
 from histofed import weights
 from histofed.base.clock import FakeClock, SystemClock
-from histofed.base.errors import BadData, WorkerLost
+from histofed.base.errors import BadData, WorkerKilled
 from histofed.recipes.contract import ServerRule
 from histofed.weights import Array, TensorFile
 
@@ -276,7 +276,7 @@ async def test_a_daemon_that_dies_with_its_child_goes_on_from_the_files_alone(
     bench = Bench(tmp_path / "killed", "FedAdam")
     first = await Workers(SystemClock()).run(bench.job(1))
     monkeypatch.setenv("HISTOFED_FAILPOINTS", "replace.before_rename=kill:2")
-    with pytest.raises(WorkerLost):
+    with pytest.raises(WorkerKilled):
         await Workers(FakeClock(), attempts=1).run(bench.job(2))
     monkeypatch.delenv("HISTOFED_FAILPOINTS")
     assert bench.path("shared-2").exists() and not bench.path("strategy-2").exists(), "it died between the two"

@@ -14,6 +14,7 @@ from histofed.base.errors import HistofedError, all_errors, from_status
 EXIT_CODES = {
     "HistofedError": 70,
     "WorkerLost": 70,
+    "WorkerKilled": 70,
     "UsageError": 2,
     "BadData": 65,
     "Lost": 65,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,12 +12,13 @@ import pytest
 
 from histofed import weights
 from histofed.base.encoding import ENCODINGS, EXACT, Encoding
-from histofed.base.errors import BadData
+from histofed.base.errors import BadData, TryLater
 from histofed.base.hashing import sha256_file
 from histofed.encodings.file import DecodedFile, Encoded, Form, encode_file, encoded_header, longest, open_encoded
 from histofed.encodings.planes import pack
 from histofed.encodings.words import transform
 from histofed.weights import HEADER_LIMIT, PIECE, Array, TensorFile, difference, dtype_of
+from tests.support.failing_disk import fail_from
 from tests.unit.encodings.conftest import MakePair, Pair
 
 CODED = tuple(name for name in ENCODINGS if name != "float32")
@@ -29,7 +31,7 @@ def encoded(pair: Pair, encoding: Encoding, target: Path, max_norm: float = WIDE
 
 def decoded(path: Path, pair: Pair, encoding: Encoding) -> dict[str, Array]:
     with TensorFile(pair.base) as base, open_encoded(path, base, pair.form(encoding)) as file:
-        return {name: file.array(name).copy() for name in file.specs}
+        return {name: file.copy(name) for name in file.specs}
 
 
 @pytest.mark.parametrize("encoding", CODED)
@@ -185,7 +187,7 @@ def test_float32_is_the_plain_file(pair: Pair) -> None:
 def opened(path: Path, pair: Pair, form: Form) -> None:
     with TensorFile(pair.base) as base, DecodedFile(path, base, form) as file:
         for name in file.specs:
-            file.array(name)
+            file.copy(name)
 
 
 @pytest.fixture
@@ -214,6 +216,36 @@ def test_a_file_cut_anywhere_is_refused(pair: Pair, coded: Path) -> None:
         coded.write_bytes(whole[:size])
         with pytest.raises(BadData, match=r"ends too soon|not an update|its header is not JSON"):
             opened(coded, pair, pair.form("bfloat16-delta"))
+
+
+@pytest.fixture
+def long(make_pair: MakePair) -> Pair:
+    """Three pieces of one tensor."""
+    return make_pair({"w": np.ones(3 * PIECE, np.float32)}, {"w": np.full(3 * PIECE, 1.5, np.float32)})
+
+
+def test_a_file_that_becomes_shorter_under_a_walk_is_refused(long: Pair, tmp_path: Path) -> None:
+    path, form = tmp_path / "coded", long.form("bfloat16-delta")
+    encoded(long, "bfloat16-delta", path)
+    with TensorFile(long.base) as base, DecodedFile(path, base, form) as file:
+        walk = file.pieces("w")
+        next(walk)
+        os.truncate(path, path.stat().st_size // 2)
+        with pytest.raises(BadData, match="tensor 'w' cannot be decoded: its file has become shorter"):
+            list(walk)
+
+
+def test_a_disk_that_fails_says_nothing_of_the_tensors(long: Pair, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, form = tmp_path / "coded", long.form("bfloat16-delta")
+    size = encoded(long, "bfloat16-delta", path).file.bytes
+    with TensorFile(long.base) as base, DecodedFile(path, base, form) as file:
+        fail_from(monkeypatch, path, size - 1)
+        with pytest.raises(TryLater, match="an update cannot be read: Input/output error; repair the disk"):
+            list(file.pieces("w"))
+    for byte in (0, 5, size // 2):
+        fail_from(monkeypatch, path, byte)
+        with pytest.raises(TryLater, match="an update cannot be read: Input/output error; repair the disk"):
+            opened(path, long, form)
 
 
 def test_bytes_behind_the_last_tensor_are_refused(pair: Pair, coded: Path) -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from histofed import weights
 from histofed.base.errors import BadData, TryLater
-from histofed.weights import PIECE, TensorFile, pieces
+from histofed.weights import PIECE, Array, TensorFile, pieces
 from tests.support.failing_disk import fail_from
 
 in_one_folder = settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=40)
@@ -173,6 +173,22 @@ def test_a_disk_that_fails_in_the_middle_of_a_piece_says_nothing_of_the_tensor(
     fail_from(monkeypatch, path, path.stat().st_size - 2 * PIECE)
     with TensorFile(path) as file, pytest.raises(TryLater, match="tensor 'w' cannot be read: Input/output error"):
         list(file.pieces("w"))
+
+
+def test_a_copy_is_the_whole_tensor_and_reads_it(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    content: dict[str, Array] = {
+        "none": np.zeros((0, 3), np.float32),
+        "one": np.array(2, np.float64),
+        "w": np.ones((2, 3), np.float16),
+    }
+    weights.save(path, content)
+    with TensorFile(path) as file:
+        for name, array in content.items():
+            copy = file.copy(name)
+            assert (copy.dtype, copy.shape, copy.tolist()) == (array.dtype, array.shape, array.tolist())
+        fail_from(monkeypatch, path, path.stat().st_size - 1)
+        with pytest.raises(TryLater, match="tensor 'w' cannot be read: Input/output error"):
+            file.copy("w")
 
 
 @pytest.mark.parametrize("byte", [0, 5, 20])
