@@ -73,6 +73,8 @@ class HandOver:
         """What this life of the agent has journalled as sent, of each task the newest."""
         self._submitted: dict[TaskKey, Entry] = {}
         """What this life has submitted without an answer, of each task the newest: the aggregator may have it."""
+        self._judged: dict[TaskKey, tuple[Entry, Verdict]] = {}
+        """Verdicts in the journal whose entries the disk has not let go of yet."""
 
     async def deliver(self, entry: Entry, board: Board, parent: TraceContext | None = None) -> Verdict | None:
         """Upload and submit one entry; the task is over and the entry gone when this returns a verdict. Idempotent.
@@ -86,6 +88,17 @@ class HandOver:
         forgotten), `Unreadable` when it does not give them, or the consent file, now, and whatever stands in the way
         otherwise.
         """
+        judged = self._judged.get(entry.task)
+        if judged is None or judged[0] != entry:
+            verdict = await self._ask(entry, board, parent)
+            if verdict is None:
+                return None
+            self._judged[entry.task] = judged = entry, verdict
+        self._end(entry.task)
+        return judged[1]
+
+    async def _ask(self, entry: Entry, board: Board, parent: TraceContext | None) -> Verdict | None:
+        """Upload and submit it, and journal the verdict; None where the hospital's rules withhold it."""
         desk, link = self._desk, self._desk.link
         task = entry.task
         kept = self._kept_here(entry, await self._policy())
@@ -119,17 +132,21 @@ class HandOver:
             )
             span.outcome("ok" if verdict.admitted else "rejected")
         failpoint("agent.update_acknowledged")
-        # the entry last: a task that was still in hand without it would be dropped as one that nobody wants
-        self._over(task)
-        self._told.pop(task, None)
-        self._submitted.pop(task, None)
-        desk.outbox.remove(task)
         if verdict.admitted:
             log.info("the update of %s was admitted", task, extra=fields(task, event="update.admitted"))
         else:
             where = fields(task, event="update.rejected")
             log.warning("the update of %s was rejected: %s", task, verdict.reason, extra=where)
         return verdict
+
+    def _end(self, task: TaskKey) -> None:
+        """There is a verdict, and it is journalled. Repeatable, for a disk that refuses."""
+        # the entry last: a task that was still in hand without it would be dropped as one that nobody wants
+        self._over(task)
+        self._told.pop(task, None)
+        self._submitted.pop(task, None)
+        self._desk.outbox.remove(task)
+        self._judged.pop(task, None)
 
     async def _upload(self, entry: Entry, board: Board) -> None:
         """The weights are at the aggregator, or it does not take them.
@@ -168,7 +185,7 @@ class HandOver:
         hears of each task that got its verdict. Raises `NotAuthorised` and `ConfigError`, which concern the connection.
         """
         desk = self._desk
-        delays, waiting = TASK_BACKOFF.delays(desk.random), desk.outbox.readable()
+        delays, waiting = TASK_BACKOFF.delays(desk.random), self._left()
         while waiting:
             kept = []
             for entry in waiting:
@@ -190,6 +207,11 @@ class HandOver:
             if kept:
                 await desk.clock.sleep(next(delays))
             waiting = tuple(kept)
+
+    def _left(self) -> tuple[Entry, ...]:
+        """What waits for a verdict, and what the disk has not let go of since."""
+        judged = {entry.task: entry for entry, _ in self._judged.values()}
+        return tuple((judged | {entry.task: entry for entry in self._desk.outbox.readable()}).values())
 
     async def _deliver_or_forget(self, entry: Entry, board: Board) -> bool:
         """Whether there is a verdict; the entry has left the outbox in any case. Raises what else stands in the way."""

@@ -39,7 +39,7 @@ def used_state(root: Path, credentials: Credentials) -> Layout:
     journal(layout, "agent.started", "consent.allowed")
     update = layout.root / "written"
     update.write_bytes(b"an update")
-    Outbox(layout.outbox).put(sign(UPDATE_TYPE, encode(manifest()), credentials), update)
+    Outbox(layout.outbox).put(sign(UPDATE_TYPE, encode(manifest()), credentials), update, 2)
     (layout.outbox / "unreadable").mkdir()
     return layout
 

@@ -1,4 +1,4 @@
-"""A finished update whose weights the disk does not give for a moment: it waits, and costs no training."""
+"""A finished update whose file the disk does not give, or does not let go of, for a moment: it costs no training."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 
 from agent.link import Wanted
 from agent.outbox import folder_name
+from histofed.base import durable
 from histofed.base.errors import Stale, Unreadable
 from tests.support.agent_site import SITE, AgentSite, ends, leave_update, task, until
 from tests.support.fake_aggregator import FakeAggregator
@@ -84,3 +85,28 @@ async def test_weights_that_stay_unreadable_hold_up_no_other_task(
         assert ends(site) == [("update.verdict", "success")] * 2
     assert [manifest.experiment for manifest in aggregator.manifests()] == ["other", "pilot"]
     assert trained == ["pilot.1.train", "other.1.train"]
+
+
+@pytest.mark.parametrize("meanwhile", ["nothing", "another connection"])
+async def test_an_update_that_the_disk_does_not_let_go_of_goes_a_moment_later(
+    site: AgentSite, aggregator: FakeAggregator, trained: list[str], monkeypatch: pytest.MonkeyPatch, meanwhile: str
+) -> None:
+    """Its weights are unlinked, and the folder's sync fails: there is nothing to send any more, and a verdict."""
+    sync, failures = durable.fsync_directory, [OSError(errno.EIO, os.strerror(errno.EIO))]
+
+    def syncing(directory: Path) -> None:
+        sync(directory)
+        here = directory == site.layout.outbox / folder_name(task()) and not (directory / "update.safetensors").exists()
+        if here and failures and "update.verdict" in site.actions():
+            if meanwhile == "another connection":
+                aggregator.hang_up()
+            raise failures.pop()
+
+    monkeypatch.setattr(durable, "fsync_directory", syncing)
+    aggregator.offer(aggregator.make_offer(task()))
+    site.start()
+    await until(lambda: not failures and not (site.layout.outbox / folder_name(task())).exists())
+    assert ends(site) == [("update.verdict", "success")], "its verdict is told once"
+    assert trained == ["pilot.1.train"]
+    assert aggregator.called("FailTask") == 0
+    assert aggregator.called("SubmitUpdate") == 1
