@@ -68,7 +68,8 @@ class Members:
     def enrol(self, token: str, site: SiteId, identity: str, serial: str, expires_at: datetime) -> None:
         """Use up a token, revoke all certificates of `identity` and remember the one that it became, in one transaction.
 
-        So whoever has a copy of an older key is out. Raises `AlreadyThere` when the token was used in between.
+        So whoever has a copy of an older key is out. The site's other tokens are used up too: one for a site that is here
+        was made after it enrolled. Raises `AlreadyThere` when the token was used in between.
         """
         now = iso(self._clock.now())
         with self._database.writing() as connection:
@@ -79,6 +80,8 @@ class Members:
             )
             if used.rowcount != 1:
                 raise AlreadyThere("the join token was used already; ask the operator for a new one")
+            others = (schema.tokens.c.site == site, schema.tokens.c.used_at.is_(None))
+            connection.execute(sa.update(schema.tokens).where(*others).values(used_at=now))
             certificates, sites = schema.certificates, schema.sites
             connection.execute(
                 sa.update(certificates)
@@ -92,6 +95,12 @@ class Members:
                 # absent until its agent calls for the first time
                 connection.execute(sa.insert(sites).values(name=site, enrolled_at=now, left_at=now))
         self._revoked = self._revoked_serials()
+
+    def enrolled_at(self, site: SiteId) -> datetime | None:
+        """When the site enrolled, the last time; None for one that never did."""
+        query = sa.select(schema.sites.c.enrolled_at).where(schema.sites.c.name == site)
+        with self._database.reading() as connection:
+            return moment(connection.execute(query).scalar_one_or_none())
 
     def add_certificate(self, identity: str, serial: str, expires_at: datetime) -> None:
         """Remember a certificate that was issued or renewed."""

@@ -64,7 +64,7 @@ class EnrollmentServicer(enrollment_pb2_grpc.EnrollmentServiceServicer):
             raise NotAuthorised("the join token is unknown, used or expired; ask the operator for a new one")
         issued = self._authority.issue(self._authority.site(site), request.csr_pem)
         revoked = self._members.valid(issued.identity.uri)
-        subject: dict[str, Json] = {"site": site, "serial": issued.serial, "revoked": revoked}
+        subject: dict[str, Json] = {"site": site, "serial": issued.serial, "revoked": revoked, "peer": context.peer()}
         self._journal.append("site.enrol", who=Who("anonymous"), subject=subject)
         self._members.enrol(token, site, issued.identity.uri, issued.serial, issued.not_after)
         about = fields(event="site.enrolled", site=site, serial=issued.serial, revoked=revoked)

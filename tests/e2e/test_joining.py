@@ -56,7 +56,7 @@ def test_enrolling_again_ends_what_a_thief_has(welcoming: Federation) -> None:
     copied = Credentials.load(identity)
     stolen = asyncio.run(renewed(welcoming, copied))
     again = ("enroll", "--again", "--config", str(welcoming.site("robbed") / "agent.toml"), "--join-line-file", "-")
-    welcoming.run("agent.cli", *again, text=welcoming.join_line("robbed"))
+    welcoming.run("agent.cli", *again, text=welcoming.join_line("robbed", again=True))
 
     for each in (copied, stolen):
         with pytest.raises(NotAuthorised, match="was revoked"):

@@ -54,11 +54,14 @@ class Desk:
         request = pb.EnrollRequest(token=token, csr_pem=REQUEST)
         return self.held(await self.servicer.Enroll(request, cast("Any", Call(None, address))))
 
-    async def join(self, site: str) -> Credentials:
-        """With a line of its own."""
+    def line(self, site: str) -> str:
         token, until = tokens.make(), self.clock.now() + timedelta(minutes=1)
         self.members.create_token(tokens.digest(token, KEY), SiteId(site), until)
-        return await self.enrol(token)
+        return token
+
+    async def join(self, site: str, address: str = "ipv4:127.0.0.1:1") -> Credentials:
+        """With a line of its own."""
+        return await self.enrol(self.line(site), address)
 
     def held(self, answer: pb.EnrollResponse | pb.RenewResponse) -> Credentials:
         return Credentials.make(MEMBERS_KEY, answer.certificate_pem, answer.ca_pem)
@@ -138,6 +141,19 @@ async def test_enrolling_again_revokes_what_was_issued_before(desk: Desk) -> Non
     assert desk.told()[-1].subject["revoked"] == 2
     (north, _) = desk.members.sites()
     assert north.enrolled_at == desk.clock.now()
+
+
+async def test_who_enrols_is_journalled_with_the_address(desk: Desk) -> None:
+    await desk.join("north", "ipv4:10.0.0.7:51234")
+    assert desk.told()[-1].subject["peer"] == "ipv4:10.0.0.7:51234"
+
+
+async def test_a_line_that_was_made_before_its_site_joined_does_not_take_its_place(desk: Desk) -> None:
+    kept, other = desk.line("north"), desk.line("south")
+    await desk.join("north")
+    with pytest.raises(NotAuthorised, match="unknown, used or expired"):
+        await desk.enrol(kept)
+    await desk.enrol(other)
 
 
 async def test_what_ended_before_stays_ended_when_the_clock_is_set_back(desk: Desk) -> None:
