@@ -28,7 +28,7 @@ ENDED: Final = (str(RoundState.COMMITTED), str(RoundState.ABANDONED))
 TOKENS: Final = "{} join tokens that nobody had used are void: make new ones for sites that have not joined yet"
 BLIND: Final = (
     "the state before is not here, so that nobody knows which certificates were revoked and which sites joined after {}: "
-    "revoke again what must stay revoked (a site's certificate ends within seven days by itself), enrol those sites again",
+    "enrol those sites again, and each that enrolled again since, for what that had revoked is good until then",
     "experiments submitted and first weights given after {} must be given again: the weights first (`histofed-aggregator "
     "first`), then the experiments; rounds and models made since are made again by themselves",
     "what the journal told after {} is gone with it, where it is gone too: sites' journals tell their part",

@@ -174,8 +174,7 @@ class AggregatorService:
         engine.recover()
         stack.push_async_callback(engine.close)
 
-        denied = members.revoked_serials()
-        server = make_server(fleet_gate(config.federation, denied=denied.__contains__, clock=clock))
+        server = make_server(fleet_gate(config.federation, denied=members.revoked, clock=clock))
         rounds_pb2_grpc.add_FleetServiceServicer_to_server(
             FleetServicer(
                 engine=engine,

@@ -22,6 +22,7 @@ class SiteRow:
 
     name: SiteId
     enrolled_at: datetime
+    """The last time."""
     last_seen_at: datetime | None
     left_at: datetime | None
     version: str
@@ -35,6 +36,8 @@ class Members:
     def __init__(self, database: Database, clock: Clock) -> None:
         self._database = database
         self._clock = clock
+        self._revoked = self._revoked_serials()
+        """In memory, for every call and every message of a stream asks."""
 
     def create_token(self, digest: str, site: SiteId, expires_at: datetime) -> None:
         """Remember a token's HMAC."""
@@ -63,9 +66,10 @@ class Members:
         return None if latest is None else from_iso(latest)
 
     def enrol(self, token: str, site: SiteId, identity: str, serial: str, expires_at: datetime) -> None:
-        """Use up a token and remember the certificate it became, in one transaction.
+        """Use up a token, revoke all certificates of `identity` and remember the one that it became, in one transaction.
 
-        Raises `AlreadyThere` when the token was used in between.
+        So whoever has a copy of an older key is out. The site's other tokens are used up too: one for a site that is here
+        was made after it enrolled. Raises `AlreadyThere` when the token was used in between.
         """
         now = iso(self._clock.now())
         with self._database.writing() as connection:
@@ -76,10 +80,27 @@ class Members:
             )
             if used.rowcount != 1:
                 raise AlreadyThere("the join token was used already; ask the operator for a new one")
+            others = (schema.tokens.c.site == site, schema.tokens.c.used_at.is_(None))
+            connection.execute(sa.update(schema.tokens).where(*others).values(used_at=now))
+            certificates, sites = schema.certificates, schema.sites
+            connection.execute(
+                sa.update(certificates)
+                # those that have ended too: a clock that is ahead may be set back
+                .where(certificates.c.identity == identity, certificates.c.revoked_at.is_(None))
+                .values(revoked_at=now)
+            )
             _insert_certificate(connection, identity, serial, now, iso(expires_at))
-            if connection.execute(sa.select(schema.sites.c.name).where(schema.sites.c.name == site)).first() is None:
+            known = connection.execute(sa.update(sites).where(sites.c.name == site).values(enrolled_at=now))
+            if not known.rowcount:
                 # absent until its agent calls for the first time
-                connection.execute(sa.insert(schema.sites).values(name=site, enrolled_at=now, left_at=now))
+                connection.execute(sa.insert(sites).values(name=site, enrolled_at=now, left_at=now))
+        self._revoked = self._revoked_serials()
+
+    def enrolled_at(self, site: SiteId) -> datetime | None:
+        """When the site enrolled, the last time; None for one that never did."""
+        query = sa.select(schema.sites.c.enrolled_at).where(schema.sites.c.name == site)
+        with self._database.reading() as connection:
+            return moment(connection.execute(query).scalar_one_or_none())
 
     def add_certificate(self, identity: str, serial: str, expires_at: datetime) -> None:
         """Remember a certificate that was issued or renewed."""
@@ -87,12 +108,12 @@ class Members:
             _insert_certificate(connection, identity, serial, iso(self._clock.now()), iso(expires_at))
 
     def issued_at(self, identity: str, nth: int) -> datetime | None:
-        """When the `nth` newest certificate of the identity was issued; None where there are fewer."""
+        """When the `nth` newest certificate of the identity was issued, of those not revoked; None where there are fewer."""
         table = schema.certificates.c
         query = (
             # of a clock that was ahead nothing is learnt
             sa.select(table.issued_at)
-            .where(table.identity == identity, table.issued_at <= iso(self._clock.now()))
+            .where(table.identity == identity, table.revoked_at.is_(None), table.issued_at <= iso(self._clock.now()))
             .order_by(table.issued_at.desc())
             .offset(nth - 1)
             .limit(1)
@@ -100,8 +121,31 @@ class Members:
         with self._database.reading() as connection:
             return moment(connection.execute(query).scalar_one_or_none())
 
-    def revoked_serials(self) -> frozenset[str]:
-        """Serials that must be refused although the certificates are valid."""
+    def revoked(self, serial: str) -> bool:
+        """Whether the certificate must be refused although it is valid."""
+        return serial in self._revoked
+
+    def valid(self, identity: str) -> int:
+        """How many certificates of the identity are neither revoked nor over: those that enrolling again would revoke."""
+        table = schema.certificates.c
+        query = sa.select(sa.func.count()).where(
+            table.identity == identity, table.revoked_at.is_(None), table.expires_at > iso(self._clock.now())
+        )
+        with self._database.reading() as connection:
+            return int(connection.execute(query).scalar_one())
+
+    def outlived(self, site: SiteId, serial: str, issued_at: datetime) -> bool:
+        """Whether a certificate that is not written down here is older than the site's newest enrolment.
+
+        It was issued after a backup that is the state now, so that enrolling again could not revoke it.
+        """
+        known = sa.select(schema.certificates.c.serial).where(schema.certificates.c.serial == serial)
+        query = sa.select(schema.sites.c.enrolled_at).where(schema.sites.c.name == site, ~known.exists())
+        with self._database.reading() as connection:
+            enrolled_at = moment(connection.execute(query).scalar_one_or_none())
+        return enrolled_at is not None and issued_at < enrolled_at
+
+    def _revoked_serials(self) -> frozenset[str]:
         query = sa.select(schema.certificates.c.serial).where(schema.certificates.c.revoked_at.is_not(None))
         with self._database.reading() as connection:
             return frozenset(connection.execute(query).scalars())

@@ -9,7 +9,7 @@
 
 `in_place` is the same without a file: for a state directory that was put back by hand (a copy, a snapshot of a virtual
 machine). Nothing is in its old place before everything was proven. What cannot be known after a restore on an empty disk is
-said in `Restored.notes`: certificates that were revoked after the backup are valid again until they end.
+said in `Restored.notes`: certificates that were revoked after the backup are good again until their site enrols once more.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ from histofed.base.clock import Clock, iso
 from histofed.base.errors import AlreadyThere, BadData
 from histofed.base.experiment import parse_experiment
 from histofed.base.health import Health
-from histofed.base.ids import RoundKey, experiment_id, site_id
+from histofed.base.ids import Json, RoundKey, experiment_id, site_id
 from histofed.base.words import one_line
 from histofed.recipes.registry import recipe
 from histofed.transport import limits
@@ -210,9 +210,16 @@ class OperatorServicer(admin_pb2_grpc.OperatorServiceServicer):
         site = site_id(request.site)
         if not TTL_S[0] <= request.ttl_s <= TTL_S[1]:
             raise BadData(f"a token lives {TTL_S[0]} seconds to {TTL_S[1] // 86400} days, not {request.ttl_s} seconds")
+        enrolled_at = self._members.enrolled_at(site)
+        if enrolled_at is not None and not request.again:
+            raise AlreadyThere(
+                f"site {site} enrolled on {enrolled_at:%Y-%m-%d %H:%M} UTC: add --again (`histofed token create`) to let it "
+                "enrol again, which revokes the certificates that it has"
+            )
         expires_at = self._clock.now() + timedelta(seconds=request.ttl_s)
         token, digest = self._door.new_token()
-        self._journal.append("token.created", who=convert.who(who), subject={"site": site, "expires_at": iso(expires_at)})
+        subject: dict[str, Json] = {"site": site, "expires_at": iso(expires_at), "again": enrolled_at is not None}
+        self._journal.append("token.created", who=convert.who(who), subject=subject)
         self._members.create_token(digest, site, expires_at)
         await self._door.adjust()
         return admin_pb2.CreateTokenResponse(join_line=self._join_line(token), expires_at=iso(expires_at))

@@ -11,6 +11,7 @@ from datetime import timedelta
 from typing import Any, Final
 
 import grpc
+from cryptography import x509
 
 from aggregator.members import Members
 from aggregator.services import convert
@@ -18,13 +19,13 @@ from histofed.audit.journal import Journal
 from histofed.audit.record import Who
 from histofed.base.clock import Clock
 from histofed.base.errors import NotAuthorised, TryLater
-from histofed.base.ids import SiteId
+from histofed.base.ids import Json, site_id
 from histofed.pki import tokens
-from histofed.pki.authority import Authority, Issued
+from histofed.pki.authority import SKEW, Authority
 from histofed.pki.identity import Identity
 from histofed.telemetry.logs import fields
 from histofed.transport.rate import Rate, RateLimiter
-from histofed.transport.server import caller
+from histofed.transport.server import Caller, caller
 from histofed.v1 import enrollment_pb2, enrollment_pb2_grpc
 
 log = logging.getLogger(__name__)
@@ -61,9 +62,13 @@ class EnrollmentServicer(enrollment_pb2_grpc.EnrollmentServiceServicer):
         if site is None:
             self._journal_refusal(context.peer())
             raise NotAuthorised("the join token is unknown, used or expired; ask the operator for a new one")
-        issued = self._issue("site.enrol", Who("anonymous"), site, request.csr_pem)
+        issued = self._authority.issue(self._authority.site(site), request.csr_pem)
+        revoked = self._members.valid(issued.identity.uri)
+        subject: dict[str, Json] = {"site": site, "serial": issued.serial, "revoked": revoked, "peer": context.peer()}
+        self._journal.append("site.enrol", who=Who("anonymous"), subject=subject)
         self._members.enrol(token, site, issued.identity.uri, issued.serial, issued.not_after)
-        log.info("site enrolled", extra=fields(event="site.enrolled", site=site, serial=issued.serial))
+        about = fields(event="site.enrolled", site=site, serial=issued.serial, revoked=revoked)
+        log.info("site enrolled", extra=about)
         return enrollment_pb2.EnrollResponse(
             certificate_pem=issued.certificate_pem,
             ca_pem=self._authority.certificate_pem,
@@ -75,6 +80,7 @@ class EnrollmentServicer(enrollment_pb2_grpc.EnrollmentServiceServicer):
         self, request: enrollment_pb2.RenewRequest, context: grpc.aio.ServicerContext[Any, Any]
     ) -> enrollment_pb2.RenewResponse:
         who = caller(context)
+        self._check_outlived(who)
         self._check_renewals(who.identity)
         issued = self._authority.issue(who.identity, request.csr_pem)
         self._journal.append(
@@ -85,6 +91,15 @@ class EnrollmentServicer(enrollment_pb2_grpc.EnrollmentServiceServicer):
         self._members.add_certificate(issued.identity.uri, issued.serial, issued.not_after)
         log.info("certificate renewed", extra=fields(identity=issued.identity.uri, serial=issued.serial))
         return enrollment_pb2.RenewResponse(certificate_pem=issued.certificate_pem, ca_pem=self._authority.certificate_pem)
+
+    def _check_outlived(self, who: Caller) -> None:
+        """Raises `NotAuthorised` for a certificate that would be revoked, had a restore not forgotten that it was issued."""
+        issued_at = x509.load_der_x509_certificate(who.certificate).not_valid_before_utc + SKEW
+        if self._members.outlived(site_id(who.name), who.serial, issued_at):
+            raise NotAuthorised(
+                f"{who.identity} has enrolled since this certificate was issued, which is not renewed: use the newer one, "
+                f"or {who.identity.remedy}"
+            )
 
     def _check_renewals(self, identity: Identity) -> None:
         """Raises `TryLater` for a member that was issued many certificates just now."""
@@ -112,8 +127,3 @@ class EnrollmentServicer(enrollment_pb2_grpc.EnrollmentServiceServicer):
             reason=f"token not valid{more}",
         )
         self._untold = 0
-
-    def _issue(self, action: str, who: Who, site: SiteId, csr_pem: bytes) -> Issued:
-        issued = self._authority.issue(self._authority.site(site), csr_pem)
-        self._journal.append(action, who=who, subject={"site": site, "serial": issued.serial})
-        return issued

@@ -131,7 +131,7 @@ _histofed() {
     " models pull") COMPREPLY=($(compgen -W "-h --help --config --json --traceback --out --part" -- "$current")) ;;
     " models verify") COMPREPLY=($(compgen -f -W "-h --help --config --json --traceback --ca --statement --at" -- "$current")) ;;
     " token") COMPREPLY=($(compgen -W "create -h --help" -- "$current")) ;;
-    " token create") COMPREPLY=($(compgen -W "-h --help --config --json --traceback --site --ttl" -- "$current")) ;;
+    " token create") COMPREPLY=($(compgen -W "-h --help --config --json --traceback --site --again --ttl" -- "$current")) ;;
     " tiles") COMPREPLY=($(compgen -W "make -h --help" -- "$current")) ;;
     " tiles make") COMPREPLY=($(compgen -f -W "-h --help --config --json --traceback --sites --patients --tiles --size --classes --seed" -- "$current")) ;;
     " data") COMPREPLY=($(compgen -W "check split -h --help" -- "$current")) ;;

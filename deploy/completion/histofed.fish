@@ -114,6 +114,7 @@ complete -c histofed -n '__fish_seen_subcommand_from token; and __fish_seen_subc
 complete -c histofed -n '__fish_seen_subcommand_from token; and __fish_seen_subcommand_from create' -l json -d 'print one JSON document'
 complete -c histofed -n '__fish_seen_subcommand_from token; and __fish_seen_subcommand_from create' -l traceback -d 'show where an internal error arose'
 complete -c histofed -n '__fish_seen_subcommand_from token; and __fish_seen_subcommand_from create' -l site -x -d 'the hospital'\''s name in the federation'
+complete -c histofed -n '__fish_seen_subcommand_from token; and __fish_seen_subcommand_from create' -l again -d 'for a site that has enrolled already'
 complete -c histofed -n '__fish_seen_subcommand_from token; and __fish_seen_subcommand_from create' -l ttl -x -d 'how long it can be used'
 complete -c histofed -n '__fish_seen_subcommand_from tiles; and not __fish_seen_subcommand_from make' -a make -d 'Draw H&E-like tiles with classes and patients, in the layout of the published data sets'
 complete -c histofed -n '__fish_seen_subcommand_from tiles; and not __fish_seen_subcommand_from make' -s h -l help -d 'show this help message and exit'

@@ -138,9 +138,10 @@ class OperatorClient:
         found = await self._connection.call(self._stub.GetModel, pb.GetModelRequest(model=name))
         return _model(found.model), _envelope(found.statement)
 
-    async def create_token(self, site: str, ttl_s: int) -> views.Token:
-        """A join line for one site."""
-        found = await self._connection.call(self._stub.CreateToken, pb.CreateTokenRequest(site=site, ttl_s=ttl_s))
+    async def create_token(self, site: str, ttl_s: int, *, again: bool) -> views.Token:
+        """A join line for one site. Raises `AlreadyThere` for one that has enrolled, unless it is to do so `again`."""
+        request = pb.CreateTokenRequest(site=site, ttl_s=ttl_s, again=again)
+        found = await self._connection.call(self._stub.CreateToken, request)
         return views.Token(site, found.join_line, found.expires_at)
 
     async def download(

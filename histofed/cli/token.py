@@ -27,6 +27,11 @@ def add(commands: Commands, common: argparse.ArgumentParser) -> None:
         common,
     )
     parser.add_argument("--site", required=True, metavar="NAME", help="the hospital's name in the federation")
+    parser.add_argument(
+        "--again",
+        action="store_true",
+        help="for a site that has enrolled already: the certificates that it has are revoked when it enrols again",
+    )
     parser.add_argument("--ttl", type=duration, default="30m", metavar="TIME", help="how long it can be used: 30m, 2h, 1d")
 
 
@@ -42,6 +47,6 @@ def duration(text: str) -> int:
 def create(args: argparse.Namespace, _: Terminal) -> Answer:
     """Ask for the token; the join line alone goes to stdout, so that it can be piped."""
     site = site_id(args.site)
-    found = ask(args.config, lambda operator: operator.create_token(site, args.ttl))
+    found = ask(args.config, lambda operator: operator.create_token(site, args.ttl, again=args.again))
     note = f"Join line for {found.site}, usable once until {moment(found.expires_at)} UTC:"
     return Answer(document(found), found.join_line, note)

@@ -2,7 +2,8 @@
 
 It decides who the holder of a key is; a signing request contributes its public key and the proof of possession, never
 a name or an extension. Lifetimes are short instead of revocation lists: a site's certificate ends after a week, and
-until then the deny list of the aggregator, by serial, is asked at every call. The caller journals what was issued.
+until then the deny list of the aggregator, by serial, is asked at every call: enrolling again puts all older ones of the
+site on it. The caller journals what was issued.
 """
 
 from __future__ import annotations

@@ -27,7 +27,7 @@ ROLES: Final[Mapping[str, frozenset[Role]]] = {
     "/histofed.v1.BlobService/GetUpload": _SITE,
     "/histofed.v1.BlobService/Upload": _SITE,
     "/histofed.v1.BlobService/Download": _BOTH,
-    "/histofed.v1.EnrollmentService/Renew": _BOTH,
+    "/histofed.v1.EnrollmentService/Renew": _SITE,
     "/histofed.v1.OperatorService/GetStatus": _OPERATOR,
     "/histofed.v1.OperatorService/SubmitExperiment": _OPERATOR,
     "/histofed.v1.OperatorService/ListExperiments": _OPERATOR,

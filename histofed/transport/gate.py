@@ -2,9 +2,10 @@
 
 In this order: TLS version, identity (URI in the certificate), deny list by serial, role, rate, open calls, deadline. On
 streams the deny list is asked again at every message, for a stream outlives the moment it was opened in. All of this before
-the request has come: a call whose request never comes is counted like every other, and ends after a minute. Errors of ours
-become their gRPC status with their sentence and their class's name; anything else becomes INTERNAL with a number to look
-up in the log, and its text never leaves the machine. Built by `server.py`; handlers ask `caller(context)` who calls.
+the request has come: a call whose request never comes is counted like every other, and ends after a minute; one whose
+request comes late meets the deny list again. Errors of ours become their gRPC status with their sentence and their class's
+name; anything else becomes INTERNAL with a number to look up in the log, and its text never leaves the machine. Built by
+`server.py`; handlers ask `caller(context)` who calls.
 """
 
 from __future__ import annotations
@@ -93,7 +94,7 @@ class Admission(Protocol):
         ...
 
     def still(self, context: Context) -> None:
-        """Asked at every message of a stream; raises when the caller has lost its right meanwhile."""
+        """Asked at every message of a call; raises when the caller has lost its right meanwhile."""
         ...
 
 
@@ -127,7 +128,10 @@ class Members:
         if _read(_pem(context)).ends < self._clock.now().timestamp():
             raise NotEnrolled(f"the certificate of {who.identity} has expired: {who.identity.remedy}")
         if self._denied(who.serial):
-            raise NotAuthorised(f"the certificate of {who.identity} was revoked: ask the operator")
+            raise NotAuthorised(
+                f"the certificate of {who.identity} was revoked, as an enrolment in its name does with older ones: if "
+                f"nobody here enrolled, ask the operator who did; {who.identity.remedy}"
+            )
         return who
 
 
@@ -179,14 +183,16 @@ class Gate(grpc.aio.ServerInterceptor):  # type: ignore[type-arg]  # generic in 
     def _unary(self, inner: Callable[..., Awaitable[Any]], method: str, streaming_in: bool) -> Callable[..., Any]:
         async def handle(requests: Any, context: Context) -> Any:
             async with self._answering(method, context, unary=not streaming_in):
-                return await inner(self._screened(requests, context) if streaming_in else await _only(requests), context)
+                screened = self._screened(requests, context)
+                return await inner(screened if streaming_in else await _only(screened), context)
 
         return handle
 
     def _streaming(self, inner: Callable[..., AsyncIterator[Any]], method: str, streaming_in: bool) -> Callable[..., Any]:
         async def handle(requests: Any, context: Context) -> AsyncIterator[Any]:
             async with self._answering(method, context, unary=False):
-                responses = inner(self._screened(requests, context) if streaming_in else await _only(requests), context)
+                screened = self._screened(requests, context)
+                responses = inner(screened if streaming_in else await _only(screened), context)
                 async for response in responses:
                     self._admission.still(context)
                     yield response

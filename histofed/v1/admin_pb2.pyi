@@ -362,12 +362,14 @@ class ModelPart(_message.Message):
     def __init__(self, name: _Optional[str] = ..., blob: _Optional[_Union[_types_pb2.Blob, _Mapping]] = ..., release: _Optional[bool] = ...) -> None: ...
 
 class CreateTokenRequest(_message.Message):
-    __slots__ = ("site", "ttl_s")
+    __slots__ = ("site", "ttl_s", "again")
     SITE_FIELD_NUMBER: _ClassVar[int]
     TTL_S_FIELD_NUMBER: _ClassVar[int]
+    AGAIN_FIELD_NUMBER: _ClassVar[int]
     site: str
     ttl_s: int
-    def __init__(self, site: _Optional[str] = ..., ttl_s: _Optional[int] = ...) -> None: ...
+    again: bool
+    def __init__(self, site: _Optional[str] = ..., ttl_s: _Optional[int] = ..., again: _Optional[bool] = ...) -> None: ...
 
 class CreateTokenResponse(_message.Message):
     __slots__ = ("join_line", "expires_at")

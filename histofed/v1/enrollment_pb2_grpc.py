@@ -60,7 +60,7 @@ class EnrollmentServiceServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Renew(self, request, context):
-        """A valid certificate and a signing request become a newer certificate for the same identity. Served on the mTLS port.
+        """A site's valid certificate and a signing request become a newer certificate for the same identity. On the mTLS port.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

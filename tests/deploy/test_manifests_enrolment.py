@@ -30,7 +30,7 @@ def test_a_site_whose_certificate_has_ended_comes_back_with_a_new_join_line(tmp_
         first = Credentials.load(identity)
         assert init_of_north(federation, line) == 0
 
-        line.write_text(federation.join_line("north"))
+        line.write_text(federation.join_line("north", again=True))
         assert init_of_north(federation, line) == 0
         assert Credentials.load(identity).serial == first.serial, "a valid identity is kept, and the line is not spent"
 

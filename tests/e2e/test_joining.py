@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 import signal
@@ -10,6 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from histofed.base.errors import NotAuthorised
+from histofed.pki.credentials import Credentials
+from histofed.transport.channel import open_connection
+from histofed.transport.enrolment import renew
 from tests.e2e.conftest import NewFederation
 from tests.support.federation import Federation, mean_experiment
 
@@ -43,6 +48,25 @@ def test_a_token_works_once(welcoming: Federation) -> None:
     assert refused.error == ("histofed-agent: the join token is unknown, used or expired; ask the operator for a new one\n")
     assert not second.exists()
     assert line.split()[2] not in welcoming.daemons["aggregator"].log.read_text(), "a token is a secret"
+
+
+def test_enrolling_again_ends_what_a_thief_has(welcoming: Federation) -> None:
+    identity = newcomer(welcoming, "robbed")
+    welcoming.enroll("robbed", welcoming.join_line("robbed"))
+    copied = Credentials.load(identity)
+    stolen = asyncio.run(renewed(welcoming, copied))
+    again = ("enroll", "--again", "--config", str(welcoming.site("robbed") / "agent.toml"), "--join-line-file", "-")
+    welcoming.run("agent.cli", *again, text=welcoming.join_line("robbed", again=True))
+
+    for each in (copied, stolen):
+        with pytest.raises(NotAuthorised, match="was revoked"):
+            asyncio.run(renewed(welcoming, each))
+    assert asyncio.run(renewed(welcoming, Credentials.load(identity)))
+
+
+async def renewed(federation: Federation, credentials: Credentials) -> Credentials:
+    async with open_connection(federation.address, credentials) as connection:
+        return await renew(connection, credentials)
 
 
 def test_a_token_expires(welcoming: Federation) -> None:

@@ -169,9 +169,9 @@ class Federation:
         self.write_site(name, data=data, consent=consent, extra=extra)
         self.enroll(name, self.join_line(name))
 
-    def join_line(self, site: str) -> str:
-        """A new one-time join line."""
-        line: str = self.cli("token", "create", "--site", site)["join_line"]
+    def join_line(self, site: str, *, again: bool = False) -> str:
+        """A new one-time join line; `again` for a site that has enrolled."""
+        line: str = self.cli("token", "create", "--site", site, *["--again"] * again)["join_line"]
         return line
 
     def enroll(self, name: str, line: str, code: int = 0) -> Done:

@@ -85,7 +85,7 @@ class OperatorServicer(admin_pb2_grpc.OperatorServiceServicer):
 
     model: SignedModel | None = None
     submitted: list[str] = field(default_factory=list)
-    tokens: list[tuple[str, int]] = field(default_factory=list)
+    tokens: list[tuple[str, int, bool]] = field(default_factory=list)
     watches: list[list[pb.WatchRoundsResponse]] = field(default_factory=list)
     """One list of messages per connection; a connection whose list does not end the experiment is cut after it."""
     steered: list[tuple[str, str]] = field(default_factory=list)
@@ -176,7 +176,7 @@ class OperatorServicer(admin_pb2_grpc.OperatorServiceServicer):
         return pb.GetModelResponse(model=self._model(), statement=statement)
 
     async def CreateToken(self, request: pb.CreateTokenRequest, context: Any) -> pb.CreateTokenResponse:
-        self.tokens.append((request.site, request.ttl_s))
+        self.tokens.append((request.site, request.ttl_s, request.again))
         return pb.CreateTokenResponse(join_line=f"line for {request.site}", expires_at=LATER)
 
     def _steer(self, name: str, state: str, reason: str, open_round: int = 0) -> pb.Experiment:

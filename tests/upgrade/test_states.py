@@ -53,7 +53,7 @@ def test_an_older_state_goes_on(older: tuple[Federation, dict[str, Any]], tmp_pa
         federation.start_aggregator()
         assert federation.parts("finished") == facts["parts"]
         for site in SITES:
-            line = federation.join_line(site)
+            line = federation.join_line(site, again=True)
             (federation.site(site) / "line").write_text(line)
             agent = str(federation.site(site) / "agent.toml")
             federation.command(

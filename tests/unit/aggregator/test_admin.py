@@ -4,24 +4,34 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, cast
+from unittest.mock import AsyncMock
 
 import pytest
 
 from aggregator import queries
 from aggregator.database import Database
+from aggregator.door import EnrolmentDoor
+from aggregator.members import Members
 from aggregator.rounds import plan
 from aggregator.services.admin import OperatorServicer
 from aggregator.store import Store
 from aggregator.tasks import Task, TaskState
+from histofed.audit.journal import Journal
+from histofed.audit.verify import records
 from histofed.base.clock import FakeClock
-from histofed.base.errors import NotFound
+from histofed.base.errors import AlreadyThere, NotFound
 from histofed.base.ids import Digest, RoundKey, SiteId, sha256
+from histofed.pki import tokens
 from histofed.transport import limits
 from histofed.v1 import admin_pb2 as pb
+from tests.support.calls import Call
 from tests.support.centre import DEMO, Centre
+from tests.support.pki import Federation
 
+KEY = tokens.new_server_key()
 MANY = 11_000
 """Models that do not fit into one message."""
 
@@ -54,22 +64,46 @@ def store(database: Database, clock: FakeClock) -> Store:
 
 
 @pytest.fixture
-def servicer(store: Store, clock: FakeClock) -> OperatorServicer:
+def members(database: Database, clock: FakeClock) -> Members:
+    return Members(database, clock)
+
+
+@pytest.fixture
+def servicer(store: Store, members: Members, tmp_path: Path, clock: FakeClock) -> Iterator[OperatorServicer]:
     nobody = cast("Any", None)
-    return OperatorServicer(
+    journal = Journal(tmp_path / "journal", clock, "test")
+    yield OperatorServicer(
         engine=cast("Any", Engine(store)),
         experiments=nobody,
-        members=nobody,
+        members=members,
         scheduler=nobody,
         fleet=nobody,
         changes=nobody,
-        door=nobody,
-        journal=nobody,
+        door=EnrolmentDoor(members, KEY, AsyncMock()),
+        journal=journal,
         health=nobody,
         clock=clock,
         federation="test",
         join_line=str,
     )
+    journal.close()
+
+
+async def test_a_join_line_for_a_site_that_has_enrolled_must_be_meant(
+    servicer: OperatorServicer, members: Members, tmp_path: Path, clock: FakeClock
+) -> None:
+    """Whoever uses it is that site from then on, and the hospital is not."""
+    north, call = SiteId("north"), cast("Any", Call(Federation().operator()))
+    assert (await servicer.CreateToken(pb.CreateTokenRequest(site=north, ttl_s=60), call)).join_line
+    members.create_token("first", north, clock.now() + timedelta(minutes=1))
+    members.enrol("first", north, "spiffe://test/site/north", "01", clock.now() + timedelta(days=7))
+
+    with pytest.raises(AlreadyThere, match="site north enrolled on 2026-01-01 00:00 UTC: add --again"):
+        await servicer.CreateToken(pb.CreateTokenRequest(site=north, ttl_s=60), call)
+    assert members.tokens_valid_until() is None
+    answer = await servicer.CreateToken(pb.CreateTokenRequest(site=north, ttl_s=60, again=True), call)
+    assert members.token_site(tokens.digest(answer.join_line, KEY)) == north
+    assert [record.subject["again"] for record in records(tmp_path / "journal")] == [False, True]
 
 
 async def listed(servicer: OperatorServicer, **words: Any) -> pb.ListModelsResponse:

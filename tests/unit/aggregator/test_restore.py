@@ -195,7 +195,8 @@ def test_what_was_used_issued_or_revoked_since_stays_so(centre: Centre, backup_f
     members = Members(database, centre.clock)
     assert members.token_site("unused") is None
     assert members.token_site("used-later") is None, "a join line is never good twice"
-    assert members.revoked_serials() == {"known", "new"}
+    assert members.revoked("known")
+    assert members.revoked("new")
     assert [site.name for site in members.sites()] == ["east"]
     database.close()
 

@@ -64,6 +64,10 @@ class JoinTokens(RuleBasedStateMachine):
             return False
         return True
 
+    def use_up(self, token: str) -> None:
+        """With it go the others of its site that were made so far."""
+        self.used |= {each for each, (site, _) in self.made.items() if site == self.made[token][0]}
+
     @rule(target=token, site=st.sampled_from(SITES), minutes=st.integers(1, 60))
     def create(self, site: SiteId, minutes: int) -> str:
         token = tokens.make()
@@ -84,7 +88,7 @@ class JoinTokens(RuleBasedStateMachine):
             assert not self.valid(token)
             return
         assert self.enrol(token, self.members)
-        self.used.add(token)
+        self.use_up(token)
 
     @rule(token=token)
     def two_knock_before_either_walks_in(self, token: str) -> None:
@@ -97,7 +101,7 @@ class JoinTokens(RuleBasedStateMachine):
         finally:
             other.close()
         assert let_in == [True, False]
-        self.used.add(token)
+        self.use_up(token)
 
     @rule(token=token, committed=st.booleans())
     def power_cut_while_walking_in(self, token: str, committed: bool) -> None:
@@ -116,7 +120,7 @@ class JoinTokens(RuleBasedStateMachine):
         finally:
             failpoints._armed = armed
         if committed:
-            self.used.add(token)
+            self.use_up(token)
 
     @rule()
     def disk_full_while_making_one(self) -> None:

@@ -150,8 +150,8 @@ def test_a_join_line_is_alone_on_stdout(histofed: Histofed, aggregator: RunningA
 
     assert found.out == "line for north\n"
     assert "usable once" in found.error
-    assert aggregator.servicer.tokens == [("north", 7200)]
-    assert histofed("token", "create", "--site", "north", "--json").document["join_line"] == "line for north"
+    assert histofed("token", "create", "--site", "north", "--again", "--json").document["join_line"] == "line for north"
+    assert aggregator.servicer.tokens == [("north", 7200, False), ("north", 1800, True)]
 
 
 def test_the_aggregators_no_is_told_in_its_words(histofed: Histofed, tmp_path: Path) -> None:

@@ -37,7 +37,7 @@ def test_what_is_not_granted_is_refused(method: str, role: Role) -> None:
         "histofed.v1.FleetService": {Role.SITE},
         "histofed.v1.OperatorService": {Role.OPERATOR},
         "histofed.v1.BlobService": {Role.SITE, Role.OPERATOR} if method.endswith("/Download") else {Role.SITE},
-        "histofed.v1.EnrollmentService": {Role.SITE, Role.OPERATOR} if method.endswith("/Renew") else set(),
+        "histofed.v1.EnrollmentService": {Role.SITE} if method.endswith("/Renew") else set(),
     }[service]
     if role in expected:
         authz.check(WHO[role], method)

@@ -188,8 +188,28 @@ async def test_a_revoked_certificate_is_refused_at_the_next_call(tmp_path: Path)
         hello = rounds_pb2_grpc.FleetServiceStub(connection.channel).Hello
         await connection.call(hello, HELLO)
         wire.denied.add(SITE.serial)
-        with pytest.raises(NotAuthorised, match="was revoked: ask the operator"):
+        with pytest.raises(NotAuthorised, match=r"was revoked.* ask the operator who did; enrol again with a new join line"):
             await connection.call(hello, HELLO)
+
+
+async def test_a_request_that_comes_after_its_callers_certificate_was_revoked_is_refused(tmp_path: Path) -> None:
+    """Or a renewal that a thief keeps open would outlive the revocation."""
+    revoked = asyncio.Event()
+
+    async def late() -> AsyncIterator[bytes]:
+        await revoked.wait()
+        yield HELLO.SerializeToString()
+
+    async with (
+        serving(tmp_path, FEDERATION, open_calls=1) as wire,
+        open_connection(wire.address, SITE) as connection,
+    ):
+        opened = [asyncio.ensure_future(slowly(connection)(late(), timeout=30).details()) for _ in range(2)]
+        (refused,), (admitted,) = await asyncio.wait(opened, return_when=asyncio.FIRST_COMPLETED)
+        assert "has 1 calls open" in refused.result()
+        wire.denied.add(SITE.serial)
+        revoked.set()
+        assert "was revoked" in await admitted
 
 
 async def test_a_revoked_certificate_ends_an_open_stream(tmp_path: Path) -> None:
