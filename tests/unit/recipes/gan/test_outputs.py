@@ -8,8 +8,10 @@ from typing import Any
 
 import pytest
 
+from histofed.base import durable
 from histofed.base.errors import AlreadyThere, CannotWriteState, ConfigError, HistofedError
 from histofed.recipes.gan import record
+from histofed.recipes.gan.outputs import Outputs
 from tests.unit.recipes.gan.conftest import TABLE, Runner, files, stretches
 
 NORMLESS = {**TABLE, "generator": "deep", "discriminator": {"name": "cnn", "norm": "none"}}
@@ -63,6 +65,35 @@ def test_beginning_again_takes_nothing_away_without_what_several_devices_need(
     with pytest.raises(ConfigError, match=r"install histofed\[devices\]"):
         run(steps=2, table=NORMLESS, restart=True, devices=2)
     assert {path: path.read_bytes() for path in (run.folder / "out").rglob("*") if path.is_file()} == kept
+
+
+class Killed(BaseException):
+    """The process is gone."""
+
+
+@pytest.mark.parametrize("removals", [1, 2, 3, 4, 5, 6])
+def test_killed_while_it_forgets_a_run_it_can_begin_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, removals: int
+) -> None:
+    for name in ("model", "checkpoint", "good"):
+        (tmp_path / f"{name}.safetensors").write_bytes(b"tensors")
+    for name in ("run.json", "samples/latest.png", "tensorboard/events"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"the run's")
+
+    def strike(name: str) -> None:
+        nonlocal removals
+        removals -= name == "remove.after_unlink"
+        if removals == 0:
+            raise Killed
+
+    outputs = Outputs(tmp_path)
+    with monkeypatch.context() as patched, pytest.raises(Killed):
+        patched.setattr(durable, "failpoint", strike)
+        outputs.clear()
+    outputs.require_own()
+    outputs.clear()
+    assert files(tmp_path) == []
 
 
 @pytest.mark.parametrize("before", [False, True])
