@@ -223,7 +223,7 @@ class _Run:
             raise
         except HistofedError as error:
             with contextlib.suppress(CannotWriteState):
-                self._write("failed", str(error))
+                self._write("failed", record.reason_of(error))
             raise
 
     @contextlib.contextmanager
