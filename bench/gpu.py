@@ -94,11 +94,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory(prefix="histofed-bench-") as scratch:
         tiles = tileset(options.data, options.tiles, Path(scratch) / "tiles")
         try:
-            rows = measure(vit_b_16(), tiles, device, options.profile)
+            rows = [*measure(vit_b_16(), tiles, device, options.profile), memory_of_default(tiles, device)]
         except OutOfMemory as error:
             print(error, file=sys.stderr)
             return error.exit_code
-        rows.append(memory_of_default(tiles, device))
     hand_over(rows, options.json)
     return 0
 
@@ -108,11 +107,11 @@ def measure(case: Case, tiles: TileSet, device: torch.device, profile_to: Path) 
     decoded = cache.load(tiles, case.config.image_size)
     batch, compiled, rate, skipped = best_of(case, decoded, device)
     config = case.config.model_copy(update={"batch": batch, "compile": compiled})
-    engine = Engine(config, decoded, device)
+    # one engine at a time: the best batch may be all that fits
     work = flops(Engine(config.model_copy(update={"compile": False}), decoded, device))
     matrix = matrix_rate(case.matrix, device)
     share = work * rate / batch / matrix
-    profile_to.write_text(profiled(engine))
+    profile_to.write_text(profiled(Engine(config, decoded, device)))
     print(f"profile of {batch} images a step: {profile_to}{''.join(f'; {why}' for why in skipped)}", flush=True)
     script = script_rate(case, tiles, device)
     where = f"{case.config.discriminator.name}, {case.config.image_size} px, batch {batch}{', compiled' * compiled}"
@@ -254,14 +253,20 @@ def profiled(engine: Engine) -> str:
 
 
 def memory_of_default(tiles: TileSet, device: torch.device) -> Result:
-    """What preset `default` takes of the card: 128 px, batch 64, all that torch has reserved for it, tiles included."""
+    """What preset `default` takes of the card: 128 px, batch 64, all that torch has reserved for it, tiles included.
+
+    Raises `OutOfMemory` where it does not fit.
+    """
     config = replace(from_preset(load("default"), Changes()), steps=1000).config(len(tiles.tiles))
     config = config.model_copy(update={"image_size": 128, "batch": 64})
     _empty(device)
     torch.cuda.reset_peak_memory_stats(device)
-    engine = Engine(config, cache.load(tiles, config.image_size), device)
-    for _ in range(2 * config.objective.penalty_every + 1):  # lazy penalties take the most
-        engine.step()
+    try:
+        engine = Engine(config, cache.load(tiles, config.image_size), device)
+        for _ in range(2 * config.objective.penalty_every + 1):  # lazy penalties take the most
+            engine.step()
+    except torch.OutOfMemoryError as error:
+        raise OutOfMemory("preset default does not fit into this GPU's memory; measure on a larger one") from error
     _wait(device)
     peak = torch.cuda.max_memory_reserved(device) / GB
     return at_most("memory of preset default, 128 px, batch 64", peak, "GB", MEMORY_TARGET_GB, COMMAND)

@@ -24,7 +24,8 @@ from histofed.base.ids import Json
 from histofed.models.networks import Generator, load_floating_state
 from histofed.recipes.contract import Progress
 from histofed.recipes.gan.building import generator_of
-from histofed.recipes.gan.central import CentralTask, train_centrally
+from histofed.recipes.gan.central import train_centrally
+from histofed.recipes.gan.central_task import CentralTask
 from histofed.recipes.gan.settings import Settings, parse_value
 from histofed.recipes.gan.show import Span
 from histofed.tiles.store import DEFAULT_BYTES, TileStore

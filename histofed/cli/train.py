@@ -81,7 +81,8 @@ def train(args: argparse.Namespace, terminal: Terminal) -> Answer:
     with training_show(terminal, clock) as show, _stop_on_signals(show) as stop:
         show.phase("starting")
         # torch takes seconds; nothing before this line needs it
-        from histofed.recipes.gan.central import CentralTask, train_centrally
+        from histofed.recipes.gan.central import train_centrally
+        from histofed.recipes.gan.central_task import CentralTask
         from histofed.tiles.store import TileStore, default_directory
 
         task = CentralTask(

@@ -37,15 +37,20 @@ def has_attention(network: nn.Module) -> bool:
     return any("Attention" in type(module).__name__ for module in network.modules())
 
 
-def replace_batch_norm(network: nn.Module) -> None:
-    """Put a group norm in the place of every two-dimensional batch norm, in place."""
+def replace_batch_norm(network: nn.Module, name: str) -> None:
+    """Put a group norm in the place of every batch norm, in place. Raises `BadData` for one that is not two-dimensional."""
     for parent in list(network.modules()):
-        for name, child in list(parent.named_children()):
+        for place, child in list(parent.named_children()):
             if isinstance(child, nn.BatchNorm2d):
                 norm = group_norm(child.num_features)
                 # timm's variant applies its activation too
                 rest = [after for kind in ("drop", "act") if isinstance(after := getattr(child, kind, None), nn.Module)]
-                parent.register_module(name, nn.Sequential(norm, *rest) if rest else norm)
+                parent.register_module(place, nn.Sequential(norm, *rest) if rest else norm)
+    if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in network.modules()):
+        raise BadData(
+            f"discriminator {name!r} has batch norm in places where no group norm can stand for it; "
+            'leave norm = "own", or choose another network'
+        )
 
 
 def add_spectral_norm(network: nn.Module, name: str) -> None:

@@ -117,7 +117,7 @@ def build(
         if edge is None:
             _check_reads(trunk, name, image_size)
     if options.norm == "group":
-        replace_batch_norm(trunk)
+        replace_batch_norm(trunk, name)
     from_timm = weights is not None and not load_trunk(trunk, weights)
     if name != VIT_MINI and not from_timm:
         read = Reading(read.edge, *_IMAGENET)

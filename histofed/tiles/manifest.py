@@ -19,6 +19,7 @@ from histofed.base import durable
 from histofed.base.errors import BadData
 from histofed.base.ids import Json, canonical
 from histofed.tiles import disk
+from histofed.tiles.patients import spelling
 
 MANIFEST: Final = "histofed-split.json"
 FORMAT: Final = "histofed.split/v1"
@@ -35,23 +36,25 @@ class Manifest:
     role: Role
     salt: str
     held_out: frozenset[str]
-    """`patient_hash(salt, patient)` of every patient of validation and test."""
+    """`patient_hash(salt, one)` of every patient of validation and test, as written and as `spelling` has it."""
 
     def holds_out(self, patient: str) -> bool:
         """Whether this patient belongs to validation or test."""
-        # splits of before ids were composed hashed accents as the table wrote them
-        spellings = {patient, unicodedata.normalize("NFC", patient), unicodedata.normalize("NFD", patient)}
-        return any(patient_hash(self.salt, one) in self.held_out for one in spellings)
+        # splits of before ids were composed hashed accents as the table wrote them, and none had the spelling of all
+        written = {unicodedata.normalize("NFC", patient), unicodedata.normalize("NFD", patient)}
+        return any(patient_hash(self.salt, one) in self.held_out for one in {patient, spelling(patient), *written})
 
 
 def patient_hash(salt: str, patient: str) -> str:
-    """One patient's entry."""
+    """The entry of one way to write a patient, in any capitals that `upper` knows."""
     return hashlib.sha256(f"histofed.patient/v1\0{salt}\0{patient.upper()}".encode()).hexdigest()
 
 
 def make_manifest(role: Role, salt: str, held_out: Iterable[str]) -> Manifest:
     """A manifest from the held-out patients' ids."""
-    return Manifest(role, salt, frozenset(patient_hash(salt, patient) for patient in held_out))
+    # as written too, which is all that an older release looks for
+    written = {one for patient in held_out for one in (patient, spelling(patient))}
+    return Manifest(role, salt, frozenset(patient_hash(salt, one) for one in written))
 
 
 def write_manifest(folder: Path, manifest: Manifest) -> None:

@@ -49,8 +49,9 @@ class PatientTable:
 
 
 def spelling(patient: str) -> str:
-    """What two spellings of the same patient have in common."""
-    return patient.upper()
+    """What two spellings of the same patient have in common: any capitals, accents either way."""
+    # neither step alone: `upper` leaves ẞ as it is, `casefold` the i without a dot; either takes ΐ apart
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", patient).upper().casefold())
 
 
 def read_table(folder: Path) -> PatientTable | None:
@@ -83,7 +84,7 @@ def identify(path: Path, tables: tuple[PatientTable, ...]) -> Person | None:
     listed = next((found for table in reversed(tables) if (found := table.find(path)) is not None), None)
     if name is None:
         return listed
-    if listed is not None and spelling(listed.patient) != name.patient:
+    if listed is not None and spelling(listed.patient) != spelling(name.patient):
         raise BadData(f"{TABLE} names another patient than the barcode in a file's name; correct the one that is wrong")
     return Person(name.patient, (listed.hospital if listed else "") or name.source_site)
 

@@ -29,24 +29,30 @@ class EventLog:
         """Goes on behind `step`."""
         from torch.utils.tensorboard import SummaryWriter
 
-        self._step = step
+        self._told = self._done = step
         with durable.state_errors("the TensorBoard log"):
             self._writer = SummaryWriter(str(folder), purge_step=step + 1, flush_secs=_FLUSH_SECONDS)
 
     def reached(self, step: int) -> None:
-        """Tell of each step, also where nothing else is told of it: one below the last is a return."""
-        if step < self._step:
+        """Tell of each step once it is done, behind what else is told of it but its sheet."""
+        self._begin(step)
+        self._done = step
+
+    def _begin(self, step: int) -> None:
+        """A step that was done before, or one below the last, is told of anew: after a return, which may be of one step."""
+        if step < self._told or step <= self._done:
             # not a new file: TensorBoard reads those of one second in the order of numbers as text, where 10 is before 9
             from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
             with durable.state_errors("the TensorBoard log"):
                 writer = cast("FileWriter", self._writer.file_writer)  # torch declares it None, which it is once closed
                 writer.add_event(Event(step=step, session_log=SessionLog(status=SessionLog.START)))
-        self._step = step
+            self._done = step - 1
+        self._told = step
 
     def losses(self, step: int, losses: Mapping[str, float], images_per_second: float) -> None:
         """What a step reports."""
-        self.reached(step)
+        self._begin(step)
         with durable.state_errors("the TensorBoard log"):
             for name, value in losses.items():
                 self._writer.add_scalar(f"loss/{name.removesuffix('_loss')}", value, step)
@@ -54,14 +60,13 @@ class EventLog:
 
     def rates(self, step: int, rates: Mapping[str, float]) -> None:
         """The learning rates by name; they may fall towards the end, and a return from a divergence halves them."""
-        self.reached(step)
+        self._begin(step)
         with durable.state_errors("the TensorBoard log"):
             for name, rate in rates.items():
                 self._writer.add_scalar(f"rate/{name}", rate, step)
 
     def sheet(self, step: int, png: bytes) -> None:
-        """A sample sheet."""
-        self.reached(step)
+        """A sample sheet of the last step that was done."""
         with Image.open(io.BytesIO(png)) as picture, durable.state_errors("the TensorBoard log"):
             pixels = np.asarray(picture.convert("RGB"))
             self._writer.add_image("samples", pixels, step, dataformats="HWC")

@@ -16,8 +16,7 @@ import numpy as np
 import torch
 
 from histofed.base.clock import Clock
-from histofed.base.errors import Cancelled, TrainingFailed, TryLater
-from histofed.base.ids import canonical, sha256
+from histofed.base.errors import Cancelled, TrainingFailed
 from histofed.base.seeds import seed as seed_of
 from histofed.models.ranges import to_model_range
 from histofed.training.batches import Batches
@@ -141,10 +140,7 @@ class _Run:
             _restore_random_state(found.tensors, self._contest.device)
             self.step, self.returns = found.step, found.returns
             self.ledger.start_from(found)
-        # each process has read tiles and checkpoint for itself; gradients of two networks, or decks, have no sum
-        here = sha256(canonical({"work": self._store.fingerprint, "step": self.step, "returns": self.returns}))
-        if not self._team.alike(int(here[:15], 16)):
-            raise TryLater("the tiles changed while this training started; start it again once they no longer change")
+        self._team.require_alike({"work": self._store.fingerprint, "step": self.step, "returns": self.returns})
 
     def keep(self) -> None:
         """A checkpoint of now, durable."""

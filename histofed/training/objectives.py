@@ -46,7 +46,7 @@ class Objective:
 
     @property
     def has_penalty(self) -> bool:
-        """Whether the discriminator's gradient at each tile is held down: then nothing may mix the tiles of a batch."""
+        """Whether the discriminator's gradient at each tile is held down: then no batch norm may mix the tiles."""
         return self.gradient_penalty > 0 or self.r1 > 0 or self.r2 > 0
 
 

@@ -28,7 +28,8 @@ def squared_gradient(judged_B: Tensor, images_BCHW: Tensor) -> Tensor:
     """|∇_x D(x)|² of each image, (B,), itself differentiable. Half its mean, weighted: R1 on reals, R2 on fakes.
 
     Mescheder et al., arXiv 1801.04406, eq. 9 and 10. The sum of the logits stands for each of them: image i changes logit i
-    alone, as long as no batch norm mixes them.
+    alone, as long as nothing mixes them. Batch norm does and is refused; what `batch_deviation` mixes in R1 and R2 bear, as
+    StyleGAN2 has it (arXiv 1912.04958), and WGAN-GP's penalty does not.
     """
     (gradient_BCHW,) = torch.autograd.grad(judged_B.sum(), images_BCHW, create_graph=True)
     return gradient_BCHW.float().square().sum((1, 2, 3))

@@ -10,11 +10,14 @@ will not come. Who is frozen and says nothing is given up after `PATIENCE_S`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final, TypeVar
 
 import torch
 from torch import Tensor
+
+from histofed.base.errors import TryLater
+from histofed.base.ids import Json, canonical, sha256
 
 PATIENCE_S: Final = 600.0
 """Longer than a checkpoint and a sample sheet take, for which the first process keeps the others waiting."""
@@ -48,6 +51,12 @@ class Team:
     def alike(self, mine: int) -> bool:
         """Whether all processes give the same number, below 2**63. Raises what broke the team, or `TeamBroken`."""
         return True
+
+    def require_alike(self, work: Mapping[str, Json]) -> None:
+        """Raises `TryLater` where the processes would not begin with the same, and what broke the team, or `TeamBroken`."""
+        # each process has read tiles and checkpoint for itself; gradients of two networks, or decks, have no sum
+        if not self.alike(int(sha256(canonical(work))[:15], 16)):
+            raise TryLater("the tiles changed while this training started; start it again once they no longer change")
 
     def add_up(self, tensors: Sequence[Tensor]) -> None:
         """Replace each tensor by its sum over all processes. Raises what broke the team, or `TeamBroken`."""

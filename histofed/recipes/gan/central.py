@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
@@ -19,7 +18,7 @@ import torch
 from histofed import weights
 from histofed.base import durable
 from histofed.base.clock import Clock, SystemClock, iso
-from histofed.base.errors import Cancelled, CannotWriteState, HistofedError, NotFound, TrainingFailed, UsageError
+from histofed.base.errors import Cancelled, CannotWriteState, HistofedError, TrainingFailed
 from histofed.base.ids import Json, canonical, sha256
 from histofed.base.seeds import seed as seed_of
 from histofed.models.networks import floating_state
@@ -35,15 +34,14 @@ from histofed.recipes.gan.building import (
     load_tiles,
     rules_of,
 )
+from histofed.recipes.gan.central_task import CentralTask
 from histofed.recipes.gan.outputs import Outputs
 from histofed.recipes.gan.record import About, Progressed, State, Stretch
-from histofed.recipes.gan.settings import Settings
 from histofed.recipes.gan.show import Show, Span
 from histofed.recipes.gan.work import own_checkpoint, work_of
-from histofed.tiles.store import TileStore
 from histofed.training.checkpoint import CheckpointStore
 from histofed.training.event_log import EventLog
-from histofed.training.loop import CHECKPOINT_SECONDS, Step, train
+from histofed.training.loop import Step, train
 from histofed.training.rates import rates_of
 from histofed.training.runtime import prepare
 from histofed.training.sheet import render_sheet
@@ -55,31 +53,8 @@ from histofed.training.tensors import to_arrays
 MINIMUM_PATIENTS: Final = 2
 """Per class; what one patient looks like is not what a class looks like."""
 _NO_LOG: Final = "no TensorBoard log: the package tensorboard is not installed (histofed[tensorboard])"
-
-
-@dataclass(frozen=True)
-class CentralTask:
-    """One run."""
-
-    settings: Settings
-    data: Path
-    """The tiles' root."""
-    out: Path
-    seed: int = 0
-    device: str = "auto"
-    devices: int = 1
-    """How many play each step together; with device `cpu`, processes."""
-    threads: int = 0
-    """CPU threads; 0 leaves the choice to torch."""
-    max_steps: int | None = None
-    """At most so many steps now; the plan stays."""
-    sheet_every: int = 200
-    """Steps; 0 draws one at the end only."""
-    checkpoint_seconds: float = CHECKPOINT_SECONDS
-    store: TileStore | None = None
-    """Where decoded tiles are kept; None decodes them into memory every time."""
-    restart: bool = False
-    """Forget what the folder holds."""
+_BEGUN: Final = 0
+"""What the first process of a team tells the others once the folder is this run's."""
 
 
 def train_centrally(task: CentralTask, show: Show, stop: Stop, clock: Clock) -> Mapping[str, Json]:
@@ -90,14 +65,7 @@ def train_centrally(task: CentralTask, show: Show, stop: Stop, clock: Clock) -> 
     `TrainingFailed`, `OutOfMemory`, `CannotWriteState`, `ConfigError`.
     """
     draft = task.settings.draft()
-    if task.max_steps is not None and task.max_steps < 1:
-        raise UsageError("--max-steps is at least 1")
-    if task.devices < 1:
-        raise UsageError("--devices is at least 1")
-    if not task.data.is_dir():
-        raise NotFound(f"--data {task.data}: there is no such folder")
-    if task.out.resolve().is_relative_to(task.data.resolve()):
-        raise UsageError(f"--out {task.out} lies in --data {task.data}, among the tiles: name a folder outside of it")
+    task.check()
     outputs = Outputs(task.out)
     durable.make_directory(task.out, mode=0o755)
     with (
@@ -129,19 +97,16 @@ class _Run:
         self._contest = contest_of(config, device, averaged=True)
         compiled = compile_networks(config, self._contest, task.devices)
         self._batches = batches_of(config, tiles, seed_of("batches", task.seed), device)
-        if task.restart:  # not before: what cannot begin takes nothing away
-            outputs.clear()
-        outputs.prepare()
         self._budget = Budget(stop, task.max_steps)
         self._drawn = -1
-        self._log, missing = _event_log(outputs.events, self._first)
+        self._log: EventLog | None = None
         self._about = About(
             task.settings,
             config,
             task.seed,
             tiles.tileset,
             fingerprint,
-            (*tiles.tileset.notes(), *compiled, *missing),
+            (*tiles.tileset.notes(), *compiled, *_missing()),
             record.earlier_stretches(outputs.record) if found else (),
         )
         self._stretch = Stretch(
@@ -150,39 +115,56 @@ class _Run:
 
     def train(self) -> Mapping[str, Json]:
         """The loop, and what it leaves behind."""
-        config, most = self._config, self._task.max_steps
-        last = config.steps if most is None else min(config.steps, self._first + most)
-        self._write("running")
-        self._show.begin(Span(self._first, last, config.steps, config.batch))
-        with self._written_behind(), self._failure_recorded():
+        config = self._config
+        with contextlib.ExitStack() as begun:
             try:
-                with memory_explained(config.batch, config.accumulate, config.precision, config.image_size):
-                    self._loop()
+                with (
+                    memory_explained(config.batch, config.accumulate, config.precision, config.image_size),
+                    team_of(self._task.devices, self._task.device, _assist, self._task) as team,
+                ):
+                    team.require_alike({"work": self._checkpoints.fingerprint})
+                    self._begin(begun)
+                    team.decided(_BEGUN)
+                    self._loop(team)
             except Cancelled:
                 if not self._budget.spent:
                     self._write("stopped")
                     raise
             return self._finish()
 
-    def _loop(self) -> None:
+    def _begin(self, begun: contextlib.ExitStack) -> None:
+        """Make the folder this run's, and not before all is ready: what cannot begin takes nothing away."""
+        if self._task.restart:
+            self._outputs.clear()
+        self._outputs.prepare()
+        # first of all that lies there: what no record belongs to is taken for another's
+        self._write("running")
+        begun.enter_context(self._written_behind())
+        begun.enter_context(self._failure_recorded())
+        if not _missing():
+            self._log = EventLog(self._outputs.events, self._first)
+        steps, most = self._config.steps, self._task.max_steps
+        last = steps if most is None else min(steps, self._first + most)
+        self._show.begin(Span(self._first, last, steps, self._config.batch))
+
+    def _loop(self, team: Team) -> None:
         began = self._clock.monotonic()
         try:
-            with team_of(self._task.devices, self._task.device, _assist, self._task) as team:
-                train(
-                    self._contest,
-                    self._batches,
-                    self._config.steps,
-                    len(self._config.classes),
-                    self._checkpoints,
-                    self._clock,
-                    self._report,
-                    self._budget,
-                    self._rules,
-                    self._after,
-                    keep_end=True,
-                    checkpoint_seconds=self._task.checkpoint_seconds,
-                    team=team,
-                )
+            train(
+                self._contest,
+                self._batches,
+                self._config.steps,
+                len(self._config.classes),
+                self._checkpoints,
+                self._clock,
+                self._report,
+                self._budget,
+                self._rules,
+                self._after,
+                keep_end=True,
+                checkpoint_seconds=self._task.checkpoint_seconds,
+                team=team,
+            )
         finally:
             self._stretch = replace(self._stretch, seconds=round(self._clock.monotonic() - began, 3))
 
@@ -241,7 +223,7 @@ class _Run:
             raise
         except HistofedError as error:
             with contextlib.suppress(CannotWriteState):
-                self._write("failed", str(error))
+                self._write("failed", record.reason_of(error))
             raise
 
     @contextlib.contextmanager
@@ -267,12 +249,15 @@ def _assist(task: CentralTask, team: Team) -> None:
         device = _prepared(task, team.rank)
         contest = contest_of(config, device, averaged=True)
         compile_networks(config, contest, task.devices)
+        store = _store(task, work_of(config, task.seed, tiles.fingerprint(), device, task.devices))
+        team.require_alike({"work": store.fingerprint})
+        team.decided(_BEGUN)  # by now the first process has removed the checkpoint of a run that is begun again
         train(
             contest,
             batches_of(config, tiles, seed_of("batches", task.seed), device),
             config.steps,
             len(config.classes),
-            _store(task, work_of(config, task.seed, tiles.fingerprint(), device, task.devices)),
+            store,
             SystemClock(),
             lambda _: None,
             lambda: False,
@@ -290,11 +275,13 @@ def _store(task: CentralTask, work: Mapping[str, Json]) -> CheckpointStore:
     return CheckpointStore(task.out, sha256(canonical(work)), work=work)
 
 
-def _event_log(folder: Path, step: int) -> tuple[EventLog | None, tuple[str, ...]]:
+def _missing() -> tuple[str, ...]:
+    """What is not installed and done without."""
     try:
-        return EventLog(folder, step), ()
+        import torch.utils.tensorboard  # noqa: F401  # whether it is there
     except ImportError:
-        return None, (_NO_LOG,)
+        return (_NO_LOG,)
+    return ()
 
 
 def _name(device: torch.device) -> str:

@@ -226,6 +226,8 @@ def _of_objective(wanted: ObjectiveConfig, rules: Rules) -> Iterator[str]:
         yield "objective.gradient_penalty: without it nothing bounds a Wasserstein critic; 10 is usual"
     if wanted.penalty_every > 1 and not objective.has_penalty:
         yield "objective.penalty_every: there is no penalty to be lazy about; set r1, or remove it"
+    if rules.heads == "projection" and (wanted.class_weight, wanted.class_ramp) != (1.0, 0):
+        yield "objective: class_weight and class_ramp are of a class term, and projection heads have none; remove them"
 
 
 def _of_discriminator(wanted: DiscriminatorConfig, rules: Rules) -> Iterator[str]:

@@ -21,7 +21,8 @@ from typing import Final
 from histofed.base import durable
 from histofed.base.errors import AlreadyThere
 
-_OURS: Final = ("run.json", "model.safetensors", "checkpoint.safetensors", "good.safetensors", "samples", "tensorboard")
+_OURS: Final = ("model.safetensors", "checkpoint.safetensors", "good.safetensors", "samples", "tensorboard", "run.json")
+"""The record last: without it, what is left of the others would be taken for somebody else's."""
 _PRECIOUS: Final = ("model.safetensors", "samples", "tensorboard")
 """Names that other programs and people give too. A checkpoint says itself whose it is."""
 _HALF: Final = ".*.tmp"

@@ -10,7 +10,9 @@ import dataclasses
 import hashlib
 import json
 import logging
+import os
 import platform
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +20,7 @@ from typing import Final, Literal
 
 from histofed import __version__
 from histofed.base import durable
+from histofed.base.errors import CannotWriteState, HistofedError
 from histofed.base.ids import Json
 from histofed.recipes.gan.config import GanConfig
 from histofed.recipes.gan.settings import Settings
@@ -25,6 +28,8 @@ from histofed.tiles.tileset import TileSet
 
 FORMAT: Final = "histofed.run/v1"
 State = Literal["running", "stopped", "finished", "failed"]
+_PLACE: Final = re.compile(r"(?<![\w.])~?/\w")
+"""An absolute path."""
 _logger = logging.getLogger(__name__)
 
 
@@ -111,6 +116,16 @@ def document(about: About, stretch: Stretch, progressed: Progressed) -> dict[str
 def write(path: Path, found: Mapping[str, Json]) -> None:
     """Durable. Raises `CannotWriteState`."""
     durable.replace(path, json.dumps(found, indent=2, ensure_ascii=False, allow_nan=False).encode() + b"\n", mode=0o644)
+
+
+def reason_of(error: HistofedError) -> str:
+    """Why a run failed, as the record may say it: the class's words where the error's own name a place on this machine."""
+    sentence = str(error)
+    if not isinstance(error, CannotWriteState) and not _PLACE.search(sentence):
+        return sentence
+    cause = error.__cause__
+    why = f" ({os.strerror(cause.errno)})" if isinstance(cause, OSError) and cause.errno else ""
+    return f"{(type(error).__doc__ or type(error).__name__).strip()} The command said where{why}."
 
 
 def earlier_stretches(path: Path) -> tuple[Mapping[str, Json], ...]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -36,7 +38,20 @@ def as_in_the_bench() -> Iterator[None]:
 
 
 @pytest.mark.slow
-def test_every_row_is_measured(tmp_path: Path, tiles: TileSet) -> None:
+def test_every_row_is_measured_with_one_engine_at_a_time(
+    tmp_path: Path, tiles: TileSet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alive = weakref.WeakSet[gpu.Engine]()
+    most = 0
+
+    class Counted(gpu.Engine):
+        def __init__(self, *arguments: Any) -> None:
+            nonlocal most
+            super().__init__(*arguments)  # which collects what is left of an earlier one
+            alive.add(self)
+            most = max(most, len(alive))
+
+    monkeypatch.setattr(gpu, "Engine", Counted)
     case = gpu.Case(SMALL, batches=(2, 4), script_batch=2, steps=1, matrix=64)
     rows = gpu.measure(case, tiles, CPU, tmp_path / "profile.txt")
     rate, ratio, arithmetic, share = (row.value for row in rows)
@@ -44,6 +59,7 @@ def test_every_row_is_measured(tmp_path: Path, tiles: TileSet) -> None:
     assert share == pytest.approx(arithmetic / (rows[3].baseline or 0), rel=1e-3)
     assert [row.target for row in rows] == [None, 5.0, None, 0.4]
     assert "convolution" in (tmp_path / "profile.txt").read_text()
+    assert most == 1
 
 
 def test_arithmetic_is_counted_not_estimated() -> None:
@@ -112,3 +128,15 @@ def test_a_card_too_small_for_any_batch_is_told(
     monkeypatch.setattr(gpu.Engine, "step", fails)
     with pytest.raises(OutOfMemory, match="batch 2 does not fit into this GPU's memory; measure on a larger one"):
         gpu.best_of(gpu.Case(SMALL, batches=(2, 4), steps=1), cache.load(tiles, 32), CPU)
+
+
+def test_a_card_too_small_for_preset_default_is_told(
+    tiles: TileSet, as_in_the_bench: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(_: gpu.Engine) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda _: None)
+    monkeypatch.setattr(gpu.Engine, "step", fails)
+    with pytest.raises(OutOfMemory, match="preset default does not fit into this GPU's memory; measure on a larger one"):
+        gpu.memory_of_default(tiles, CPU)

@@ -21,6 +21,11 @@ def test_group_norm_takes_the_place_of_batch_norm(name: str) -> None:
     torch.testing.assert_close(network(images).validity_B[:2], network(images[:2]).validity_B, rtol=1e-3, atol=1e-4)
 
 
+def test_batch_norm_that_no_group_norm_can_replace_is_refused() -> None:
+    with pytest.raises(BadData, match="'levit_128s' has batch norm in places where no group norm can stand for it"):
+        build_discriminator("levit_128s", 224, 2, options=DiscriminatorOptions(norm="group"))
+
+
 @pytest.mark.parametrize("name", ["cnn", "test_resnet"])
 def test_spectral_norm_bounds_every_weight(name: str) -> None:
     network = build_discriminator(name, 32, 2, options=DiscriminatorOptions(norm="group", spectral_norm=True))

@@ -11,7 +11,7 @@ import pytest
 
 from histofed.base.errors import BadData
 from histofed.tiles import folder
-from histofed.tiles.manifest import MANIFEST, Manifest, make_manifest, read_manifest, write_manifest
+from histofed.tiles.manifest import MANIFEST, Manifest, make_manifest, patient_hash, read_manifest, write_manifest
 from tests.support.tiles import CLASSES
 
 Form: TypeAlias = Literal["NFC", "NFD"]
@@ -66,6 +66,18 @@ def test_held_out_patients_in_a_training_folder_are_found(small_root: Path) -> N
     with pytest.raises(BadData, match="tiles of 1 patient whom its split holds out") as caught:
         folder.scan(small_root, CLASSES)
     assert "ZZ" not in str(caught.value)
+
+
+SMALL = ("ΐ-1", "ǰ7", "ﬁ-2", "\N{LATIN SMALL LETTER DOTLESS I}7")
+CAPITALS = [*((one, one.upper()) for one in SMALL), ("Strauß-3", "STRAUẞ-3")]
+
+
+@pytest.mark.parametrize(("one", "other"), CAPITALS + [(other, one) for one, other in CAPITALS])
+def test_a_held_out_patient_is_found_in_any_capitals(one: str, other: str) -> None:
+    manifest = make_manifest("train", "salt", [one])
+    assert manifest.holds_out(other)
+    assert patient_hash("salt", one) in manifest.held_out, "an older release looks for it as it is written"
+    assert Manifest("train", "salt", frozenset({patient_hash("salt", one)})).holds_out(one)
 
 
 @pytest.mark.parametrize("then", ["NFC", "NFD"])

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import unicodedata
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from histofed.base.errors import BadData
-from histofed.tiles.patients import TABLE, Person, identify, read_table
+from histofed.tiles.patients import TABLE, Person, identify, read_table, spelling
 
 BARCODE = "TCGA-AA-0001-01Z-00-DX1.png"
 
@@ -72,6 +74,18 @@ def test_a_barcode_and_a_table_must_agree(tmp_path: Path) -> None:
     assert other is not None
     with pytest.raises(BadData, match="another patient than the barcode"):
         identify(tmp_path / BARCODE, (other,))
+
+
+@given(st.characters(codec="utf-8"), st.sampled_from([str.upper, str.lower, str.casefold, str.swapcase]))
+@example("ẞ", str.lower)
+@example("ΐ", str.upper)
+@example("\N{LATIN SMALL LETTER DOTLESS I}", str.upper)
+def test_one_person_in_any_capitals_and_either_composition(letter: str, other: Callable[[str], str]) -> None:
+    name = f"a{letter}b"
+    common = spelling(name)
+    assert spelling(unicodedata.normalize("NFC", other(name))) == common
+    assert spelling(unicodedata.normalize("NFD", other(name))) == common
+    assert spelling(common) == common
 
 
 def test_the_nearest_table_wins(tmp_path: Path) -> None:

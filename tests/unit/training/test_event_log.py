@@ -80,6 +80,24 @@ def test_the_steps_of_before_a_return_are_forgotten_also_where_nothing_is_told_o
     assert _scalars(tmp_path, "loss/loss") == [(10, 10), (25, 250)]
 
 
+def test_a_step_that_is_taken_again_at_once_is_told_once(tmp_path: Path) -> None:
+    """Of a divergence in the second step after a good state nothing is told but that the first is taken again."""
+    png = io.BytesIO()
+    Image.new("RGB", (8, 6), "red").save(png, "PNG")
+    log = EventLog(tmp_path, 4)
+    for step, value in ((5, 5), (6, 99), (6, 60), (7, 70)):
+        log.losses(step, {"loss": value}, 0.0)
+        log.rates(step, {"generator": value})
+        log.reached(step)
+        log.sheet(step, png.getvalue())
+    log.close()
+    assert _scalars(tmp_path, "loss/loss") == [(5, 5), (6, 60), (7, 70)]
+    assert _scalars(tmp_path, "rate/generator") == [(5, 5), (6, 60), (7, 70)]
+    shown = EventAccumulator(str(tmp_path))
+    shown.Reload()
+    assert [event.step for event in shown.Images("samples")] == [5, 6, 7]
+
+
 def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("in the way")
     with pytest.raises(CannotWriteState, match="the TensorBoard log"):

@@ -12,7 +12,8 @@ import pytest
 
 from histofed.base.ids import Json
 from histofed.recipes.contract import Progress, Stop, TrainTask
-from histofed.recipes.gan.central import CentralTask, train_centrally
+from histofed.recipes.gan.central import train_centrally
+from histofed.recipes.gan.central_task import CentralTask
 from histofed.recipes.gan.recipe import GanRecipe
 from histofed.recipes.gan.settings import Settings
 from histofed.recipes.gan.show import Span

@@ -25,6 +25,7 @@ from histofed.base.errors import (
     CannotWriteState,
     HistofedError,
     NotFound,
+    NotOurs,
     OutOfMemory,
     TrainingFailed,
     UsageError,
@@ -259,7 +260,7 @@ def test_a_folder_among_the_tiles_is_refused(run: Runner) -> None:
     ("fault", "told"),
     [
         (torch.OutOfMemoryError("CUDA out of memory."), "the memory of the GPU does not suffice; lower in the experiment"),
-        (CannotWriteState("cannot write the checkpoint: No space left on device"), "No space left on device"),
+        (TrainingFailed("training diverged: the loss is nan at step 1/2"), "the loss is nan at step 1/2"),
     ],
 )
 def test_the_record_says_why_a_run_failed(run: Runner, monkeypatch: pytest.MonkeyPatch, fault: Exception, told: str) -> None:
@@ -272,3 +273,21 @@ def test_the_record_says_why_a_run_failed(run: Runner, monkeypatch: pytest.Monke
     record = json.loads((run.folder / "out" / "run.json").read_text())
     assert record["state"] == "failed"
     assert told in record["reason"]
+
+
+@pytest.mark.parametrize("kind", [CannotWriteState, NotOurs, BadData])
+def test_the_record_of_a_failed_run_names_no_place(
+    run: Runner, monkeypatch: pytest.MonkeyPatch, kind: type[HistofedError]
+) -> None:
+    def fails(*_: object, **__: object) -> None:
+        place = run.folder / "out" / "good.safetensors"
+        raise kind(f"cannot use {str(place)!r} as it is") from OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(place))
+
+    monkeypatch.setattr(central, "train", fails)
+    with pytest.raises(kind, match=run.folder.name):
+        run(steps=2)
+    text = (run.folder / "out" / "run.json").read_text()
+    assert run.folder.name not in text
+    assert "good.safetensors" not in text
+    assert kind.__doc__ is not None
+    assert json.loads(text)["reason"] == f"{kind.__doc__} The command said where (No space left on device)."

@@ -86,6 +86,12 @@ def test_only_the_generator_is_followed_by_the_server() -> None:
         ({"objective": {"name": "hinge", "gradient_penalty": 10}}, "gradient_penalty is WGAN-GP's; use r1"),
         ({"objective": {"name": "hinge", "real_target": 0.9}}, "'hinge' has no label targets"),
         ({"objective": {"name": "hinge", "penalty_every": 16}}, "no penalty to be lazy about"),
+        ({"objective": {"name": "cgan", "class_weight": 5.0}}, "projection heads have none; remove them"),
+        ({"objective": {"name": "cgan", "class_ramp": 100}}, "class_weight and class_ramp are of a class term"),
+        (
+            {"objective": {"name": "hinge", "class_weight": 0.2}, "discriminator": {"name": "cnn", "heads": "projection"}},
+            "projection heads have none",
+        ),
         ({"objective": {"name": "acgan", "real_target": 0.5}}, r"real_target: Input should be greater than 0\.5"),
         ({"objective": {"name": "relativistic"}, "lecam": {}}, "have no level of their own"),
         ({"discriminator": {"name": "vit-mini", "heads": "projection"}}, "'acgan' is defined by heads 'class'"),
@@ -139,7 +145,7 @@ def test_an_objectives_numbers_are_its_own_unless_named() -> None:
     assert (rules.heads, rules.objective.fake_labels) == ("class", "real")
     rules = RECIPE.parse({**SECTION, "objective": {"name": "relativistic", "r2": 0}}).rules()
     assert (rules.objective.r1, rules.objective.r2) == (1.0, 0.0)
-    assert RECIPE.parse({**SECTION, "objective": {"name": "cgan"}}).rules().heads == "projection"
+    assert RECIPE.parse({**SECTION, "objective": {"name": "cgan", "class_weight": 1.0}}).rules().heads == "projection"
 
 
 def test_a_file_that_a_site_would_open_is_demanded() -> None:

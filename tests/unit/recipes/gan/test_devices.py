@@ -102,10 +102,14 @@ def test_training_in_one_place_on_two_processes_ends_in_the_model_of_one(run: Ru
         run(name, steps=2, table=table, devices=devices, store=TileStore(run.folder / "cache"))
     assert run.model("one") == run.model("two")
     assert run.seen.steps[-1].step == 2
+    first = run("two", steps=2, table=table, devices=2, store=TileStore(run.folder / "cache"), restart=True)
+    assert (first["step"], run.model("two")) == (2, run.model("one")), "none of them went on from the run before"
 
 
 @pytest.mark.slow
-def test_a_tile_that_comes_between_the_processes_readings_is_noticed(run_on: MakeRunner, data: Path, tmp_path: Path) -> None:
+def test_a_tile_that_comes_between_the_processes_readings_takes_no_run_away(
+    run_on: MakeRunner, data: Path, tmp_path: Path
+) -> None:
     late = min(path for path in data.rglob("*") if path.is_file())
     late.rename(tmp_path / late.name)
 
@@ -114,7 +118,10 @@ def test_a_tile_that_comes_between_the_processes_readings_is_noticed(run_on: Mak
             if words == "building networks":
                 (tmp_path / late.name).rename(late)
 
+    table = {key: value for key, value in CONFIG.items() if key != "steps"}
+    run_on(data)(steps=2, table=table)
+    kept = {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()}
     run = replace(run_on(data), seen=Arrives())
     with pytest.raises(TryLater, match="the tiles changed while this training started; start it again"):
-        run(steps=2, table={key: value for key, value in CONFIG.items() if key != "steps"}, devices=2)
-    assert not (tmp_path / "out" / "checkpoint.safetensors").exists()
+        run(steps=2, table=table, devices=2, restart=True)
+    assert {path: path.read_bytes() for path in (tmp_path / "out").rglob("*") if path.is_file()} == kept
