@@ -10,6 +10,7 @@ FOUND: Final[Mapping[int, str]] = {
     8: "gRPC's pause between connections came on top of the agent's own",
     54: "a site dropped the private tensors of a round that a restored aggregator goes on with",
     70: "a site whose clock had fallen back by hours never connected again",
+    120: "an admitted update that the disk did not let go of at once left its folder in the outbox",
 }
 """Seed → the line of TRACK-RECORD.md that it brought."""
 MEETING: Final = (74, 77, 93)
