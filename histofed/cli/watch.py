@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import json
 import random
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from pathlib import Path
 from typing import Protocol, TextIO
 
@@ -51,11 +51,12 @@ def run(config: Path | None, experiment: str, patience: float, terminal: Termina
 
     async def watch() -> Experiment:
         with _show_on(terminal, clock, as_json=as_json) as show:
-            moments = follow(lambda: OperatorClient.connect(operator), experiment, patience, clock, show.notice)
             last: Experiment | None = None
-            async for moment in moments:
-                show.moment(moment)
-                last = moment.sight.experiment
+            followed = follow(lambda: OperatorClient.connect(operator), experiment, patience, clock, show.notice)
+            async with contextlib.aclosing(followed) as moments:
+                async for moment in moments:
+                    show.moment(moment)
+                    last = moment.sight.experiment
         assert last is not None
         return last
 
@@ -75,15 +76,18 @@ def run(config: Path | None, experiment: str, patience: float, terminal: Termina
 
 async def follow(
     connect: Connect, experiment: str, patience: float, clock: Clock, notice: Callable[[str], None]
-) -> AsyncIterator[Moment]:
-    """Moments until the experiment rests. Raises the last connection error after `patience` seconds without a message."""
+) -> AsyncGenerator[Moment, None]:
+    """Moments until the experiment rests. Raises the last connection error after `patience` seconds without a message.
+
+    Whoever may stop listening earlier closes it: its connection ends with it.
+    """
     lost_at: float | None = None
     waits = RECONNECT.delays(random.Random())
     while True:
         error: HistofedError = AggregatorUnavailable("the aggregator closed the stream (it is restarting?)")
         try:
-            async with connect() as operator:
-                async for moment in _one_connection(operator, experiment):
+            async with connect() as operator, contextlib.aclosing(_one_connection(operator, experiment)) as moments:
+                async for moment in moments:
                     lost_at, waits = None, RECONNECT.delays(random.Random())
                     yield moment
                     if moment.sight.experiment.rests:
@@ -100,16 +104,17 @@ async def follow(
         await clock.sleep(wait)
 
 
-async def _one_connection(operator: OperatorClient, experiment: str) -> AsyncIterator[Moment]:
+async def _one_connection(operator: OperatorClient, experiment: str) -> AsyncGenerator[Moment, None]:
     """The stream of one connection; the list of rounds is asked for at the start and whenever a round closed."""
     past = await operator.rounds(experiment)
     listed: tuple[int, bool] | None = None
-    async for sight in operator.watch(experiment):
-        now = (sight.round.round, sight.round.closed) if sight.round is not None else None
-        if sight.experiment.rests or (now != listed and listed is not None):
-            past = await operator.rounds(experiment)
-        listed = now
-        yield Moment(sight, past)
+    async with contextlib.aclosing(operator.watch(experiment)) as sights:
+        async for sight in sights:
+            now = (sight.round.round, sight.round.closed) if sight.round is not None else None
+            if sight.experiment.rests or (now != listed and listed is not None):
+                past = await operator.rounds(experiment)
+            listed = now
+            yield Moment(sight, past)
 
 
 @contextlib.contextmanager

@@ -2,8 +2,12 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -29,20 +33,27 @@ class Script:
     def __init__(self, *connections: Sequence[Sight | HistofedError]) -> None:
         self.connections = list(connections)
         self.lists = 0
+        self.open = 0
+        """Streams that are not closed."""
 
     @asynccontextmanager
     async def connect(self) -> AsyncIterator[OperatorClient]:
         yield cast("OperatorClient", self)
+        assert self.open == 0, "a stream is closed before its connection"
 
     async def rounds(self, experiment: str) -> tuple[Round, ...]:
         self.lists += 1
         return (committed_round(self.lists, "north"),)
 
     async def watch(self, experiment: str) -> AsyncIterator[Sight]:
-        for item in self.connections.pop(0):
-            if isinstance(item, HistofedError):
-                raise item
-            yield item
+        self.open += 1
+        try:
+            for item in self.connections.pop(0):
+                if isinstance(item, HistofedError):
+                    raise item
+                yield item
+        finally:
+            self.open -= 1
 
 
 async def watched(script: Script, patience: float = 60.0) -> tuple[list[Moment], list[str]]:
@@ -177,6 +188,30 @@ def test_a_cut_stream_is_taken_up_again(histofed: Histofed, aggregator: RunningA
     assert found.code == 0
     assert "trying again" in found.error
     assert found.out.count("round 2: north accepted") == 1
+
+
+async def test_whoever_listens_no_more_leaves_no_connection_behind() -> None:
+    script = Script([sight(None), sight(None, "finished")])
+
+    async with aclosing(follow(script.connect, "demo", 60.0, FakeClock(), print)) as moments:
+        await anext(moments)
+        assert script.open == 1
+
+    assert script.open == 0
+
+
+def test_a_reader_that_leaves_ends_it_without_a_word(config: Path, aggregator: RunningAggregator) -> None:
+    aggregator.servicer.watches.append(messages("FINISHED"))
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        command = [sys.executable, "-m", "histofed.cli.main", "--config", str(config), "rounds", "watch", "demo"]
+        ended = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, check=False, timeout=60)
+    finally:
+        os.close(writer)
+
+    assert ended.returncode == 128 + signal.SIGPIPE
+    assert ended.stderr == b""
 
 
 def test_an_unknown_experiment(histofed: Histofed) -> None:
