@@ -9,12 +9,11 @@ sentence on stderr and the exit code of its class (`histofed/base/errors.py`); w
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NoReturn, TextIO
+from typing import NoReturn
 
 from histofed import __version__
 from histofed.base.console import Unprintable, exit_code_of
@@ -22,7 +21,7 @@ from histofed.base.errors import HistofedError, UsageError
 from histofed.base.ids import Json
 from histofed.base.owner import in_words
 from histofed.cli import audit, data, experiments, models, presets, rounds, sites, status, tiles, token, train
-from histofed.cli.command import Answer, Finished, Terminal, WithFacts
+from histofed.cli.command import Answer, Finished, Terminal, WithFacts, in_json, printable
 
 
 class _Parser(argparse.ArgumentParser):
@@ -97,28 +96,12 @@ def _tell(answer: Answer | Finished, as_json: bool, terminal: Terminal) -> int:
     if isinstance(answer, Finished):
         return answer.exit_code
     if as_json:
-        print(_document(answer.document, terminal.out), file=terminal.out)
+        print(in_json(answer.document, terminal.out), file=terminal.out)
         return answer.exit_code
     if answer.note:
-        print(_words(answer.note, terminal.error), file=terminal.error)
-    print(_words(answer.text, terminal.out), file=terminal.out)
+        print(printable(answer.note, terminal.error), file=terminal.error)
+    print(printable(answer.text, terminal.out), file=terminal.out)
     return answer.exit_code
-
-
-def _document(document: Mapping[str, Json], out: TextIO) -> str:
-    """As JSON, in ASCII where `out` does not take every letter."""
-    text = json.dumps(document, ensure_ascii=False, allow_nan=False)
-    try:
-        text.encode(out.encoding or "utf-8")
-    except UnicodeEncodeError:
-        return json.dumps(document, allow_nan=False)
-    return text
-
-
-def _words(text: str, out: TextIO) -> str:
-    """With escapes for the letters that `out` does not take."""
-    encoding = out.encoding or "utf-8"
-    return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def _report(error: HistofedError, as_json: bool, terminal: Terminal, facts: Mapping[str, Json] | None = None) -> int:
@@ -126,7 +109,7 @@ def _report(error: HistofedError, as_json: bool, terminal: Terminal, facts: Mapp
     print(f"histofed: {sentence}", file=terminal.error)
     if as_json:
         found: Mapping[str, Json] = {"code": error.exit_code, "kind": type(error).__name__, "sentence": sentence}
-        print(_document({"error": found, **(facts or {})}, terminal.out), file=terminal.out)
+        print(in_json({"error": found, **(facts or {})}, terminal.out), file=terminal.out)
     return error.exit_code
 
 

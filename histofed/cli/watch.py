@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import random
 from collections.abc import AsyncGenerator, Callable, Iterator
 from pathlib import Path
@@ -19,7 +18,7 @@ from histofed.base.clock import Clock, SystemClock
 from histofed.base.errors import AggregatorUnavailable, BadData, HistofedError, TryLater
 from histofed.cli import lifetime
 from histofed.cli.client import OperatorClient
-from histofed.cli.command import Finished, Terminal
+from histofed.cli.command import Finished, Terminal, in_json, printable
 from histofed.cli.config import load_operator
 from histofed.cli.moments import Course, Moment, changes, interrupted, observe
 from histofed.cli.views import Experiment, document
@@ -137,6 +136,8 @@ def live_show(out: TextIO, clock: Clock) -> Iterator[Show]:
 
     from histofed.cli.live import draw
 
+    if (reconfigure := getattr(out, "reconfigure", None)) is not None:
+        reconfigure(errors="backslashreplace")  # rich would end at a letter that the terminal does not take
     show = Screen(clock)
     with Live(
         console=Console(file=out),
@@ -171,7 +172,7 @@ class Lines:
 
     def moment(self, moment: Moment) -> None:
         for line in changes(self._last, moment):
-            print(line, file=self._out, flush=True)
+            print(printable(line, self._out), file=self._out, flush=True)
         self._last = moment
 
     def notice(self, sentence: str) -> None:
@@ -185,7 +186,7 @@ class JsonLines:
         self._out, self._error = out, error
 
     def moment(self, moment: Moment) -> None:
-        print(json.dumps(document(moment.sight), ensure_ascii=False), file=self._out, flush=True)
+        print(in_json(document(moment.sight), self._out), file=self._out, flush=True)
 
     def notice(self, sentence: str) -> None:
         print(f"histofed: {sentence}", file=self._error, flush=True)

@@ -157,6 +157,25 @@ def test_a_program_gets_a_document_per_line(histofed: Histofed, aggregator: Runn
     assert documents[1]["round"]["tasks"][0]["losses"] == {"g": 0.7}
 
 
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_an_output_that_takes_few_letters_gets_words_and_whole_documents(
+    encoding: str, config: Path, aggregator: RunningAggregator
+) -> None:
+    def told(*, as_json: bool, tty: bool = False) -> str:
+        ended = messages("FINISHED")
+        ended[-1].experiment.reason = "unheard…"
+        aggregator.servicer.watches.append(ended)
+        out = (TtyOfBytes if tty else io.TextIOWrapper)(io.BytesIO(), encoding=encoding)
+        assert run(config, "demo", 60.0, Terminal(out, io.StringIO()), as_json=as_json).exit_code == 0
+        out.flush()
+        return cast("io.BytesIO", out.buffer).getvalue().decode(encoding)
+
+    documents = [json.loads(line) for line in told(as_json=True).splitlines()]
+    assert documents[-1]["experiment"]["reason"] == "unheard…"
+    assert "rounds committed: unheard" in told(as_json=False)
+    assert "unheard" in told(as_json=False, tty=True)
+
+
 def test_an_experiment_that_failed_is_an_exit_code_and_a_reason(histofed: Histofed, aggregator: RunningAggregator) -> None:
     aggregator.servicer.watches.append(messages("FAILED"))
 
@@ -216,6 +235,13 @@ def test_a_reader_that_leaves_ends_it_without_a_word(config: Path, aggregator: R
 
 def test_an_unknown_experiment(histofed: Histofed) -> None:
     assert histofed("rounds", "watch", "other").code == 65
+
+
+class TtyOfBytes(io.TextIOWrapper):
+    """A terminal whose letters are few."""
+
+    def isatty(self) -> bool:
+        return True
 
 
 class Tty(io.StringIO):
