@@ -20,6 +20,7 @@ from histofed.base.console import Unprintable, exit_code_of
 from histofed.base.errors import HistofedError, UsageError
 from histofed.base.ids import Json
 from histofed.base.owner import in_words
+from histofed.base.words import readable
 from histofed.cli import audit, data, experiments, models, presets, rounds, sites, status, tiles, token, train
 from histofed.cli.command import Answer, Finished, Terminal, WithFacts, in_json, printable
 
@@ -74,6 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(arguments: list[str], terminal: Terminal) -> int:
     try:
         options = build_parser().parse_args(arguments)
+        _refuse_bytes(options)
         with in_words():
             answer: Answer | Finished = options.handler(options, terminal)
         return _tell(answer, options.json, terminal)
@@ -90,6 +92,21 @@ def _run(arguments: list[str], terminal: Terminal) -> int:
             f"internal error, {type(error).__name__}: {error}; run it again with --traceback and report what it shows"
         )
         return _report(wrapped, "--json" in arguments, terminal)
+
+
+def _refuse_bytes(options: argparse.Namespace) -> None:
+    """Python carries bytes that are not UTF-8 in any word. A path may have them; no message to the aggregator takes them."""
+    for value in vars(options).values():
+        if isinstance(value, str) and not _is_text(value):
+            raise UsageError(f"{readable(value)} is not UTF-8 text; type it again, see `histofed --help`")
+
+
+def _is_text(word: str) -> bool:
+    try:
+        word.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _tell(answer: Answer | Finished, as_json: bool, terminal: Terminal) -> int:
