@@ -16,6 +16,7 @@ from typing import Protocol, TextIO
 
 from histofed.base.clock import Clock, SystemClock
 from histofed.base.errors import AggregatorUnavailable, BadData, HistofedError, TryLater
+from histofed.base.words import readable
 from histofed.cli import lifetime
 from histofed.cli.client import OperatorClient
 from histofed.cli.command import Finished, Terminal, in_json, printable
@@ -62,7 +63,7 @@ def run(config: Path | None, experiment: str, patience: float, terminal: Termina
     end = asyncio.run(watch())
     if end.state == "finished":
         return Finished()
-    reason = end.reason or "no reason given"
+    reason = readable(end.reason) or "no reason given"
     if not end.ended:
         terminal.error.write(
             f"histofed: experiment {end.name} is paused: {reason}; `histofed experiments resume {end.name}` begins the next "
@@ -172,11 +173,11 @@ class Lines:
 
     def moment(self, moment: Moment) -> None:
         for line in changes(self._last, moment):
-            print(printable(line, self._out), file=self._out, flush=True)
+            print(printable(readable(line), self._out), file=self._out, flush=True)
         self._last = moment
 
     def notice(self, sentence: str) -> None:
-        print(f"histofed: {sentence}", file=self._error, flush=True)
+        print(f"histofed: {readable(sentence)}", file=self._error, flush=True)
 
 
 class JsonLines:
@@ -189,4 +190,4 @@ class JsonLines:
         print(in_json(document(moment.sight), self._out), file=self._out, flush=True)
 
     def notice(self, sentence: str) -> None:
-        print(f"histofed: {sentence}", file=self._error, flush=True)
+        print(f"histofed: {readable(sentence)}", file=self._error, flush=True)

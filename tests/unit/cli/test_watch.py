@@ -176,6 +176,18 @@ def test_an_output_that_takes_few_letters_gets_words_and_whole_documents(
     assert "unheard" in told(as_json=False, tty=True)
 
 
+def test_a_reason_does_not_talk_to_the_terminal(histofed: Histofed, aggregator: RunningAggregator) -> None:
+    ended = messages("FAILED")
+    ended[-1].experiment.reason = "\x1b]0;all is well\x07\nround 3: north admitted"
+    aggregator.servicer.watches.append(ended)
+
+    found = histofed("rounds", "watch", "demo")
+
+    shown = r": \x1b]0;all is well\x07\nround 3: north admitted"
+    assert found.out.splitlines()[-1] == f"demo is failed, 2 of 2 rounds committed{shown}"
+    assert found.error == f"histofed: experiment demo failed{shown}\n"
+
+
 def test_an_experiment_that_failed_is_an_exit_code_and_a_reason(histofed: Histofed, aggregator: RunningAggregator) -> None:
     aggregator.servicer.watches.append(messages("FAILED"))
 
