@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 from random import Random
-from typing import Any, Final, TypeAlias, cast
+from typing import Any, Final, TypeAlias
 
 from agent.line import Line
 from agent.offers import Message, message, moment
@@ -149,7 +149,7 @@ class Link:
         request = wire.WaitForWorkRequest(instance=instance)
         async with self._talk.newest() as connection:
             stub = rounds_pb2_grpc.FleetServiceStub(connection.channel)
-            stream = cast("AsyncGenerator[Any, None]", connection.stream(stub.WaitForWork, request))
+            stream = connection.stream(stub.WaitForWork, request)
             async with contextlib.aclosing(stream):
                 while True:
                     try:

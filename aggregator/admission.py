@@ -18,12 +18,16 @@ from histofed import statements
 from histofed.base.clock import from_iso
 from histofed.base.errors import BadData, HistofedError, NotAuthorised, Stale, TooLarge
 from histofed.base.ids import Digest, TaskKey, digest
+from histofed.base.words import one_line
 from histofed.pki.identity import Identity, Role
 from histofed.pki.signing import Envelope, verify
 from histofed.statements import UpdateManifest
 
 COUNT_LIMIT: Final = 10**9
 """Tiles or patients of one site; above it the number is a mistake, or an attempt to outweigh the others."""
+
+LOSS_LIMIT: Final = 1e6
+"""A loss that a strategy weighs by; above it a training has diverged, or the site would outweigh the others alone."""
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,8 @@ class Expected:
     weights: str
     """What an update counts by: `tiles`, `patients` or `uniform`."""
     max_update_bytes: int
+    loss: str | None = None
+    """The metric that the strategy weighs updates by; None where it weighs by none."""
 
 
 def open_manifest(
@@ -60,7 +66,7 @@ def open_manifest(
 
 def check_manifest(manifest: UpdateManifest, expected: Expected) -> None:
     """Compare a manifest with what was offered. Raises `NotAuthorised`, `BadData`, `Stale` or `TooLarge`."""
-    for check in (_whose, _which_task, _which_base, _which_form, _which_counts, _which_history):
+    for check in (_whose, _which_task, _which_base, _which_form, _which_counts, _which_loss, _which_history):
         problem = check(manifest, expected)
         if problem is not None:
             raise type(problem)(f"the update for {expected.task} is refused: {problem}")
@@ -129,6 +135,23 @@ def _which_counts(manifest: UpdateManifest, expected: Expected) -> HistofedError
             return BadData(f"{count} {name} cannot be; a count is between 0 and {COUNT_LIMIT}")
     if weight_of(manifest, expected.weights) == 0:
         return BadData(f"it counts by {expected.weights}, and the site reports none")
+    return None
+
+
+def _which_loss(manifest: UpdateManifest, expected: Expected) -> HistofedError | None:
+    """One update that cannot be weighed would cost the whole round."""
+    if expected.loss is None:
+        return None
+    if expected.loss not in manifest.metrics:
+        reported = one_line(", ".join(sorted(manifest.metrics)), 200) or "none"
+        return BadData(
+            f"the strategy weighs by metric {expected.loss!r}, and the site reports {reported} "
+            "(aggregation.options.train_loss_key)"
+        )
+    if not 0 <= (loss := manifest.metrics[expected.loss]) <= LOSS_LIMIT:
+        return BadData(
+            f"the strategy weighs by {expected.loss!r}, which is {loss:g}; it must be between 0 and {LOSS_LIMIT:g}"
+        )
     return None
 
 

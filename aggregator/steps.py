@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from aggregator.models import SHARED, STEP
 from aggregator.store import Store
 from histofed.base.ids import Digest
-from histofed.statements import File, decode_model
+from histofed.statements import File
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def steps_to(store: Store, model: Digest) -> tuple[StepTold, ...]:
 def _back(store: Store, model: Digest) -> Iterator[StepTold]:
     """All steps to the model, newest first."""
     while True:
-        statement = decode_model(store.model(model).statement.payload)
+        statement = store.outline(model)
         if STEP not in statement.parts or not statement.base:
             return
         model = Digest(statement.base)

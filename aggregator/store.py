@@ -7,6 +7,7 @@ nothing.
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import asdict
@@ -32,12 +33,14 @@ from histofed.base.clock import Clock, iso
 from histofed.base.errors import AlreadyThere, NotFound
 from histofed.base.ids import Digest, ExperimentId, RoundKey, SiteId
 from histofed.pki.signing import Envelope
-from histofed.statements import UPDATE_TYPE, File
+from histofed.statements import UPDATE_TYPE, File, Outline, outline
 
 T = TypeVar("T")
 
 FEWEST_DIGITS: Final = 4
 """Of a model's digest, to name it."""
+OUTLINES: Final = 256
+"""Of models that are remembered, of which nothing ever changes: every offer asks for those of the last rounds."""
 
 
 class Store:
@@ -48,6 +51,7 @@ class Store:
         self._clock = clock
         self._memory: dict[Hashable, Any] = {}
         self._remembers = database.writes
+        self._outline = functools.lru_cache(OUTLINES)(lambda model: outline(self.model(model).statement.payload))
 
     def _remembered(self, key: Hashable, read: Callable[[], T]) -> T:
         """What `read` gives, once as long as nothing is written: the scheduler asks each second, and little happens."""
@@ -305,6 +309,10 @@ class Store:
         with self._database.reading() as connection:
             row = connection.execute(queries.LATEST_MODEL, {"of_experiment": experiment}).first()
         return None if row is None else to_model(row)
+
+    def outline(self, model: Digest) -> Outline:
+        """What the model's statement says of its files. Raises `NotFound`."""
+        return self._outline(model)
 
     def part(self, model: Digest, name: str) -> File:
         """One file of a model. Raises `NotFound`."""

@@ -20,8 +20,10 @@ from typing import Final, TypeAlias
 
 from aggregator.aggregate import FlowerCall
 from histofed.base.errors import BadData
-from histofed.base.experiment import FLOWER, Experiment, ExperimentFile
+from histofed.base.experiment import FLOWER, Aggregation, Experiment, ExperimentFile
 from histofed.base.seeds import seed
+from histofed.base.words import one_line
+from histofed.statements import METRIC_NAME
 
 Value: TypeAlias = float | int | str
 Options: TypeAlias = Mapping[str, Value]
@@ -69,6 +71,10 @@ def _bulyan(options: Options) -> int:
     return 4 * int(options.get("num_malicious_nodes", 0)) + 3
 
 
+def _is_metric(value: Value) -> bool:
+    return re.fullmatch(METRIC_NAME, str(value)) is not None
+
+
 STRATEGIES: Final[Mapping[str, Strategy]] = {
     "FedAvg": Strategy(),
     "FedAvgM": Strategy({"server_learning_rate": _ABOVE_ZERO, "server_momentum": _DECAY}),
@@ -87,7 +93,8 @@ STRATEGIES: Final[Mapping[str, Strategy]] = {
         {
             "client_learning_rate": Option(float, lambda value: float(value) > 0, "above 0", required=True),
             "q": Option(float, lambda value: float(value) >= 0, "0 or more"),
-            "train_loss_key": Option(str),
+            # a default would be a name that no recipe reports
+            "train_loss_key": Option(str, _is_metric, "the name of a metric that every site reports", required=True),
         }
     ),
 }
@@ -157,6 +164,14 @@ def flower_version() -> str | None:
         return None
 
 
+def weighing_loss(rules: Aggregation) -> str | None:
+    """The metric that the strategy weighs updates by, so that each has to report it; None where it weighs by none."""
+    if rules.flower != "QFedAvg":
+        return None
+    # Flower's default, in experiments of before it had to be given
+    return str(rules.options.get("train_loss_key", "train_loss"))
+
+
 def flower_call(
     experiment: Experiment,
     round_number: int,
@@ -200,7 +215,7 @@ def _check_option(name: str, strategy: Strategy, option: str, value: object) -> 
     if not isinstance(value, str) and not abs(value) < _LARGEST:  # so that NaN is refused too
         raise BadData(f"{where} must be finite and below {_LARGEST:g}; it is {str(value)[:60]}")
     if not rule.allows(value):
-        raise BadData(f"{where} must be {rule.words}; it is {value}")
+        raise BadData(f"{where} must be {rule.words}; it is {one_line(str(value), 60)}")
 
 
 def _check_version(name: str, installed: str | None) -> None:

@@ -19,7 +19,7 @@ from histofed.audit.record import Who
 from histofed.base.clock import iso
 from histofed.base.ids import Digest, TaskKey
 from histofed.pki.signing import Envelope
-from histofed.statements import decode_model
+from histofed.statements import outline
 from histofed.transport.server import Caller
 from histofed.v1 import admin_pb2, rounds_pb2, types_pb2
 
@@ -144,7 +144,7 @@ def site(row: SiteRow, fleet: Fleet) -> admin_pb2.Site:
 
 def model(row: ModelRow) -> admin_pb2.Model:
     """A model with its files."""
-    statement = decode_model(row.statement.payload)
+    statement = outline(row.statement.payload)
     return admin_pb2.Model(
         digest=row.digest,
         experiment=row.experiment,

@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import grpc
 
-from aggregator import events
+from aggregator import events, strategies
 from aggregator.admission import Expected, open_manifest
 from aggregator.engine import Engine
 from aggregator.fleet import Changes, Closing, Fleet, OfferTask, Replaced, TaskProgress, WithdrawTask
@@ -274,6 +274,7 @@ class FleetServicer(rounds_pb2_grpc.FleetServiceServicer):
             encoding=rules.encoding,
             weights=rules.weights,
             max_update_bytes=rules.max_update_bytes,
+            loss=strategies.weighing_loss(rules),
         )
 
 

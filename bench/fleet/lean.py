@@ -101,7 +101,7 @@ class Site:
         await connection.call(fleet.Hello, wire.HelloRequest(version=__version__, instance=instance))
         stream = connection.stream(fleet.WaitForWork, wire.WaitForWorkRequest(instance=instance))
         connected = False
-        async with asyncio.TaskGroup() as group, contextlib.aclosing(stream):  # type: ignore[type-var]  # a generator
+        async with asyncio.TaskGroup() as group, contextlib.aclosing(stream):
             async for message in stream:
                 if not connected:
                     connected = True

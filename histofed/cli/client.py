@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import random
 import stat
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing, asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol
 
@@ -110,12 +110,13 @@ class OperatorClient:
         request = pb.GetRoundRequest(experiment=experiment, round=number)
         return _round((await self._connection.call(self._stub.GetRound, request)).round)
 
-    async def watch(self, experiment: str) -> AsyncIterator[views.Sight]:
+    async def watch(self, experiment: str) -> AsyncGenerator[views.Sight, None]:
         """The experiment whenever something changed, until it ends. Raises `NotFound`."""
         request = pb.WatchRoundsRequest(experiment=experiment)
-        async for message in self._connection.stream(self._stub.WatchRounds, request):
-            newest = _round(message.round) if message.HasField("round") else None
-            yield views.Sight(_experiment(message.experiment), newest)
+        async with aclosing(self._connection.stream(self._stub.WatchRounds, request)) as messages:
+            async for message in messages:
+                newest = _round(message.round) if message.HasField("round") else None
+                yield views.Sight(_experiment(message.experiment), newest)
 
     async def sites(self) -> tuple[views.Site, ...]:
         """Every site that ever enrolled, by name."""

@@ -7,6 +7,7 @@ can mix them. Only `rounds watch`, which has no single answer, writes to its `Te
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -85,6 +86,22 @@ def add_group(commands: Commands, name: str, summary: str) -> Commands:
     """A group such as `rounds`, which holds commands and is none itself."""
     parser = commands.add_parser(name, help=summary, description=summary, allow_abbrev=False)
     return parser.add_subparsers(metavar="COMMAND", required=True, dest="command_of_group")
+
+
+def in_json(document: Mapping[str, Json], out: TextIO) -> str:
+    """A document on one line, in ASCII where `out` does not take every letter."""
+    text = json.dumps(document, ensure_ascii=False, allow_nan=False)
+    try:
+        text.encode(out.encoding or "utf-8")
+    except UnicodeEncodeError:
+        return json.dumps(document, allow_nan=False)
+    return text
+
+
+def printable(text: str, out: TextIO) -> str:
+    """With escapes for the letters that `out` does not take."""
+    encoding = out.encoding or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def refuse_unwritable(target: Path) -> None:

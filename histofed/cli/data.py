@@ -28,6 +28,9 @@ _TREE = (
     "line in patients.csv, a table with the columns file (path below the table's folder), patient and, if known, hospital."
 )
 
+SITES_MOST = 10_000
+"""Far more than a federation has; a mistyped number would fill the memory."""
+
 
 def add(commands: Commands, common: argparse.ArgumentParser) -> None:
     """Register the group."""
@@ -200,8 +203,8 @@ def _check_flags(args: argparse.Namespace) -> None:
     """Every method gets what it needs and nothing else. Raises `UsageError`."""
     if args.by is None and args.holdout is None:
         raise UsageError("say how to split: --by METHOD for sites, --holdout V,T for validation and test, or both")
-    if args.sites is not None and args.sites < 1:
-        raise UsageError("--sites takes a number of at least 1")
+    if args.sites is not None and not 1 <= args.sites <= SITES_MOST:
+        raise UsageError(f"--sites takes a number from 1 to {SITES_MOST}")
     for flag, method in (("ratio", "class-majority"), ("alpha", "dirichlet")):
         given = getattr(args, flag) is not None
         if given != (args.by == method):

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from histofed.base.errors import AlreadyThere, BadData
 from histofed.cli.command import Answer, Commands, Terminal, add_command, add_group, ask
-from histofed.cli.tables import fields, moment, short, table
+from histofed.cli.tables import fields, moment, quoted, short, table
 from histofed.cli.views import Experiment, document
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def show(args: argparse.Namespace, _: Terminal) -> Answer:
         ("submitted", f"{moment(found.created_at)} by {found.submitted_by}"),
         ("ended", moment(found.ended_at)),
     ]
-    return Answer({"experiment": document(found), "toml": toml}, f"{fields(facts)}\n\n{toml.rstrip()}")
+    return Answer({"experiment": document(found), "toml": toml}, f"{fields(facts)}\n\n{quoted(toml)}")
 
 
 def pause(args: argparse.Namespace, _: Terminal) -> Answer:

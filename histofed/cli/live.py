@@ -1,5 +1,6 @@
 """The live view of an experiment: `draw` turns a `Course` into a rich renderable and does nothing else.
 
+A reason came from another machine. So every word is a `Text` of readable letters: rich takes a plain string for markup.
 Only `watch.py` imports this, and only when a person watches: rich costs a tenth of a second.
 """
 
@@ -10,6 +11,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from histofed.base.words import readable
 from histofed.cli.moments import Course
 from histofed.cli.tables import between, losses, short, size, span, trained
 from histofed.cli.views import Experiment, Round, Task
@@ -34,11 +36,11 @@ _STYLES = {
 def draw(course: Course, now: float) -> RenderableType:
     """The whole screen; `now` is monotonic seconds, for the times that are left."""
     if course.moment is None:
-        return Text(course.notice or "Waiting for the aggregator ...", style="yellow" if course.notice else "dim")
+        return _words(course.notice or "Waiting for the aggregator ...", "yellow" if course.notice else "dim")
     sight = course.moment.sight
     parts: list[RenderableType] = [_header(sight.experiment)]
     if course.notice:
-        parts.append(Text(course.notice, style="yellow"))
+        parts.append(_words(course.notice, "yellow"))
     if sight.round is not None and not sight.round.closed:
         parts += [Text(), _round_line(sight.round), _tasks(sight.round, course, now)]
     elif sight.experiment.state == "running":
@@ -50,22 +52,26 @@ def draw(course: Course, now: float) -> RenderableType:
 
 
 def _header(experiment: Experiment) -> Text:
-    line = Text()
-    line.append(experiment.name, style="bold")
-    line.append(f"  {experiment.recipe}  ", style="dim")
-    line.append(experiment.state, style=_STYLES.get(experiment.state, "cyan"))
-    line.append(f"  {experiment.rounds_committed} of {experiment.rounds} rounds committed")
+    parts = [
+        _words(experiment.name, "bold"),
+        _words(f"  {experiment.recipe}  ", "dim"),
+        _words(experiment.state, _STYLES.get(experiment.state, "cyan")),
+        _words(f"  {experiment.rounds_committed} of {experiment.rounds} rounds committed"),
+    ]
     if experiment.model_digest:
-        line.append(f"  model {short(experiment.model_digest)}", style="dim")
+        parts.append(_words(f"  model {short(experiment.model_digest)}", "dim"))
     if experiment.reason:
-        line.append(f"  {experiment.reason}", style="yellow")
-    return line
+        parts.append(_words(f"  {experiment.reason}", "yellow"))
+    return Text.assemble(*parts)
 
 
 def _round_line(one: Round) -> Text:
-    line = Text(f"Round {one.round}", style="bold")
-    line.append(f"  {one.state}  {len(one.sampled)} of {len(one.eligible)} sites sampled", style="not bold")
-    return line
+    state = _words(f"  {one.state}  {len(one.sampled)} of {len(one.eligible)} sites sampled")
+    return Text.assemble(_words(f"Round {one.round}", "bold"), state)
+
+
+def _words(words: str, style: str = "") -> Text:
+    return Text(readable(words), style=style)
 
 
 def _tasks(one: Round, course: Course, now: float) -> Table:
@@ -76,13 +82,13 @@ def _tasks(one: Round, course: Course, now: float) -> Table:
         pace = course.paces.get(task.site)
         left = pace.seconds_left(task, now) if pace is not None else None
         table.add_row(
-            task.site,
-            Text(_phase(task), style=_STYLES.get(task.state, "cyan")),
+            _words(task.site),
+            _words(_phase(task), _STYLES.get(task.state, "cyan")),
             ProgressBar(total=max(1, task.total), completed=_completed(task), width=BAR_WIDTH),
-            _amount(task),
-            losses(task.losses),
-            _rate(task),
-            f"{span(left)} left" if left is not None else task.reason,
+            _words(_amount(task)),
+            _words(losses(task.losses)),
+            _words(_rate(task)),
+            _words(f"{span(left)} left" if left is not None else task.reason),
         )
     return table
 
@@ -121,11 +127,11 @@ def _history(closed: list[Round]) -> Table:
     for one in closed[-ROUNDS_SHOWN:]:
         took = between(one.opened_at, one.committed_at)
         table.add_row(
-            str(one.round),
-            Text(one.state, style=_STYLES.get(one.state, "")),
-            f"{len(one.admitted)}/{len(one.sampled)}",
-            ", ".join(one.sampled),
-            span(took.total_seconds()) if took else "-",
-            losses(trained(one.metrics)) or one.reason,
+            _words(str(one.round)),
+            _words(one.state, _STYLES.get(one.state, "")),
+            _words(f"{len(one.admitted)}/{len(one.sampled)}"),
+            _words(", ".join(one.sampled)),
+            _words(span(took.total_seconds()) if took else "-"),
+            _words(losses(trained(one.metrics)) or one.reason),
         )
     return table

@@ -9,20 +9,20 @@ sentence on stderr and the exit code of its class (`histofed/base/errors.py`); w
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NoReturn, TextIO
+from typing import NoReturn
 
 from histofed import __version__
 from histofed.base.console import Unprintable, exit_code_of
 from histofed.base.errors import HistofedError, UsageError
 from histofed.base.ids import Json
 from histofed.base.owner import in_words
+from histofed.base.words import readable
 from histofed.cli import audit, data, experiments, models, presets, rounds, sites, status, tiles, token, train
-from histofed.cli.command import Answer, Finished, Terminal, WithFacts
+from histofed.cli.command import Answer, Finished, Terminal, WithFacts, in_json, printable
 
 
 class _Parser(argparse.ArgumentParser):
@@ -75,6 +75,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(arguments: list[str], terminal: Terminal) -> int:
     try:
         options = build_parser().parse_args(arguments)
+        _refuse_bytes(options)
         with in_words():
             answer: Answer | Finished = options.handler(options, terminal)
         return _tell(answer, options.json, terminal)
@@ -93,32 +94,31 @@ def _run(arguments: list[str], terminal: Terminal) -> int:
         return _report(wrapped, "--json" in arguments, terminal)
 
 
+def _refuse_bytes(options: argparse.Namespace) -> None:
+    """Python carries bytes that are not UTF-8 in any word. A path may have them; no message to the aggregator takes them."""
+    for value in vars(options).values():
+        if isinstance(value, str) and not _is_text(value):
+            raise UsageError(f"{readable(value)} is not UTF-8 text; type it again, see `histofed --help`")
+
+
+def _is_text(word: str) -> bool:
+    try:
+        word.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _tell(answer: Answer | Finished, as_json: bool, terminal: Terminal) -> int:
     if isinstance(answer, Finished):
         return answer.exit_code
     if as_json:
-        print(_document(answer.document, terminal.out), file=terminal.out)
+        print(in_json(answer.document, terminal.out), file=terminal.out)
         return answer.exit_code
     if answer.note:
-        print(_words(answer.note, terminal.error), file=terminal.error)
-    print(_words(answer.text, terminal.out), file=terminal.out)
+        print(printable(answer.note, terminal.error), file=terminal.error)
+    print(printable(answer.text, terminal.out), file=terminal.out)
     return answer.exit_code
-
-
-def _document(document: Mapping[str, Json], out: TextIO) -> str:
-    """As JSON, in ASCII where `out` does not take every letter."""
-    text = json.dumps(document, ensure_ascii=False, allow_nan=False)
-    try:
-        text.encode(out.encoding or "utf-8")
-    except UnicodeEncodeError:
-        return json.dumps(document, allow_nan=False)
-    return text
-
-
-def _words(text: str, out: TextIO) -> str:
-    """With escapes for the letters that `out` does not take."""
-    encoding = out.encoding or "utf-8"
-    return text.encode(encoding, "backslashreplace").decode(encoding)
 
 
 def _report(error: HistofedError, as_json: bool, terminal: Terminal, facts: Mapping[str, Json] | None = None) -> int:
@@ -126,7 +126,7 @@ def _report(error: HistofedError, as_json: bool, terminal: Terminal, facts: Mapp
     print(f"histofed: {sentence}", file=terminal.error)
     if as_json:
         found: Mapping[str, Json] = {"code": error.exit_code, "kind": type(error).__name__, "sentence": sentence}
-        print(_document({"error": found, **(facts or {})}, terminal.out), file=terminal.out)
+        print(in_json({"error": found, **(facts or {})}, terminal.out), file=terminal.out)
     return error.exit_code
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Sequence
 
 from histofed.base.errors import UsageError
@@ -18,7 +19,7 @@ def add(commands: Commands, common: argparse.ArgumentParser) -> None:
     parser.add_argument("experiment", nargs="?", default="", metavar="EXPERIMENT", help="only of this experiment")
     parser = add_command(group, "show", show, "Show one round with each site's task.", common)
     parser.add_argument("experiment", metavar="EXPERIMENT")
-    parser.add_argument("round", type=int, metavar="ROUND")
+    parser.add_argument("round", type=number, metavar="ROUND")
     parser = add_command(
         group,
         "watch",
@@ -35,6 +36,13 @@ def add(commands: Commands, common: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         help="give up when the aggregator cannot be reached for so long (default 600)",
     )
+
+
+def number(text: str) -> int:
+    """A round's number. Raises what argparse turns into a usage error."""
+    if not re.fullmatch(r"[0-9]{1,9}", text):
+        raise argparse.ArgumentTypeError(f"{text!r} is not the number of a round, such as 3")
+    return int(text)
 
 
 def list_all(args: argparse.Namespace, _: Terminal) -> Answer:

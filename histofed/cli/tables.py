@@ -29,6 +29,12 @@ def fields(pairs: Sequence[tuple[str, str]]) -> str:
     return "\n".join(f"{name.ljust(width)}  {value}".rstrip() for name, value in lines)
 
 
+def quoted(text: str) -> str:
+    """A text of several lines, as it was written but for what a terminal would obey."""
+    lines = (line.removesuffix("\r") for line in text.rstrip().split("\n"))
+    return "\n".join("\t".join(map(readable, line.split("\t"))) for line in lines)
+
+
 def size(count: float) -> str:
     """`14.1 MB`; decimal units, as disks and networks are sold."""
     for unit in ("B", "kB", "MB", "GB"):

@@ -9,17 +9,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import random
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from pathlib import Path
 from typing import Protocol, TextIO
 
 from histofed.base.clock import Clock, SystemClock
 from histofed.base.errors import AggregatorUnavailable, BadData, HistofedError, TryLater
+from histofed.base.words import readable
 from histofed.cli import lifetime
 from histofed.cli.client import OperatorClient
-from histofed.cli.command import Finished, Terminal
+from histofed.cli.command import Finished, Terminal, in_json, printable
 from histofed.cli.config import load_operator
 from histofed.cli.moments import Course, Moment, changes, interrupted, observe
 from histofed.cli.views import Experiment, document
@@ -51,18 +51,19 @@ def run(config: Path | None, experiment: str, patience: float, terminal: Termina
 
     async def watch() -> Experiment:
         with _show_on(terminal, clock, as_json=as_json) as show:
-            moments = follow(lambda: OperatorClient.connect(operator), experiment, patience, clock, show.notice)
             last: Experiment | None = None
-            async for moment in moments:
-                show.moment(moment)
-                last = moment.sight.experiment
+            followed = follow(lambda: OperatorClient.connect(operator), experiment, patience, clock, show.notice)
+            async with contextlib.aclosing(followed) as moments:
+                async for moment in moments:
+                    show.moment(moment)
+                    last = moment.sight.experiment
         assert last is not None
         return last
 
     end = asyncio.run(watch())
     if end.state == "finished":
         return Finished()
-    reason = end.reason or "no reason given"
+    reason = readable(end.reason) or "no reason given"
     if not end.ended:
         terminal.error.write(
             f"histofed: experiment {end.name} is paused: {reason}; `histofed experiments resume {end.name}` begins the next "
@@ -75,15 +76,18 @@ def run(config: Path | None, experiment: str, patience: float, terminal: Termina
 
 async def follow(
     connect: Connect, experiment: str, patience: float, clock: Clock, notice: Callable[[str], None]
-) -> AsyncIterator[Moment]:
-    """Moments until the experiment rests. Raises the last connection error after `patience` seconds without a message."""
+) -> AsyncGenerator[Moment, None]:
+    """Moments until the experiment rests. Raises the last connection error after `patience` seconds without a message.
+
+    Whoever may stop listening earlier closes it: its connection ends with it.
+    """
     lost_at: float | None = None
     waits = RECONNECT.delays(random.Random())
     while True:
         error: HistofedError = AggregatorUnavailable("the aggregator closed the stream (it is restarting?)")
         try:
-            async with connect() as operator:
-                async for moment in _one_connection(operator, experiment):
+            async with connect() as operator, contextlib.aclosing(_one_connection(operator, experiment)) as moments:
+                async for moment in moments:
                     lost_at, waits = None, RECONNECT.delays(random.Random())
                     yield moment
                     if moment.sight.experiment.rests:
@@ -100,16 +104,17 @@ async def follow(
         await clock.sleep(wait)
 
 
-async def _one_connection(operator: OperatorClient, experiment: str) -> AsyncIterator[Moment]:
+async def _one_connection(operator: OperatorClient, experiment: str) -> AsyncGenerator[Moment, None]:
     """The stream of one connection; the list of rounds is asked for at the start and whenever a round closed."""
     past = await operator.rounds(experiment)
     listed: tuple[int, bool] | None = None
-    async for sight in operator.watch(experiment):
-        now = (sight.round.round, sight.round.closed) if sight.round is not None else None
-        if sight.experiment.rests or (now != listed and listed is not None):
-            past = await operator.rounds(experiment)
-        listed = now
-        yield Moment(sight, past)
+    async with contextlib.aclosing(operator.watch(experiment)) as sights:
+        async for sight in sights:
+            now = (sight.round.round, sight.round.closed) if sight.round is not None else None
+            if sight.experiment.rests or (now != listed and listed is not None):
+                past = await operator.rounds(experiment)
+            listed = now
+            yield Moment(sight, past)
 
 
 @contextlib.contextmanager
@@ -132,6 +137,8 @@ def live_show(out: TextIO, clock: Clock) -> Iterator[Show]:
 
     from histofed.cli.live import draw
 
+    if (reconfigure := getattr(out, "reconfigure", None)) is not None:
+        reconfigure(errors="backslashreplace")  # rich would end at a letter that the terminal does not take
     show = Screen(clock)
     with Live(
         console=Console(file=out),
@@ -166,11 +173,11 @@ class Lines:
 
     def moment(self, moment: Moment) -> None:
         for line in changes(self._last, moment):
-            print(line, file=self._out, flush=True)
+            print(printable(readable(line), self._out), file=self._out, flush=True)
         self._last = moment
 
     def notice(self, sentence: str) -> None:
-        print(f"histofed: {sentence}", file=self._error, flush=True)
+        print(f"histofed: {readable(sentence)}", file=self._error, flush=True)
 
 
 class JsonLines:
@@ -180,7 +187,7 @@ class JsonLines:
         self._out, self._error = out, error
 
     def moment(self, moment: Moment) -> None:
-        print(json.dumps(document(moment.sight), ensure_ascii=False), file=self._out, flush=True)
+        print(in_json(document(moment.sight), self._out), file=self._out, flush=True)
 
     def notice(self, sentence: str) -> None:
-        print(f"histofed: {sentence}", file=self._error, flush=True)
+        print(f"histofed: {readable(sentence)}", file=self._error, flush=True)

@@ -7,6 +7,7 @@ provider is not registered globally, so no instrumentation of a library can writ
 from __future__ import annotations
 
 import contextlib
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Final
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 EXPORT_SECONDS: Final = 3.0
 """How long one export may take before its batch is given up."""
+CLOSE_SECONDS: Final = 5.0
+"""How long a stop waits for a collector: a quarter of what a daemon has to let go of everything."""
 
 
 class OpenTelemetry:
@@ -87,8 +90,11 @@ class OpenTelemetry:
         return self._provider.force_flush(int(seconds * 1000))
 
     def close(self) -> None:
-        """Send what waits, then let go."""
-        self._provider.shutdown()
+        """Send what waits, then let go; what a collector does not take within `CLOSE_SECONDS` is lost."""
+        # the SDK waits for its queue, an export's time for each batch; its own limit is no argument of this method
+        closing = threading.Thread(target=self._provider.shutdown, name="histofed-telemetry-close", daemon=True)
+        closing.start()
+        closing.join(CLOSE_SECONDS)
 
 
 class _Recording:

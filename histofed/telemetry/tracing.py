@@ -184,7 +184,7 @@ class Tracing:
         return self._exporting is None or self._exporting.flush(seconds)
 
     def close(self) -> None:
-        """Send what waits and let go. Blocks for some seconds when the collector is down."""
+        """Send what waits and let go. Blocks for five seconds at most when the collector is down or hangs."""
         if self._exporting is not None:
             self._exporting.close()
 

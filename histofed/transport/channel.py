@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from types import TracebackType
 from typing import Any, Final, Self, cast
 
@@ -89,7 +89,7 @@ class Connection:
 
     async def stream(
         self, method: Any, request: Any, *, timeout_s: float | None = None, metadata: Metadata = ()
-    ) -> AsyncIterator[Any]:
+    ) -> AsyncGenerator[Any, None]:
         """The messages of a server stream. Raises a `HistofedError` for every failure; leaving it cancels the call."""
         call = method(request, timeout=timeout_s, metadata=tuple(metadata))
         try:

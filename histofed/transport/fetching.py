@@ -71,7 +71,7 @@ class Fetching:
             try:
                 async with watchdog(self._stall_s, connection.replaced) as alive:
                     frames = connection.stream(download_call(connection.channel), request)
-                    async with contextlib.aclosing(frames):  # type: ignore[type-var]  # an async generator
+                    async with contextlib.aclosing(frames):
                         async for frame in frames:
                             alive()
                             await in_thread(self._take, frame, base)

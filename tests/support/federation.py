@@ -246,7 +246,7 @@ class Federation:
             moments = follow(
                 lambda: OperatorClient.connect(operator), experiment, seconds, SystemClock(), lambda _notice: None
             )
-            async with asyncio.timeout(seconds), contextlib.aclosing(moments):  # type: ignore[type-var]  # a generator
+            async with asyncio.timeout(seconds), contextlib.aclosing(moments):
                 async for moment in moments:
                     seen[:] = [document(moment.sight)]
                     if wanted(seen[0]):

@@ -96,6 +96,8 @@ class OperatorServicer(admin_pb2_grpc.OperatorServiceServicer):
     """When the model's files were removed by retention."""
     state: str = "DRAFT"
     """Of an experiment that is submitted."""
+    toml: str = 'name = "demo"\n'
+    """Of an experiment that is shown."""
     broken: bool = False
     """Answer as an aggregator with a bug would."""
 
@@ -128,7 +130,7 @@ class OperatorServicer(admin_pb2_grpc.OperatorServiceServicer):
 
     async def GetExperiment(self, request: pb.GetExperimentRequest, context: Any) -> pb.GetExperimentResponse:
         self._known(request.name)
-        return pb.GetExperimentResponse(experiment=experiment(), toml='name = "demo"\n')
+        return pb.GetExperimentResponse(experiment=experiment(), toml=self.toml)
 
     async def PauseExperiment(self, request: pb.PauseExperimentRequest, context: Any) -> pb.PauseExperimentResponse:
         return pb.PauseExperimentResponse(experiment=self._steer(request.name, "PAUSED", request.reason, open_round=2))

@@ -13,7 +13,16 @@ from hypothesis import strategies as st
 from histofed import statements
 from histofed.base.errors import BadData
 from histofed.base.ids import RoundKey, TaskKey, canonical, experiment_id, sha256, site_id
-from histofed.statements import Contribution, File, ModelStatement, UpdateManifest, decode_model, decode_update, encode
+from histofed.statements import (
+    Contribution,
+    File,
+    ModelStatement,
+    UpdateManifest,
+    decode_model,
+    decode_update,
+    encode,
+    outline,
+)
 
 MANIFEST = UpdateManifest(
     federation="test.example",
@@ -156,3 +165,15 @@ def test_anything_else_is_refused_and_nothing_else_happens(payload: bytes) -> No
     for decode in (decode_update, decode_model):
         with pytest.raises(BadData):
             decode(payload)
+
+
+def test_an_outline_is_what_the_statement_says() -> None:
+    found = outline(encode(MODEL))
+
+    assert (found.base, found.parts, found.release) == (MODEL.base, MODEL.parts, MODEL.release)
+
+
+@pytest.mark.parametrize("payload", [b"", b"[]", b"{}", b"\xff", b'{"parts": [], "base": "", "release": ""}'])
+def test_what_is_no_statement_has_no_outline(payload: bytes) -> None:
+    with pytest.raises(BadData, match="restore"):
+        outline(payload)

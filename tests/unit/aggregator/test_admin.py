@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
@@ -16,6 +18,8 @@ from aggregator.database import Database
 from aggregator.door import EnrolmentDoor
 from aggregator.members import Members
 from aggregator.rounds import plan
+from aggregator.rows import ModelRow
+from aggregator.services import convert
 from aggregator.services.admin import OperatorServicer
 from aggregator.store import Store
 from aggregator.tasks import Task, TaskState
@@ -137,6 +141,23 @@ async def test_more_models_than_a_message_holds(
     rounds = [model.round for model in older_client.models]
     assert rounds == list(range(MANY - len(rounds), MANY)), "the newest, oldest first"
     assert len(rounds) > 1000
+
+
+async def test_statements_are_read_beside_the_loop(
+    servicer: OperatorServicer, store: Store, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store.add_first_model(Centre(tmp_path / "centre").model(0))
+    goes_on, convert_model = threading.Event(), convert.model
+
+    def slowly(row: ModelRow) -> pb.Model:
+        assert goes_on.wait(10), "the loop stands still"
+        return convert_model(row)
+
+    monkeypatch.setattr(convert, "model", slowly)
+    for page_size in (0, 10):
+        goes_on.clear()
+        asyncio.get_running_loop().call_soon(goes_on.set)
+        assert len((await listed(servicer, page_size=page_size)).models) == 1
 
 
 async def rounds(servicer: OperatorServicer, **words: Any) -> pb.ListRoundsResponse:

@@ -110,6 +110,27 @@ def test_only_the_count_that_weighs_must_be_there(rule: str, needed: str | None)
             check_manifest(manifest, expected)
 
 
+@pytest.mark.parametrize(
+    ("metrics", "words"),
+    [
+        (
+            {"distance": 1.0},
+            r"weighs by metric 'loss', and the site reports distance \(aggregation\.options\.train_loss_key",
+        ),
+        ({}, "weighs by metric 'loss', and the site reports none"),
+        ({"loss": -0.5}, "weighs by 'loss', which is -0.5; it must be between 0 and"),
+        ({"loss": 1e60}, "weighs by 'loss', which is 1e\\+60; it must be between 0 and"),
+    ],
+)
+def test_a_loss_that_cannot_be_weighed_by_costs_its_site_alone(metrics: dict[str, float], words: str) -> None:
+    unweighable = replace(MANIFEST, metrics=metrics)
+    check_manifest(unweighable, EXPECTED)
+
+    with pytest.raises(BadData, match=words):
+        check_manifest(unweighable, replace(EXPECTED, loss="loss"))
+    check_manifest(MANIFEST, replace(EXPECTED, loss="loss"))
+
+
 def test_what_an_update_counts_by() -> None:
     assert [weight_of(MANIFEST, rule) for rule in ("tiles", "patients", "uniform")] == [640, 12, 1]
     with pytest.raises(BadData, match="cannot be weighted by 'beds'"):

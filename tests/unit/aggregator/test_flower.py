@@ -128,6 +128,10 @@ def test_every_name_of_flower_is_supported_or_refused() -> None:
     assert not {*STRATEGIES} & {*REFUSED}
 
 
+NO_DEFAULT_OF_OURS = {"train_loss_key"}
+"""Options whose default in Flower, a name that no recipe reports, never makes a model here."""
+
+
 @pytest.mark.parametrize("name", STRATEGIES)
 def test_the_table_is_what_flower_takes(name: str) -> None:
     parameters = dict(inspect.signature(getattr(flwr.serverapp.strategy, name)).parameters)
@@ -135,9 +139,11 @@ def test_the_table_is_what_flower_takes(name: str) -> None:
     assert {*parameters} - {*RESERVED} == {*options}
     for option, rule in options.items():
         default = parameters[option].default
-        assert rule.required == (default is inspect.Parameter.empty)
-        assert rule.required or type(default) is rule.kind
-        assert rule.required or rule.allows(default)
+        if rule.required and option not in NO_DEFAULT_OF_OURS:
+            assert default is inspect.Parameter.empty
+            continue
+        assert type(default) is rule.kind
+        assert rule.allows(default)
 
 
 # --- what comes out -----------------------------------------------------------------------------------------------------

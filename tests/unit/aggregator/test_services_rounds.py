@@ -18,10 +18,11 @@ from aggregator.engine import Engine
 from aggregator.experiments import Experiments
 from aggregator.fleet import QUEUE_LIMIT
 from aggregator.members import Members
+from aggregator.rounds import RoundState
 from aggregator.rows import ModelRow
 from aggregator.services.rounds import FleetServicer
 from histofed.audit.history import CLAIMED
-from histofed.base.clock import FakeClock
+from histofed.base.clock import FakeClock, iso
 from histofed.base.errors import (
     BadData,
     CannotWriteState,
@@ -34,15 +35,16 @@ from histofed.base.errors import (
 )
 from histofed.base.experiment import Experiment, parse_experiment
 from histofed.base.ids import SiteId, sha256
-from histofed.statements import UPDATE_TYPE
+from histofed.pki.signing import sign
+from histofed.statements import UPDATE_TYPE, File, UpdateManifest, encode
 from histofed.telemetry.logs import fields_of
 from histofed.telemetry.tracing import Tracing
 from histofed.v1 import rounds_pb2, types_pb2
 from tests.support.calls import Call
-from tests.support.engine_bench import ADMIN, KEY, NORTH, Bench, StandInForge, opened, received, settle
+from tests.support.engine_bench import ADMIN, KEY, NORTH, SOUTH, Bench, StandInForge, opened, received, settle, submit
 from tests.support.pki import Federation
 
-FEDERATION = Federation("test")
+FEDERATION = Federation("test", FakeClock())
 EXPERIMENTS = [parse_experiment(f'name = "e{number}"\nrecipe = "mean"\nrounds = 1\n') for number in range(QUEUE_LIMIT + 6)]
 
 
@@ -256,6 +258,49 @@ async def first_offer(servicer: FleetServicer) -> str:
     stream: Any = servicer.WaitForWork(rounds_pb2.WaitForWorkRequest(instance="0" * 32), NORTH_CALLS)
     async with contextlib.aclosing(stream):
         return str((await anext(stream)).offer.task)
+
+
+async def test_an_update_that_cannot_be_weighed_by_its_loss_is_rejected_and_the_round_goes_on(bench: Bench) -> None:
+    options = 'options = { client_learning_rate = 1, train_loss_key = "distance" }'
+    experiment = parse_experiment(
+        f'name = "demo"\nrecipe = "mean"\nrounds = 1\n[aggregation]\nstrategy = "flower:QFedAvg"\n{options}\n'
+    )
+    async with bench.engine() as engine:
+        submit(engine, experiment)
+        await settle(engine)
+        base = engine.store.latest_model(experiment.name)
+        assert base is not None
+        engine.plan(experiment, 1, base.digest, (NORTH, SOUTH), (NORTH, SOUTH))
+        engine.dispatch(KEY, events.Accepted(NORTH, 1))
+        silent = UpdateManifest(
+            federation="test",
+            experiment="demo",
+            experiment_sha256=experiment.sha256,
+            round=1,
+            kind="train",
+            site=NORTH,
+            attempt=1,
+            base=engine.store.part(base.digest, "shared").sha256,
+            encoding="float32",
+            weights=File(sha256(b"weights"), 7),
+            tiles=1,
+            patients=1,
+            steps=1,
+            metrics={"update_norm": 1.0},
+            private_round=0,
+            policy_sha256="a" * 64,
+            created_at=iso(bench.clock.now()),
+        )
+        signed = sign(UPDATE_TYPE, encode(silent), NORTH_CALLS.credentials)
+        manifest = types_pb2.Envelope(
+            payload_type=UPDATE_TYPE, payload=signed.payload, signature=signed.signature, certificate=signed.certificate
+        )
+        request = rounds_pb2.SubmitUpdateRequest(task=TASK, attempt=1, manifest=manifest)
+        answer = await servicer_of(bench, engine).SubmitUpdate(request, NORTH_CALLS)
+
+        assert answer.state == types_pb2.TASK_STATE_REJECTED
+        assert "weighs by metric 'distance', and the site reports update_norm" in answer.reason
+        assert engine.store.round(KEY).state is RoundState.OPEN
 
 
 async def test_an_update_whose_round_ended_before_it_was_judged_came_too_late_and_is_not_rejected(bench: Bench) -> None:

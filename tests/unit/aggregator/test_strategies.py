@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from aggregator.strategies import REFUSED, STRATEGIES, VERSIONS, check_strategy, flower_call, flower_version
+from aggregator.strategies import REFUSED, STRATEGIES, VERSIONS, check_strategy, flower_call, flower_version, weighing_loss
 from histofed.base.errors import BadData
 from histofed.base.experiment import Experiment, parse_experiment
 
@@ -64,6 +64,11 @@ def test_options_are_numbers_in_their_ranges() -> None:
         ('strategy = "flower:Krum"\noptions = { num_malicious_nodes = 1.0 }', "must be a whole number"),
         ('strategy = "flower:QFedAvg"', r"needs a value for aggregation\.options\.client_learning_rate"),
         ('strategy = "flower:QFedAvg"\noptions = { client_learning_rate = 1, train_loss_key = 3 }', "must be a text"),
+        ('strategy = "flower:QFedAvg"\noptions = { client_learning_rate = 1 }', r"needs a value for .*\.train_loss_key"),
+        (
+            'strategy = "flower:QFedAvg"\noptions = { client_learning_rate = 1, train_loss_key = "a loss" }',
+            "must be the name of a metric that every site reports; it is a loss",
+        ),
         ('strategy = "flower:FedAdam"\noptions = { min_train_nodes = 5 }', r"who takes part is said in \[sampling\]"),
         ('strategy = "flower:FedAdam"\noptions = { weighted_by_key = "a" }', "said in aggregation.weights"),
         ('strategy = "flower:FedAdam"\noptions = { eta_l = 0.1 }', "the sites' learning rate"),
@@ -99,6 +104,13 @@ def test_without_flower_the_sentence_says_what_to_install() -> None:
 def test_another_flower_is_refused(version: str) -> None:
     with pytest.raises(BadData, match=rf"cannot run on Flower {version}, .* works with 1\.30 up to, not including, 1\.43"):
         check('strategy = "flower:FedAdam"', installed=version)
+
+
+def test_what_every_update_has_to_report() -> None:
+    options = 'options = { client_learning_rate = 1, train_loss_key = "generator_loss" }'
+    assert weighing_loss(experiment(f'strategy = "flower:QFedAvg"\n{options}').file.aggregation) == "generator_loss"
+    assert weighing_loss(experiment('strategy = "flower:FedAdam"').file.aggregation) is None
+    assert weighing_loss(experiment('strategy = "fedavg"').file.aggregation) is None
 
 
 def test_what_is_packaged_is_what_is_checked() -> None:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 from dataclasses import replace
 
+import pytest
 from rich.console import Console
 
 from histofed.cli.live import draw
@@ -62,6 +63,35 @@ def test_why_it_failed_is_on_the_screen() -> None:
     failed = replace(sight(None), experiment=experiment("failed", 0, "3 rounds in a row were abandoned"))
 
     assert "3 rounds in a row were abandoned" in drawn(Course(Moment(failed)))
+
+
+WORDS_OF_A_SITE = (
+    "no GPU [/x]",
+    "set [data] root in agent.toml",
+    "[link=file:///etc/passwd]click[/link]",
+    "[bold red]all is well",
+    ":warning: no tiles",
+)
+
+
+@pytest.mark.parametrize("reason", WORDS_OF_A_SITE)
+def test_a_reason_is_shown_as_it_was_written(reason: str) -> None:
+    declined = open_round(2, replace(task("east", "declined", "", 0, 0), reason=reason))
+    abandoned = replace(open_round(1), state="abandoned", reason=reason)
+    failed = replace(sight(declined), experiment=experiment("running", 1, reason))
+
+    screen = drawn(interrupted(Course(Moment(failed, (abandoned,))), reason))
+
+    assert screen.count(reason) == 4, "of the task, the round, the experiment and the connection"
+
+
+def test_a_reason_does_not_talk_to_the_terminal() -> None:
+    declined = open_round(2, replace(task("east", "declined", "", 0, 0), reason="\x1b]0;all is well\x07"))
+
+    screen = drawn(Course(Moment(sight(declined))))
+
+    assert r"\x1b]0;all is well\x07" in screen
+    assert screen.replace("\n", "").isprintable()
 
 
 def test_only_the_newest_past_rounds_are_shown() -> None:

@@ -79,6 +79,15 @@ def test_experiments(histofed: Histofed, tmp_path: Path, aggregator: RunningAggr
     assert "1 of 2 committed" in histofed("experiments", "show", "demo").out
 
 
+def test_an_experiments_comments_do_not_talk_to_the_terminal(histofed: Histofed, aggregator: RunningAggregator) -> None:
+    aggregator.servicer.toml = 'name = "demo"  # \x9b2J \u202e\n[config]\n\tsteps = 1\n'
+
+    assert histofed("experiments", "show", "demo").out.endswith(
+        '\n\nname = "demo"  # \\x9b2J \\u202e\n[config]\n\tsteps = 1\n'
+    )
+    assert histofed("experiments", "show", "demo", "--json").document["toml"] == aggregator.servicer.toml
+
+
 def test_a_site_that_is_not_enrolled_is_told_when_an_experiment_names_it(histofed: Histofed, tmp_path: Path) -> None:
     file = tmp_path / "demo.toml"
     file.write_text('name = "demo"\nrecipe = "gan"\n[sampling]\nsites = ["nroth", "west"]\n', encoding="utf-8")
@@ -250,6 +259,11 @@ def test_a_missing_key_says_how_to_get_one(histofed: Histofed, config: Path) -> 
         ["nonsense"],
         ["rounds"],
         ["rounds", "show", "demo", "one"],
+        ["rounds", "show", "demo", "-1"],
+        ["rounds", "show", "demo", "3000000000"],
+        ["rounds", "show", "\udcff", "1"],
+        ["rounds", "list", "dem\udcff"],
+        ["experiments", "pause", "demo", "--reason", "\udcff"],
         ["status", "extra"],
         ["token", "create", "--site", "north", "--ttl", "soon"],
         ["models", "pull", "demo"],

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from histofed.cli.tables import between, encoding, fields, losses, moment, short, size, span, table, trained
+from histofed.cli.tables import between, encoding, fields, losses, moment, quoted, short, size, span, table, trained
 
 WORDS = st.text(st.characters(categories=("L", "N")), max_size=12)
 
@@ -37,6 +37,12 @@ def test_no_cell_forges_a_row_or_talks_to_the_terminal() -> None:
         "SITE   VERSION",
         "north  0.1.\\x1b[2J\\nsouth  0.1.0",
     ]
+
+
+def test_a_quoted_text_keeps_its_lines_and_tabs_and_obeys_nobody() -> None:
+    text = "# \x9b31m \u202e desrever\n[config]\r\n\tsteps = 1  # µ\x85 m\n\n"
+
+    assert quoted(text) == "# \\x9b31m \\u202e desrever\n[config]\n\tsteps = 1  # µ\\x85 m"
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,12 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -29,20 +33,27 @@ class Script:
     def __init__(self, *connections: Sequence[Sight | HistofedError]) -> None:
         self.connections = list(connections)
         self.lists = 0
+        self.open = 0
+        """Streams that are not closed."""
 
     @asynccontextmanager
     async def connect(self) -> AsyncIterator[OperatorClient]:
         yield cast("OperatorClient", self)
+        assert self.open == 0, "a stream is closed before its connection"
 
     async def rounds(self, experiment: str) -> tuple[Round, ...]:
         self.lists += 1
         return (committed_round(self.lists, "north"),)
 
     async def watch(self, experiment: str) -> AsyncIterator[Sight]:
-        for item in self.connections.pop(0):
-            if isinstance(item, HistofedError):
-                raise item
-            yield item
+        self.open += 1
+        try:
+            for item in self.connections.pop(0):
+                if isinstance(item, HistofedError):
+                    raise item
+                yield item
+        finally:
+            self.open -= 1
 
 
 async def watched(script: Script, patience: float = 60.0) -> tuple[list[Moment], list[str]]:
@@ -146,6 +157,37 @@ def test_a_program_gets_a_document_per_line(histofed: Histofed, aggregator: Runn
     assert documents[1]["round"]["tasks"][0]["losses"] == {"g": 0.7}
 
 
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_an_output_that_takes_few_letters_gets_words_and_whole_documents(
+    encoding: str, config: Path, aggregator: RunningAggregator
+) -> None:
+    def told(*, as_json: bool, tty: bool = False) -> str:
+        ended = messages("FINISHED")
+        ended[-1].experiment.reason = "unheard…"
+        aggregator.servicer.watches.append(ended)
+        out = (TtyOfBytes if tty else io.TextIOWrapper)(io.BytesIO(), encoding=encoding)
+        assert run(config, "demo", 60.0, Terminal(out, io.StringIO()), as_json=as_json).exit_code == 0
+        out.flush()
+        return cast("io.BytesIO", out.buffer).getvalue().decode(encoding)
+
+    documents = [json.loads(line) for line in told(as_json=True).splitlines()]
+    assert documents[-1]["experiment"]["reason"] == "unheard…"
+    assert "rounds committed: unheard" in told(as_json=False)
+    assert "unheard" in told(as_json=False, tty=True)
+
+
+def test_a_reason_does_not_talk_to_the_terminal(histofed: Histofed, aggregator: RunningAggregator) -> None:
+    ended = messages("FAILED")
+    ended[-1].experiment.reason = "\x1b]0;all is well\x07\nround 3: north admitted"
+    aggregator.servicer.watches.append(ended)
+
+    found = histofed("rounds", "watch", "demo")
+
+    shown = r": \x1b]0;all is well\x07\nround 3: north admitted"
+    assert found.out.splitlines()[-1] == f"demo is failed, 2 of 2 rounds committed{shown}"
+    assert found.error == f"histofed: experiment demo failed{shown}\n"
+
+
 def test_an_experiment_that_failed_is_an_exit_code_and_a_reason(histofed: Histofed, aggregator: RunningAggregator) -> None:
     aggregator.servicer.watches.append(messages("FAILED"))
 
@@ -179,8 +221,39 @@ def test_a_cut_stream_is_taken_up_again(histofed: Histofed, aggregator: RunningA
     assert found.out.count("round 2: north accepted") == 1
 
 
+async def test_whoever_listens_no_more_leaves_no_connection_behind() -> None:
+    script = Script([sight(None), sight(None, "finished")])
+
+    async with aclosing(follow(script.connect, "demo", 60.0, FakeClock(), print)) as moments:
+        await anext(moments)
+        assert script.open == 1
+
+    assert script.open == 0
+
+
+def test_a_reader_that_leaves_ends_it_without_a_word(config: Path, aggregator: RunningAggregator) -> None:
+    aggregator.servicer.watches.append(messages("FINISHED"))
+    reader, writer = os.pipe()
+    os.close(reader)
+    try:
+        command = [sys.executable, "-m", "histofed.cli.main", "--config", str(config), "rounds", "watch", "demo"]
+        ended = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, check=False, timeout=60)
+    finally:
+        os.close(writer)
+
+    assert ended.returncode == 128 + signal.SIGPIPE
+    assert ended.stderr == b""
+
+
 def test_an_unknown_experiment(histofed: Histofed) -> None:
     assert histofed("rounds", "watch", "other").code == 65
+
+
+class TtyOfBytes(io.TextIOWrapper):
+    """A terminal whose letters are few."""
+
+    def isatty(self) -> bool:
+        return True
 
 
 class Tty(io.StringIO):

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import socket
+import time
+
 import grpc
 import pytest
 
 from histofed.base.errors import ConfigError
 from histofed.telemetry import attributes as names
+from histofed.telemetry import otel
 from histofed.telemetry.context import round_parent
 from histofed.telemetry.tracing import Resource, Tracing
 from tests.support.otlp import OtlpReceiver
@@ -67,6 +71,18 @@ def test_a_flush_sends_what_waits(pki: TestPki) -> None:
         assert tracing.flush()
         assert len(receiver.spans) == 1
         tracing.close()
+
+
+def test_a_collector_that_hangs_is_not_waited_for(pki: TestPki, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many exports as there are batches would each take their time, and a daemon has twenty seconds for its stop."""
+    monkeypatch.setattr(otel, "CLOSE_SECONDS", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        tracing = Tracing.otlp(f"https://127.0.0.1:{silent.getsockname()[1]}", RESOURCE, credentials=credentials(pki))
+        with tracing.span(names.TASK_OFFER):
+            pass
+        begun = time.monotonic()
+        tracing.close()
+        assert time.monotonic() - begun < otel.EXPORT_SECONDS / 2
 
 
 def test_a_foreign_certificate_delivers_nothing_and_disturbs_nothing(pki: TestPki) -> None:

@@ -207,7 +207,7 @@ async def test_leaving_a_stream_ends_it(tmp_path: Path) -> None:
         work = connection.stream(stub.WaitForWork, rounds_pb2.WaitForWorkRequest())
         wire.fleet.beat.put_nowait(True)
         await anext(work)
-        await work.aclose()  # type: ignore[attr-defined]  # an async generator
+        await work.aclose()
 
 
 async def test_a_stream_that_ends_by_itself(tmp_path: Path) -> None:
