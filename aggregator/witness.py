@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from aggregator.amendments import epoch_told
-from aggregator.rounds import Round, RoundState
+from aggregator.rounds import RoundState
 from aggregator.store import Store
 from histofed.audit import verify
 from histofed.audit.record import AuditRecord
@@ -56,33 +56,55 @@ def refuse_older_rows(journal: Path, store: Store, epoch: int) -> None:
 
 def missed(newest_first: Iterable[AuditRecord], store: Store) -> AuditRecord | None:
     """The first of these records that was not written over such rows; None where all may have been."""
+    rows = _Rows(store)
     for record in newest_first:
-        if record.action == RESTORED or (record.action == "round.planned" and _round(record, store) is not None):
+        if record.action == RESTORED or (record.action == "round.planned" and rows.round(record) is not None):
             return None
-        if not _fits(record, store):
+        if not _fits(record, rows):
             return record
     return None
 
 
-def _fits(record: AuditRecord, store: Store) -> bool:
+def _fits(record: AuditRecord, rows: _Rows) -> bool:
     """Whether the rows that were there before the record are there."""
     match record.action, record.subject:
         case "round.planned", {"base": str(base)}:
-            return _found(store.model, base) is not None
+            return rows.model(base)
         case "round.aggregated", {"round": str()}:
-            found = _round(record, store)
-            return found is not None and found.state not in BEFORE_AGGREGATION
+            return rows.round(record) not in (None, *BEFORE_AGGREGATION)
         case _, {"round": str()}:
-            return _round(record, store) is not None
+            return rows.round(record) is not None
         case action, {"experiment": str(name)} if action != "experiment.submitted":
-            return _found(store.experiment, name) is not None
+            return rows.experiment(name)
         case _:
             return True
 
 
-def _round(record: AuditRecord, store: Store) -> Round | None:
-    name = record.subject.get("round")
-    return _found(store.round, RoundKey.parse(name)) if isinstance(name, str) else None
+class _Rows:
+    """What the rows know, each asked once: a round of a thousand sites has thousands of records."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._rounds: dict[str, RoundState | None] = {}
+        self._experiments: dict[str, bool] = {}
+
+    def round(self, record: AuditRecord) -> RoundState | None:
+        """The state of the record's round; None where it has none that is known."""
+        name = record.subject.get("round")
+        if not isinstance(name, str):
+            return None
+        if name not in self._rounds:
+            found = _found(self._store.round, RoundKey.parse(name))
+            self._rounds[name] = None if found is None else found.state
+        return self._rounds[name]
+
+    def experiment(self, name: str) -> bool:
+        if name not in self._experiments:
+            self._experiments[name] = _found(self._store.experiment, name) is not None
+        return self._experiments[name]
+
+    def model(self, digest: str) -> bool:
+        return _found(self._store.model, digest) is not None
 
 
 def _found(read: Callable[[T], U], name: T) -> U | None:

@@ -213,16 +213,21 @@ def _write_journal(
     clock = SystemClock()
     with segment_path(folder, sequence + 1).open("wb") as file:
         for state, happened, model in past:
-            for event in happened:
+            planned = {"round": str(state.key), "base": state.base}
+            told = [
+                (f"round.{type(event).__name__.lower()}", {"round": str(state.key), "state": state.state})
+                for event in happened
+            ]
+            for action, subject in [("round.planned", planned), *told]:
                 sequence += 1
                 record = AuditRecord(
                     sequence=sequence,
                     recorded=iso(model.created_at),
                     monotonic=round(clock.monotonic() * 1_000_000),
                     where="bench",
-                    action=f"round.{type(event).__name__.lower()}",
+                    action=action,
                     who=SYSTEM,
-                    subject={"round": str(state.key), "state": state.state},
+                    subject=subject,
                     outcome="success",
                     reason="",
                     trace=None,

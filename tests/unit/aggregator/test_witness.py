@@ -15,6 +15,7 @@ from aggregator import schema
 from aggregator.database import Database
 from aggregator.events import Accepted
 from aggregator.lifecycle import Order
+from aggregator.rounds import Round
 from aggregator.store import Store
 from aggregator.witness import refuse_older_rows
 from histofed.audit import history
@@ -159,3 +160,20 @@ async def test_of_a_restore_the_rows_know(bench: Bench) -> None:
 
 def test_a_journal_without_a_record_is_judged_by_others(bench: Bench) -> None:
     start(bench, journal=bench.folder / "none")
+
+
+async def test_a_round_is_looked_up_once_however_much_is_told_of_it(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A start waits for this, and a round of a thousand sites has thousands of records, and a thousand rows."""
+    looked_up, look_up = list[RoundKey](), Store.round
+    async with bench.engine() as engine:
+        await opened(engine)
+        await deliver(engine, NORTH)
+        await settle(engine)
+
+    def watched(store: Store, key: RoundKey) -> Round:
+        looked_up.append(key)
+        return look_up(store, key)
+
+    monkeypatch.setattr(Store, "round", watched)
+    start(bench)
+    assert len(looked_up) == len(set(looked_up)) > 0
