@@ -34,7 +34,7 @@ from aggregator.jobs import (
     kind_of,
 )
 from histofed.base.clock import Clock
-from histofed.base.errors import DeadlineExceeded, HistofedError, WorkerKilled
+from histofed.base.errors import DeadlineExceeded, HistofedError, TryLater, WorkerKilled, passes
 from histofed.base.nursery import Child, Nursery, end_of_killed
 from histofed.base.warm import PARENT
 
@@ -113,6 +113,7 @@ class Workers:
         )
 
     async def _child(self, job: Job) -> _Ended:
+        """Raises `TryLater` where none can be started for the moment, `DeadlineExceeded`."""
         try:
             async with asyncio.timeout(self._timeout_s):
                 warm = None if self._nursery is None else await _from_nursery(self._nursery, encode_job(job))
@@ -120,6 +121,13 @@ class Workers:
         except TimeoutError as error:
             raise DeadlineExceeded(
                 f"the {kind_of(job)} process did not end within {self._timeout_s:g} s and was stopped"
+            ) from error
+        except (OSError, RuntimeError) as error:  # the latter where no thread can be started
+            if isinstance(error, OSError) and not passes(error):
+                raise
+            raise TryLater(
+                f"the {kind_of(job)} process cannot be started now: {error}; if it stays so, look at what limits this "
+                "machine's processes, open files and memory"
             ) from error
 
 

@@ -34,7 +34,7 @@ class Pulse:
             await self.beat()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(drain.wait(), BEAT_S)
-        await self._probes.drain()
+        self._probes.drain()
 
     async def beat(self) -> None:
         """Everything once."""
@@ -43,4 +43,4 @@ class Pulse:
                 step()
             except CannotWriteState as error:
                 log.error(refused, extra=fields(reason=str(error)))
-        await self._probes.renew()
+        self._probes.renew()

@@ -327,11 +327,14 @@ class Store:
         with self._database.reading() as connection:
             return connection.execute(queries.HOLDERS, {"of_sha256": sha256}).first() is not None
 
-    def was_base(self, experiment: ExperimentId, sha256: Digest) -> bool:
-        """The file is what sites start from after some round of the experiment, and is kept."""
-        parts = schema.model_parts.c
-        query = queries.parts_held(parts.model).where(
-            schema.models.c.experiment == experiment, parts.name == "shared", parts.sha256 == sha256
+    def was_base_of(self, site: SiteId, experiment: ExperimentId, sha256: Digest) -> bool:
+        """The file is what a task of the site in the experiment starts from, and is kept."""
+        parts, rounds, tasks = schema.model_parts.c, schema.rounds, schema.tasks
+        query = (
+            queries.parts_held(parts.model)
+            .join(rounds, rounds.c.base == parts.model)
+            .join(tasks)
+            .where(parts.name == "shared", parts.sha256 == sha256, tasks.c.site == site, tasks.c.experiment == experiment)
         )
         with self._database.reading() as connection:
             return connection.execute(query.limit(1)).first() is not None

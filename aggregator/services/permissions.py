@@ -71,12 +71,14 @@ class SitePermissions:
         return self._base(task)
 
     async def may_compare(self, who: Caller, sha256: Digest, held: Digest) -> bool:
-        """Only with what sites of the same experiment start from: whether other blobs are here is nobody's business."""
+        """Only with what its own tasks of the same experiment start from: whether other blobs are here is none of its
+        business."""
         if who.identity.role is Role.OPERATOR:
             return self._engine.store.is_part(held)
+        site = SiteId(who.name)
         return any(
-            self._base(task) == sha256 and self._engine.store.was_base(task.round.experiment, held)
-            for task in self._engine.tasks_of(SiteId(who.name))
+            self._base(task) == sha256 and self._engine.store.was_base_of(site, task.round.experiment, held)
+            for task in self._engine.tasks_of(site)
         )
 
     async def received(self, who: Caller, task: TaskKey, sha256: Digest, size: int) -> None:

@@ -57,6 +57,13 @@ class Lost(BadData):
     status = "INVALID_ARGUMENT"
 
 
+class TooFewPatients(BadData):
+    """A class has too few patients for this site's own rule."""
+
+    # it never crosses the wire
+    status = "INVALID_ARGUMENT"
+
+
 class NotFound(BadData):
     """The thing named does not exist here."""
 

@@ -66,12 +66,7 @@ def load_trunk(trunk: nn.Module, weights: LocalWeights) -> bool:
 
     Tells whether the file is in torchvision's names, so its network was trained on images normalised as torchvision does.
     """
-    # one sentence for both: an experiment must not be able to ask which files a site has
-    if not weights.path.is_file() or _sha256(weights.path) != weights.sha256:
-        raise BadData(
-            f"discriminator weights {str(weights.path)!r}: there is no such file with SHA-256 {weights.sha256}; "
-            "copy it to this machine or correct the experiment"
-        )
+    _check(weights)
     read = _read(weights.path)
     found = to_timm_names(read)
     own = trunk.state_dict()
@@ -106,6 +101,20 @@ def to_timm_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
             new = re.sub(pattern, replacement, new)
         renamed[new] = tensor
     return renamed
+
+
+def _check(weights: LocalWeights) -> None:
+    """The file is here and is the one that is pinned. Raises `BadData`."""
+    # one sentence for all: an experiment must not be able to ask which files a site has, nor which the agent may read
+    try:
+        found = weights.path.is_file() and _sha256(weights.path) == weights.sha256
+    except OSError:
+        found = False
+    if not found:
+        raise BadData(
+            f"discriminator weights {str(weights.path)!r}: there is no such file with SHA-256 {weights.sha256}; "
+            "copy it to this machine, where the agent may read it, or correct the experiment"
+        )
 
 
 def _read(path: Path) -> dict[str, Tensor]:

@@ -2,7 +2,7 @@
 
 A process that serves no metrics uses `NoMetrics` and does not import prometheus_client. A label's value that its rule
 does not allow is counted under `other`: totals stay right and nothing leaks. Called by the aggregator's services; the
-port is plaintext and belongs on the loopback or the pod's own address.
+port (`metrics_server.py`) is plaintext and belongs on the loopback or the pod's own address.
 """
 
 from __future__ import annotations
@@ -11,11 +11,10 @@ from collections.abc import Iterator, Mapping
 from itertools import product
 from typing import TYPE_CHECKING, Protocol
 
-from histofed.base.errors import ConfigError
 from histofed.telemetry.attributes import METRICS, OTHER, Metric, OneOf
 
 if TYPE_CHECKING:
-    from prometheus_client import CollectorRegistry
+    from histofed.telemetry.metrics_server import MetricsServer
 
 
 class Metrics(Protocol):
@@ -111,32 +110,9 @@ class PrometheusMetrics:
 
     def serve(self, host: str, port: int) -> MetricsServer:
         """Answer scrapes on `http://host:port/metrics` from a thread. Raises `ConfigError` when the port cannot be had."""
+        from histofed.telemetry.metrics_server import MetricsServer
+
         return MetricsServer(self._registry, host, port)
-
-
-class MetricsServer:
-    """An HTTP server that knows one page."""
-
-    def __init__(self, registry: CollectorRegistry, host: str, port: int) -> None:
-        from prometheus_client import start_http_server
-
-        try:
-            self._server, self._thread = start_http_server(port, host, registry)
-        except OSError as error:
-            raise ConfigError(
-                f"metrics cannot be served on {host}:{port}: {error.strerror}; choose another address or port"
-            ) from error
-
-    @property
-    def port(self) -> int:
-        """The port that was bound, also where 0 was asked for."""
-        return int(self._server.server_port)
-
-    def close(self) -> None:
-        """Stop answering and release the port."""
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
 
 
 def _all_labels(metric: Metric) -> Iterator[dict[str, str]]:

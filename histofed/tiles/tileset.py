@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from histofed.base.errors import BadData
+from histofed.base.errors import BadData, TooFewPatients
 from histofed.tiles import patients
 
 
@@ -74,9 +74,12 @@ def _remedy(refused: Mapping[str, int]) -> str:
 
 
 def check_patients(tileset: TileSet, minimum: int) -> None:
-    """Every class has tiles of at least `minimum` patients: the site's own policy. Raises `BadData`."""
+    """Every class has tiles of at least `minimum` patients: the site's own policy.
+
+    Raises `TooFewPatients`, with numbers that stay at the site.
+    """
     for index, name in enumerate(tileset.classes):
         count = len(tileset.patients(index))
         if count < minimum:
             people = "1 patient" if count == 1 else f"{count} patients"
-            raise BadData(f"class {name} has tiles of {people}; this site requires at least {minimum}")
+            raise TooFewPatients(f"class {name} has tiles of {people}; this site requires at least {minimum}")

@@ -193,8 +193,11 @@ class BlobService:
         own, asked = self._paces.of(who.name), Pace(self._clock, request.max_bytes_per_second)
         held = digest(request.held) if request.held else None
         stretches: tuple[Stretch, ...] = ()
-        if held and await self._permissions.may_compare(who, sha, held):
-            stretches = await self._comparisons.stretches(sha, held)
+        if held and request.offset < size and await self._permissions.may_compare(who, sha, held):
+            with self._comparisons.asked(who.name, sha, held) as comparison:
+                while not (await asyncio.wait({comparison}, timeout=limits.LOOKS * limits.LOOK_S))[0]:
+                    yield Frame(transfer_pb2.DownloadResponse(offset=request.offset, bytes=size))
+                stretches = comparison.result()
         with read_errors(sha):
             descriptor = os.open(self._store.path(sha), os.O_RDONLY | os.O_CLOEXEC)
         try:

@@ -39,8 +39,8 @@ SHEET_COLUMNS: Final = 8
 def load_tiles(config: GanConfig, root: Path, minimum_patients: int, store: TileStore | None) -> TileCache:
     """Every tile under `root` that may be trained on, decoded at the model's size.
 
-    Raises `BadData` for held-out tiles, a class without a usable tile, or fewer patients than `minimum_patients` in one;
-    `CannotWriteState` when the store's disk refuses.
+    Raises `BadData` for held-out tiles or a class without a usable tile, `TooFewPatients` for fewer than `minimum_patients`
+    in one, `CannotWriteState` when the store's disk refuses.
     """
     # a tile that is smaller than the model would teach it the blur of enlarging
     tiles = cache.load(folder.scan(root, config.classes), config.image_size, config.image_size, store)

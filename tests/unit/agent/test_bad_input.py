@@ -17,7 +17,15 @@ import numpy as np
 import pytest
 
 from histofed import weights
-from histofed.base.errors import BadData, CannotWriteState, HistofedError, OutOfMemory, TrainingFailed, TryLater
+from histofed.base.errors import (
+    BadData,
+    CannotWriteState,
+    HistofedError,
+    OutOfMemory,
+    TooFewPatients,
+    TrainingFailed,
+    TryLater,
+)
 from histofed.base.hashing import sha256_file
 from histofed.recipes.registry import recipe
 from histofed.tiles.draw import draw_tiles
@@ -102,8 +110,8 @@ class Mistake:
 
 MISTAKES = {
     "tiles of one class": Mistake(BadData, ("no folder for class nonMSIH",), one_class),
-    "tiles of one patient": Mistake(BadData, ("class MSIH has tiles of 1 patient", "requires at least 2"), one_patient),
-    "one tile": Mistake(BadData, ("class nonMSIH has tiles of 1 patient", "requires at least 2"), one_tile),
+    "tiles of one patient": Mistake(TooFewPatients, ("class has too few patients for this site's own rule",), one_patient),
+    "one tile": Mistake(TooFewPatients, ("class has too few patients for this site's own rule",), one_tile),
     "tiles smaller than the model": Mistake(
         BadData, ("class MSIH has no usable tile", "12 files refused: smaller than 64 pixels"), config={"image_size": 64}
     ),

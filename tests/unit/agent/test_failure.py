@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import signal
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
 from agent.config import AgentConfig, DataConfig
 from agent.failure import for_the_operator
-from histofed.base.errors import BadData, CannotWriteState
+from histofed.base.errors import BadData, CannotWriteState, TooFewPatients
 from histofed.base.ids import Digest
 from tests.support.agent_site import LONG, AgentSite, task, training, until
 from tests.support.fake_aggregator import FakeAggregator
@@ -140,3 +141,20 @@ def test_what_a_link_leads_to_is_not_told(tmp_path: Path) -> None:
     error = CannotWriteState(f"{tmp_path / 'disk' / 'state.db'} is on a file system that is mounted read-only")
     config = AgentConfig(state_dir=tmp_path / "state")
     assert for_the_operator(error, config).endswith("The site's log says where.")
+
+
+async def test_the_number_of_a_classs_patients_stays_at_the_site(
+    site: AgentSite, aggregator: FakeAggregator, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Neither it nor the site's own minimum: not in what the operator reads, nor in the record of it."""
+
+    async def refuse(*_: object) -> NoReturn:
+        raise TooFewPatients("class MSIH has tiles of 3 patients; this site requires at least 5")
+
+    monkeypatch.setattr("agent.work.train", refuse)
+    aggregator.offer(aggregator.make_offer(task()))
+    site.start()
+    heard = await aggregator.wait_for("FailTask")
+    assert heard.request.reason == "A class has too few patients for this site's own rule. The site's log says more."
+    assert not heard.request.retryable
+    assert "class MSIH has tiles of 3 patients; this site requires at least 5" in caplog.text

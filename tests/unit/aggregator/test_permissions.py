@@ -19,7 +19,7 @@ from histofed.base.ids import Digest, SiteId, TaskKey, sha256
 from histofed.pki.identity import Identity, Role
 from histofed.transport.gate import Caller
 from histofed.transport.store import BlobStore, owner_of
-from tests.support.engine_bench import EXPERIMENT, KEY, NORTH, SOUTH, Bench, running
+from tests.support.engine_bench import EXPERIMENT, KEY, NORTH, SOUTH, Bench, deliver, opened, running, settle
 
 MIB = 2**20
 RESERVE = 256 * MIB
@@ -215,3 +215,24 @@ async def test_a_site_that_was_not_met_sends_nothing(centre: Centre) -> None:
     with pytest.raises(TryLater, match="not heard yet what site north has seen"):
         await centre.announce(sha256(b"update"), 6)
     assert centre.engine.store.round(KEY).task(NORTH).state is TaskState.ACCEPTED
+
+
+async def test_a_site_compares_with_what_its_own_tasks_start_from(bench: Bench) -> None:
+    async with bench.engine() as engine:
+        await opened(engine)  # with north alone in the sample
+        await deliver(engine, NORTH)
+        await settle(engine)
+        made = engine.store.latest_model(EXPERIMENT.name)
+        assert made is not None and made.round == 1
+        engine.plan(EXPERIMENT, 2, made.digest, (NORTH, SOUTH), (NORTH, SOUTH))
+        permissions = SitePermissions(
+            engine, bench.blobs, Space(bench.folder, RESERVE, lambda _: 2**40), bench.chronicle(engine)
+        )
+        first, second, stranger = sha256(b"0"), sha256(b"1"), sha256(b"2")
+        north, south = (Caller(Identity("test", Role.SITE, site), "01", b"", "") for site in (NORTH, SOUTH))
+        assert await permissions.may_compare(north, second, first)
+        assert not await permissions.may_compare(south, second, first), "it had no task in round 1"
+        assert not await permissions.may_compare(north, second, stranger)
+        assert not await permissions.may_compare(north, first, second), "no live task starts from it"
+        operator = Caller(Identity("test", Role.OPERATOR, "admin"), "02", b"", "")
+        assert await permissions.may_compare(operator, second, first)

@@ -16,7 +16,7 @@ class Parts:
         self.full = full
         self.done: list[str] = []
 
-    async def renew(self) -> None:
+    def renew(self) -> None:
         self.do("probes")
 
     def do(self, what: str) -> None:

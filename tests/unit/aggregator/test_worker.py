@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import select
 import signal
@@ -29,7 +30,7 @@ from aggregator.jobs import (
 from aggregator.pool import Workers, nursery
 from histofed import weights
 from histofed.base.clock import FakeClock, SystemClock
-from histofed.base.errors import BadData, CannotWriteState, DeadlineExceeded, HistofedError, NotFound, all_errors
+from histofed.base.errors import BadData, CannotWriteState, DeadlineExceeded, HistofedError, NotFound, TryLater, all_errors
 from histofed.base.hashing import sha256_file
 from histofed.base.ids import sha256
 from histofed.recipes.contract import ServerRule
@@ -224,6 +225,30 @@ async def test_a_child_that_is_killed_once_is_repeated_with_the_same_result(
     repeated = await Workers(clock).run(InitialiseJob("mean", MEAN, 1, tmp_path / "c", tmp_path / "d"))
     assert repeated == undisturbed
     assert clock.monotonic() == 1
+
+
+@pytest.mark.parametrize("refusal", [BlockingIOError(errno.EAGAIN, "no fork"), RuntimeError("can't start new thread")])
+async def test_a_child_that_cannot_be_started_now_is_tried_later(
+    model: Path, monkeypatch: pytest.MonkeyPatch, refusal: Exception
+) -> None:
+    """By the job's own tries, which end it and not the daemon."""
+
+    async def refuse(*command: str, **options: object) -> None:
+        raise refusal
+
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(TryLater, match=r"check process cannot be started now: .*no fork|thread"),
+    ):
+        patch.setattr(asyncio, "create_subprocess_exec", refuse)
+        await Workers(FakeClock(), nursery=nursery()).run(CheckJob((Kept(model, sha256_file(model)),)))
+
+
+async def test_an_interpreter_that_has_gone_is_not_waited_for(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another version is being installed: the daemon's next life finds it."""
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    with pytest.raises(FileNotFoundError):
+        await Workers(FakeClock()).run(CheckJob((Kept(model, sha256_file(model)),)))
 
 
 async def test_a_job_that_takes_too_long_is_stopped(endless: InspectJob) -> None:

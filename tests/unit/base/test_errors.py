@@ -18,6 +18,7 @@ EXIT_CODES = {
     "UsageError": 2,
     "BadData": 65,
     "Lost": 65,
+    "TooFewPatients": 65,
     "NotFound": 65,
     "AlreadyThere": 65,
     "Stale": 65,

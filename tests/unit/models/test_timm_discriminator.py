@@ -67,6 +67,8 @@ def test_a_file_with_another_digest_or_no_file_is_refused_in_the_same_words(tmp_
         LocalWeights(good.path, "0" * 64),
         LocalWeights(tmp_path / "gone", "0" * 64),
         LocalWeights(tmp_path, "0" * 64),
+        LocalWeights(tmp_path / ("x" * 300), "0" * 64),  # looking for it is refused, as in a folder that is closed
+        LocalWeights(Path("/proc/self/mem"), "0" * 64),  # reading it is, as of a file of somebody else's
     ):
         with pytest.raises(BadData, match="there is no such file with SHA-256") as caught:
             build_discriminator("vit-mini", 32, 2, wrong)

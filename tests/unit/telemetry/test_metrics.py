@@ -11,7 +11,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from histofed.base.errors import ConfigError
 from histofed.telemetry import attributes as names
-from histofed.telemetry.metrics import MetricsServer, NoMetrics, PrometheusMetrics
+from histofed.telemetry.metrics import NoMetrics, PrometheusMetrics
+from histofed.telemetry.metrics_server import MetricsServer
 from tests.unit.telemetry.identifiers import identifiers
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from histofed.base.errors import BadData, TryLater
+from histofed.base.errors import BadData, TooFewPatients, TryLater
 from histofed.tiles import folder
 from histofed.tiles.manifest import MANIFEST
 from histofed.tiles.partition import iid_patient
@@ -120,7 +120,7 @@ def test_a_patient_of_two_spellings_is_one(tmp_path: Path) -> None:
     (tmp_path / TABLE).write_text("\n".join(rows))
     found = folder.scan(tmp_path, CLASSES)
     assert found.patients() == {"p-1", "q-1"}
-    with pytest.raises(BadData, match="class MSIH has tiles of 1 patient; this site requires at least 2"):
+    with pytest.raises(TooFewPatients, match="class MSIH has tiles of 1 patient; this site requires at least 2"):
         check_patients(found, 2)
     with pytest.raises(BadData, match="class MSIH has tiles of 1 patients, too few for 2 sites"):
         iid_patient(found, 2, 0)
@@ -298,7 +298,9 @@ def test_classes_are_discovered(small_root: Path, tmp_path: Path) -> None:
 
 def test_one_class_one_patient_one_tile(small_root: Path, tmp_path: Path) -> None:
     """What a first attempt with too little data is told."""
-    with pytest.raises(BadData, match=r"class nonMSIH has tiles of 1 patient; this site requires at least 2|class MSIH"):
+    with pytest.raises(
+        TooFewPatients, match=r"class nonMSIH has tiles of 1 patient; this site requires at least 2|class MSIH"
+    ):
         check_patients(folder.scan(small_root, CLASSES), 2)
     shutil.rmtree(small_root / "nonMSIH")
     with pytest.raises(BadData, match="no folder for class nonMSIH"):

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from histofed.base.errors import BadData
+from histofed.base.errors import BadData, TooFewPatients
 from histofed.tiles.folder import NO_PATIENT
 from histofed.tiles.tileset import Tile, TileSet, check_classes, check_patients, narrow
 
@@ -32,7 +32,7 @@ def test_narrow_adds_refusals() -> None:
 
 
 def test_a_class_of_one_patient_is_refused_where_two_are_required() -> None:
-    with pytest.raises(BadData, match=r"^class nonMSIH has tiles of 1 patient; this site requires at least 2$"):
+    with pytest.raises(TooFewPatients, match=r"^class nonMSIH has tiles of 1 patient; this site requires at least 2$"):
         check_patients(SET, 2)
     check_patients(SET, 1)
 

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from histofed import weights
-from histofed.base.errors import BadData
+from histofed.base.errors import BadData, TooFewPatients
 from histofed.recipes.gan.building import compile_networks, contest_of
 from histofed.recipes.gan.config import GanConfig
 from histofed.tiles.draw import draw_tiles
@@ -88,7 +88,7 @@ def test_a_weights_file_of_another_network(run: Runner, tmp_path: Path) -> None:
 
 
 def test_a_site_with_too_few_patients_is_refused(tiles_root: TilesRoot, tmp_path: Path) -> None:
-    with pytest.raises(BadData, match="this site requires at least 500"):
+    with pytest.raises(TooFewPatients, match="this site requires at least 500"):
         train_task(replace(site_task(tmp_path, tiles_root.path), minimum_patients=500))
 
 
@@ -107,7 +107,7 @@ def test_held_out_tiles_cannot_be_given(tiles_root: TilesRoot, tmp_path: Path, n
 
 def test_one_patient_is_refused(tmp_path: Path) -> None:
     draw_tiles(tmp_path / "data", patients_per_class=1, tiles_per_patient=4, size=48)
-    with pytest.raises(BadData, match="class MSIH has tiles of 1 patient; this site requires at least 2"):
+    with pytest.raises(TooFewPatients, match="class MSIH has tiles of 1 patient; this site requires at least 2"):
         train_task(site_task(tmp_path, tmp_path / "data"))
 
 
