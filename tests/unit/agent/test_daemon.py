@@ -253,6 +253,40 @@ async def test_a_reload_leaves_what_waits_for_a_restart_as_it_was(tmp_path: Path
     await built.stop()
 
 
+async def test_a_broken_consent_file_and_tiles_that_are_away_are_said_from_the_start_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The first sign of either was a round that this site declined, or failed."""
+    enrolled(tmp_path, Federation().site(SITE), "127.0.0.1:1")
+    (tmp_path / "consent.toml").write_text('experimants = ["e*"]\n')
+    config = AgentConfig.model_validate(
+        {
+            "state_dir": tmp_path / "state",
+            "aggregator": "127.0.0.1:1",
+            "consent": tmp_path / "consent.toml",
+            "data": {"root": tmp_path / "tiles"},
+        }
+    )
+    wrong = [
+        f"{tmp_path}/consent.toml:1: there is no key 'experimants'; did you mean 'experiments'?",
+        f"data.root = {tmp_path}/tiles is not a folder; mount the tiles or correct the setting",
+    ]
+    built, drain = service(tmp_path, config), asyncio.Event()
+    await built.start()
+    serving = asyncio.create_task(built.serve(drain))
+    await until(lambda: status_of(tmp_path).get("faults") == wrong)
+    (tmp_path / "consent.toml").write_text(CONSENT)
+    await built.reload()
+    await until(lambda: status_of(tmp_path)["faults"] == wrong[1:])
+    (tmp_path / "tiles").mkdir()
+    await built.reload()
+    await until(lambda: status_of(tmp_path)["faults"] == [])
+    drain.set()
+    await serving
+    await built.stop()
+    assert [one.getMessage() for one in caplog.records if one.name == "agent.premises" and one.levelname == "ERROR"] == wrong
+
+
 async def test_telemetry_files_that_are_not_there_are_a_configuration_error(tmp_path: Path) -> None:
     enrolled(tmp_path, Federation().site(SITE), "127.0.0.1:1")
     telemetry = {"otlp_endpoint": "https://localhost:4317", "ca_file": tmp_path / "missing.pem"}
