@@ -254,12 +254,20 @@ def name(address: str, proxy: ProxySetting = ENVIRONMENT) -> str:
 
 
 def reach(address: str, identity: Path, clock: Clock, proxy: ProxySetting = ENVIRONMENT) -> str:
-    """TCP, TLS 1.3, the aggregator's certificate, and ours in its eyes. Raises what `diagnose.probe` found."""
+    """TCP, TLS 1.3, the aggregator's certificate, and ours in its eyes.
+
+    Raises what `diagnose.probe` found, and `ConfigError` for the enrolment port, which would take any certificate.
+    """
     credentials = Credentials.load(identity)
     through = find(proxy, split(address)[0])
     error = probe(address, credentials.ca_pem, credentials, clock.now(), through)
     if error is not None:
         raise error
+    if probe(address, credentials.ca_pem, None, clock.now(), through) is None:
+        raise ConfigError(
+            f"{address} asks for no certificate: it is the enrolment port, where no site works; set aggregator to the "
+            "port of listen.grpc (8443, where nobody changed it)"
+        )
     way = f", through the proxy {through.address}" if through else ""
     return f"{address} answers over TLS 1.3 and accepts our certificate{way}"
 
