@@ -181,6 +181,10 @@ class Fleet:
         """Sites that are connected or may come back: a restart must not change who can be sampled."""
         return self.connected | frozenset(self._gone)
 
+    def last_seen(self) -> Mapping[SiteId, datetime]:
+        """When the present sites were there last, those that this process has seen."""
+        return {site: at for site in sorted(self.present()) if (at := self.seen_at(site)) is not None}
+
     def given_up(self, grace_s: float) -> Iterator[SiteId]:
         """Sites that have been away longer than `grace_s`; each is named once."""
         now = self._clock.monotonic()
