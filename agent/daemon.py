@@ -182,15 +182,14 @@ class AgentService:
         failed = False
         while True:
             self._note_backups()
-            status = self._status()
             beating = self._clock.monotonic() - beat >= BEAT_S
             try:
                 if beating:
                     durable.touch(self._layout.status)  # first: a full disk takes it when it takes nothing else
                     beat = self._clock.monotonic()
-                if status != told:
+                if (status := self._status()) != told:
                     write_status(self._layout, status)
-                    told, failed = status, False
+                told, failed = status, False
             except CannotWriteState as error:
                 if not failed:
                     log.error("%s", error)

@@ -29,6 +29,7 @@ from histofed.base.errors import AlreadyThere, CannotWriteState, ConfigError, No
 from histofed.base.ids import SiteId
 from histofed.pki.credentials import Credentials
 from tests.support.agent_site import LONG, task, training, until
+from tests.support.failing_disk import hide
 from tests.support.fake_aggregator import FakeAggregator
 from tests.support.federation import CONSENT, DaemonProcess
 from tests.support.pki import Federation
@@ -224,6 +225,23 @@ async def test_beside_a_trainer_that_does_not_end_the_agent_ends(tmp_path: Path)
     built._parts.trainers.lose(WorkerLost("process 7 did not end within 30 s of SIGKILL"))
     with pytest.raises(WorkerLost, match="process 7"):
         await asyncio.wait_for(built.serve(asyncio.Event()), 60)
+    await built.stop()
+
+
+async def test_an_outbox_that_cannot_be_listed_for_a_moment_ends_no_daemon(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is counted every other second, whatever is in hand."""
+    enrolled(tmp_path, Federation().site(SITE), "127.0.0.1:1")
+    built = service(tmp_path, AgentConfig(state_dir=tmp_path / "state", aggregator="127.0.0.1:1"))
+    await built.start()
+    hide(monkeypatch, tmp_path / "state" / "outbox", looks=1)
+    drain = asyncio.Event()
+    serving = asyncio.create_task(built.serve(drain))
+    await until(lambda: serving.done() or bool(status_of(tmp_path)))
+    assert f"cannot write {tmp_path}/state/outbox" in caplog.text
+    drain.set()
+    await serving
     await built.stop()
 
 
