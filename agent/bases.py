@@ -38,19 +38,22 @@ class Bases:
         return Held(base, path) if path.exists() else None
 
     def earlier(self, experiment: ExperimentId, base: Digest) -> Held | None:
-        """Another base of the experiment, if one is here; after a crash there may be several, and any will do."""
-        found = sorted((self._folder / experiment).glob("*.safetensors"))
+        """Another base of the experiment, if one is here; after a crash there may be several, and any will do.
+
+        Raises `CannotWriteState`.
+        """
+        found = durable.listing(self._folder / experiment, "*.safetensors")
         return next((Held(Digest(path.stem), path) for path in found if path.stem != base), None)
 
     def keep_only(self, experiment: ExperimentId, base: Digest) -> None:
         """This base is complete: the others of the experiment are not needed any more. Raises `CannotWriteState`."""
-        for path in sorted((self._folder / experiment).iterdir()):
+        for path in durable.listing(self._folder / experiment):
             if path.name != f"{base}.safetensors":
                 durable.remove(path)
 
     def experiments(self) -> tuple[ExperimentId, ...]:
-        """Experiments of which a base is kept, by name."""
-        return tuple(ExperimentId(path.name) for path in sorted(self._folder.iterdir()) if path.is_dir())
+        """Experiments of which a base is kept, by name. Raises `CannotWriteState`."""
+        return tuple(ExperimentId(path.name) for path in durable.listing(self._folder) if path.is_dir())
 
     def forget(self, experiment: ExperimentId) -> None:
         """The experiment has ended. Raises `CannotWriteState`."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from histofed import __version__
 from histofed.base.console import exit_code_of
-from histofed.base.errors import ConfigError, HistofedError, UsageError
+from histofed.base.errors import HistofedError, UsageError
 from histofed.base.owner import in_words, refuse_others
 
 if TYPE_CHECKING:
@@ -145,6 +145,7 @@ def _join_line(source: str) -> str:
 
 def _check(options: argparse.Namespace) -> int:
     from agent.consent import load_policy
+    from agent.premises import check_root
     from histofed.base.config import explain
 
     loaded = _load(options)
@@ -152,9 +153,7 @@ def _check(options: argparse.Namespace) -> int:
     width = max(len(f"{setting.key} = {setting.value}") for setting in settings)
     for setting in settings:
         sys.stdout.write(f"{f'{setting.key} = {setting.value}':<{width}}  # {setting.source}\n")
-    root = loaded.config.data.root
-    if root is not None and not root.is_dir():
-        raise ConfigError(f"data.root = {root} is not a folder; mount the tiles or correct the setting")
+    check_root(loaded.config.data.root)
     if load_policy(loaded.config.consent).missing:
         sys.stdout.write(f"{loaded.config.consent} does not exist: nothing is allowed to run here\n")
     return 0

@@ -25,6 +25,7 @@ from agent.enrolment import own_site
 from agent.layout import Layout, aggregator_address
 from agent.link import Link
 from agent.outbox import Outbox
+from agent.premises import Premises
 from agent.private import PrivateTensors
 from agent.sessions import Sessions
 from agent.state import State, lost
@@ -82,6 +83,7 @@ class AgentService:
         self._clock = clock
         self._random = random
         self._layout = Layout(loaded.config.state_dir)
+        self._premises = Premises()
         self._closing = contextlib.AsyncExitStack()
         self._parts: _Parts | None = None
         self._talking: asyncio.Task[None] | None = None
@@ -133,9 +135,14 @@ class AgentService:
         Raises `WorkerLost` beside a trainer that does not end.
         """
         assert self._parts is not None, "serve comes after start"
+        work = self._parts.work
         self._talking = asyncio.create_task(self._parts.sessions.run())
         waiting = asyncio.create_task(drain.wait())
-        others = {asyncio.create_task(self._publish()), asyncio.create_task(self._parts.trainers.lost())}
+        others = {
+            asyncio.create_task(self._publish()),
+            asyncio.create_task(self._premises.watch(lambda: work.config)),
+            asyncio.create_task(self._parts.trainers.lost()),
+        }
         try:
             done, _ = await asyncio.wait({self._talking, waiting, *others}, return_when=asyncio.FIRST_COMPLETED)
             for task in done - {waiting}:
@@ -152,6 +159,7 @@ class AgentService:
         if self._parts is not None:
             self._parts.work.config = _live(self._loaded.config, found.config)
             _cap(self._parts.link, found.config)
+            self._premises.look_again()
         logging.getLogger().setLevel(found.config.log_level)
         return self._reloads.take(found)
 
@@ -174,15 +182,14 @@ class AgentService:
         failed = False
         while True:
             self._note_backups()
-            status = self._status()
             beating = self._clock.monotonic() - beat >= BEAT_S
             try:
                 if beating:
                     durable.touch(self._layout.status)  # first: a full disk takes it when it takes nothing else
                     beat = self._clock.monotonic()
-                if status != told:
+                if (status := self._status()) != told:
                     write_status(self._layout, status)
-                    told, failed = status, False
+                told, failed = status, False
             except CannotWriteState as error:
                 if not failed:
                     log.error("%s", error)
@@ -215,6 +222,7 @@ class AgentService:
             updates_waiting=len(parts.outbox),
             certificate_expires_at=iso(parts.link.credentials.not_after),
             process=os.getpid(),
+            faults=self._premises.faults,
         )
 
 

@@ -23,6 +23,7 @@ from agent.consent import load_policy
 from agent.enrolment import own_site
 from agent.layout import Layout, aggregator_address
 from agent.outbox import UNREADABLE, counted
+from agent.premises import check_root
 from agent.state import SCHEMA, lost
 from histofed.audit import verify
 from histofed.backup import swap
@@ -109,10 +110,7 @@ def data(config: DataConfig) -> str | Doubt:
     root = config.root
     if root is None:
         return Doubt("no [data] root is set: only experiments that read no tiles can run here")
-    if not root.is_dir():
-        raise ConfigError(f"data.root = {root} is not a folder; mount the tiles or correct the setting")
-    if not os.access(root, os.R_OK | os.X_OK):
-        raise ConfigError(f"data.root = {root} cannot be read by this user ({os.geteuid()}): give it the right to read")
+    check_root(root)
     with os.scandir(root) as entries:
         seen = [(_is_folder(entry), os.access(entry.path, os.R_OK)) for entry in entries]
     if not any(is_folder for is_folder, _ in seen):
@@ -256,12 +254,20 @@ def name(address: str, proxy: ProxySetting = ENVIRONMENT) -> str:
 
 
 def reach(address: str, identity: Path, clock: Clock, proxy: ProxySetting = ENVIRONMENT) -> str:
-    """TCP, TLS 1.3, the aggregator's certificate, and ours in its eyes. Raises what `diagnose.probe` found."""
+    """TCP, TLS 1.3, the aggregator's certificate, and ours in its eyes.
+
+    Raises what `diagnose.probe` found, and `ConfigError` for the enrolment port, which would take any certificate.
+    """
     credentials = Credentials.load(identity)
     through = find(proxy, split(address)[0])
     error = probe(address, credentials.ca_pem, credentials, clock.now(), through)
     if error is not None:
         raise error
+    if probe(address, credentials.ca_pem, None, clock.now(), through) is None:
+        raise ConfigError(
+            f"{address} asks for no certificate: it is the enrolment port, where no site works; set aggregator to the "
+            "port of listen.grpc (8443, where nobody changed it)"
+        )
     way = f", through the proxy {through.address}" if through else ""
     return f"{address} answers over TLS 1.3 and accepts our certificate{way}"
 

@@ -63,7 +63,7 @@ class Outbox:
     def __init__(self, folder: Path) -> None:
         """Removes the traces of crashes. Raises `CannotWriteState`."""
         self._folder = durable.make_directory(folder)
-        for entry in folder.glob("*.*.*"):
+        for entry in durable.listing(folder, "*.*.*"):
             if entry.is_dir() and not (entry / _WEIGHTS).exists():
                 durable.remove(entry)
 
@@ -92,14 +92,16 @@ class Outbox:
 
         Raises `TryLater` where one may be read later, `CannotWriteState` where the disk does not say which there are.
         """
-        here = [entry / _WEIGHTS for entry in durable.listing(self._folder)]
-        found = [self._read(weights) for weights in here if weights.exists()]
+        found = [self._read(weights) for weights in self._waiting()]
         return tuple(entry for entry in found if entry is not None)
 
     def readable(self) -> tuple[Entry, ...]:
-        """Every finished update that can be read now, by task; one that may be read later is logged and waits."""
+        """Every finished update that can be read now, by task; one that may be read later is logged and waits.
+
+        Raises `CannotWriteState` where the disk does not say which there are.
+        """
         found = []
-        for weights in sorted(self._folder.glob(f"*/{_WEIGHTS}")):
+        for weights in self._waiting():
             try:
                 found.append(self._read(weights))
             except TryLater as error:
@@ -111,8 +113,8 @@ class Outbox:
         return (self._folder / folder_name(task) / _WEIGHTS).exists()
 
     def __len__(self) -> int:
-        """How many updates wait."""
-        return sum(1 for _ in self._folder.glob(f"*/{_WEIGHTS}"))
+        """How many updates wait. Raises `CannotWriteState` where the disk does not say."""
+        return len(self._waiting())
 
     def withdraw(self, entry: Entry, target: Path) -> None:
         """Take an update out again: its weights go to `target` (same disk), the rest is gone. Durable on return."""
@@ -125,6 +127,10 @@ class Outbox:
         # while they are there the entry must be whole
         durable.remove(folder / _WEIGHTS)
         durable.remove(folder)
+
+    def _waiting(self) -> list[Path]:
+        """The weights of every entry, by task. Raises `CannotWriteState`."""
+        return [entry / _WEIGHTS for entry in durable.listing(self._folder) if (entry / _WEIGHTS).exists()]
 
     def _read(self, weights: Path) -> Entry | None:
         """One entry; None for one that is damaged and was set aside. Raises `TryLater`."""

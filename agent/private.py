@@ -73,8 +73,8 @@ class PrivateTensors:
             durable.adopt(written, self._file(work))
 
     def experiments(self) -> tuple[ExperimentId, ...]:
-        """Experiments of which something is kept, by name."""
-        return tuple(ExperimentId(path.name) for path in sorted(self._folder.iterdir()) if path.is_dir())
+        """Experiments of which something is kept, by name. Raises `CannotWriteState`."""
+        return tuple(ExperimentId(path.name) for path in durable.listing(self._folder) if path.is_dir())
 
     def forget(self, experiment: ExperimentId) -> None:
         """The experiment has ended. Row first, as in every advance: what a crash leaves is asked about again."""

@@ -106,14 +106,17 @@ class Rooms:
         durable.remove(self.room(task))
 
     def keep_only(self, task: TaskKey) -> None:
-        """Remove what other rounds of the experiment left: they will not be asked for again. Other experiments wait."""
+        """Remove what other rounds of the experiment left: they will not be asked for again. Other experiments wait.
+
+        Raises `CannotWriteState`.
+        """
         for room in self._rooms_of(task.round.experiment):
             if room != self.room(task):
                 durable.remove(room)
 
     def experiments(self) -> tuple[ExperimentId, ...]:
-        """Experiments on which work was begun, by name."""
-        return tuple(sorted({ExperimentId(room.name.partition(".")[0]) for room in self._folder.iterdir()}))
+        """Experiments on which work was begun, by name. Raises `CannotWriteState`."""
+        return tuple(sorted({ExperimentId(room.name.partition(".")[0]) for room in durable.listing(self._folder)}))
 
     def forget(self, experiment: ExperimentId) -> None:
         """The experiment has ended. Raises `CannotWriteState`."""
@@ -121,7 +124,7 @@ class Rooms:
             durable.remove(room)
 
     def _rooms_of(self, experiment: ExperimentId) -> list[Path]:
-        return sorted(self._folder.glob(f"{experiment}.*"))
+        return durable.listing(self._folder, f"{experiment}.*")
 
     def _told(self, task: TaskKey) -> Assignment | None:
         """What the task's trainer was told last; None also where that cannot be read."""

@@ -48,6 +48,8 @@ class Status:
     """Finished updates without a verdict."""
     certificate_expires_at: str
     process: int
+    faults: tuple[str, ...] = ()
+    """What is wrong with consent file or data root, one sentence each; none are told by earlier releases."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,11 @@ class Seen:
         """It is alive and said that it was connected."""
         return self.running and self.status.connected
 
+    @property
+    def faults(self) -> tuple[str, ...]:
+        """What it found wrong at this site; nobody looks while it does not run."""
+        return self.status.faults if self.running else ()
+
     def document(self) -> dict[str, Json]:
         """For machines: what `lines` says."""
         status = self.status
@@ -77,6 +84,7 @@ class Seen:
             "task": status.task,
             "updates_waiting": status.updates_waiting,
             "certificate_expires_at": status.certificate_expires_at,
+            "faults": list(self.faults),
         }
 
     def lines(self) -> tuple[str, ...]:
@@ -90,6 +98,7 @@ class Seen:
             f"task          {status.task or 'none'}",
             f"outbox        {status.updates_waiting} updates wait for a verdict",
             f"certificate   valid until {status.certificate_expires_at}",
+            *(f"to repair     {fault}" for fault in self.faults),
         )
 
 

@@ -10,13 +10,14 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, closing
 from functools import partial
 from typing import Final
 
 import grpc
 
 from aggregator import operators, setup, witness
+from aggregator.attendance import Attendance
 from aggregator.collector import tracing_of
 from aggregator.config import AggregatorConfig
 from aggregator.database import Database
@@ -218,11 +219,13 @@ class AggregatorService:
         await self._listen(server, own)
         stack.callback(changes.close)
         stack.callback(fleet.close)
+        attendance = stack.enter_context(closing(Attendance(fleet, members, clock)))
         steps: dict[str, Callable[[], None]] = {
             "backups are not noted": self._chronicle.note_backups,
             "operators' certificates are not noted": partial(operators.note_issued, state, journal),
             "the aggregator's certificate is not renewed": own.renew,
             "the certificate's end is not told": partial(own.tell, self._health),
+            "when sites were there last is not kept": attendance.turn,
             "gauges are not renewed": gauges.refresh,
         }
         self._pulse = Pulse(steps, await self._serve_probes())

@@ -181,13 +181,17 @@ class Fleet:
         """Sites that are connected or may come back: a restart must not change who can be sampled."""
         return self.connected | frozenset(self._gone)
 
+    def last_seen(self) -> Mapping[SiteId, datetime]:
+        """When the present sites were there last, those that this process has seen."""
+        return {site: at for site in sorted(self.present()) if (at := self.seen_at(site)) is not None}
+
     def given_up(self, grace_s: float) -> Iterator[SiteId]:
-        """Sites that have been away longer than `grace_s`; each is named once."""
+        """Sites that have been away longer than `grace_s`; each is named until whoever asked has done with it."""
         now = self._clock.monotonic()
         for site, since in tuple(self._gone.items()):
             if now - since > grace_s:
-                del self._gone[site]
                 yield site
+                del self._gone[site]  # not where the disk refused to keep that it left
 
     def report(self, task: TaskKey, progress: TaskProgress) -> None:
         """The site's latest word about a task."""

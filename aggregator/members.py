@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -157,6 +158,15 @@ class Members:
             changed = connection.execute(sa.update(schema.sites).where(schema.sites.c.name == site).values(values))
             if changed.rowcount != 1:
                 raise NotFound(f"site {site} is not enrolled here; enrol it with a join token from this aggregator")
+
+    def sites_stayed(self, seen: Mapping[SiteId, datetime]) -> None:
+        """These sites were there at these moments, in one transaction. Raises `CannotWriteState`."""
+        if not seen:
+            return
+        table = schema.sites
+        update = sa.update(table).where(table.c.name == sa.bindparam("site")).values(last_seen_at=sa.bindparam("seen_at"))
+        with self._database.writing() as connection:
+            connection.execute(update, [{"site": site, "seen_at": iso(at)} for site, at in seen.items()])
 
     def site_left(self, site: SiteId, seen_at: datetime | None) -> None:
         """The site, there last at `seen_at` (None: not in this process's life), has been away too long to be sampled."""

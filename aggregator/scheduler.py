@@ -188,8 +188,8 @@ class Scheduler:
             if state.deadline is not None and now >= state.deadline:
                 self._engine.dispatch(state.key, DeadlinePassed(now))
         for site in self._engine.fleet.given_up(GRACE_S):
-            log.info("site is away", extra=fields(event="site.away", site=site))
             self._members.site_left(site, self._engine.fleet.seen_at(site))
+            log.info("site is away", extra=fields(event="site.away", site=site))
         short = self._short_of_space()
         for row in self._engine.store.experiments(only_open=True):
             if row.state != ExperimentState.DRAFT and self._engine.open_round(row.name) is None:

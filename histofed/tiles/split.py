@@ -69,9 +69,11 @@ def write_parts(root: Path, parts: Sequence[Part], target: Path) -> None:
     if target.resolve().is_relative_to(root.resolve()):
         raise BadData("the split would lie inside the data that it splits; choose a folder elsewhere")
     for part in parts:
-        if (target / part.folder).exists() and any((target / part.folder).iterdir()):
+        if durable.listing(target / part.folder):
             raise AlreadyThere(f"{target / part.folder} is a folder with tiles already; remove it or choose another target")
-    if others := sorted(mark.parent.name for mark in target.glob(f"*/{MANIFEST}")):
+    with durable.state_errors(str(target)):
+        others = [folder.name for folder in durable.listing(target) if (folder / MANIFEST).exists()]
+    if others:
         # the same patients would be in two splits side by side, held out of one of them only
         raise AlreadyThere(f"the target holds another split ({', '.join(others)}); remove it or choose another target")
     held_out = sorted({tile.patient for part in parts if part.role != "train" for tile in part.tiles})

@@ -40,14 +40,14 @@ def lose(monkeypatch: pytest.MonkeyPatch, path: Path, byte: int = 0, reason: int
     monkeypatch.setattr(os, "pread", read)
 
 
-def hide(monkeypatch: pytest.MonkeyPatch, *folders: Path, looks: int = sys.maxsize) -> None:
-    """Have no descriptor left for the next `looks` into these folders."""
+def hide(monkeypatch: pytest.MonkeyPatch, *folders: Path, looks: int = sys.maxsize, reason: int = errno.EMFILE) -> None:
+    """Have no descriptor left for the next `looks` into these folders, or another reason against them."""
     left = iter(range(looks))
 
     def refusing(look: Callable[..., Any]) -> Callable[..., Any]:
         def looking(path: Any = ".") -> Any:
             if path in folders and next(left, None) is not None:
-                raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+                raise OSError(reason, os.strerror(reason))
             return look(path)
 
         return looking

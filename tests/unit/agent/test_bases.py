@@ -7,8 +7,10 @@ from pathlib import Path
 import pytest
 
 from agent.bases import Bases
+from histofed.base.errors import CannotWriteState
 from histofed.base.ids import ExperimentId, sha256
 from histofed.transport.held import Held
+from tests.support.failing_disk import hide
 
 PILOT, OTHER = ExperimentId("pilot"), ExperimentId("other")
 FIRST, SECOND, THIRD = (sha256(text) for text in (b"1", b"2", b"3"))
@@ -48,3 +50,14 @@ def test_nothing_is_left_of_a_forgotten_experiment(bases: Bases) -> None:
     bases.forget(PILOT)
     assert bases.experiments() == (OTHER,)
     assert bases.get(PILOT, FIRST) is None
+
+
+def test_a_folder_that_cannot_be_listed_is_not_an_empty_one(
+    bases: Bases, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The task that asks is tried again, by the class of the error."""
+    bases.place(PILOT, FIRST).write_bytes(b"weights")
+    hide(monkeypatch, tmp_path / "bases" / PILOT)
+    for look in (bases.earlier, bases.keep_only):
+        with pytest.raises(CannotWriteState):
+            look(PILOT, SECOND)

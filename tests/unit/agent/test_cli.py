@@ -7,7 +7,7 @@ import json
 import os
 import sys
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -156,11 +156,24 @@ def test_status_as_a_document_says_the_same(tmp_path: Path, capsys: pytest.Captu
         "task": "t",
         "updates_waiting": 1,
         "certificate_expires_at": "2026",
+        "faults": [],
     }
     write_status(Layout(tmp_path / "state"), status(2**22 + 1))
     assert main(["status", "--json", "--config", config(tmp_path)]) == 1
     gone = json.loads(capsys.readouterr().out)
     assert (gone["running"], gone["connected"], gone["process"], gone["now"]) == (False, False, None, "nothing")
+
+
+def test_status_says_what_the_agent_found_wrong_at_its_site(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "state").mkdir()
+    words = "data.root = /mnt/tiles is not a folder; mount the tiles or correct the setting"
+    for process, told in ((os.getpid(), [words]), (2**22 + 1, [])):
+        write_status(Layout(tmp_path / "state"), replace(status(process), faults=(words,)))
+        main(["status", "--config", config(tmp_path)])
+        lines = capsys.readouterr().out.splitlines()
+        assert [line for line in lines if line.startswith("to repair")] == [f"to repair     {each}" for each in told]
+        main(["status", "--json", "--config", config(tmp_path)])
+        assert json.loads(capsys.readouterr().out)["faults"] == told
 
 
 async def test_status_notices_that_the_agent_is_gone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -29,6 +29,7 @@ from histofed.base.errors import AlreadyThere, CannotWriteState, ConfigError, No
 from histofed.base.ids import SiteId
 from histofed.pki.credentials import Credentials
 from tests.support.agent_site import LONG, task, training, until
+from tests.support.failing_disk import hide
 from tests.support.fake_aggregator import FakeAggregator
 from tests.support.federation import CONSENT, DaemonProcess
 from tests.support.pki import Federation
@@ -227,6 +228,23 @@ async def test_beside_a_trainer_that_does_not_end_the_agent_ends(tmp_path: Path)
     await built.stop()
 
 
+async def test_an_outbox_that_cannot_be_listed_for_a_moment_ends_no_daemon(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is counted every other second, whatever is in hand."""
+    enrolled(tmp_path, Federation().site(SITE), "127.0.0.1:1")
+    built = service(tmp_path, AgentConfig(state_dir=tmp_path / "state", aggregator="127.0.0.1:1"))
+    await built.start()
+    hide(monkeypatch, tmp_path / "state" / "outbox", looks=1)
+    drain = asyncio.Event()
+    serving = asyncio.create_task(built.serve(drain))
+    await until(lambda: serving.done() or bool(status_of(tmp_path)))
+    assert f"cannot write {tmp_path}/state/outbox" in caplog.text
+    drain.set()
+    await serving
+    await built.stop()
+
+
 async def test_a_reload_says_what_changed_and_what_waits_for_a_restart(tmp_path: Path) -> None:
     config = AgentConfig(state_dir=tmp_path / "state")
     again = config.model_copy(update={"minimum_patients": 5, "aggregator": "a.example:8443"})
@@ -251,6 +269,40 @@ async def test_a_reload_leaves_what_waits_for_a_restart_as_it_was(tmp_path: Path
     full = CannotWriteState(f"cannot write {now.state_dir}/state.db: No space left on device")
     assert str(tmp_path) not in for_the_operator(full, now)
     await built.stop()
+
+
+async def test_a_broken_consent_file_and_tiles_that_are_away_are_said_from_the_start_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The first sign of either was a round that this site declined, or failed."""
+    enrolled(tmp_path, Federation().site(SITE), "127.0.0.1:1")
+    (tmp_path / "consent.toml").write_text('experimants = ["e*"]\n')
+    config = AgentConfig.model_validate(
+        {
+            "state_dir": tmp_path / "state",
+            "aggregator": "127.0.0.1:1",
+            "consent": tmp_path / "consent.toml",
+            "data": {"root": tmp_path / "tiles"},
+        }
+    )
+    wrong = [
+        f"{tmp_path}/consent.toml:1: there is no key 'experimants'; did you mean 'experiments'?",
+        f"data.root = {tmp_path}/tiles is not a folder; mount the tiles or correct the setting",
+    ]
+    built, drain = service(tmp_path, config), asyncio.Event()
+    await built.start()
+    serving = asyncio.create_task(built.serve(drain))
+    await until(lambda: status_of(tmp_path).get("faults") == wrong)
+    (tmp_path / "consent.toml").write_text(CONSENT)
+    await built.reload()
+    await until(lambda: status_of(tmp_path)["faults"] == wrong[1:])
+    (tmp_path / "tiles").mkdir()
+    await built.reload()
+    await until(lambda: status_of(tmp_path)["faults"] == [])
+    drain.set()
+    await serving
+    await built.stop()
+    assert [one.getMessage() for one in caplog.records if one.name == "agent.premises" and one.levelname == "ERROR"] == wrong
 
 
 async def test_telemetry_files_that_are_not_there_are_a_configuration_error(tmp_path: Path) -> None:

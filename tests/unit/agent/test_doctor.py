@@ -25,10 +25,12 @@ from histofed.base.doctor import Doubt, Finding, diagnosis
 from histofed.base.errors import AggregatorUnavailable, BadData, ConfigError, NotEnrolled, NotFound, TrainingFailed, WentBack
 from histofed.base.proxy import ProxySetting
 from histofed.pki.credentials import Credentials
+from histofed.transport.server import bind, enrolment_gate, make_server
+from histofed.transport.tls import enrolment_credentials
 from tests.support.agent_site import SITE, AgentSite, until
 from tests.support.fake_aggregator import FakeAggregator
 from tests.support.federation import CONSENT, free_ports
-from tests.support.pki import Federation
+from tests.support.pki import Federation, fixed
 from tests.support.updates import manifest, put
 
 PATIENT = "TCGA-AA-3713"
@@ -343,6 +345,19 @@ async def test_an_aggregator_that_does_not_let_us_in(tmp_path: Path, site: Agent
     (port,) = free_ports(1)
     with pytest.raises(AggregatorUnavailable, match="nobody listens"):
         await asyncio.to_thread(doctor.reach, f"127.0.0.1:{port}", Layout(site.state_dir).identity, SystemClock())
+
+
+async def test_the_enrolment_port_is_not_taken_for_the_aggregators_own(tmp_path: Path, federation: Federation) -> None:
+    """It asks for no certificate, so it refuses none; nothing but enrolment is answered there."""
+    federation.site(SITE).save(tmp_path / "agent.pem")
+    server = make_server(enrolment_gate(clock=SystemClock()))
+    port = bind(server, "127.0.0.1:0", enrolment_credentials(fixed(federation.aggregator())))
+    await server.start()
+    try:
+        with pytest.raises(ConfigError, match=rf"127.0.0.1:{port} asks for no certificate: it is the enrolment port"):
+            await asyncio.to_thread(doctor.reach, f"127.0.0.1:{port}", tmp_path / "agent.pem", SystemClock())
+    finally:
+        await server.stop(grace=0)
 
 
 def test_only_complete_updates_wait_for_the_aggregator(tmp_path: Path) -> None:

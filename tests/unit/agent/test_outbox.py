@@ -130,12 +130,15 @@ def test_an_entry_that_cannot_be_read_for_a_moment_stays(
     assert [entry.task for entry in outbox.entries()] == [task]
 
 
-def test_an_outbox_that_cannot_be_listed_is_not_an_empty_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("look", [Outbox.entries, Outbox.readable, len, lambda outbox: Outbox(outbox._folder)])
+def test_an_outbox_that_cannot_be_listed_is_not_an_empty_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, look: Callable[[Outbox], object]
+) -> None:
     outbox = Outbox(tmp_path / "outbox")
     task = put(outbox, tmp_path, manifest())
     hide(monkeypatch, tmp_path / "outbox", looks=1)
     with pytest.raises(CannotWriteState):
-        outbox.entries()
+        look(outbox)
     assert [entry.task for entry in outbox.entries()] == [task]
 
 

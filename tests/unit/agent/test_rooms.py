@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,11 +12,29 @@ import pytest
 
 from agent.assignment import ASSIGNMENT_FILE, RESULT_FILE, UPDATE_FILE, Assignment, Result, write
 from agent.rooms import LIVES, Rooms
-from histofed.base.errors import TrainingFailed
+from histofed.base.errors import CannotWriteState, TrainingFailed
 from histofed.base.ids import sha256
 from histofed.statements import File
 from tests.support.agent_site import task
+from tests.support.failing_disk import hide
 from tests.unit.agent.conftest import MakeAssignment
+
+
+@pytest.mark.parametrize("reason", [errno.EMFILE, errno.EACCES])
+def test_a_folder_that_cannot_be_listed_is_not_an_empty_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reason: int
+) -> None:
+    """The task that asks is tried again, by the class of the error."""
+    rooms = Rooms(tmp_path / "work")
+    rooms.output(task())
+    with monkeypatch.context() as machine:
+        hide(machine, tmp_path / "work", reason=reason)
+        for look in (lambda: rooms.keep_only(task(2)), lambda: rooms.forget(task().round.experiment), rooms.experiments):
+            with pytest.raises(CannotWriteState):
+                look()
+    assert rooms.experiments() == (task().round.experiment,)
+    rooms.keep_only(task(2))
+    assert rooms.experiments() == ()
 
 
 class Site:

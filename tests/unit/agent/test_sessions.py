@@ -17,12 +17,25 @@ from histofed.transport.backoff import Backoff
 from histofed.transport.channel import Connection
 from histofed.transport.enrolment import renew
 from histofed.v1 import rounds_pb2
-from tests.support.agent_site import SITE, AgentSite, task, training, until
+from tests.support.agent_site import SITE, AgentSite, leave_update, task, training, until
+from tests.support.failing_disk import hide
 from tests.support.fake_aggregator import FakeAggregator
 from tests.support.pki import Federation
 from tests.support.processes import trainers
 
 # -- offers ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("folder", ["bases", "outbox", "private", "work"])
+async def test_a_folder_that_cannot_be_listed_for_a_moment_ends_no_agent(
+    tmp_path: Path, federation: Federation, aggregator: FakeAggregator, monkeypatch: pytest.MonkeyPatch, folder: str
+) -> None:
+    await leave_update(tmp_path / "site", federation.site(SITE), aggregator)
+    submitted = aggregator.called("SubmitUpdate")
+    async with AgentSite(tmp_path / "site", federation.site(SITE), aggregator.address) as site:
+        hide(monkeypatch, site.layout.root / folder, looks=1)
+        site.start()
+        await aggregator.wait_for("SubmitUpdate", submitted + 1)
 
 
 async def test_another_sites_task_is_left_alone(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -81,3 +82,11 @@ def test_where_no_agent_ever_ran_it_is_said(layout: Layout) -> None:
 def test_touch_makes_no_file(layout: Layout) -> None:
     durable.touch(layout.status)
     assert not layout.status.exists()
+
+
+def test_the_file_of_an_earlier_release_is_read(layout: Layout) -> None:
+    write_status(layout, status(os.getpid()))
+    document = json.loads(layout.status.read_bytes())
+    del document["faults"]
+    layout.status.write_text(json.dumps(document))
+    assert read_status(layout, FakeClock(written(layout))).status == status(os.getpid())

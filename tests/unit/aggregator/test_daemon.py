@@ -26,13 +26,13 @@ from aggregator.probes import READINESS
 from aggregator.scheduler import Scheduler
 from histofed import weights
 from histofed.backup import snapshot
-from histofed.base.clock import FakeClock, SystemClock
+from histofed.base.clock import FakeClock, SystemClock, from_iso
 from histofed.base.config import Loaded
 from histofed.base.errors import CannotWriteState, NotFound, WentBack
 from histofed.cli.client import OperatorClient
 from histofed.cli.config import load_operator
 from histofed.pki.credentials import Credentials
-from tests.support.centre import Centre
+from tests.support.centre import NORTH, Centre
 from tests.support.failing_disk import hide
 from tests.support.federation import free_ports
 
@@ -77,6 +77,19 @@ async def test_a_key_that_a_killed_process_was_writing_goes_at_the_next_start(
     left.write_text("a private key")
     async with running(config, centre):
         assert not left.exists()
+
+
+async def test_a_site_that_is_connected_when_the_aggregator_stops_was_there_then(
+    config: AggregatorConfig, centre: Centre
+) -> None:
+    """It may never come back; its last hello may be weeks old."""
+    began = centre.clock.now()
+    async with running(config, centre) as built:
+        row = ("north", *["2020-01-01T00:00:00.000000Z"] * 2, "0.1.0")
+        centre.sql("INSERT INTO sites (name, enrolled_at, last_seen_at, version) VALUES (?, ?, ?, ?)", *row)
+        built._fleet.connect(NORTH, "0" * 32)
+    ((seen,),) = centre.sql("SELECT last_seen_at FROM sites")
+    assert from_iso(str(seen)) >= began
 
 
 BROUGHT = 'name = "brought"\nrecipe = "mean"\nrounds = 1\n[config]\ndimension = 3\nsteps = 1\n'

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -12,10 +13,11 @@ from hypothesis import strategies as st
 from aggregator import events, rounds
 from aggregator.engine import Engine
 from aggregator.lifecycle import Order
+from aggregator.members import Members
 from aggregator.rounds import Round, RoundState
 from aggregator.scheduler import Finish, Plan, Rest, Scheduler, Wait, next_move
 from aggregator.tasks import TaskState
-from histofed.base.errors import BadData
+from histofed.base.errors import BadData, CannotWriteState
 from histofed.base.experiment import Experiment, parse_experiment
 from histofed.base.ids import Digest, RoundKey, SiteId
 from tests.support.engine_bench import (
@@ -191,6 +193,32 @@ async def test_a_site_that_left_an_open_round_finds_its_task_again(bench: Bench)
         bench.clock.advance(3600)
         bench.scheduler(engine).tick()
         assert engine.tasks_of(NORTH) == (engine.store.round(KEY).task_key(NORTH),), "it has until the deadline"
+
+
+async def test_a_site_whose_leaving_the_disk_refuses_leaves_at_the_next_turn(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A start after that would wait for it."""
+
+    def full(*_: object) -> None:
+        raise CannotWriteState("the disk is full")
+
+    async with bench.engine() as engine:
+        members, clock = Members(engine.store._database, bench.clock), bench.clock
+        for site in (NORTH, SOUTH):
+            members.create_token(site, site, clock.now() + timedelta(minutes=30))
+            members.enrol(site, site, f"spiffe://test/site/{site}", site, clock.now() + timedelta(days=7))
+            members.site_seen(site, "0.1.0", "instance")
+            engine.fleet.disconnect(engine.fleet.connect(site, site))
+        plan, left = bench.scheduler(engine), clock.now()
+        clock.advance(121)
+        with monkeypatch.context() as disk, pytest.raises(CannotWriteState):
+            disk.setattr(Members, "site_left", full)
+            plan.tick()
+        plan.tick()
+        assert members.present() == ()
+        assert [row.last_seen_at for row in members.sites()] == [left, left]
+        assert engine.fleet.present() == frozenset()
 
 
 # --- rounds that keep failing -----------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,11 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from histofed.base.errors import AlreadyThere, BadData
+from histofed.base.errors import AlreadyThere, BadData, CannotWriteState
 from histofed.tiles import cache, folder
 from histofed.tiles.holdout import hold_out
 from histofed.tiles.split import Part, assign, held_out_parts, only, split_by_patient, write_parts
 from histofed.tiles.tileset import Tile, TileSet
+from tests.support.failing_disk import hide
 from tests.support.tiles import CLASSES, TilesRoot
 
 SITES = ("north", "south", "west")
@@ -47,6 +49,20 @@ def test_a_site_that_is_there_is_not_touched(tiles_root: TilesRoot, tmp_path: Pa
     before = sorted(tmp_path.rglob("*"))
     with pytest.raises(AlreadyThere, match="north is a folder with tiles"):
         split_by_patient(tiles_root.path, CLASSES, SITES, 2, tmp_path)
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+@pytest.mark.parametrize("reason", [errno.EACCES, errno.EIO])
+def test_a_target_that_cannot_be_listed_is_not_taken_for_an_empty_one(
+    tiles_root: TilesRoot, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reason: int
+) -> None:
+    """Another split may lie there, which holds out other patients."""
+    split_by_patient(tiles_root.path, CLASSES, SITES, 1, tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    with monkeypatch.context() as disk:
+        hide(disk, tmp_path, reason=reason)
+        with pytest.raises(CannotWriteState):
+            split_by_patient(tiles_root.path, CLASSES, ("east", "centre"), 2, tmp_path)
     assert sorted(tmp_path.rglob("*")) == before
 
 
