@@ -81,6 +81,7 @@ EXPERIMENTS = {
     "an unknown key": ("[sampling]\nfracton = 0.5", "sampling.fracton: no such key"),
     "a value out of range": ("[sampling]\nfraction = 1.5", "sampling.fraction"),
     "a quorum that nobody reaches": ("[round]\nquorum = 5", "round.quorum = 5 is above sampling.minimum"),
+    "fewer sites than it needs": ('[sampling]\nsites = ["east"]', "sampling.minimum = 2 is above the number of sites"),
 }
 
 
