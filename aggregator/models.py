@@ -23,8 +23,8 @@ from aggregator.strategies import flower_call
 from histofed import statements
 from histofed.base import durable
 from histofed.base.clock import Clock
-from histofed.base.errors import CannotWriteState
-from histofed.base.experiment import Experiment
+from histofed.base.errors import BadData, CannotWriteState
+from histofed.base.experiment import Aggregation, Experiment
 from histofed.base.failpoints import failpoint
 from histofed.base.ids import Digest, ExperimentId, RoundKey, SiteId, sha256
 from histofed.base.seeds import seed
@@ -92,6 +92,7 @@ class ModelForge:
                 given=given if given is not None and given.exists() else None,
             )
         )
+        _check_limit(experiment.file.aggregation, shared)
         parts = await self._keep({SHARED: (shared, made.shared), SERVER: (server, made.server)})
         return self._signed(experiment, round_number=0, base="", parts=parts, contributions=[])
 
@@ -236,6 +237,22 @@ class ModelForge:
         manifest = state.task(site).manifest
         assert manifest is not None, "an admitted task has its manifest"
         return decode_update(self._store.update(manifest).payload)
+
+
+def _check_limit(rules: Aggregation, shared: Path) -> None:
+    """An update of these tensors can be as small as the experiment wants it. Raises `BadData`, before any site has trained.
+
+    Plain, it has the tensors' bytes and a header more; how small an encoded one becomes, nobody knows beforehand.
+    """
+    if rules.encoding != "float32":
+        return
+    with open_tensors(shared, "the first model") as file:
+        least = sum(spec.end - spec.begin for spec in file.specs.values())
+    if least > rules.max_update_bytes:
+        raise BadData(
+            f"an update of it has more than {least} bytes, the experiment's limit is {rules.max_update_bytes}: raise "
+            "aggregation.max_update_bytes, and submit the file under another name"
+        )
 
 
 def _owner(state: Round, site: SiteId) -> str:
