@@ -14,6 +14,7 @@ from pathlib import Path
 
 from aggregator.admission import weight_of
 from aggregator.aggregate import AggregateJob, Kept, UpdateInput, open_tensors
+from aggregator.first import check_names
 from aggregator.jobs import CheckJob, InitialiseJob, InspectJob
 from aggregator.pool import Workers
 from aggregator.rounds import Round
@@ -81,7 +82,7 @@ class ModelForge:
     async def first(self, experiment: Experiment) -> ModelRow:
         """The model that every site starts from; the same for the same experiment. Raises `BadData`."""
         shared, server, *_ = self._outputs(f"{experiment.name}-0")
-        given = None if self._first is None else self._first / f"{experiment.name}.safetensors"
+        given = self._given(experiment)
         made = await self._workers.run(
             InitialiseJob(
                 recipe=experiment.file.recipe,
@@ -89,12 +90,27 @@ class ModelForge:
                 seed=seed("initialise", experiment.name),
                 out_shared=shared,
                 out_server=server,
-                given=given if given is not None and given.exists() else None,
+                given=given,
             )
         )
         _check_limit(experiment.file.aggregation, shared)
         parts = await self._keep({SHARED: (shared, made.shared), SERVER: (server, made.server)})
         return self._signed(experiment, round_number=0, base="", parts=parts, contributions=[])
+
+    def check_given(self, experiment: Experiment) -> None:
+        """What an operator brought for an experiment that is submitted can be its first weights. Raises `BadData`."""
+        if (given := self._given(experiment)) is None:
+            return
+        with open_tensors(given, "the first weights") as file:
+            names = file.names
+        try:
+            check_names(recipe(experiment.file.recipe), experiment.file.recipe_config, names)
+        except BadData as error:
+            raise BadData(f"{error}, after {given} was removed; nothing was submitted") from error
+
+    def _given(self, experiment: Experiment) -> Path | None:
+        given = None if self._first is None else self._first / f"{experiment.name}.safetensors"
+        return given if given is not None and given.exists() else None
 
     def forget_first(self) -> None:
         """Remove what operators brought for experiments that have a first model, or have ended: nobody reads it again."""

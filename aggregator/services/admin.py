@@ -107,6 +107,7 @@ class OperatorServicer(admin_pb2_grpc.OperatorServiceServicer):
         recipe(experiment.file.recipe).parse(experiment.file.recipe_config)
         check_strategy(experiment.file, flower_version())
         check_can_begin(experiment.file.sampling)
+        self._engine.forge.check_given(experiment)
         try:
             self._experiments.submit(experiment, convert.who(who))
         except AlreadyThere:
