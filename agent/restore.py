@@ -52,11 +52,11 @@ def restore(layout: Layout, source: Path, clock: Clock, *, replace: bool = False
     """
     state = durable.make_directory(layout.root)
     with durable.lock(layout.lock, "histofed-agent restore"), snapshot.alone(state, "histofed-agent restore"):
-        swap.make_way(state, backup.ENTRIES, replace)
+        swap.make_way(state, replace)
         with swap.preparing(state) as new:
             own = _own(layout)
             with archive.reading(source, "agent", backup.MEMBERS) as opened:
-                archive.unpack(opened, new, lambda manifest: _fits(manifest, layout, own))
+                archive.unpack(opened, new, lambda manifest: _fits(manifest, layout, own, replace))
                 manifest = opened.manifest
             failpoint("restore.unpacked")
             if journals.proven(new / "journal") != manifest.journal_head:
@@ -85,7 +85,7 @@ def restore(layout: Layout, source: Path, clock: Clock, *, replace: bool = False
 def dry_run(layout: Layout, source: Path) -> Restored:
     """Prove the backup and say what a restore would do; writes nothing. Raises as `restore` does."""
     manifest = backup.check(source)
-    _fits(manifest, layout, _own(layout))
+    _fits(manifest, layout, _own(layout), replace=True)
     found = swap.occupied(layout.root, backup.ENTRIES) if layout.root.is_dir() else ()
     notes = (f"{layout.root} holds a state ({', '.join(found)}): --replace would move it aside",) if found else ()
     return Restored(manifest, None, notes)
@@ -113,12 +113,13 @@ def _own(layout: Layout) -> Credentials | None:
         return None
 
 
-def _fits(manifest: Manifest, layout: Layout, own: Credentials | None) -> None:
-    """The backup is of this site, and the disk has room for it."""
+def _fits(manifest: Manifest, layout: Layout, own: Credentials | None, replace: bool) -> None:
+    """The backup is of this site, nothing is in its way, and the disk has room for it."""
     if own is not None and (own.identity.uri, own.ca_sha256) != (manifest.holder, manifest.ca_sha256):
         raise BadData(
             f"the backup is of {manifest.holder}, this site is {own.identity} of another name or another federation"
         )
+    swap.refuse_occupied(layout.root, backup.ENTRIES, replace)
     there = next(path for path in (layout.root, *layout.root.absolute().parents) if path.exists())
     if (free := durable.free_bytes(there)) < manifest.total_bytes:
         raise CannotWriteState(

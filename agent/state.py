@@ -64,7 +64,7 @@ class State:
     """The open state file. Every method is one transaction; all raise `CannotWriteState`."""
 
     def __init__(self, path: Path, clock: Clock) -> None:
-        """Open or create. Raises `VersionMismatch` for a file of a newer version."""
+        """Open or create. Raises `VersionMismatch` for a file of a newer version, `Damaged` for one that is no database."""
         self._clock = clock
         with _disk_errors(path):
             self._database = sqlite3.connect(path, isolation_level=None)
@@ -177,6 +177,6 @@ def _disk_errors(path: Path) -> Iterator[None]:
     try:
         yield
     except sqlite3.Error as error:
-        if (refused := denial(*database_files(path))) is not None:
+        if (refused := denial(*database_files(path)) or checkup.damage(path, error)) is not None:
             raise refused from error
         raise CannotWriteState(f"cannot use the agent's state {path}: {error}; free space or repair the disk") from error

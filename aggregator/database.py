@@ -20,6 +20,7 @@ from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy.exc import DBAPIError
 
+from histofed.base.checkup import damage
 from histofed.base.errors import CannotWriteState, VersionMismatch
 from histofed.base.failpoints import failpoint
 from histofed.base.owner import database_files, denial
@@ -36,7 +37,7 @@ class Database:
     def __init__(self, path: Path) -> None:
         """Open or create the database and bring its tables up to date.
 
-        Raises `CannotWriteState`, and `VersionMismatch` when a newer release has written it.
+        Raises `CannotWriteState`, `Damaged`, and `VersionMismatch` when a newer release has written it.
         """
         self._path = path
         self.engine = sa.create_engine(f"sqlite:///{path}")
@@ -91,7 +92,7 @@ class Database:
         try:
             yield
         except DBAPIError as error:
-            if (refused := denial(*database_files(self._path))) is not None:
+            if (refused := denial(*database_files(self._path)) or damage(self._path, error.orig)) is not None:
                 raise refused from error
             raise CannotWriteState(
                 f"the aggregator's database refused ({error.orig}); free space or repair the disk, nothing was acknowledged"

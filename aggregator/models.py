@@ -14,6 +14,7 @@ from pathlib import Path
 
 from aggregator.admission import weight_of
 from aggregator.aggregate import AggregateJob, Kept, UpdateInput, open_tensors
+from aggregator.first import check_names
 from aggregator.jobs import CheckJob, InitialiseJob, InspectJob
 from aggregator.pool import Workers
 from aggregator.rounds import Round
@@ -23,8 +24,8 @@ from aggregator.strategies import flower_call
 from histofed import statements
 from histofed.base import durable
 from histofed.base.clock import Clock
-from histofed.base.errors import CannotWriteState
-from histofed.base.experiment import Experiment
+from histofed.base.errors import BadData, CannotWriteState
+from histofed.base.experiment import Aggregation, Experiment
 from histofed.base.failpoints import failpoint
 from histofed.base.ids import Digest, ExperimentId, RoundKey, SiteId, sha256
 from histofed.base.seeds import seed
@@ -81,7 +82,7 @@ class ModelForge:
     async def first(self, experiment: Experiment) -> ModelRow:
         """The model that every site starts from; the same for the same experiment. Raises `BadData`."""
         shared, server, *_ = self._outputs(f"{experiment.name}-0")
-        given = None if self._first is None else self._first / f"{experiment.name}.safetensors"
+        given = self._given(experiment)
         made = await self._workers.run(
             InitialiseJob(
                 recipe=experiment.file.recipe,
@@ -89,11 +90,27 @@ class ModelForge:
                 seed=seed("initialise", experiment.name),
                 out_shared=shared,
                 out_server=server,
-                given=given if given is not None and given.exists() else None,
+                given=given,
             )
         )
+        _check_limit(experiment.file.aggregation, shared)
         parts = await self._keep({SHARED: (shared, made.shared), SERVER: (server, made.server)})
         return self._signed(experiment, round_number=0, base="", parts=parts, contributions=[])
+
+    def check_given(self, experiment: Experiment) -> None:
+        """What an operator brought for an experiment that is submitted can be its first weights. Raises `BadData`."""
+        if (given := self._given(experiment)) is None:
+            return
+        with open_tensors(given, "the first weights") as file:
+            names = file.names
+        try:
+            check_names(recipe(experiment.file.recipe), experiment.file.recipe_config, names)
+        except BadData as error:
+            raise BadData(f"{error}, after {given} was removed; nothing was submitted") from error
+
+    def _given(self, experiment: Experiment) -> Path | None:
+        given = None if self._first is None else self._first / f"{experiment.name}.safetensors"
+        return given if given is not None and given.exists() else None
 
     def forget_first(self) -> None:
         """Remove what operators brought for experiments that have a first model, or have ended: nobody reads it again."""
@@ -236,6 +253,22 @@ class ModelForge:
         manifest = state.task(site).manifest
         assert manifest is not None, "an admitted task has its manifest"
         return decode_update(self._store.update(manifest).payload)
+
+
+def _check_limit(rules: Aggregation, shared: Path) -> None:
+    """An update of these tensors can be as small as the experiment wants it. Raises `BadData`, before any site has trained.
+
+    Plain, it has the tensors' bytes and a header more; how small an encoded one becomes, nobody knows beforehand.
+    """
+    if rules.encoding != "float32":
+        return
+    with open_tensors(shared, "the first model") as file:
+        least = sum(spec.end - spec.begin for spec in file.specs.values())
+    if least > rules.max_update_bytes:
+        raise BadData(
+            f"an update of it has more than {least} bytes, the experiment's limit is {rules.max_update_bytes}: raise "
+            "aggregation.max_update_bytes, and submit the file under another name"
+        )
 
 
 def _owner(state: Round, site: SiteId) -> str:

@@ -62,10 +62,10 @@ def restore(
     """
     state = durable.make_directory(config.state_dir)
     with durable.lock(state / "lock", "histofed-aggregator restore"), snapshot.alone(state, "histofed-aggregator restore"):
-        swap.make_way(state, backup.ENTRIES, replace)
+        swap.make_way(state, replace)
         with swap.preparing(state) as new:
             with archive.reading(source, "aggregator", backup.MEMBERS) as opened:
-                archive.unpack(opened, new, lambda manifest: _fits(manifest, config))
+                archive.unpack(opened, new, lambda manifest: _fits(manifest, config, replace))
                 manifest = opened.manifest
             failpoint("restore.unpacked")
             _prove(new, manifest, config, clock)
@@ -126,7 +126,7 @@ def _epoch_here(state: Path) -> int:
 def dry_run(config: AggregatorConfig, source: Path, *, epoch: int | None = None) -> Restored:
     """Prove the backup and say what a restore would do; writes nothing. Raises as `restore` does."""
     manifest = backup.check(source)
-    _fits(manifest, config)
+    _fits(manifest, config, replace=True)
     before = _epoch_here(config.state_dir)
     notes = []
     if found := swap.occupied(config.state_dir, backup.ENTRIES):
@@ -137,8 +137,8 @@ def dry_run(config: AggregatorConfig, source: Path, *, epoch: int | None = None)
 # --- proofs ------------------------------------------------------------------------------------------------------------
 
 
-def _fits(manifest: Manifest, config: AggregatorConfig) -> None:
-    """The backup is of this federation, and the disk has room for it."""
+def _fits(manifest: Manifest, config: AggregatorConfig, replace: bool) -> None:
+    """The backup is of this federation, nothing is in its way, and the disk has room for it."""
     if manifest.federation != config.federation:
         raise ConfigError(
             f"the backup is of federation {manifest.federation!r}, the configuration says {config.federation!r}: correct it"
@@ -147,8 +147,9 @@ def _fits(manifest: Manifest, config: AggregatorConfig) -> None:
     if ca.exists() and sha256(der_of(certificate_from_pem(ca.read_bytes(), "CA certificate"))) != manifest.ca_sha256:
         raise BadData(
             f"the backup is of another federation than the one in {config.state_dir}, under the same name: their CAs "
-            "differ; restore it into an empty state directory if that is what you want"
+            "differ; if it is the backup's that you want, move that folder aside and restore again"
         )
+    swap.refuse_occupied(config.state_dir, backup.ENTRIES, replace)
     there = next(path for path in (config.state_dir, *config.state_dir.absolute().parents) if path.exists())
     wanted = manifest.total_bytes + config.retention.reserve_bytes
     if (free := durable.free_bytes(there)) < wanted:

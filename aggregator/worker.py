@@ -15,6 +15,7 @@ import os
 import sys
 
 from aggregator.aggregate import AggregateJob, AggregateResult, aggregate, check_kept, follow
+from aggregator.first import check_tensors as check_first
 from aggregator.inspection import check_tensors
 from aggregator.jobs import (
     CheckJob,
@@ -78,6 +79,7 @@ def _initialise(job: InitialiseJob) -> InitialiseResult:
     recipe = _recipe(job.recipe)
     if job.given is not None:
         durable.link(job.given, job.out_shared)
+        check_first(recipe, job.config, job.out_shared, job.seed, job.out_shared.with_suffix(".drawn"))
     else:
         _draw(recipe, job)
     names = _usable(job)

@@ -24,7 +24,7 @@ from histofed import __version__
 from histofed.audit.journal import Journal
 from histofed.base.clock import Clock, iso
 from histofed.base.errors import AlreadyThere, BadData
-from histofed.base.experiment import parse_experiment
+from histofed.base.experiment import check_can_begin, parse_experiment
 from histofed.base.health import Health
 from histofed.base.ids import Json, RoundKey, experiment_id, site_id
 from histofed.base.words import one_line
@@ -107,6 +107,8 @@ class OperatorServicer(admin_pb2_grpc.OperatorServiceServicer):
         experiment = parse_experiment(request.toml)
         recipe(experiment.file.recipe).parse(experiment.file.recipe_config)
         check_strategy(experiment.file, flower_version())
+        check_can_begin(experiment.file.sampling)
+        self._engine.forge.check_given(experiment)
         try:
             self._experiments.submit(experiment, convert.who(who))
         except AlreadyThere:

@@ -57,8 +57,8 @@ def occupied(state: Path, entries: Sequence[str]) -> tuple[str, ...]:
     return tuple(name for name in entries if (state / name).exists())
 
 
-def make_way(state: Path, entries: Sequence[str], replace: bool) -> None:
-    """Settle what an earlier restore left, and see that there may be another one. Raises as `settle` and `refuse_occupied`.
+def make_way(state: Path, replace: bool) -> None:
+    """Settle what an earlier restore left, for another one. Raises as `settle`.
 
     With `replace` a damaged plan is passed over: it keeps daemons from a state of which a part may lie aside, until the next
     plan takes its place.
@@ -70,11 +70,13 @@ def make_way(state: Path, entries: Sequence[str], replace: bool) -> None:
             raise
         words = "the plan of an interrupted restore is damaged: a part of the state before may be in another folder %s"
         log.warning(words, f"{ASIDE}...")
-    refuse_occupied(state, entries, replace)
 
 
 def refuse_occupied(state: Path, entries: Sequence[str], replace: bool) -> None:
-    """A restore needs an empty state, or leave to move the old one aside. Raises `AlreadyThere`."""
+    """A restore needs an empty state, or leave to move the old one aside. Raises `AlreadyThere`.
+
+    Called when the backup is known to be of whose state is here: no leave helps with another's.
+    """
     if not replace and occupied(state, entries):
         raise AlreadyThere(f"{state} holds a state; add --replace to move it aside, into {state}/{ASIDE}..., and restore")
 

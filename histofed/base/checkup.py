@@ -21,7 +21,7 @@ from urllib.parse import quote
 from histofed.base.clock import iso
 from histofed.base.doctor import Doubt
 from histofed.base.durable import free_bytes
-from histofed.base.errors import AlreadyThere, BadData, CannotWriteState, ConfigError, NotEnrolled, NotFound
+from histofed.base.errors import AlreadyThere, BadData, CannotWriteState, ConfigError, Damaged, NotEnrolled, NotFound
 from histofed.base.owner import database_files, denial, not_ours, owner_beside_root, usable
 
 SET_BACK: Final = timedelta(seconds=60)
@@ -175,7 +175,18 @@ def _read(path: Path) -> Iterator[sqlite3.Connection]:
     except sqlite3.Error as error:
         if (refused := denial(*database_files(path))) is not None:
             raise refused from error
-        raise BadData(f"the database {path} cannot be read ({error}): stop the daemon, restore a backup") from error
+        raise BadData(_unreadable(path, error)) from error
+
+
+def damage(path: Path, error: BaseException | None) -> Damaged | None:
+    """What a daemon ends with where SQLite found its file damaged, or no database at all; None for any other error."""
+    # the low byte: an extended code says more in those above
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_OK) & 0xFF
+    return Damaged(_unreadable(path, error)) if code in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT) else None
+
+
+def _unreadable(path: Path, error: BaseException | None) -> str:
+    return f"the database {path} cannot be read ({error}): stop the daemon, restore a backup"
 
 
 def megabytes(count: float) -> str:

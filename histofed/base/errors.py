@@ -116,6 +116,14 @@ class NotOurs(CannotWriteState):
     status = "RESOURCE_EXHAUSTED"
 
 
+class Damaged(CannotWriteState):
+    """A database of the state is damaged, which no restart repairs: stop the daemon, restore a backup."""
+
+    # as above
+    exit_code = 78
+    status = "RESOURCE_EXHAUSTED"
+
+
 class TryLater(HistofedError):
     """It cannot be done right now and may succeed later without any change."""
 

@@ -41,7 +41,7 @@ class Sampling(_Table):
     """Ask this many times as many sites, and close the round when as many as without it are admitted: stragglers are not
     waited for (Bonawitz et al. 2019, section 2.2)."""
     sites: Annotated[tuple[str, ...], Field(strict=False)] = ()
-    """Only these sites; every enrolled site when empty."""
+    """Only these sites; every enrolled site where the key is missing."""
 
     @model_validator(mode="after")
     def _names(self) -> Sampling:
@@ -142,6 +142,23 @@ def parse_experiment(toml: str) -> Experiment:
     except ValidationError as error:
         raise BadData("the experiment file cannot be used: " + "; ".join(sentences(error))) from error
     return Experiment(ExperimentId(file.name), toml, sha256(toml.encode()), file)
+
+
+def check_can_begin(sampling: Sampling) -> None:
+    """A new experiment's first round could be drawn. Raises `BadData`.
+
+    No part of `parse_experiment`: what an older release has stored is parsed for as long as its state lives.
+    """
+    sites = sampling.sites
+    if not sites and "sites" in sampling.model_fields_set:
+        raise BadData("sampling.sites = [] names nobody: name the sites, or leave the key out to ask every enrolled one")
+    if twice := sorted({site for site in sites if sites.count(site) > 1}):
+        raise BadData(f"sampling.sites names {', '.join(twice)} more than once: name each site once")
+    if sites and sampling.minimum > len(sites):
+        raise BadData(
+            f"sampling.minimum = {sampling.minimum} is above the number of sites in sampling.sites, {len(sites)}: no round "
+            "could ever begin, so lower the one or name more in the other"
+        )
 
 
 def sentences(error: ValidationError) -> tuple[str, ...]:

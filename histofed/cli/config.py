@@ -40,6 +40,8 @@ def find(given: Path | None) -> Path:
         chosen = Path(os.environ[VARIABLE])
     else:
         chosen = Path.home() / ".config" / "histofed" / "operator.toml"
+    if chosen.is_dir():
+        raise ConfigError(f"{chosen} is a folder: name its file, {chosen / 'operator.toml'}")
     if not chosen.is_file():
         raise ConfigError(
             f"there is no operator configuration at {chosen}; name one with --config FILE or {VARIABLE} "

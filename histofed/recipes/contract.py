@@ -173,6 +173,10 @@ class Recipe(Protocol):
         """What a site is asked for."""
         ...
 
+    def shared_names(self, section: Mapping[str, Json]) -> tuple[str, ...]:
+        """How the names of the tensors that sites share begin; there is one at least for each."""
+        ...
+
     def server_rules(self, section: Mapping[str, Json], shared: tuple[str, ...]) -> tuple[ServerRule, ...]:
         """How server tensors follow the shared ones, whose names are given; empty where there are none."""
         ...

@@ -57,6 +57,10 @@ class ExchangeRecipe:
         self.parse(section)
         return Demands(models=("exchange",), image_size=None, classes=(), steps=1)
 
+    def shared_names(self, section: Mapping[str, Json]) -> tuple[str, ...]:
+        """All weights."""
+        return ("exchange.",)
+
     def server_rules(self, section: Mapping[str, Json], shared: tuple[str, ...]) -> tuple[ServerRule, ...]:
         """Nothing follows the weights."""
         return ()

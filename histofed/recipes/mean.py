@@ -60,6 +60,10 @@ class MeanRecipe:
         """No image is read and no network built; only steps are asked for."""
         return Demands(models=("mean",), image_size=None, classes=(), steps=self.parse(section).steps)
 
+    def shared_names(self, section: Mapping[str, Json]) -> tuple[str, ...]:
+        """The value, and what stands still beside it."""
+        return (SHARED, FROZEN) if self.parse(section).frozen else (SHARED,)
+
     def server_rules(self, section: Mapping[str, Json], shared: tuple[str, ...]) -> tuple[ServerRule, ...]:
         """`ema.value` follows `mean.value`."""
         return (ServerRule(SERVER, SHARED, self.parse(section).ema_decay),)

@@ -20,14 +20,19 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
-def parse_section(model: type[SectionT], section: Mapping[str, Json]) -> SectionT:
-    """The table as `model`. Raises `BadData` naming every wrong key, and the nearest known one for an unknown key."""
+def parse_section(
+    model: type[SectionT], section: Mapping[str, Json], what: str = "the experiment's [config] table"
+) -> SectionT:
+    """The table as `model`. Raises `BadData` naming every wrong key, and the nearest known one for an unknown key.
+
+    `what` the table is to whoever wrote it, for the sentence.
+    """
     try:
         # from JSON, because pydantic's strict mode then takes a list for a tuple and still no "64" for 64
         return model.model_validate_json(canonical(section))
     except ValidationError as error:
         mistakes = "; ".join(_mistake(model, dict(one)) for one in error.errors(include_url=False))
-        raise BadData(f"the experiment's [config] table is wrong: {mistakes}") from error
+        raise BadData(f"{what} is wrong: {mistakes}") from error
 
 
 def _mistake(model: type[BaseModel], error: Mapping[str, object]) -> str:

@@ -85,8 +85,8 @@ def _shake_hands(
     except ssl.SSLCertVerificationError as error:
         if error.verify_code in _WRONG_NAME:
             return NotAuthorised(
-                f"the server at {address} has a certificate of our federation, but for another name than {host}: use a "
-                "name that was given to histofed-aggregator init"
+                f"the server at {address} has a certificate of our federation, but for another name than {host}: have it "
+                "added to public_hosts in aggregator.toml and the aggregator restarted, or use a name that stands there"
             )
         if error.verify_code in _WRONG_TIME:
             return NotAuthorised(

@@ -289,4 +289,7 @@ def test_every_alert_says_what_to_do() -> None:
     found = rules()
     assert {f"Histofed{name}" for name in wanted} <= found.keys()
     assert all({"summary", "action"} <= rule["annotations"].keys() for rule in found.values())
+    assert "histofed status" in found["HistofedAggregatorCertificateExpiring"]["annotations"]["action"], (
+        "it says what failed"
+    )
     assert all(rule["labels"]["severity"] in ("warning", "critical") for rule in found.values())

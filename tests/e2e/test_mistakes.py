@@ -6,8 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from histofed import weights
 from tests.support.commands import run_here
 from tests.support.federation import CONSENT, Federation, free_ports, gan_experiment, mean_experiment
 from tests.support.hospitals import SITES
@@ -81,6 +83,7 @@ EXPERIMENTS = {
     "an unknown key": ("[sampling]\nfracton = 0.5", "sampling.fracton: no such key"),
     "a value out of range": ("[sampling]\nfraction = 1.5", "sampling.fraction"),
     "a quorum that nobody reaches": ("[round]\nquorum = 5", "round.quorum = 5 is above sampling.minimum"),
+    "fewer sites than it needs": ('[sampling]\nsites = ["east"]', "sampling.minimum = 2 is above the number of sites"),
 }
 
 
@@ -109,6 +112,16 @@ def test_an_experiment_whose_recipe_does_not_know_a_key(healthy: Federation, tmp
 )
 def test_a_strategy_that_cannot_run(healthy: Federation, tmp_path: Path, strategy: str, words: str) -> None:
     refused(healthy, tmp_path, mean_experiment("impossible", extra=f"[aggregation]\nstrategy = {strategy}"), words)
+
+
+def test_first_weights_of_another_model_cost_no_name(healthy: Federation, tmp_path: Path) -> None:
+    """The part that `models pull` gives is not the one that sites train from."""
+    given = healthy.state / "first/impossible.safetensors"
+    given.parent.mkdir(exist_ok=True)
+    weights.save(given, {"ema.value": np.zeros(1000, np.float32)})
+    words = "'ema.value' is none that its sites share"
+    refused(healthy, tmp_path, mean_experiment("impossible"), words, "experiments draw", f"after {given} was removed")
+    given.unlink()
 
 
 def test_a_file_that_is_no_experiment(healthy: Federation, tmp_path: Path) -> None:

@@ -35,6 +35,10 @@ class GanRecipe:
             steps=config.steps,
         )
 
+    def shared_names(self, section: Mapping[str, Json]) -> tuple[str, ...]:
+        """The networks that are shared."""
+        return tuple(f"{network}." for network in self.parse(section).share.split("+"))
+
     def server_rules(self, section: Mapping[str, Json], shared: tuple[str, ...]) -> tuple[ServerRule, ...]:
         """`ema.NAME` follows `generator.NAME`; a discriminator is never released, so nothing follows it."""
         decay = self.parse(section).ema_decay

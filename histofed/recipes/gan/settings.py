@@ -83,7 +83,7 @@ class Settings:
         return self.departures
 
     def _config(self, steps: int) -> GanConfig:
-        return parse_section(GanConfig, {**self.table, "steps": steps})
+        return parse_section(GanConfig, {**self.table, "steps": steps}, "the table of settings")
 
 
 def from_preset(preset: Preset, changes: Changes) -> Settings:

@@ -11,7 +11,7 @@ from agent.state import SCHEMA, State, TaskInHand
 from histofed.audit.history import History
 from histofed.audit.verify import Head
 from histofed.base.clock import FakeClock, iso
-from histofed.base.errors import CannotWriteState, VersionMismatch
+from histofed.base.errors import Damaged, VersionMismatch
 from histofed.base.ids import ExperimentId, RoundKey, SiteId, TaskKey, sha256
 
 TASK = TaskKey(RoundKey(ExperimentId("pilot"), 3), "train", SiteId("north"))
@@ -89,7 +89,7 @@ def test_a_newer_file_is_refused_in_words(tmp_path: Path) -> None:
 
 def test_a_file_that_is_no_database_is_told(tmp_path: Path) -> None:
     (tmp_path / "state.db").write_bytes(b"not a database, but long enough to be looked at" * 100)
-    with pytest.raises(CannotWriteState, match=r"state\.db"):
+    with pytest.raises(Damaged, match=r"state\.db cannot be read .*: stop the daemon, restore a backup$"):
         State(tmp_path / "state.db", FakeClock())
 
 

@@ -124,7 +124,7 @@ async def test_first_weights_go_when_their_experiment_fails(
     config: AggregatorConfig, centre: Centre, monkeypatch: pytest.MonkeyPatch, crash: bool
 ) -> None:
     """Its name is never used again; no backup needs to hold them."""
-    weights.save(centre.folder / "drawn", {"of.another.recipe": np.ones(3, dtype=np.float32)})
+    weights.save(centre.folder / "drawn", {"mean.value": np.ones(4, dtype=np.float32)})
     setup.give_first(config, "brought", centre.folder / "drawn")
     setup.give_first(config, "to-come", centre.folder / "drawn")
     with monkeypatch.context() as patched:

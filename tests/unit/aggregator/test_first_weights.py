@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import contextlib
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,14 +14,16 @@ import pytest
 from aggregator import setup
 from aggregator.config import AggregatorConfig
 from aggregator.database import Database
+from aggregator.first import check_tensors
 from aggregator.jobs import InitialiseJob, InitialiseResult, decode_job, encode_job
 from aggregator.store import Store
 from aggregator.worker import perform
 from histofed import weights
 from histofed.base.errors import AlreadyThere, BadData, Stale
 from histofed.base.hashing import sha256_file
-from histofed.base.ids import Digest, ExperimentId
+from histofed.base.ids import Digest, ExperimentId, Json
 from histofed.base.seeds import seed
+from histofed.recipes.gan.recipe import GanRecipe
 from tests.support.centre import Centre
 from tests.support.commands import run_here
 
@@ -68,6 +71,59 @@ def test_what_is_not_finite_is_refused(tmp_path: Path) -> None:
     weights.save(tmp_path / "bad", {"mean.value": np.array([np.nan, 1, 2], dtype=np.float32)})
     with pytest.raises(BadData, match=r"not finite in tensor 'mean\.value'"):
         perform(job(tmp_path, given=tmp_path / "bad"))
+
+
+@pytest.mark.parametrize(
+    ("tensors", "why"),
+    [
+        ({"ema.value": 3}, "'ema.value' is none that its sites share"),
+        ({"mean.value": 3, "mean.other": 3}, "'mean.other' is none that its sites share"),
+        ({"mean.value": 4}, r"'mean.value' is F32\[4\] where the model has F32\[3\]"),
+    ],
+)
+def test_what_is_of_other_work_is_refused_before_a_site_trains(tmp_path: Path, tensors: dict[str, int], why: str) -> None:
+    given = tmp_path / "other"
+    weights.save(given, {name: np.ones(size, dtype=np.float32) for name, size in tensors.items()})
+    with pytest.raises(BadData, match=f"are not this experiment's .tensor {why}.: give what .histofed experiments draw"):
+        perform(job(tmp_path, given=given))
+    assert not list(tmp_path.glob("*.drawn"))
+
+
+NETWORKS = ("generator.a", "discriminator.b")
+
+
+@pytest.mark.parametrize("torch", [True, False])
+@pytest.mark.parametrize(
+    ("share", "names", "fit"),
+    [
+        ("generator", ("generator.a",), True),
+        ("generator", NETWORKS, False),
+        ("generator+discriminator", NETWORKS, True),
+        ("generator+discriminator", ("generator.a",), False),
+        ("generator", ("ema.a",), False),
+    ],
+)
+def test_without_networks_the_names_tell(
+    tmp_path: Path, share: str, names: tuple[str, ...], fit: bool, torch: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No torch, or no trunk's file: what can be known is whether sites share such tensors at all."""
+
+    class NoFile:
+        def initialise(self, *_: object) -> None:
+            raise BadData("the trunk's file is not here")
+
+    def workshop(_: GanRecipe) -> NoFile:
+        if not torch:
+            raise ModuleNotFoundError("No module named 'torch'")
+        return NoFile()
+
+    monkeypatch.setattr(GanRecipe, "workshop", workshop)
+    given = tmp_path / "given"
+    weights.save(given, {name: np.ones(3, dtype=np.float32) for name in names})
+    config: dict[str, Json] = {"share": share, "steps": 1, "image_size": 32, "discriminator": {"name": "cnn"}}
+    wrong = contextlib.nullcontext() if fit else pytest.raises(BadData, match="are not this experiment's")
+    with wrong:
+        check_tensors(GanRecipe(), config, given, 1, tmp_path / "scratch")
 
 
 def test_given_once(tmp_path: Path, drawn: Path, config: AggregatorConfig) -> None:

@@ -110,6 +110,24 @@ async def test_a_base_that_cannot_be_read_is_trouble_of_ours_and_no_end_of_the_d
             base.unlink(missing_ok=True)
 
 
+@pytest.mark.parametrize(("limit", "encoding"), [(3999, "float32"), (4000, "float32"), (1024, "bfloat16-delta")])
+async def test_a_limit_that_no_update_could_keep_is_told_before_a_site_trains(
+    bench: Bench, tmp_path: Path, limit: int, encoding: str
+) -> None:
+    """1000 floats are 4000 bytes, plain; encoded, nobody knows."""
+    rules = f'[aggregation]\nmax_update_bytes = {limit}\nencoding = "{encoding}"\n'
+    experiment = parse_experiment(f"{EXPERIMENT.toml}[config]\ndimension = 1000\nsteps = 1\n{rules}")
+    async with bench.engine() as engine:
+        forge = forge_of(engine, tmp_path, Workers())
+        if limit == 3999:
+            with pytest.raises(
+                BadData, match=r"more than 4000 bytes, the experiment's limit is 3999: raise aggregation\.max"
+            ):
+                await forge.first(experiment)
+        else:
+            assert (await forge.first(experiment)).round == 0
+
+
 # -- a base that changed on the disk -----------------------------------------------------------------------------------
 
 

@@ -348,9 +348,12 @@ def test_a_backup_of_another_federation_is_refused(centre: Centre, backup_file: 
     with pytest.raises(ConfigError, match="the configuration says 'other'"):
         restore.restore(centre.config.model_copy(update={"federation": "other"}), backup_file, centre.clock)
     centre.cli("init")
-    with pytest.raises(BadData, match="their CAs differ"):
-        restore.restore(centre.config, backup_file, centre.clock, replace=True)
+    for replace in (False, True):  # without --replace it must not be told to add it, which helps nobody
+        with pytest.raises(BadData, match=r"their CAs differ; .* move that folder aside and restore again"):
+            restore.restore(centre.config, backup_file, centre.clock, replace=replace)
     assert not (centre.state / "restore.json").exists()
+    centre.state.rename(centre.folder / "aside")
+    assert "epoch 1 -> 2" in centre.cli("restore", str(backup_file))
 
 
 def test_a_disk_without_room_is_told_before_the_first_byte(

@@ -135,7 +135,7 @@ def test_two_restores_within_a_second_keep_both_old_states(tmp_path: Path) -> No
 
 def test_a_damaged_plan_is_told(tmp_path: Path) -> None:
     (tmp_path / swap.PLAN).write_bytes(b'{"old": 1}')
-    for tell in (swap.settle, swap.interrupted, lambda state: swap.make_way(state, ENTRIES, replace=False)):
+    for tell in (swap.settle, swap.interrupted, lambda state: swap.make_way(state, replace=False)):
         with pytest.raises(BadData, match="a restore was interrupted here; run the restore again with --replace"):
             tell(tmp_path)
 
@@ -143,12 +143,12 @@ def test_a_damaged_plan_is_told(tmp_path: Path) -> None:
 def test_a_damaged_plan_counts_until_the_next_one_takes_its_place(state: Path) -> None:
     """What it said is lost, and a part of the state may lie aside: no daemon is to start on the rest."""
     (state / swap.PLAN).write_bytes(b'{"old": 1}')
-    swap.make_way(state, ENTRIES, replace=True)
+    swap.make_way(state, replace=True)
     with pytest.raises(CannotWriteState), swap.preparing(state):
         raise CannotWriteState("there is no room")
     with pytest.raises(BadData):
         swap.settle(state)
-    swap.make_way(state, ENTRIES, replace=True)
+    swap.make_way(state, replace=True)
     with swap.preparing(state) as new:
         put(new, NEW)
         swap.swap(state, ENTRIES, "aside")

@@ -29,6 +29,7 @@ EXIT_CODES = {
     "OutOfMemory": 72,
     "CannotWriteState": 73,
     "NotOurs": 78,
+    "Damaged": 78,
     "TryLater": 75,
     "Unreadable": 75,
     "Cancelled": 75,

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from histofed.base.errors import BadData
-from histofed.base.experiment import SIZE_LIMIT, ExperimentFile, parse_experiment
+from histofed.base.experiment import SIZE_LIMIT, ExperimentFile, check_can_begin, parse_experiment
 from histofed.base.ids import sha256
 
 LEAST = """
@@ -123,6 +123,26 @@ def test_all_mistakes_are_told_at_once() -> None:
         parse_experiment('name = "crc"\n[sampling]\nfraction = 2\n[round]\nquorum = 0\n')
     for words in ("recipe: missing", "rounds: missing", "sampling.fraction", "round.quorum"):
         assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("sampling", "words"),
+    [
+        ('minimum = 5\nsites = ["east"]', r"minimum = 5 is above the number of sites in sampling\.sites, 1: no round"),
+        ('sites = ["east"]', r"sampling\.minimum = 2 is above"),
+        ('sites = ["east", "west", "east"]', r"sampling\.sites names east more than once: name each site once"),
+        ("sites = []", r"sampling\.sites = \[\] names nobody: .* leave the key out"),
+    ],
+)
+def test_an_experiment_that_could_never_begin_is_refused_and_a_stored_one_is_still_parsed(sampling: str, words: str) -> None:
+    stored = parse_experiment(f"{LEAST}[sampling]\n{sampling}")
+    with pytest.raises(BadData, match=words):
+        check_can_begin(stored.file.sampling)
+
+
+@pytest.mark.parametrize("sampling", ["", "minimum = 900", 'sites = ["east", "west"]', 'minimum = 1\nsites = ["east"]'])
+def test_an_experiment_that_can_begin(sampling: str) -> None:
+    check_can_begin(parse_experiment(f"{LEAST}[sampling]\n{sampling}").file.sampling)
 
 
 KEYS = st.sampled_from(["name", "recipe", "rounds", "sampling.fraction", "sampling.sites", "round.quorum", "config.a", "x"])

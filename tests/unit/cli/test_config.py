@@ -38,6 +38,11 @@ def test_the_environment_names_the_file(tmp_path: Path, monkeypatch: pytest.Monk
     assert load_operator(None).certificate == tmp_path / "operator.crt"
 
 
+def test_a_folder_is_told_from_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=f"^{tmp_path} is a folder: name its file, {tmp_path}/operator.toml$"):
+        load_operator(tmp_path)
+
+
 def test_the_home_folder_is_looked_at_last(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("HISTOFED_CONFIG", raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))

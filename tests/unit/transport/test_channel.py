@@ -131,6 +131,7 @@ async def test_the_server_has_another_name(tmp_path: Path) -> None:
     assert type(error) is NotAuthorised is type(by_number)
     assert "for another name than localhost" in str(error)
     assert "for another name than 127.0.0.1" in str(by_number)
+    assert "added to public_hosts in aggregator.toml and the aggregator restarted" in str(error)
 
 
 async def test_the_server_does_not_know_our_ca(tmp_path: Path) -> None:

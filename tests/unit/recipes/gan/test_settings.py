@@ -82,7 +82,9 @@ def test_changes_are_kept_as_sentences() -> None:
 
 
 def test_unknown_keys_and_values_are_refused_with_the_nearest() -> None:
-    with pytest.raises(BadData, match=r"btach is not a key of this recipe \(did you mean batch\?\)"):
+    with pytest.raises(
+        BadData, match=r"^the table of settings is wrong: btach is not a key of this recipe \(did you mean batch\?\)"
+    ):
         from_preset(load("default"), Changes(values={"btach": 16})).draft()
     with pytest.raises(BadData, match="batch: Input should be a valid integer"):
         from_preset(load("default"), Changes(values={"batch": "many"})).draft()
