@@ -164,11 +164,14 @@ class HostileSite:
         return open_connection(self._address, self.credentials)
 
     async def _next_offer(self, experiment: str, seconds: float) -> wire.TaskOffer:
-        if self._stream is None:
-            self._stream = self._fleet.WaitForWork(wire.WaitForWorkRequest(instance=INSTANCE))
         async with asyncio.timeout(seconds):
             while (found := self._take(experiment)) is None:
+                if self._stream is None:
+                    self._stream = self._fleet.WaitForWork(wire.WaitForWorkRequest(instance=INSTANCE))
                 message = await self._stream.read()
+                if not isinstance(message, wire.WaitForWorkResponse):  # ended: a hello was refused meanwhile
+                    self._stream = None
+                    continue
                 if message.WhichOneof("message") == "offer":
                     self._offers.append(message.offer)
         return found
