@@ -105,7 +105,7 @@ class OperatorServicer(admin_pb2_grpc.OperatorServiceServicer):
     ) -> admin_pb2.SubmitExperimentResponse:
         who = caller(context)
         experiment = parse_experiment(request.toml)
-        recipe(experiment.file.recipe).parse(experiment.file.recipe_config)
+        recipe(experiment.file.recipe).parse(experiment.file.recipe_config).check_can_begin()
         check_strategy(experiment.file, flower_version())
         check_can_begin(experiment.file.sampling)
         self._engine.forge.check_given(experiment)

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Protocol
 from histofed.base.ids import Json
 
 if TYPE_CHECKING:  # an aggregating child reads `ServerRule` and has no use for pydantic (0.1 s)
-    from pydantic import BaseModel
+    from histofed.recipes.sections import Section
 
 
 @dataclass(frozen=True)
@@ -165,8 +165,11 @@ class Recipe(Protocol):
         """Which part is the finished product: `server` or `shared`."""
         ...
 
-    def parse(self, section: Mapping[str, Json]) -> BaseModel:
-        """The experiment's `[config]` table, checked; unknown keys are errors. Raises `BadData`."""
+    def parse(self, section: Mapping[str, Json]) -> Section:
+        """The experiment's `[config]` table, checked; unknown keys are errors. Raises `BadData`.
+
+        What must not be begun any more and may go on is refused by the table's `check_can_begin`.
+        """
         ...
 
     def demands(self, section: Mapping[str, Json]) -> Demands:

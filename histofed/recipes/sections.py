@@ -19,6 +19,12 @@ class Section(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
+    def check_can_begin(self) -> None:
+        """Something new may be begun with it. Raises `BadData`.
+
+        No part of `parse_section`: what an older release has begun is parsed for as long as its state lives.
+        """
+
 
 def parse_section(
     model: type[SectionT], section: Mapping[str, Json], what: str = "the experiment's [config] table"

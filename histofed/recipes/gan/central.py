@@ -82,6 +82,8 @@ class _Run:
     def __init__(self, task: CentralTask, outputs: Outputs, show: Show, stop: Stop, clock: Clock) -> None:
         self._task, self._outputs, self._show, self._clock = task, outputs, show, clock
         check_team(task.settings.draft(), task.devices)
+        if task.restart or not outputs.checkpoint.exists():
+            task.settings.draft().check_can_begin()
         show.phase("reading tiles")
         tiles = load_tiles(task.settings.draft(), task.data, MINIMUM_PATIENTS, task.store)
         self._config = config = task.settings.config(len(tiles.tileset.tiles))

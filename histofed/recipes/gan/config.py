@@ -13,6 +13,7 @@ from typing import Annotated, Final, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from histofed.base.errors import BadData
 from histofed.recipes.sections import Section
 from histofed.training.objectives import OBJECTIVES, FakeLabels, Heads, Objective
 from histofed.training.rules import Augmentation, Decay, LeCam, Precision, Returns, Rules
@@ -170,6 +171,14 @@ class GanConfig(Section):
             raise ValueError("; ".join(conflicts))
         return self
 
+    def check_can_begin(self) -> None:
+        """No option is without effect that an older release took in silence. Raises `BadData`."""
+        objective = self.objective
+        if self.rules().heads == "projection" and (objective.class_weight, objective.class_ramp) != (1.0, 0):
+            raise BadData(
+                "objective: class_weight and class_ramp are of a class term, and projection heads have none; remove them"
+            )
+
     def rules(self) -> Rules:
         """What the loop reads, with the objective's numbers filled in."""
         wanted = self.objective
@@ -226,8 +235,6 @@ def _of_objective(wanted: ObjectiveConfig, rules: Rules) -> Iterator[str]:
         yield "objective.gradient_penalty: without it nothing bounds a Wasserstein critic; 10 is usual"
     if wanted.penalty_every > 1 and not objective.has_penalty:
         yield "objective.penalty_every: there is no penalty to be lazy about; set r1, or remove it"
-    if rules.heads == "projection" and (wanted.class_weight, wanted.class_ramp) != (1.0, 0):
-        yield "objective: class_weight and class_ramp are of a class term, and projection heads have none; remove them"
 
 
 def _of_discriminator(wanted: DiscriminatorConfig, rules: Rules) -> Iterator[str]:

@@ -46,6 +46,11 @@ class Outputs:
         return self.folder / "model.safetensors"
 
     @property
+    def checkpoint(self) -> Path:
+        """Where the same command goes on from."""
+        return self.folder / "checkpoint.safetensors"
+
+    @property
     def latest_sheet(self) -> Path:
         """The newest sample sheet."""
         return self.folder / "samples" / "latest.png"

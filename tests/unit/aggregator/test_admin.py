@@ -26,7 +26,7 @@ from aggregator.tasks import Task, TaskState
 from histofed.audit.journal import Journal
 from histofed.audit.verify import records
 from histofed.base.clock import FakeClock
-from histofed.base.errors import AlreadyThere, NotFound
+from histofed.base.errors import AlreadyThere, BadData, NotFound
 from histofed.base.ids import Digest, RoundKey, SiteId, sha256
 from histofed.pki import tokens
 from histofed.transport import limits
@@ -108,6 +108,18 @@ async def test_a_join_line_for_a_site_that_has_enrolled_must_be_meant(
     answer = await servicer.CreateToken(pb.CreateTokenRequest(site=north, ttl_s=60, again=True), call)
     assert members.token_site(tokens.digest(answer.join_line, KEY)) == north
     assert [record.subject["again"] for record in records(tmp_path / "journal")] == [False, True]
+
+
+async def test_what_a_recipe_only_carries_on_with_is_no_submission(servicer: OperatorServicer) -> None:
+    """A class ramp beside projection heads: what runs with one goes on."""
+    toml = """
+        name = "new"
+        recipe = "gan"
+        rounds = 1
+        config = { image_size = 32, steps = 1, discriminator.name = "cnn", objective = { name = "cgan", class_ramp = 9 } }
+    """
+    with pytest.raises(BadData, match="projection heads have none; remove them"):
+        await servicer.SubmitExperiment(pb.SubmitExperimentRequest(toml=toml), cast("Any", Call(Federation().operator())))
 
 
 async def listed(servicer: OperatorServicer, **words: Any) -> pb.ListModelsResponse:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from histofed.base.errors import AlreadyThere, BadData
+from histofed.recipes.gan.config import GanConfig
 from histofed.tiles.draw import draw_tiles
 from histofed.training.checkpoint import CheckpointStore
 from tests.unit.recipes.gan.conftest import TABLE, MakeRunner, Runner, stretches
@@ -46,6 +47,20 @@ def test_a_run_of_before_an_option_goes_on_without_it(run: Runner) -> None:
     assert len(stretches(run(steps=4))) == 2
     with pytest.raises(AlreadyThere, match=r"muon_rate was None and is 0\.001"):
         run(steps=4, table={**TABLE, "muon_rate": 1e-3})
+
+
+def test_what_may_not_begin_any_more_goes_on(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A class weight beside projection heads, which an older release took."""
+    table = {**TABLE, "objective": {"name": "cgan", "class_weight": 0.5}}
+    with monkeypatch.context() as older:
+        older.setattr(GanConfig, "check_can_begin", lambda _: None)
+        run(steps=4, max_steps=2, table=table)
+    assert len(stretches(run(steps=4, table=table))) == 2
+    for refused in ({"name": "new"}, {"restart": True}):
+        with pytest.raises(BadData, match="projection heads have none; remove them"):
+            run(steps=4, table=table, **refused)
+    assert run(steps=4, table=table)["state"] == "finished"
+    assert not (run.folder / "new" / "run.json").exists()
 
 
 def test_a_damaged_checkpoint_is_not_thrown_away_silently(run: Runner) -> None:
