@@ -64,6 +64,13 @@ class TooFewPatients(BadData):
     status = "INVALID_ARGUMENT"
 
 
+class HeldOutPatients(BadData):
+    """Patients who are held out for validation or test are among those to train on."""
+
+    # it never crosses the wire
+    status = "INVALID_ARGUMENT"
+
+
 class NotFound(BadData):
     """The thing named does not exist here."""
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
 
-from histofed.base.errors import BadData
+from histofed.base.errors import BadData, HeldOutPatients
 from histofed.tiles import disk, patients
 from histofed.tiles.manifest import MANIFEST, Manifest, read_manifest
 from histofed.tiles.patients import PatientTable, spelling
@@ -60,8 +60,9 @@ def is_held_out(relative: Path) -> bool:
 def scan(root: Path, classes: Sequence[str]) -> TileSet:
     """List the tiles under `root` that may be trained on; no picture is opened. The first class has index 0.
 
-    Raises `BadData` when the root or a class's folder is missing, a class has no tile, something held out is offered, or a
-    patient is in the training half and in another; `TryLater` when the disk cannot be read.
+    Raises `BadData` when the root or a class's folder is missing, a class has no tile, or something held out is offered;
+    `HeldOutPatients`, with a number that stays at the site, for patients whom a split holds out or who are in another half
+    too; `TryLater` when the disk cannot be read.
     """
     if _HELD_OUT & {folder.name.lower() for folder in (root, root.resolve())}:  # a link's name, and `.`'s
         raise BadData("the data root is a test or validation folder; its patients must not be trained on")
@@ -275,7 +276,7 @@ def _check_nobody_held_out(tileset: TileSet, marks: Sequence[Manifest]) -> None:
         count = sum(mark.holds_out(patient) for patient in tileset.patients())
         if count:
             people = "1 patient" if count == 1 else f"{count} patients"
-            raise BadData(
+            raise HeldOutPatients(
                 f"the data root has tiles of {people} whom its split holds out for validation or test; remove them"
             )
 
@@ -283,7 +284,7 @@ def _check_nobody_held_out(tileset: TileSet, marks: Sequence[Manifest]) -> None:
 def _check_halves(tileset: TileSet, held_out: set[str]) -> None:
     if count := len(tileset.patients() & held_out):
         people = "1 patient is" if count == 1 else f"{count} patients are"
-        raise BadData(
+        raise HeldOutPatients(
             f"{people} in the training part and in a test or validation part of the data root; "
             "give each patient one part, for example with `histofed data split`"
         )

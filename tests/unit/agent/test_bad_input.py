@@ -7,6 +7,7 @@ sense. A trainer imports torch, so a row takes a few seconds.
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ from histofed import weights
 from histofed.base.errors import (
     BadData,
     CannotWriteState,
+    HeldOutPatients,
     HistofedError,
     OutOfMemory,
     TooFewPatients,
@@ -29,6 +31,7 @@ from histofed.base.errors import (
 from histofed.base.hashing import sha256_file
 from histofed.recipes.registry import recipe
 from histofed.tiles.draw import draw_tiles
+from histofed.tiles.manifest import make_manifest, write_manifest
 from tests.support.agent_site import AgentSite, task
 from tests.support.bad_pictures import BAD_PICTURES, UNREADABLE
 from tests.support.fake_aggregator import FakeAggregator
@@ -60,6 +63,18 @@ def one_patient(tiles: Path) -> None:
 def one_tile(tiles: Path) -> None:
     for tile in sorted(tiles.glob("nonMSIH/*"))[1:]:
         tile.unlink()
+
+
+def two_halves(tiles: Path) -> None:
+    (tiles / "TRAIN").mkdir()
+    for name in ("MSIH", "nonMSIH"):
+        shutil.copytree(tiles / name, tiles / "TEST" / name)
+        (tiles / name).rename(tiles / "TRAIN" / name)
+
+
+def held_out(tiles: Path) -> None:
+    patients = {tile.name.partition("TCGA-")[2][:7] for tile in tiles.glob("MSIH/*")}
+    write_manifest(tiles, make_manifest("train", "salt", [f"TCGA-{patient}" for patient in patients]))
 
 
 def bad_pictures_only(tiles: Path) -> None:
@@ -112,6 +127,12 @@ MISTAKES = {
     "tiles of one class": Mistake(BadData, ("no folder for class nonMSIH",), one_class),
     "tiles of one patient": Mistake(TooFewPatients, ("class has too few patients for this site's own rule",), one_patient),
     "one tile": Mistake(TooFewPatients, ("class has too few patients for this site's own rule",), one_tile),
+    "patients of two halves": Mistake(
+        HeldOutPatients, ("Patients who are held out for validation or test are among those to train on",), two_halves
+    ),
+    "patients whom a split holds out": Mistake(
+        HeldOutPatients, ("Patients who are held out for validation or test are among those to train on",), held_out
+    ),
     "tiles smaller than the model": Mistake(
         BadData, ("class MSIH has no usable tile", "12 files refused: smaller than 64 pixels"), config={"image_size": 64}
     ),
@@ -189,6 +210,7 @@ async def test_a_mistake_ends_the_trainer_with_its_code_and_is_told(
     assert site.actions()[-1] == "task.failed"
     for secret in (str(tmp_path), "TCGA", ".jpg", "private-"):
         assert secret not in heard.request.reason
+    assert not re.search(r"\d patient", heard.request.reason)
     assert not trainers()
 
 

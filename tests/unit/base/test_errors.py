@@ -19,6 +19,7 @@ EXIT_CODES = {
     "BadData": 65,
     "Lost": 65,
     "TooFewPatients": 65,
+    "HeldOutPatients": 65,
     "NotFound": 65,
     "AlreadyThere": 65,
     "Stale": 65,

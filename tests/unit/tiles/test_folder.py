@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from histofed.base.errors import BadData, TooFewPatients, TryLater
+from histofed.base.errors import BadData, HeldOutPatients, TooFewPatients, TryLater
 from histofed.tiles import folder
 from histofed.tiles.manifest import MANIFEST
 from histofed.tiles.partition import iid_patient
@@ -91,7 +91,9 @@ def test_a_patient_on_both_sides_is_refused(small_root: Path, tmp_path: Path, pl
     tree = _move(small_root, "TRAIN")
     (tree / place).mkdir(parents=True)
     shutil.copy(next((tree / "TRAIN/MSIH").iterdir()), tree / place / "TCGA-AA-0000-01Z-00-DX2.png")
-    with pytest.raises(BadData, match="1 patient is in the training part and in a test or validation part") as caught:
+    with pytest.raises(
+        HeldOutPatients, match="1 patient is in the training part and in a test or validation part"
+    ) as caught:
         folder.scan(tree, CLASSES)
     assert "TCGA" not in str(caught.value)
 
@@ -105,7 +107,7 @@ def test_a_patient_of_two_spellings_is_on_both_sides_too(tmp_path: Path, first: 
             (tmp_path / half / name).mkdir(parents=True)
             (tmp_path / half / name / "1.png").write_bytes(b"")
         (tmp_path / half / TABLE).write_text(f"file,patient\nMSIH/1.png,{spelling}\nnonMSIH/1.png,{half}\n")
-    with pytest.raises(BadData, match="1 patient is in the training part and in a test or validation part"):
+    with pytest.raises(HeldOutPatients, match="1 patient is in the training part and in a test or validation part"):
         folder.scan(tmp_path, CLASSES)
 
 

@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias
 
 import pytest
 
-from histofed.base.errors import BadData
+from histofed.base.errors import BadData, HeldOutPatients
 from histofed.tiles import folder
 from histofed.tiles.manifest import MANIFEST, Manifest, make_manifest, patient_hash, read_manifest, write_manifest
 from tests.support.tiles import CLASSES
@@ -63,7 +63,7 @@ def test_held_out_patients_in_a_training_folder_are_found(small_root: Path) -> N
     write_manifest(small_root, make_manifest("train", "salt", ["TCGA-ZZ-0009"]))
     assert len(folder.scan(small_root, CLASSES).tiles) == 2
     shutil.copy(next((small_root / "MSIH").iterdir()), small_root / "MSIH/TCGA-ZZ-0009-01Z-00-DX1.png")
-    with pytest.raises(BadData, match="tiles of 1 patient whom its split holds out") as caught:
+    with pytest.raises(HeldOutPatients, match="tiles of 1 patient whom its split holds out") as caught:
         folder.scan(small_root, CLASSES)
     assert "ZZ" not in str(caught.value)
 
@@ -87,5 +87,5 @@ def test_a_held_out_patient_is_found_by_either_composition_of_accents(small_root
     write_manifest(small_root, make_manifest("train", "salt", [wanted]))
     shutil.copy(next((small_root / "MSIH").iterdir()), small_root / "MSIH/new.png")
     (small_root / "patients.csv").write_text(f"file,patient\nMSIH/new.png,{listed}\n", encoding="utf-8")
-    with pytest.raises(BadData, match="tiles of 1 patient whom its split holds out"):
+    with pytest.raises(HeldOutPatients, match="tiles of 1 patient whom its split holds out"):
         folder.scan(small_root, CLASSES)

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from histofed.base.errors import AlreadyThere, BadData, CannotWriteState
+from histofed.base.errors import AlreadyThere, BadData, CannotWriteState, HeldOutPatients
 from histofed.tiles import cache, folder
 from histofed.tiles.holdout import hold_out
 from histofed.tiles.split import Part, assign, held_out_parts, only, split_by_patient, write_parts
@@ -104,7 +104,7 @@ def test_parts_are_marked_and_only_training_can_be_scanned(tiles_root: TilesRoot
             folder.scan(renamed, CLASSES)
     victim = next(path for path in renamed.rglob("*") if path.is_symlink())
     (tmp_path / "TRAIN" / victim.parent.name / victim.name).symlink_to(victim.resolve())
-    with pytest.raises(BadData, match="tiles of 1 patient whom its split holds out"):
+    with pytest.raises(HeldOutPatients, match="tiles of 1 patient whom its split holds out"):
         folder.scan(tmp_path / "TRAIN", CLASSES)
 
 
