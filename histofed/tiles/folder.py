@@ -61,8 +61,7 @@ def scan(root: Path, classes: Sequence[str]) -> TileSet:
     """List the tiles under `root` that may be trained on; no picture is opened. The first class has index 0.
 
     Raises `BadData` when the root or a class's folder is missing, a class has no tile, or something held out is offered;
-    `HeldOutPatients`, with a number that stays at the site, for patients whom a split holds out or who are in another half
-    too; `TryLater` when the disk cannot be read.
+    `HeldOutPatients`, whose number stays at the site, for people held out; `TryLater` when the disk cannot be read.
     """
     if _HELD_OUT & {folder.name.lower() for folder in (root, root.resolve())}:  # a link's name, and `.`'s
         raise BadData("the data root is a test or validation folder; its patients must not be trained on")
@@ -71,7 +70,7 @@ def scan(root: Path, classes: Sequence[str]) -> TileSet:
         _check_role(mark)
     walk = _walk(root, classes, training=True)
     tileset = walk.tileset()
-    _check_nobody_held_out(tileset, [*marks, *walk.marks])
+    _check_nobody_held_out(walk.written, [*marks, *walk.marks])
     _check_halves(tileset, walk.held_out)
     _check_found(walk.missing())
     check_classes(tileset)
@@ -148,6 +147,8 @@ class _Walk:
     """Patients in a test or validation folder beside a training half."""
     texts: dict[str, str] = field(default_factory=dict)
     """Spelling → the first text met, in the order of the walk: how this patient is called everywhere."""
+    written: dict[str, set[str]] = field(default_factory=dict)
+    """Patient of a tile → every text met: a split may hold out any one of them."""
 
     def tileset(self) -> TileSet:
         """The listing in its fixed order."""
@@ -252,6 +253,7 @@ def _take(walk: _Walk, entry: os.DirEntry[str], index: int | None, tables: tuple
         walk.refuse(path, NO_PATIENT)
     else:
         patient = walk.texts.setdefault(spelling(person.patient), person.patient)
+        walk.written.setdefault(patient, set()).add(person.patient)
         walk.tiles.append(Tile(index, path, patient, person.hospital))
 
 
@@ -271,9 +273,9 @@ def _check_role(mark: Manifest) -> None:
         raise BadData(f"the data root is or holds the {mark.role} part of a split; its patients must not be trained on")
 
 
-def _check_nobody_held_out(tileset: TileSet, marks: Sequence[Manifest]) -> None:
+def _check_nobody_held_out(written: Mapping[str, set[str]], marks: Sequence[Manifest]) -> None:
     for mark in marks:
-        count = sum(mark.holds_out(patient) for patient in tileset.patients())
+        count = sum(any(map(mark.holds_out, texts)) for texts in written.values())
         if count:
             people = "1 patient" if count == 1 else f"{count} patients"
             raise HeldOutPatients(

@@ -89,3 +89,17 @@ def test_a_held_out_patient_is_found_by_either_composition_of_accents(small_root
     (small_root / "patients.csv").write_text(f"file,patient\nMSIH/new.png,{listed}\n", encoding="utf-8")
     with pytest.raises(HeldOutPatients, match="tiles of 1 patient whom its split holds out"):
         folder.scan(small_root, CLASSES)
+
+
+@pytest.mark.parametrize("place", ["0.png", "2.png"])
+def test_a_patient_who_was_two_to_an_older_release_is_found_by_either_text(small_root: Path, place: str) -> None:
+    """It held one of them out and trained on the other; the first text met is the name of both now."""
+    write_manifest(small_root, Manifest("train", "salt", frozenset({patient_hash("salt", "GROẞ-1")})))
+    rows = ["file,patient"]
+    for name, patient in (("1.png", "Groß-1"), (place, "GROẞ-1")):
+        assert len(folder.scan(small_root, CLASSES).tiles) == 2 + len(rows) - 1, "what it took is taken"
+        (small_root / "MSIH" / name).write_bytes(b"")
+        rows.append(f"MSIH/{name},{patient}")
+        (small_root / "patients.csv").write_text("\n".join(rows), encoding="utf-8")
+    with pytest.raises(HeldOutPatients, match="tiles of 1 patient whom its split holds out"):
+        folder.scan(small_root, CLASSES)
