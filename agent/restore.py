@@ -2,9 +2,10 @@
 
 Where the old state is still here its word counts where it is later: how far the aggregator's history went, private tensors
 and the rounds that they belong to, the journal, the certificate. Each counts by itself, whatever else is lost: private
-tensors without a row are found by their round at the next offer (`agent/private.py`). A restored agent is another instance,
-with nothing in hand: tasks that are still wanted are offered again, updates that wait in the outbox are handed over or
-refused by the aggregator. Private tensors that are nowhere any more are started anew, and the journal says so.
+tensors without a row are found by their round at the next offer (`agent/private.py`). These say not whose they are, and the
+certificate or the journal beside them has to: without either they stay aside. A restored agent is another instance, with
+nothing in hand: tasks that are still wanted are offered again, updates that wait in the outbox are handed over or refused by
+the aggregator. Private tensors that are nowhere any more are started anew, and the journal says so.
 """
 
 from __future__ import annotations
@@ -31,6 +32,10 @@ from histofed.pki.credentials import Credentials
 
 ENROLL = "there is no certificate in the backup: run `histofed-agent enroll` with a new join line of the operator"
 LOST = "private tensors of rounds after the backup are gone: where they are needed training starts anew, and says so"
+UNPROVEN = (
+    "neither a certificate nor the journal that was here says whose private tensors lay here: they are left aside, and "
+    "training goes on from the backup's or starts anew"
+)
 FORGOTTEN = "what this site saw of its aggregator after the backup is forgotten"
 
 
@@ -63,8 +68,9 @@ def restore(layout: Layout, source: Path, clock: Clock, *, replace: bool = False
                 raise BadData("the journal in the backup does not end where its manifest says: it was not made by histofed")
             old = bool(swap.occupied(state, backup.ENTRIES))
             aside = swap.aside_name(clock.now(), state)
-            notes = _take_private(layout, new)
-            notes += _take_rows(layout, new, clock, manifest)
+            ours = own is not None or journals.goes_on(layout.journal, manifest.journal_head)
+            notes = _take_private(layout, new, ours=ours)
+            notes += _take_rows(layout, new, clock, manifest, ours=ours)
             notes += _take_identity(layout, new, own)
             old_head = journals.choose(new / "journal", layout.journal, manifest.journal_head)
             subject = history.restored(
@@ -127,9 +133,12 @@ def _fits(manifest: Manifest, layout: Layout, own: Credentials | None, replace: 
         )
 
 
-def _take_private(layout: Layout, new: Path) -> list[str]:
+def _take_private(layout: Layout, new: Path, *, ours: bool) -> list[str]:
     """Private tensors that are here, beside and before those of the backup: of one round, the ones here are later."""
-    for path in layout.private_tensors():
+    here = layout.private_tensors()
+    if here and not ours:
+        return [UNPROVEN]
+    for path in here:
         target = durable.make_directory(new / "private" / path.parent.name) / path.name
         with path.open("rb") as reading, durable.writing(target) as writing:
             shutil.copyfileobj(reading, writing)
@@ -137,7 +146,7 @@ def _take_private(layout: Layout, new: Path) -> list[str]:
     return [] if layout.private.is_dir() else [LOST]
 
 
-def _take_rows(layout: Layout, new: Path, clock: Clock, manifest: Manifest) -> list[str]:
+def _take_rows(layout: Layout, new: Path, clock: Clock, manifest: Manifest, *, ours: bool) -> list[str]:
     """The later of both states' words, row by row; the new state is another instance, with nothing in hand."""
     ca = digest(manifest.ca_sha256)
     with contextlib.closing(State(new / "state.db", clock)) as restored:
@@ -146,7 +155,7 @@ def _take_rows(layout: Layout, new: Path, clock: Clock, manifest: Manifest) -> l
             return [f"there was no state file here, or an empty one: {FORGOTTEN}"]
         try:
             with contextlib.closing(State(layout.state, clock)) as old:
-                heard, rounds = old.history(ca), old.private_rounds()
+                heard, rounds = old.history(ca), old.private_rounds() if ours else {}
         except HistofedError as error:
             return [f"the state file before cannot be read ({error}): {FORGOTTEN}"]
         if heard is not None:

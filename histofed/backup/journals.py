@@ -49,6 +49,11 @@ def choose(new: Path, old: Path, backup_head: Head) -> Head | None:
     return report.head
 
 
+def goes_on(old: Path, backup_head: Head) -> bool:
+    """Whether the journal in `old`, whole or not, is the one that a backup was made of. Raises `OSError`."""
+    return old.is_dir() and backup_head.sequence > 0 and verify.contains(old, backup_head)
+
+
 def note(
     journal: Path, clock: Clock, instance: str, subject: Mapping[str, Json], reason: str, action: str = RESTORED
 ) -> None:

@@ -141,10 +141,10 @@ def test_a_backup_and_a_restore_exclude_each_other(layout: Layout, tmp_path: Pat
         restore.restore(layout, tmp_path / "backup", CLOCK, replace=True)
     real = restore._take_rows
 
-    def meanwhile(*arguments: Any) -> list[str]:
+    def meanwhile(*arguments: Any, **words: Any) -> list[str]:
         with pytest.raises(AlreadyThere, match="histofed-agent restore"):
             backup.back_up(layout, tmp_path / "beside", CLOCK)
-        return real(*arguments)
+        return real(*arguments, **words)
 
     monkeypatch.setattr(restore, "_take_rows", meanwhile)
     assert restore.restore(layout, tmp_path / "backup", CLOCK, replace=True).aside

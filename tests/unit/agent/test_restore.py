@@ -112,3 +112,39 @@ def test_a_backup_of_another_site_is_refused(layout: Layout, tmp_path: Path) -> 
             else:
                 restore.dry_run(layout, tmp_path / "backup")
     assert not (layout.root / "restore.json").exists()
+
+
+@pytest.mark.parametrize("state_file", [True, False])
+def test_private_tensors_of_another_federation_are_not_taken_over(layout: Layout, tmp_path: Path, state_file: bool) -> None:
+    """Its certificate is gone; an experiment has the same name, and a round the same number."""
+    backup.back_up(layout, tmp_path / "backup", CLOCK)
+    theirs = used_state(tmp_path / "theirs", Federation().site("north-clinic"))
+    theirs.identity.unlink()
+    (theirs.private / "pilot/2.safetensors").write_bytes(b"theirs")
+    with contextlib.closing(State(theirs.state, CLOCK)) as state:
+        state.set_private_round(PILOT, 3)
+    if not state_file:
+        for path in theirs.root.glob("state.db*"):
+            path.unlink()
+    done = restore.restore(theirs, tmp_path / "backup", CLOCK, replace=True)
+    assert restore.UNPROVEN in done.notes
+    assert (theirs.private / "pilot/2.safetensors").read_bytes() == b"private 2"
+    assert (theirs.root / str(done.aside) / "private/pilot/2.safetensors").read_bytes() == b"theirs"
+    with contextlib.closing(State(theirs.state, CLOCK)) as state:
+        assert state.private_round(PILOT) == 2
+
+
+def test_a_site_without_its_certificate_keeps_its_later_private_tensors(layout: Layout, tmp_path: Path) -> None:
+    """Its journal says whose they are."""
+    backup.back_up(layout, tmp_path / "backup", CLOCK)
+    with contextlib.closing(State(layout.state, CLOCK)) as state:
+        private = PrivateTensors(layout.private, state)
+        trained(layout, private, 3, b"private 3, later")
+        assert private.settle(RoundKey(PILOT, 4), 3, backup_rounds=(2,)) == 3
+    journal(layout, "consent.denied")
+    layout.identity.unlink()
+    done = restore.restore(layout, tmp_path / "backup", CLOCK, replace=True)
+    assert done.notes == (restore.ENROLL,)
+    assert (layout.private / "pilot/3.safetensors").read_bytes() == b"private 3, later"
+    with contextlib.closing(State(layout.state, CLOCK)) as state:
+        assert state.private_round(PILOT) == 3
