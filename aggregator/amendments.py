@@ -22,7 +22,7 @@ from histofed.audit import verify
 from histofed.audit.history import FARTHEST, LAST, RESTORED
 from histofed.backup.manifest import Manifest
 from histofed.base.clock import Clock, iso
-from histofed.base.errors import CannotWriteState, UsageError
+from histofed.base.errors import BadData, CannotWriteState, UsageError
 
 ENDED: Final = (str(RoundState.COMMITTED), str(RoundState.ABANDONED))
 TOKENS: Final = "{} join tokens that nobody had used are void: make new ones for sites that have not joined yet"
@@ -32,6 +32,10 @@ BLIND: Final = (
     "experiments submitted and first weights given after {} must be given again: the weights first (`histofed-aggregator "
     "first`), then the experiments; rounds and models made since are made again by themselves",
     "what the journal told after {} is gone with it, where it is gone too: sites' journals tell their part",
+)
+UNREADABLE: Final = (
+    "the audit journal cannot be read ({}), which tells what epochs there were: move its folder aside, as evidence, and run "
+    "this again; the log of the daemon names the --epoch that is needed where a site has seen a later one than that leads to"
 )
 LOST: Final = (
     "experiments submitted after the backup are not in it: {}; submit again what is still wanted, after its first weights "
@@ -73,9 +77,13 @@ def epoch_of(state: Path) -> int:
 def epoch_told(journal: Path) -> int:
     """The newest epoch that a restore began here by the journal, which may be there when the database is lost; 0 for none.
 
-    Unproven: a number too high costs a restore nothing, one that was given before lets sites miss it.
+    Unproven: a number too high costs a restore nothing, one that was given before lets sites miss it. Raises `BadData` where
+    the journal cannot be read.
     """
-    told = (record.subject.get("epoch") for record in verify.unproven(journal, RESTORED))
+    try:
+        told = [record.subject.get("epoch") for record in verify.unproven(journal, RESTORED)]
+    except OSError as error:
+        raise BadData(UNREADABLE.format(error.strerror)) from error
     return max((epoch for epoch in told if isinstance(epoch, int) and epoch < LAST), default=0)
 
 

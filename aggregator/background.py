@@ -2,7 +2,8 @@
 
 A job that cannot write is tried again with a pause that grows, and ends the daemon after half an hour of it; one that fails
 in a way that nobody foresaw, or whose child SIGKILL does not end, ends it at once. One whose child keeps being killed is
-tried for half an hour as well, and then given up: where one experiment needs more memory than there is, the others go on.
+tried for half an hour as well, and so is one whose child cannot be started, and then given up: where one experiment needs
+more memory than there is, the others go on.
 Whatever was under way is repeated after the next start from what is durable, which is why a job may be dropped at any
 moment. Used by `aggregator/engine.py` and `aggregator/experiments.py`.
 """
@@ -16,7 +17,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import Final, TypeVar
 
 from histofed.base.clock import Clock
-from histofed.base.errors import BadData, CannotWriteState, HistofedError, Stale, WorkerKilled, WorkerLost
+from histofed.base.errors import BadData, CannotWriteState, HistofedError, NoWorker, Stale, WorkerKilled, WorkerLost
 from histofed.telemetry.logs import fields
 from histofed.transport.backoff import Backoff
 
@@ -28,6 +29,8 @@ OWN_TROUBLE: Final = Backoff(first_s=1.0, most_s=60.0, attempts=5)
 KILLED: Final = Backoff(first_s=60.0, most_s=600.0, attempts=8)
 """The same where the child keeps being killed: half an hour, as a rule. Memory may be short for as long as somebody else's
 work takes, and what is given up is the work of all sites."""
+UNBORN: Final = Backoff(first_s=1.0, most_s=60.0, attempts=30)
+"""The same where no child can be started: half an hour as well, and soon at first, for a try costs nothing."""
 DISK_ATTEMPTS: Final = 30
 """How often a job that cannot write is tried again (about half an hour) before the daemon ends with exit code 73."""
 
@@ -78,14 +81,20 @@ class Background:
 
         Raises `BadData` for the input, `CannotWriteState` and `WorkerLost` at once, and any other error after the last try.
         """
-        troubles, kills = OWN_TROUBLE.delays(self._entropy), KILLED.delays(self._entropy)
+        troubles, kills, unborn = (delays.delays(self._entropy) for delays in (OWN_TROUBLE, KILLED, UNBORN))
         while True:
             try:
                 return await work()
             except (BadData, CannotWriteState, WorkerLost):
                 raise
             except HistofedError as error:
-                delay = next(kills if isinstance(error, WorkerKilled) else troubles, None)
+                match error:
+                    case WorkerKilled():
+                        delay = next(kills, None)
+                    case NoWorker():
+                        delay = next(unborn, None)
+                    case _:
+                        delay = next(troubles, None)
                 log.error("a job failed here", extra=fields(job=name, again_in_s=delay, reason=str(error)))
                 if delay is None:
                     raise

@@ -34,7 +34,7 @@ from aggregator.jobs import (
     kind_of,
 )
 from histofed.base.clock import Clock
-from histofed.base.errors import DeadlineExceeded, HistofedError, TryLater, WorkerKilled, passes
+from histofed.base.errors import DeadlineExceeded, HistofedError, NoWorker, WorkerKilled, passes
 from histofed.base.nursery import Child, Nursery, end_of_killed
 from histofed.base.warm import PARENT
 
@@ -84,8 +84,9 @@ class Workers:
     @overload
     async def run(self, job: InspectJob) -> InspectResult: ...
     async def run(self, job: Job) -> Result:
-        """Do the job in a child process. Raises what the job raises, `DeadlineExceeded`, `WorkerKilled` for a child that
-        cannot be kept alive, `WorkerLost` for one that does not end, and `HistofedError` for one that failed by itself.
+        """Do the job in a child process. Raises what the job raises, `DeadlineExceeded`, `NoWorker` where no child can be
+        started now, `WorkerKilled` for one that cannot be kept alive, `WorkerLost` for one that does not end, and
+        `HistofedError` for one that failed by itself.
         """
         async with self._free:
             ended = await self._persist(job)
@@ -113,7 +114,7 @@ class Workers:
         )
 
     async def _child(self, job: Job) -> _Ended:
-        """Raises `TryLater` where none can be started for the moment, `DeadlineExceeded`."""
+        """Raises `NoWorker` where none can be started for the moment, `DeadlineExceeded`."""
         try:
             async with asyncio.timeout(self._timeout_s):
                 warm = None if self._nursery is None else await _from_nursery(self._nursery, encode_job(job))
@@ -125,7 +126,7 @@ class Workers:
         except (OSError, RuntimeError) as error:  # the latter where no thread can be started
             if isinstance(error, OSError) and not passes(error):
                 raise
-            raise TryLater(
+            raise NoWorker(
                 f"the {kind_of(job)} process cannot be started now: {error}; if it stays so, look at what limits this "
                 "machine's processes, open files and memory"
             ) from error

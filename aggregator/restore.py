@@ -100,9 +100,9 @@ def in_place(config: AggregatorConfig, clock: Clock, *, epoch: int | None = None
         setup.refuse_lost_database(state)
         if not (state / "state.db").exists():
             raise NotFound(f"{state} holds no state yet: nothing was put back here")
-        head = journals.proven(durable.make_directory(state / "journal"), verify.DAMAGED)
         before = amendments.epoch_of(state)
         later = amendments.next_epoch(_epoch_here(state), epoch)
+        head = journals.proven(durable.make_directory(state / "journal"), verify.DAMAGED)
         subject = history.restored(
             epoch_from=before,
             epoch=later,
@@ -119,7 +119,10 @@ def in_place(config: AggregatorConfig, clock: Clock, *, epoch: int | None = None
 
 
 def _epoch_here(state: Path) -> int:
-    """No number is given twice, or sites would not hear of the restore: also where only the journal is left to tell."""
+    """No number is given twice, or sites would not hear of the restore: also where only the journal is left to tell.
+
+    Raises `BadData` where that cannot be read.
+    """
     return max(amendments.epoch_of(state), amendments.epoch_told(state / "journal"))
 
 

@@ -36,6 +36,13 @@ class WorkerKilled(HistofedError):
     status = "INTERNAL"
 
 
+class NoWorker(HistofedError):
+    """No child process can be started, for want of processes, open files or memory; it is tried again for half an hour."""
+
+    # as above
+    status = "INTERNAL"
+
+
 class UsageError(HistofedError):
     """The command was called in a way it does not understand; `--help` shows how."""
 

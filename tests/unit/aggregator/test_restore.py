@@ -245,6 +245,16 @@ def test_an_older_database_costs_no_epoch_its_number_either(centre: Centre, back
     assert [record.subject["epoch"] for record in verify(centre.state / "journal").restores] == [2, 3, 4]
 
 
+def test_a_journal_that_cannot_be_read_is_told_before_an_epoch_is_given(centre: Centre, backup_file: Path) -> None:
+    centre.cli("restore", str(backup_file))
+    (centre.state / "journal" / "000000000000.jsonl").symlink_to("/proc/self/mem")
+    for arguments in (("--in-place",), (str(backup_file), "--replace"), (str(backup_file), "--replace", "--dry-run")):
+        words = centre.cli("restore", *arguments, code=BadData.exit_code)
+        assert "cannot be read (Input/output error)" in words and "move its folder aside" in words
+    (centre.state / "journal").rename(centre.folder / "evidence")
+    assert "epoch 2 -> 3" in centre.cli("restore", "--in-place")
+
+
 @pytest.mark.parametrize("arguments", [(), ("--in-place", "file"), ("--in-place", "--dry-run"), ("--in-place", "--replace")])
 def test_a_restore_is_told_what_to_restore(centre: Centre, arguments: tuple[str, ...]) -> None:
     assert "--in-place" in centre.cli("restore", *arguments, code=2)

@@ -25,7 +25,19 @@ from histofed.audit.segments import segments
 from histofed.base.errors import CannotWriteState, WentBack
 from histofed.base.experiment import parse_experiment
 from histofed.base.ids import RoundKey
-from tests.support.engine_bench import EXPERIMENT, NORTH, SOUTH, Bench, deliver, opened, recover, settle, steer, submit
+from tests.support.engine_bench import (
+    EXPERIMENT,
+    NORTH,
+    SOUTH,
+    Bench,
+    deliver,
+    opened,
+    recover,
+    running,
+    settle,
+    steer,
+    submit,
+)
 
 OTHER = parse_experiment('name = "other"\nrecipe = "mean"\nrounds = 2\n')
 REFUSAL = r"older than the audit journal beside it: .*; put back the database .*--replace.*restore --in-place"
@@ -156,6 +168,69 @@ async def test_of_a_restore_the_rows_know(bench: Bench) -> None:
     with contextlib.closing(sqlite3.connect(copy)) as connection, connection:
         connection.execute("INSERT INTO epochs (number, began_at) VALUES (2, '2026')")
     start(bench, copy)
+
+
+async def test_a_round_of_the_lost_history_is_not_taken_for_the_one_that_has_its_number(bench: Bench) -> None:
+    """Who puts back the database that a restore laid aside."""
+    async with bench.engine() as engine:
+        await running(engine)
+        base = engine.store.latest_model(EXPERIMENT.name)
+        assert base is not None
+        backup = kept(bench, "backup")
+        engine.plan(EXPERIMENT, 1, base.digest, (NORTH, SOUTH), (NORTH, SOUTH))
+        lost = kept(bench, "lost")
+    with contextlib.closing(sqlite3.connect(backup)) as connection, connection:
+        connection.execute("INSERT INTO epochs (number, began_at) VALUES (2, '2026')")
+    for file in bench.folder.glob("state.db*"):
+        file.unlink()
+    backup.rename(bench.folder / "state.db")
+    restored(bench, 2)
+    await bench.clock.sleep(1.0)
+    async with bench.engine() as engine:
+        engine.plan(EXPERIMENT, 1, base.digest, (NORTH, SOUTH), (NORTH, SOUTH))
+        start(bench)
+    with pytest.raises(WentBack, match="its epoch is 1, and the journal tells of epoch 2"):
+        start(bench, lost)
+
+
+def unreadable(segment: Path) -> None:
+    """A segment on a bad sector."""
+    segment.unlink(missing_ok=True)
+    segment.symlink_to("/proc/self/mem")
+    with pytest.raises(OSError, match="Input/output error"):
+        segment.read_bytes()
+
+
+async def test_what_was_written_before_a_round_that_the_rows_know_is_not_read(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    """However long the journal is, and whatever a disk has done to it since."""
+    async with bench.engine() as engine:
+        await opened(engine)
+        await deliver(engine, NORTH)
+        await settle(engine)
+    unreadable(bench.folder / "000000000000.jsonl")
+    start(bench)
+    assert not caplog.records
+
+
+async def test_what_a_disk_does_not_give_back_proves_nothing_nor_does_what_lies_before_it(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A restore may have been told there."""
+    async with bench.engine() as engine:
+        await opened(engine)
+    folder, lost = bench.folder / "beside", {"experiment": "lost"}
+    with contextlib.closing(Journal(folder, bench.clock, "test", segment_bytes=1)) as journal:
+        for action, subject in (("experiment.paused", lost), (history.RESTORED, {"epoch": 1}), ("token.created", {})):
+            journal.append(action, subject=subject)
+        start(bench, journal=folder)
+        unreadable(segments(folder)[1].path)
+        start(bench, journal=folder)
+        assert [record.levelname for record in caplog.records] == ["ERROR"]
+        journal.append("experiment.paused", subject=lost)
+    with pytest.raises(WentBack, match=r"before record 4 \(experiment\.paused"):
+        start(bench, journal=folder)
 
 
 def test_a_journal_without_a_record_is_judged_by_others(bench: Bench) -> None:

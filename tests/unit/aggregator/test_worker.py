@@ -30,7 +30,7 @@ from aggregator.jobs import (
 from aggregator.pool import Workers, nursery
 from histofed import weights
 from histofed.base.clock import FakeClock, SystemClock
-from histofed.base.errors import BadData, CannotWriteState, DeadlineExceeded, HistofedError, NotFound, TryLater, all_errors
+from histofed.base.errors import BadData, CannotWriteState, DeadlineExceeded, HistofedError, NotFound, NoWorker, all_errors
 from histofed.base.hashing import sha256_file
 from histofed.base.ids import sha256
 from histofed.recipes.contract import ServerRule
@@ -238,7 +238,7 @@ async def test_a_child_that_cannot_be_started_now_is_tried_later(
 
     with (
         monkeypatch.context() as patch,
-        pytest.raises(TryLater, match=r"check process cannot be started now: .*no fork|thread"),
+        pytest.raises(NoWorker, match=r"check process cannot be started now: .*no fork|thread"),
     ):
         patch.setattr(asyncio, "create_subprocess_exec", refuse)
         await Workers(FakeClock(), nursery=nursery()).run(CheckJob((Kept(model, sha256_file(model)),)))

@@ -15,6 +15,7 @@ EXIT_CODES = {
     "HistofedError": 70,
     "WorkerLost": 70,
     "WorkerKilled": 70,
+    "NoWorker": 70,
     "UsageError": 2,
     "BadData": 65,
     "Lost": 65,

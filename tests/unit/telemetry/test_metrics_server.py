@@ -53,6 +53,30 @@ def test_connections_that_ask_for_nothing_are_cut(
     assert capfd.readouterr() == ("", "")
 
 
+def test_connections_that_never_come_to_an_end_are_cut(
+    server: MetricsServer, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """However often they say something."""
+    monkeypatch.setattr(metrics_server, "WHOLE_S", 0.2)
+    with silent(server, CONNECTIONS) as connections:
+        assert all(map(cut_while_it_talks, connections))
+        assert b"histofed_rounds_total" in scrape(server)
+    assert capfd.readouterr() == ("", "")
+
+
+def cut_while_it_talks(connection: socket.socket) -> bool:
+    """A byte of a header again and again, for some seconds at most."""
+    connection.settimeout(0.05)
+    with contextlib.suppress(ConnectionError):
+        connection.sendall(b"GET /metrics HTTP/1.1\r\nX: ")
+        for _ in range(100):
+            with contextlib.suppress(TimeoutError):
+                return connection.recv(1) == b""
+            connection.sendall(b"a")
+        return False
+    return True
+
+
 def test_an_address_of_version_6_serves_too() -> None:
     with contextlib.closing(PrometheusMetrics().serve("::1", 0)) as server:
         assert b"histofed_rounds_total" in scrape(server, "[::1]")
