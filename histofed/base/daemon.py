@@ -6,8 +6,8 @@
 
 Signal handlers set flags only; everything happens in the event loop. The watchdog is fed by that loop, and only while the
 service says that it makes progress, so a hung daemon is restarted. A drain longer than `drain_seconds` is cut short with
-exit code 75: state is durable at every instant, so nothing is lost by it. So is a thread that hangs in the kernel at the end,
-in a file of a mount whose server is away: the interpreter would wait for it without a bound.
+exit code 75: state is durable at every instant, so nothing is lost by it. So is a thread that hangs in the kernel at the
+end, in a file of a mount whose server is away: the interpreter would wait for it without a bound.
 
 Exit codes are those of `errors.py`; anything else that escapes is a bug and exits 70.
 """
@@ -101,7 +101,7 @@ class Daemon:
             code = runner.run(self.run())
             threads.shutdown(wait=False, cancel_futures=True)
             if hanging := self._hanging():
-                words = "%s: %d threads did not end within %.0f s, perhaps for a mount that does not answer; it ends without them"
+                words = "%s: %d threads did not end within %.0f s, of a mount that is away perhaps; it ends without them"
                 log.error(words, self._name, hanging, RELEASE_SECONDS)
                 logging.shutdown()
                 os._exit(code or TryLater.exit_code)
