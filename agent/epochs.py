@@ -45,5 +45,6 @@ class Epochs:
         words = "the aggregator was restored from a backup; what it forgot is done again or cleared away"
         desk.journal.append("aggregator.restored", subject=subject, reason=words)
         log.warning("%s (it was in %s, it is in %s)", words, seen, now)
-        for entry in desk.outbox.entries():
-            self._handover.withhold(entry.task, words)
+        # verdicts too are forgotten there, also that of an update which the disk has let go of in part
+        for task in {*self._handover.judged, *(entry.task for entry in desk.outbox.entries())}:
+            self._handover.withhold(task, words)

@@ -73,8 +73,8 @@ class HandOver:
         """What this life of the agent has journalled as sent, of each task the newest."""
         self._submitted: dict[TaskKey, Entry] = {}
         """What this life has submitted without an answer, of each task the newest: the aggregator may have it."""
-        self._judged: dict[TaskKey, tuple[Entry, Verdict]] = {}
-        """Verdicts in the journal whose entries the disk has not let go of yet."""
+        self.judged: dict[TaskKey, tuple[Entry, Verdict]] = {}
+        """Verdicts in the journal whose entries the disk has not let go of yet. What is withheld has none any more."""
 
     async def deliver(self, entry: Entry, board: Board, parent: TraceContext | None = None) -> Verdict | None:
         """Upload and submit one entry; the task is over and the entry gone when this returns a verdict. Idempotent.
@@ -88,12 +88,12 @@ class HandOver:
         forgotten), `Unreadable` when it does not give them, or the consent file, now, and whatever stands in the way
         otherwise.
         """
-        judged = self._judged.get(entry.task)
+        judged = self.judged.get(entry.task)
         if judged is None or judged[0] != entry:
             verdict = await self._ask(entry, board, parent)
             if verdict is None:
                 return None
-            self._judged[entry.task] = judged = entry, verdict
+            self.judged[entry.task] = judged = entry, verdict
         self._end(entry.task)
         return judged[1]
 
@@ -146,7 +146,7 @@ class HandOver:
         self._told.pop(task, None)
         self._submitted.pop(task, None)
         self._desk.outbox.remove(task)
-        self._judged.pop(task, None)
+        self.judged.pop(task, None)
 
     async def _upload(self, entry: Entry, board: Board) -> None:
         """The weights are at the aggregator, or it does not take them.
@@ -210,7 +210,7 @@ class HandOver:
 
     def _left(self) -> tuple[Entry, ...]:
         """What waits for a verdict, and what the disk has not let go of since."""
-        judged = {entry.task: entry for entry, _ in self._judged.values()}
+        judged = {entry.task: entry for entry, _ in self.judged.values()}
         return tuple((judged | {entry.task: entry for entry in self._desk.outbox.readable()}).values())
 
     async def _deliver_or_forget(self, entry: Entry, board: Board) -> bool:
@@ -273,6 +273,7 @@ class HandOver:
         Repeatable.
         """
         desk = self._desk
+        self.judged.pop(task, None)
         entry = desk.outbox.get(task)
         if entry is None:
             return
@@ -287,8 +288,8 @@ class HandOver:
     def forget(self, task: TaskKey, attempt: int, reason: str) -> None:
         """Nobody wants the update of `task` any more."""
         desk = self._desk
-        self._told.pop(task, None)
-        self._submitted.pop(task, None)
+        for remembered in (self._told, self._submitted, self.judged):
+            remembered.pop(task, None)
         if desk.outbox.get(task) is not None:
             desk.journal.append("update.dropped", subject=spoken(task, attempt), outcome="refused", reason=reason)
             desk.outbox.remove(task)

@@ -38,7 +38,11 @@ class Premises:
     async def watch(self, config: Callable[[], AgentConfig]) -> None:
         """Look until cancelled; in a thread, for a mount whose server is away holds up whoever looks."""
         while True:
-            self._take(await asyncio.to_thread(faults, config()))
+            try:
+                self._take(await asyncio.to_thread(faults, config()))
+            except Exception:
+                # too many threads of this user, perhaps: what is only looked at ends no daemon
+                log.exception("consent file and data root could not be looked at; the next look is in %.0f s", LOOK_S)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._again.wait(), LOOK_S)
             self._again.clear()

@@ -6,7 +6,8 @@
 
 Signal handlers set flags only; everything happens in the event loop. The watchdog is fed by that loop, and only while the
 service says that it makes progress, so a hung daemon is restarted. A drain longer than `drain_seconds` is cut short with
-exit code 75: state is durable at every instant, so nothing is lost by it.
+exit code 75: state is durable at every instant, so nothing is lost by it. So is a thread that hangs in the kernel at the
+end, in a file of a mount whose server is away: the interpreter would wait for it without a bound.
 
 Exit codes are those of `errors.py`; anything else that escapes is a bug and exits 70.
 """
@@ -20,7 +21,9 @@ import logging
 import os
 import signal
 import sys
+import threading
 from collections.abc import Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Final, Protocol
 
 from histofed.base.clock import Clock, SystemClock
@@ -36,7 +39,7 @@ TICK_SECONDS: Final = 5.0
 DRAIN_SECONDS: Final = 270.0
 """Shorter than the unit's `TimeoutStopSec=300`, so that the daemon ends itself in words rather than by SIGKILL."""
 RELEASE_SECONDS: Final = 20.0
-"""How long cancelled work, and then `stop`, may take."""
+"""How long cancelled work, then `stop`, and then the threads of both may take."""
 
 
 class Service(Protocol):
@@ -90,9 +93,27 @@ class Daemon:
         self._signals: list[int] = []
 
     def main(self) -> int:
-        """Run in an event loop of its own and give the exit code."""
+        """Run in an event loop of its own and give the exit code; where a thread hangs, end the process with it."""
         share_heap()
-        return asyncio.run(self.run())
+        threads = ThreadPoolExecutor(thread_name_prefix=f"{self._name}-thread")
+        with asyncio.Runner() as runner:
+            runner.get_loop().set_default_executor(threads)
+            code = runner.run(self.run())
+            threads.shutdown(wait=False, cancel_futures=True)
+            if hanging := self._hanging():
+                words = "%s: %d threads did not end within %.0f s, of a mount that is away perhaps; it ends without them"
+                log.error(words, self._name, hanging, RELEASE_SECONDS)
+                logging.shutdown()
+                os._exit(code or TryLater.exit_code)
+        return code
+
+    def _hanging(self) -> int:
+        """How many of the loop's threads do not end, within bounds."""
+        threads = [thread for thread in threading.enumerate() if thread.name.startswith(f"{self._name}-thread")]
+        until = self._clock.monotonic() + RELEASE_SECONDS
+        for thread in threads:
+            thread.join(max(0.0, until - self._clock.monotonic()))
+        return sum(thread.is_alive() for thread in threads)
 
     async def run(self) -> int:
         """Start, serve, drain, stop; give the exit code. Failures end in the log and in the code, not in an exception."""

@@ -75,10 +75,13 @@ def parse(path: Path, data: bytes) -> TomlFile:
         line = error.object[: error.start].count(b"\n") + 1
         raise ConfigError(f"{path}:{line}: is not UTF-8 text; save the file as UTF-8") from error
     try:
-        values = tomllib.loads(text)
+        return TomlFile(path, tomllib.loads(text), _lines(text))
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(_broken(path, text, str(error))) from error
-    return TomlFile(path, values, _lines(text))
+    except (ValueError, RecursionError) as error:
+        # limits of Python's, not of TOML's
+        what = "has a number of thousands of digits, or values nested hundreds deep"
+        raise ConfigError(f"{path}: {what}; nothing here needs that, correct it") from error
 
 
 def _broken(path: Path, text: str, message: str) -> str:

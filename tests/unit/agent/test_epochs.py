@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from agent.outbox import folder_name
 from histofed import weights
 from histofed.audit.history import EPOCH_KEY, History
 from histofed.audit.verify import Head
-from histofed.base.errors import AggregatorUnavailable, NotFound, WentBack
+from histofed.base import durable
+from histofed.base.errors import AggregatorUnavailable, CannotWriteState, NotFound, WentBack
 from histofed.v1 import rounds_pb2
 from tests.support.agent_site import LONG, AgentSite, task, training, until
 from tests.support.fake_aggregator import FakeAggregator
@@ -125,6 +127,32 @@ async def test_a_finished_update_that_is_still_wanted_is_not_trained_again(
     assert last.sha256 == trained
     phases = [heard.request.phase for heard in aggregator.heard if heard.call == "ReportProgress"]
     assert phases.count("train") <= 1, "nobody trained twice"
+
+
+async def test_a_verdict_that_the_restored_aggregator_forgot_ends_nothing(
+    site: AgentSite, aggregator: FakeAggregator, trained: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk did not let go of the admitted update; withheld for the new epoch, it is what the round's offer finds."""
+    room, remove = site.layout.work / folder_name(task()), durable.remove
+
+    def removing(path: Path) -> None:
+        if path == room and "aggregator.restored" not in site.actions():
+            raise CannotWriteState("read-only for a while")
+        remove(path)
+
+    monkeypatch.setattr(durable, "remove", removing)
+    offer = aggregator.make_offer(task())
+    aggregator.offer(offer)
+    site.start()
+    await until(lambda: "update.verdict" in site.actions())
+    await site.stop()
+    aggregator.history = history(2, 7)
+    aggregator.offer(offer)
+    site.start()
+    await until(lambda: site.actions().count("update.verdict") == 2)
+    await until(lambda: not room.exists())
+    assert "update.withheld" in site.actions()
+    assert trained == ["pilot.1.train"]
 
 
 async def test_a_finished_update_of_another_base_is_made_again_and_not_handed_over(

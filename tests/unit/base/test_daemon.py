@@ -20,7 +20,8 @@ from histofed.base.errors import AggregatorUnavailable, ConfigError
 from histofed.base.notify import Notifier
 
 CHILD = """
-import asyncio, logging, sys
+import asyncio, logging, sys, threading
+from histofed.base import daemon
 from histofed.base.daemon import Daemon
 from histofed.base.errors import ConfigError
 
@@ -28,6 +29,9 @@ class Service:
     mode, reloads, turns = sys.argv[1], 0, True
     async def start(self): print("start", flush=True)
     async def serve(self, drain):
+        if self.mode == "hangs":  # as a look at a mount whose server is away
+            daemon.RELEASE_SECONDS = 0.2
+            look = asyncio.create_task(asyncio.to_thread(threading.Event().wait))
         await drain.wait()
         if self.mode == "stubborn":
             await asyncio.Event().wait()
@@ -119,6 +123,15 @@ def test_a_drain_that_takes_too_long_is_cut_short(tmp_path: Path) -> None:
         code, output, errors = manager.end()
     assert (code, output.split()) == (75, ["start", "stop"])
     assert "did not drain within" in errors
+
+
+def test_a_thread_that_hangs_does_not_keep_the_daemon_from_ending(tmp_path: Path) -> None:
+    with managed(tmp_path, "hangs") as manager:
+        manager.wait_for("READY=1")
+        manager.send(signal.SIGTERM)
+        code, output, errors = manager.end()
+    assert (code, output.split()) == (75, ["start", "drained", "stop"])
+    assert "1 threads did not end within 0 s" in errors
 
 
 def test_a_reload_is_announced_and_answered(tmp_path: Path) -> None:

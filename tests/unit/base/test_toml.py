@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from histofed.base.errors import ConfigError
 from histofed.base.toml import KeyPath, read
 
 TEXT = '''# comment
@@ -64,6 +65,13 @@ def test_the_line_of_a_key(tmp_path: Path, key: KeyPath, line: int | None) -> No
 def test_windows_line_ends_do_not_move_lines(tmp_path: Path) -> None:
     (tmp_path / "x.toml").write_bytes(TEXT.replace("\n", "\r\n").encode())
     assert read(tmp_path / "x.toml").line(("server", "tls", "ca")) == 17
+
+
+@pytest.mark.parametrize("value", ["1" * 5000, "[" * 3000 + "]" * 3000, "{ a = " * 3000 + "1" + " }" * 3000])
+def test_what_no_reader_of_toml_bears_is_refused_in_words(tmp_path: Path, value: str) -> None:
+    (tmp_path / "x.toml").write_text(f"maximum_steps = {value}\n")
+    with pytest.raises(ConfigError, match=r"x\.toml: has a number of thousands of digits, or values nested hundreds deep"):
+        read(tmp_path / "x.toml")
 
 
 keys = st.text("abc_", min_size=1, max_size=3)
