@@ -123,13 +123,21 @@ def load_policy(path: Path) -> Policy:
     return Policy(consent, sha256(data))
 
 
-def policy_in_force(path: Path) -> Digest | None:
-    """The digest of the policy as it is now; None where it cannot be used. Raises `Unreadable` where that passes."""
+def policy_of_now(path: Path) -> Policy:
+    """As `load_policy`, but raises `Unreadable` where what keeps the file from being read passes: that decides nothing."""
     try:
-        return load_policy(path).sha256
+        return load_policy(path)
     except ConfigError as error:
         if isinstance(cause := error.__cause__, OSError) and passes(cause):
             raise Unreadable(f"the consent file cannot be read now: {cause.strerror}; nothing is sent meanwhile") from error
+        raise
+
+
+def policy_in_force(path: Path) -> Digest | None:
+    """The digest of the policy as it is now; None where it cannot be used. Raises `Unreadable` where that passes."""
+    try:
+        return policy_of_now(path).sha256
+    except ConfigError:
         return None
 
 

@@ -158,7 +158,7 @@ class Work:
     async def _steps(self, offer: Offer) -> None:
         desk = self._desk
         desk.journal.append("task.offered", subject=spoken(offer.task, offer.attempt), trace=offer.trace)
-        experiment, decision = ask(offer, self.config, desk.journal, desk.tracing)
+        experiment, decision = await ask(offer, lambda: self.config, desk)
         if experiment is None or not decision.allowed:
             await self._decline(offer, decision)
             return

@@ -1,4 +1,4 @@
-"""The agent's init container against an aggregator: when it spends a join line, and when the pod goes on without."""
+"""The init containers: when the agent's spends a join line, and when either lets the pod go on without."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import pytest
+
+from histofed.backup.swap import PLAN
 from histofed.base.clock import FakeClock
 from histofed.pki.authority import Authority
 from histofed.pki.credentials import Credentials
@@ -39,6 +42,23 @@ def test_a_site_whose_certificate_has_ended_comes_back_with_a_new_join_line(tmp_
         Credentials.make(first.key, issued.certificate_pem, authority.certificate_pem).save(identity)
         assert init_of_north(federation, line) == 0
         assert Credentials.load(identity).not_after > datetime.now(UTC)
+
+
+@pytest.mark.parametrize(
+    ("name", "program"),
+    [("enroll", "agent"), ("init", "aggregator")],
+)
+def test_a_restore_that_was_interrupted_is_left_to_the_daemon(tmp_path: Path, name: str, program: str) -> None:
+    """The identity before is aside already, and the new one not yet in its place."""
+    (tmp_path / PLAN).write_text("decided")
+    (command,) = {tuple(each["command"]) for _, each in containers(objects(rendered("dev"))) if each["name"] == name}
+    place = f"/var/lib/histofed-{program}/state"
+    assert place in command[2]
+    # whatever the program itself says: without its Secret it does not come as far as the state
+    text = command[2].replace(place, str(tmp_path)).replace(f"histofed-{program}", "false")
+    assert subprocess.run([*command[:2], text], check=False).returncode == 0
+    (tmp_path / PLAN).unlink()
+    assert subprocess.run([*command[:2], text], check=False).returncode != 0
 
 
 def init_of_north(federation: Federation, line: Path) -> int:

@@ -15,6 +15,7 @@ from agent.link import Wanted
 from agent.outbox import folder_name
 from histofed.base.errors import AggregatorUnavailable, TryLater
 from histofed.base.ids import sha256
+from histofed.transport.backoff import Backoff
 from tests.support.agent_site import SITE, AgentSite, ends, leave_update, task, until
 from tests.support.fake_aggregator import FakeAggregator
 from tests.support.federation import CONSENT
@@ -200,6 +201,31 @@ async def test_an_update_waits_while_the_consent_file_cannot_be_read_for_a_momen
         await until(lambda: bool(ends(site)))
         assert ends(site) == [("update.verdict", "success")]
         assert "update.withheld" not in site.actions()
+    assert len(trained) == 1
+
+
+async def test_an_update_is_kept_with_its_training_where_the_consent_file_cannot_be_read_at_its_offer_either(
+    tmp_path: Path,
+    federation: Federation,
+    aggregator: FakeAggregator,
+    trained: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    credentials = federation.site(SITE)
+    await leave_update(tmp_path / "site", credentials, aggregator)
+    async with AgentSite(tmp_path / "site", credentials, aggregator.address) as site:
+        for module in ("agent.handover", "agent.permission"):
+            monkeypatch.setattr(f"{module}.TRANSFER", Backoff(attempts=0))
+        monkeypatch.setattr("agent.patience.REST_S", 0.0)
+        fail_to_read(monkeypatch, site.consent, errno.ESTALE, 2)
+        site.start()
+        told = await aggregator.wait_for("FailTask")
+        assert told.request.retryable
+        assert "the consent file cannot be read now" in told.request.reason
+        aggregator.offer(aggregator.make_offer(task(), attempt=2))
+        await until(lambda: bool(ends(site)))
+        assert ends(site) == [("update.verdict", "success")]
+        assert "consent.denied" not in site.actions()
     assert len(trained) == 1
 
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import errno
+import os
+from pathlib import Path
+
 import pytest
 
-from tests.support.agent_site import AgentSite, task
+from tests.support.agent_site import AgentSite, ends, task, until
 from tests.support.fake_aggregator import FakeAggregator
 
 GAN = """
@@ -42,6 +46,24 @@ async def test_what_the_consent_does_not_allow_is_declined_in_words(
     assert str(site.consent) not in heard.request.reason
     assert aggregator.called("AcceptTask") == 0
     assert [record.outcome for record in site.audit() if record.action == "consent.denied"] == ["refused"]
+
+
+async def test_a_consent_file_that_cannot_be_read_for_a_moment_is_read_again(
+    site: AgentSite, aggregator: FakeAggregator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, failures = Path.read_bytes, [OSError(errno.EMFILE, os.strerror(errno.EMFILE))] * 2
+
+    def reading(path: Path) -> bytes:
+        if failures and path == site.consent:
+            raise failures.pop()
+        return read(path)
+
+    monkeypatch.setattr(Path, "read_bytes", reading)
+    aggregator.offer(aggregator.make_offer(task()))
+    site.start()
+    await until(lambda: bool(ends(site)) or aggregator.called("DeclineTask") > 0)
+    assert ends(site) == [("update.verdict", "success")]
+    assert "consent.denied" not in site.actions()
 
 
 async def test_the_hospitals_veto_works_without_a_restart(site: AgentSite, aggregator: FakeAggregator) -> None:
