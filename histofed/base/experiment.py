@@ -137,6 +137,8 @@ def parse_experiment(toml: str) -> Experiment:
         raise BadData(f"the experiment file is not TOML: {error}") from error
     except RecursionError as error:
         raise BadData("the experiment file is nested too deeply") from error
+    except ValueError as error:
+        raise BadData("the experiment file holds a number that is too long") from error
     try:
         file = ExperimentFile.model_validate(document)
     except ValidationError as error:

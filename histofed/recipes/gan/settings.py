@@ -137,7 +137,7 @@ def parse_value(text: str) -> Json:
     """The value of `--set KEY=VALUE`, written as in TOML; a word needs no quotes. Raises `UsageError`."""
     try:
         found = tomllib.loads(f"value = {text}")
-    except tomllib.TOMLDecodeError:
+    except ValueError:
         found = {"value": text} if _BARE.match(text) else {}
     if found.keys() != {"value"} or not _is_json(found["value"]):
         raise UsageError(f"--set: {text!r} is no value; write it as in TOML: 2, 1e-4, true, \"word\", ['A', 'B'] or off")

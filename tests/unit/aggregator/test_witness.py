@@ -62,6 +62,11 @@ def start(bench: Bench, rows: Path | None = None, journal: Path | None = None) -
         refuse_older_rows(journal or bench.folder, Store(database, bench.clock), epoch)
 
 
+def levels(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Of what it logged itself; another test may have let the engine's words through."""
+    return [record.levelname for record in caplog.records if record.name == "aggregator.witness"]
+
+
 async def test_of_all_copies_only_that_of_a_crash_is_gone_on_from(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """Copies are made behind each record, before its rows: as a kill leaves them."""
     written: list[tuple[str, Path]] = []
@@ -211,7 +216,7 @@ async def test_what_was_written_before_a_round_that_the_rows_know_is_not_read(
         await settle(engine)
     unreadable(bench.folder / "000000000000.jsonl")
     start(bench)
-    assert not caplog.records
+    assert levels(caplog) == []
 
 
 async def test_what_a_disk_does_not_give_back_proves_nothing_nor_does_what_lies_before_it(
@@ -227,7 +232,7 @@ async def test_what_a_disk_does_not_give_back_proves_nothing_nor_does_what_lies_
         start(bench, journal=folder)
         unreadable(segments(folder)[1].path)
         start(bench, journal=folder)
-        assert [record.levelname for record in caplog.records] == ["ERROR"]
+        assert levels(caplog) == ["ERROR"]
         journal.append("experiment.paused", subject=lost)
     with pytest.raises(WentBack, match=r"before record 4 \(experiment\.paused"):
         start(bench, journal=folder)

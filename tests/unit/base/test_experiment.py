@@ -111,6 +111,7 @@ def test_the_digest_is_of_the_text_so_even_a_comment_is_another_experiment() -> 
         (LEAST.replace("crc-msi", "-crc"), "experiment name '-crc' is not allowed"),
         (LEAST + "#" * SIZE_LIMIT, "larger than 65536 bytes"),
         (LEAST + "deep = " + "[" * 30_000, "nested too deeply"),
+        (LEAST + "long = " + "1" * 5_000, "a number that is too long"),
     ],
 )
 def test_each_mistake_has_its_sentence(text: str, words: str) -> None:
